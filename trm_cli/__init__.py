@@ -1,0 +1,1 @@
+"""The `trm` command line: parses, calls `trm_core`, prints. One file per command."""

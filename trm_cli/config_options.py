@@ -1,0 +1,58 @@
+"""`--config`, dotted overrides and `--print-config`: the same options and help in every command that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trm_cli.console import log, print_json, table
+
+if TYPE_CHECKING:
+    from trm_core.config import LoadedConfig
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="YAML config; `extends: other.yaml` builds on another.")
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Overrides with dotted keys, e.g. training.base_lr=1e-4.", show_default=False
+    ),
+]
+PrintConfigOption = Annotated[
+    bool, typer.Option("--print-config", help="Print the resolved config with each value's origin, and stop.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
+
+
+def load_from_cli(config: Path | None, overrides: Sequence[str] | None) -> LoadedConfig:
+    """Load the config as `trm_core.config.load_config` does, and say its notes once on stderr.
+
+    Raises ConfigError with every problem found.
+    """
+    from trm_core.config import load_config
+
+    loaded = load_config(config, overrides or ())
+    for note in loaded.notes:
+        log(f"note: {note}")
+    return loaded
+
+
+def print_config(loaded: LoadedConfig, json: bool = False) -> None:
+    """Print every key with its value and where it comes from: a table, or one JSON object keyed by dotted key."""
+    from trm_core.config import describe
+
+    rows = describe(loaded)
+    if json:
+        print_json({key: {"value": value, "origin": origin} for key, value, origin in rows})
+        return
+    table("", ["key", "value", "origin"], [(key, _as_yaml(value), origin) for key, value, origin in rows])
+
+
+def _as_yaml(value: object) -> str:
+    from trm_core.config.dump import dump_value
+
+    return dump_value(value)

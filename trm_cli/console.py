@@ -1,0 +1,142 @@
+"""What every command prints, and where: results on stdout, logs and progress on stderr.
+
+Commands hand over plain values. On a terminal they become Rich tables, coloured logs and progress bars; anywhere else
+plain text without control codes, one line per message, never cut to a width. Importing this module costs nothing: Rich
+is imported when something is printed on a terminal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether `stream` shows control codes to a human (a dumb terminal does not)."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def clean(text: object) -> str:
+    """`text` on one line, with control characters escaped: names in a stranger's file must not steer the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+@functools.cache
+def stderr_console() -> Console:
+    """The one Rich console of stderr: logs and a running progress bar must share it, or they overwrite each other."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def log(message: str) -> None:
+    """One line for the human on stderr."""
+    _say(clean(message), style=None)
+
+
+def warn(message: str) -> None:
+    """Something was not as asked for; the command goes on."""
+    _say(f"warning: {clean(message)}", style="yellow")
+
+
+def error(message: str, *, label: str = "error", hint: str | None = None) -> None:
+    """What went wrong, each line of `message` as one `label: ...` line, then `hint: ...` with the mend."""
+    for line in message.splitlines() or [""]:
+        _say(f"{label}: {clean(line)}", style="bold red")
+    if hint is not None:
+        for line in hint.splitlines():
+            _say(f"hint: {clean(line)}", style="cyan")
+
+
+def out(text: str) -> None:
+    """Write a result line to stdout. A reader that left (`trm ... | head`) is no error: the rest goes nowhere."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        close_stdout()
+
+
+def close_stdout() -> None:
+    """Point stdout at nothing, so that neither later prints nor the flush at exit fail on a closed pipe."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows to stdout: a Rich table on a terminal, aligned plain text with whole values elsewhere."""
+    cells = [[format_value(cell) for cell in row] for row in rows]
+    if is_terminal(sys.stdout):
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table(title=Text(clean(title)) if title else None, title_justify="left")
+        for index, column in enumerate(columns):
+            numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
+            grid.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+        for row in cells:
+            grid.add_row(*(Text(cell) for cell in row))
+        Console(highlight=False).print(grid)
+        return
+    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
+    if title:
+        out(clean(title))
+    for line in [list(columns), *cells]:
+        out("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_json(value: Any) -> None:
+    """Print exactly one JSON document on stdout. NaN and infinity, which JSON lacks, become null."""
+    out(json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def format_value(value: object) -> str:
+    """A cell or field as a human reads it: floats with four significant digits, nothing as '-'."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return clean(value)
+
+
+def _say(line: str, style: str | None) -> None:
+    if is_terminal(sys.stderr):
+        stderr_console().print(line, style=style, markup=False, emoji=False, soft_wrap=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.rstrip("%"))
+    except ValueError:
+        return text == "-"
+    return True
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if hasattr(value, "tolist"):  # numpy arrays and scalars, without importing numpy
+        return _jsonable(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} cannot be printed as JSON")

@@ -1,0 +1,181 @@
+"""Entry of `trm`: registers the commands and turns every error into one line and an exit code.
+
+The command modules are cheap to import (their heavy imports are inside the function bodies), so `trm --help` answers
+at once. Each offers `command(...)` with typer annotations; `guarded` adds `--debug` and the error handling.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import inspect
+import select
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from trm_cli import build_capsules, inspect_dataset, train
+from trm_cli import eval as evaluate
+from trm_cli.console import close_stdout, error
+from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError
+
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+def report(exception: BaseException) -> ExitCode:
+    """Say on stderr what happened, in one line (one per problem), and return the exit code for it."""
+    if isinstance(exception, TrmError):
+        label = "error"
+        if isinstance(exception, CheckFailed):
+            label = "failed"
+        elif isinstance(exception, (StoppedEarly, Interrupted)):
+            label = "stopped"
+        error(exception.message, label=label, hint=exception.hint)
+        return exception.exit_code
+    if isinstance(exception, KeyboardInterrupt):
+        error("interrupted", label="stopped")
+        return ExitCode.INTERRUPTED
+    if _is_out_of_memory(exception):
+        error(
+            f"out of memory: {_first_line(exception)}",
+            hint="a smaller training.global_batch_size, arch.hidden_size or dqn.buffer_capacity needs less",
+        )
+        return ExitCode.RESOURCES
+    if _is_out_of_space(exception):
+        error(f"no space left on the disk: {_first_line(exception)}", hint="free some space and run the command again")
+        return ExitCode.RESOURCES
+    if isinstance(exception, OSError) and exception.filename is not None:
+        # The state of the disk, not of our code: a folder that may not be written, a file that is a folder.
+        error(f"cannot use {exception.filename}: {exception.strerror}")
+        return ExitCode.USAGE
+    error(
+        f"internal error: {type(exception).__name__}: {_first_line(exception)}",
+        hint="this is a bug in trm: please report it with the output of the same command with --debug",
+    )
+    return ExitCode.INTERNAL
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with a `--debug` option, its errors reported by `report`."""
+    signature = inspect.signature(command, eval_str=True)
+    debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugOption)
+
+    @functools.wraps(command)
+    def run(*, debug: bool = False, **arguments: Any) -> None:
+        try:
+            command(**arguments)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise  # typer's own: usage errors end with 2
+        except BrokenPipeError as exception:
+            if not _stdout_is_closed():
+                raise typer.Exit(_fail(exception, debug)) from exception
+        except (Exception, KeyboardInterrupt) as exception:  # the one place where errors end
+            raise typer.Exit(_fail(exception, debug)) from exception
+
+    parameters = [*signature.parameters.values(), debug]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def version_text() -> str:
+    """trm, Python and torch versions; torch's from its installed metadata, because importing it takes seconds."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = []
+    for package in ("trm", "torch"):
+        try:
+            versions.append(version(package))
+        except PackageNotFoundError:
+            versions.append("(not installed)")
+    return f"trm {versions[0]}, Python {platform.python_version()}, torch {versions[1]}"
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(version_text())
+        raise typer.Exit()
+
+
+app = typer.Typer(
+    name="trm",
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain help: Rich would read "[RUN]" in a help text as markup, and costs a third of the start-up time.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print versions and exit.")
+    ] = False,
+) -> None:
+    """Train, evaluate and understand recursive reasoning models that pay for the detail they look at."""
+
+
+app.command("build-capsules")(guarded(build_capsules.command))
+app.command("inspect-dataset")(guarded(inspect_dataset.command))
+app.command("train")(guarded(train.command))
+app.command("eval")(guarded(evaluate.command))
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    try:
+        app(prog_name="trm")
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            close_stdout()
+
+
+def _fail(exception: BaseException, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(exception)
+    return int(report(exception))
+
+
+def _first_line(exception: BaseException) -> str:
+    lines = str(exception).strip().splitlines()
+    return lines[0] if lines else type(exception).__name__
+
+
+def _is_out_of_memory(exception: BaseException) -> bool:
+    """Also torch's, known by its class name (GPU) or text (CPU allocator), since torch must not be imported here."""
+    if isinstance(exception, MemoryError):
+        return True
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(exception).__mro__):
+        return True
+    return isinstance(exception, RuntimeError) and "DefaultCPUAllocator" in str(exception)
+
+
+def _is_out_of_space(exception: BaseException) -> bool:
+    """Also HDF5's, which carries the errno only in its text."""
+    if not isinstance(exception, OSError):
+        return False
+    return exception.errno in OUT_OF_SPACE or any(f"errno = {code}," in str(exception) for code in OUT_OF_SPACE)
+
+
+def _stdout_is_closed() -> bool:
+    """Whether it was our stdout whose reader has left; then stdout points at nothing from now on.
+
+    Asked of the system: after a failed write Python may have dropped what it could not write, and flushes happily.
+    """
+    stdout = select.poll()
+    stdout.register(sys.stdout.fileno(), 0)
+    closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in stdout.poll(0))
+    if closed:
+        close_stdout()
+    return closed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Older spellings: the keys of the user's pipeline document, as they stand there, mapped to the schema's.
+
+`model` is `arch`; DQN, reward and entropy keys may stand under `training` or `dqn`, with or without the `dqn_` prefix;
+memory keys may carry `memory_`; a loss weight may be written as a range, `0.005-0.5`. Used by `trm_core.config.load` on
+files and overrides alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Collection
+from typing import Any
+
+from trm_core.config.schema import Config
+from trm_core.config.schema_keys import leaves, sections
+
+_NUMBER = r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
+_RANGE = re.compile(rf"\s*({_NUMBER})\s*-\s*({_NUMBER})\s*")
+
+
+@functools.cache
+def aliases() -> dict[str, str]:
+    """Accepted dotted spelling -> canonical key. The spelling's section is canonical, except `model` itself."""
+    table = {
+        "model": "arch",
+        "arch.expansion_cost_per_child": "dqn.expansion_cost_per_child",
+        "dqn.enable_dqn": "dqn.enabled",
+        "training.enable_dqn": "dqn.enabled",
+        "memory.enable_memory": "memory.enabled",
+    }
+    for key in leaves():
+        section, _, name = key.rpartition(".")
+        if section == "dqn":
+            # `dqn_loss` is the pipeline's name of a loss weight, not of the TD loss's kind.
+            if name not in ("enabled", "loss"):
+                table[f"dqn.dqn_{name}"] = table[f"training.dqn_{name}"] = key
+            if name.startswith("reward_") or "entropy" in name or name == "expansion_cost_per_child":
+                table[f"training.{name}"] = key
+        elif section == "memory" and name != "enabled":
+            table[f"memory.memory_{name}"] = key
+    return table
+
+
+def canonical(dotted: str) -> str:
+    """The schema's spelling of a dotted key; an unknown one comes back with its known sections replaced."""
+    name = ""
+    for part in dotted.split("."):
+        name = f"{name}.{part}" if name else part
+        name = aliases().get(name, name)
+    return name
+
+
+@functools.cache
+def all_spellings() -> list[str]:
+    """Every dotted key that is accepted, canonical ones first, then aliases (also those under `model`)."""
+    model = [key.replace("arch.", "model.", 1) for key in [*leaves(), *aliases()] if key.startswith("arch.")]
+    return [*leaves(), *(section for section in sections() if section), "extends", *aliases(), *model]
+
+
+def canonical_value(key: str, value: Any) -> Any:
+    """A value as the schema writes it: the range `0.005-0.5` of a loss weight becomes {low, high}."""
+    if key == "loss_weights.dqn_loss" and isinstance(value, str) and (found := _RANGE.fullmatch(value)):
+        return {"low": float(found[1]), "high": float(found[2])}
+    return value
+
+
+def weights_without_effect(config: Config, given: Collection[str]) -> list[str]:
+    """One sentence per loss weight that was `given` but has nothing to weigh with these settings."""
+    no_expansion = config.arch.enable_capsule_expansion is False or config.arch.q_head_num_actions == 2
+    reasons = {
+        "expansion_cost": "it is a metric now; EXPAND is paid for in the reward (dqn.expansion_cost_per_child)",
+        "q_continue_loss": "the bootstrapped continue target is off",
+        "vq_loss": "concept quantisation is off",
+        "mtp_loss": "multi-token prediction is off",
+    }
+    if config.dqn.enabled is False:
+        reasons["dqn_loss"] = "dqn.enabled is false"
+    if config.dqn.enabled is False or not config.dqn.enable_entropy_regularization:
+        reasons["entropy_bonus"] = "entropy regularization is off"
+    if no_expansion:
+        reasons["cmi_loss"] = "EXPAND is off"
+    return [
+        f"loss_weights.{name} has no effect: {reason}"
+        for name, reason in reasons.items()
+        if f"loss_weights.{name}" in given and getattr(config.loss_weights, name) != 0
+    ]

@@ -1,0 +1,294 @@
+"""The whole configuration, declared once: names, types, ranges, defaults and what each key means.
+
+Read by `trm_core.config.load` (which adds YAML, `extends`, overrides, aliases and error messages) and by everything
+that takes settings. Sections hold plain values; nothing here imports torch. Keys follow the user's pipeline document;
+the older spellings are mapped in `trm_core.config.aliases`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Auto = Literal["auto"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A group of keys. Unknown keys are errors; values are frozen once loaded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+
+class ArchConfig(Section):
+    """The network: widths, cycles, heads."""
+
+    hidden_size: Count = Field(512, description="Width of z_H and z_L.")
+    num_layers: Count = Field(12, description="Transformer layers in the tied network f.")
+    num_heads: Count = Field(8, description="Attention heads; must divide hidden_size.")
+    ffn_expansion: Positive = Field(4.0, description="Width of SwiGLU's hidden layer over hidden_size, before the 2/3 rule.")
+    H_cycles: Count = Field(3, description="High-level cycles in one reasoning step.")
+    L_cycles: Count = Field(2, description="Low-level updates nested in each high-level cycle.")
+    grad_cycles: Count = Field(1, description="Last high-level cycles that carry gradient; the earlier ones run without.")
+    tied: bool = Field(True, description="One network for both levels (TRM); false gives separate H and L networks (HRM).")
+    max_steps: Count = Field(8, description="T: reasoning steps after which HALT is forced.")
+    residual_init_scale: Positive = Field(
+        0.2, description="Initial size of the residual output weights, relative to the usual 1/sqrt(fan_in)."
+    )
+    dropout: Fraction = Field(0.0, description="Dropout on both residual branches of f, in training only.")
+    readout: Literal["flat", "mean"] = Field(
+        "flat", description="How one answer is read from all positions when labels are [N]: linear on the flattened z_H, or mean."
+    )
+    child_aggregation: Literal["project", "attention", "mean", "first"] = Field(
+        "project", description="How an opened capsule's m children become one vector."
+    )
+    num_concepts: Count | Auto = Field("auto", description="Concept vocabulary; auto takes it from the capsule file.")
+    concept_dim: Count = Field(512, description="Width of a concept's embedding.")
+
+    q_head_type: Literal["mlp", "rnn", "attention"] = Field("mlp", description="Kind of Q-head.")
+    q_head_num_actions: Literal[2, 3] = Field(3, description="2: CONTINUE, HALT. 3: also EXPAND.")
+    q_head_hidden_dim: Count = Field(512, description="Hidden width of the Q-head.")
+
+    enable_capsule_expansion: bool | Auto = Field("auto", description="Allow EXPAND; auto: when the file has children.")
+    enable_adaptive_hcycles: bool = Field(False, description="In evaluation, leave the H loop when the halt logit is high.")
+    hcycle_confidence_threshold: float = Field(2.0, description="Halt logit above which the H loop is left (2.0 is 88 %).")
+    enable_hierarchical_attention: bool = Field(False, description="Bias attention by true parent ids.")
+
+    @model_validator(mode="after")
+    def _check(self) -> ArchConfig:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} must divide hidden_size={self.hidden_size}")
+        if self.grad_cycles > self.H_cycles:
+            raise ValueError(f"grad_cycles={self.grad_cycles} cannot exceed H_cycles={self.H_cycles}")
+        return self
+
+
+class BuildConfig(Section):
+    """How raw data becomes a capsule file: `trm build-capsules`, and `data.source` in a training config."""
+
+    kind: Literal["auto", "digits", "images", "text", "arc", "table", "arrays", "legacy"] = Field(
+        "auto", description="Kind of the source; auto detects it and says why."
+    )
+    encoder: Literal["auto", "pixels", "patch-pca", "tfidf-svd", "hashing-svd", "columns", "none"] = Field(
+        "auto", description="Encoder of the details."
+    )
+    num_capsules: Count | Auto = Field("auto", description="k: capsules per sample.")
+    num_children: Count | Auto = Field("auto", description="m: children per capsule.")
+    dim: Count | Auto = Field("auto", description="D: width of sketches and children.")
+    checksum_dim: Annotated[int, Field(ge=0)] | Auto = Field("auto", description="R: width of checksums; 0 writes none.")
+    sketch: Literal["auto", "mean", "leading", "none"] = Field(
+        "auto",
+        description="What the coarse view keeps: mean of the children; only its leading quarter of dimensions; or nothing. "
+        "auto: mean for images, grids and arrays, leading for text, none for tables.",
+    )
+    dtype: Literal["float16", "float32"] = Field("float16", description="Stored precision of embeddings.")
+    validation: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="Share of the samples for validation.")
+    test: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="Share of the samples held out for the final test.")
+    folds: Annotated[int, Field(ge=2)] | None = Field(None, description="Cross-validation: number of folds; overrides test.")
+    fold: Annotated[int, Field(ge=0)] = Field(0, description="Which fold is the test split.")
+    shuffle: bool = Field(True, description="Shuffle before splitting; false keeps the source's order (contiguous blocks).")
+    seed: int = Field(0, description="Seed of splits, projections and fitted encoders.")
+    num_concepts: Count = Field(256, description="k-means concepts used as targets where the source has no labels.")
+    label: str | None = Field(None, description="Label column of a table or text file, or label array of an npz/h5 file.")
+    text: str | None = Field(None, description="Text column of a csv/tsv/jsonl file.")
+    groups: dict[str, list[str]] | None = Field(None, description="Tables: capsule name -> its columns.")
+    prices: dict[str, Positive] | None = Field(None, description="Tables: capsule name -> what opening it costs (default 1).")
+    image_size: Count | None = Field(None, description="Images are resized to this square first.")
+    augment_shift: Annotated[int, Field(ge=0)] = Field(
+        0, description="Images: add copies of the training images shifted by up to this many pixels."
+    )
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="Processes that read and encode; 0: in this process.")
+
+    @model_validator(mode="after")
+    def _check(self) -> BuildConfig:
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold={self.fold} must be below folds={self.folds}")
+        if self.validation + (0.0 if self.folds else self.test) >= 1.0:
+            raise ValueError("validation + test leave nothing to train on")
+        return self
+
+
+class WeightedPath(Section):
+    """One of several capsule files that are mixed in training."""
+
+    path: str
+    weight: Positive = 1.0
+
+
+class DataConfig(Section):
+    """Where samples come from."""
+
+    path: str | list[str | WeightedPath] | None = Field(None, description="Capsule file, or a (weighted) list of them.")
+    eval_path: str | None = Field(None, description="Capsule file to evaluate on, if not the training file's own split.")
+    source: str | None = Field(None, description="Raw data to build first (cached); 'digits' is embedded.")
+    build: BuildConfig = Field(default_factory=BuildConfig, description="How data.source is built.")
+    cache_dir: str | None = Field(None, description="Where built files are kept; default ~/.cache/trm.")
+    eval_split: Literal["auto", "validation", "test", "train"] = Field(
+        "auto", description="Split evaluated during and after training; auto: validation if there is one, else test."
+    )
+    num_workers: Annotated[int, Field(ge=0)] = Field(0, description="Loader processes; 0 reads in the training process.")
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.path is not None and self.source is not None:
+            raise ValueError("give data.path or data.source, not both")
+        return self
+
+
+class TrainingConfig(Section):
+    """The loop: batch, schedule, optimiser, intervals."""
+
+    run_dir: str | None = Field(None, description="Run directory; default runs/<name>-<time>.")
+    seed: int = Field(0, description="Seed of weights, data order, exploration and replay.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
+    threads: Count | None = Field(None, description="CPU threads; default: torch's choice.")
+    global_batch_size: Count = Field(768, description="Rows over all ranks.")
+    total_steps: Count = Field(100_000, description="Optimiser steps; one reasoning step of every row each.")
+    stop_at_step: Count | None = Field(None, description="End early at this step with the state saved (exit code 75).")
+    base_lr: NonNegative = Field(3e-4, description="Peak learning rate.")
+    lr_warmup_steps: Annotated[int, Field(ge=0)] = Field(2000, description="Linear warm-up.")
+    lr_min_ratio: Fraction = Field(0.1, description="Final rate over base_lr, at the end of the cosine.")
+    optimizer: Literal["adamatan2", "adamw", "muon"] = Field(
+        "adamatan2", description="muon: torch.optim.Muon for the matrices of f, AdamW for the rest."
+    )
+    muon_lr: Positive = Field(0.02, description="Peak rate of Muon's matrices, where optimizer is muon.")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.95), description="Moment decay of AdamAtan2 and AdamW.")
+    weight_decay: NonNegative = Field(0.01, description="Decoupled weight decay.")
+    grad_clip_norm: Positive = Field(1.0, description="Gradient norm above which the model's gradient is scaled down.")
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+        0.999, description="Decay of the averaged weights that are evaluated; null: none."
+    )
+    halt_gradient: Literal["trunk", "head"] = Field("trunk", description="How far the halt loss reaches back.")
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Label smoothing of lm_loss.")
+    predictor_steps: Count | None = Field(
+        None, description="After this step only the Q-head and the cmi head go on learning; null: everything to the end."
+    )
+    log_interval: Count = Field(1, description="Write metrics every n steps.")
+    eval_interval: Count = Field(1000, description="Evaluate every n steps.")
+    checkpoint_interval: Count = Field(5000, description="Save every n steps.")
+    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(
+        2, description="Checkpoints kept (besides best); at least 2: the last may be in the middle of being saved."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        if self.lr_warmup_steps > self.total_steps:
+            raise ValueError(f"lr_warmup_steps={self.lr_warmup_steps} exceeds total_steps={self.total_steps}")
+        return self
+
+
+class DQNConfig(Section):
+    """The decision process: replay, Q-learning, rewards, prices."""
+
+    enabled: bool | Auto = Field("auto", description="Learn a policy; auto: when EXPAND is possible.")
+    expansion_selector: Literal["cmi", "checksum", "random"] = Field(
+        "cmi", description="Which unopened capsule EXPAND opens. checksum peeks at side information of unopened detail."
+    )
+    expand_count: Count = Field(1, description="Capsules opened by one EXPAND.")
+    budget: Positive | None = Field(None, description="Most a row may spend, in price units; null: no limit.")
+    buffer_capacity: Count = Field(100_000, description="States kept for replay.")
+    buffer_min_size: Count = Field(1000, description="Transitions before Q-learning starts.")
+    batch_size: Count = Field(256, description="Transitions replayed per step.")
+    max_age: Count | None = Field(None, description="Training steps after which a transition is no longer sampled.")
+    gamma: Fraction = Field(0.99, description="Discount.")
+    target_update_freq: Count = Field(1000, description="Steps between copies to the target network.")
+    target_tau: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        None, description="Polyak rate; when set, the target follows every step instead."
+    )
+    loss: Literal["huber", "mse"] = Field("huber", description="TD loss.")
+    lr: Positive | None = Field(None, description="Peak rate of the Q-head and the cmi head; null: base_lr.")
+    grad_clip_norm: Positive = Field(1.0, description="Gradient norm limit of the Q-head and the cmi head.")
+    epsilon_start: Fraction = Field(1.0, description="First exploration rate.")
+    epsilon_end: Fraction = Field(0.01, description="Last exploration rate.")
+    epsilon_decay: Count = Field(10_000, description="Steps of the linear decay.")
+    halt_exploration: Fraction = Field(
+        0.3, description="Share of episodes that must think a random number of steps (2..T) before they may halt."
+    )
+    random_open_fraction: Fraction = Field(
+        0.5,
+        description="Share of episodes that start with a random set already open, each at its own rate, so that the "
+        "predictor is right in every state a policy can visit.",
+    )
+    expansion_cost_per_child: NonNegative = Field(
+        0.01, description="Price level: reward paid per child of an opened capsule, times the capsule's own price."
+    )
+    price_spread: Annotated[float, Field(ge=1.0)] = Field(
+        10.0, description="Each episode's price level is drawn log-uniformly between level/spread and level*spread."
+    )
+    reward_signal: Literal["probability", "accuracy"] = Field(
+        "probability", description="Utility u: mean probability of the right answer, or accuracy."
+    )
+    reward_step_penalty: NonNegative = Field(0.01, description="Cost of one more reasoning step.")
+    reward_terminal_correct: float = Field(1.0, description="HALT with a right answer.")
+    reward_terminal_incorrect: float = Field(-0.5, description="HALT with a wrong answer.")
+    reward_expansion_bonus: NonNegative = Field(0.1, description="Paid for an EXPAND after which u rose by reward_min_rise.")
+    reward_min_rise: NonNegative = Field(0.05, description="Rise of u that counts as helpful.")
+    enable_entropy_regularization: bool = Field(False, description="Add the entropy term (biases Q; epsilon explores).")
+    entropy_regularization_weight: NonNegative = Field(0.0, description="Weight of the entropy term.")
+
+    @model_validator(mode="after")
+    def _check(self) -> DQNConfig:
+        if self.buffer_min_size > self.buffer_capacity:
+            raise ValueError(f"buffer_min_size={self.buffer_min_size} exceeds buffer_capacity={self.buffer_capacity}")
+        if self.reward_terminal_incorrect > self.reward_terminal_correct:
+            raise ValueError("reward_terminal_incorrect exceeds reward_terminal_correct: a wrong answer would pay more")
+        return self
+
+
+class MemoryConfig(Section):
+    """The memory bank."""
+
+    enabled: bool = Field(False, description="Read from and write to a bank of past states.")
+    capacity: Count = Field(4096, description="Slots.")
+    key_dim: Count = Field(512, description="Width of keys.")
+    value_dim: Count = Field(512, description="Width of values.")
+    num_heads: Count = Field(8, description="Retrieval heads.")
+    top_k: Count = Field(4, description="Slots read per position.")
+
+
+class WeightRange(Section):
+    """A loss weight that rises linearly from `low` to `high` over training."""
+
+    low: NonNegative
+    high: NonNegative
+
+
+class LossWeights(Section):
+    """Weight of each term of the loss (pipeline.md, Loss Weights)."""
+
+    lm_loss: NonNegative = 1.0
+    q_halt_loss: NonNegative = 0.5
+    q_continue_loss: NonNegative = 0.5
+    reconstruction_loss: NonNegative = 0.5
+    expansion_cost: NonNegative = 0.01
+    vq_loss: NonNegative = 0.25
+    dqn_loss: NonNegative | WeightRange = 0.5
+    cmi_loss: NonNegative = 1.0
+    mtp_loss: NonNegative = 0.5
+    entropy_bonus: NonNegative = 1.0
+
+
+class LoggingConfig(Section):
+    """Where metrics go besides metrics.jsonl, which is always written."""
+
+    tensorboard: bool = Field(False, description="Write TensorBoard event files into the run directory.")
+    wandb: bool = Field(False, description="Log to Weights & Biases; offline unless you are logged in.")
+    wandb_project: str = Field("trm", description="W&B project.")
+    wandb_entity: str | None = Field(None, description="W&B entity.")
+
+
+class Config(Section):
+    """Everything `trm train` needs."""
+
+    name: str = Field("run", description="Names the run directory.")
+    arch: ArchConfig = Field(default_factory=ArchConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    dqn: DQNConfig = Field(default_factory=DQNConfig)
+    memory: MemoryConfig = Field(default_factory=MemoryConfig)
+    loss_weights: LossWeights = Field(default_factory=LossWeights)
+    logging: LoggingConfig = Field(default_factory=LoggingConfig)

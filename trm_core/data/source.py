@@ -1,0 +1,58 @@
+"""`data.source`: raw data built into the cache the first time, found there afterwards.
+
+The cached file's name holds a hash of the source's content and of everything that decides the result, so a changed source
+or setting gives another file, never a stale one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from trm_core.config.schema import DataConfig
+from trm_core.data.build.fingerprint import build_fingerprint, source_sha256
+from trm_core.data.build.pipeline import build_under_lock
+from trm_core.data.build.records import Log, Progress, silent
+from trm_core.data.build.work import locked
+from trm_core.data.store.reader import open_capsules
+from trm_core.errors import ConfigError, DataError
+
+
+def cache_folder(data: DataConfig) -> Path:
+    """`data.cache_dir`, else $TRM_CACHE, else ~/.cache/trm."""
+    return Path(data.cache_dir or os.environ.get("TRM_CACHE") or "~/.cache/trm").expanduser()
+
+
+def ensure_built(data: DataConfig, *, progress: Progress | None = None, log: Log | None = None) -> Path:
+    """Path of the capsule file of `data.source`, built now if the cache lacks it.
+
+    Several processes may ask at once: one builds, the others wait for it. A cached file that does not open is built
+    again, and that is said. Raises what `build_capsules` raises.
+    """
+    if data.source is None:
+        raise ConfigError("data.source is not set: there is nothing to build")
+    say = log or silent
+    if data.source != "digits" and not Path(data.source).exists():
+        raise DataError(f"{data.source}: no such file or folder", hint="set data.source to your raw data, or 'digits'")
+    key = build_fingerprint([source_sha256(data.source)], data.build)
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data.source).stem) or "source"
+    path = cache_folder(data) / f"{stem}-{key[:16]}.h5"
+    if _usable(path, say):
+        say(f"using {path}, built earlier from {data.source}")
+        return path
+    with locked(path.with_name(path.name + ".lock"), say, wait=True):
+        if not _usable(path, silent):
+            build_under_lock([data.source], path, data.build, progress=progress, overwrite=True, log=say)
+    return path
+
+
+def _usable(path: Path, log: Log) -> bool:
+    if not path.exists():
+        return False
+    try:
+        open_capsules(path).close()
+    except DataError as error:
+        log(f"{path}: cannot be used ({error.message}); building it again")
+        return False
+    return True

@@ -1,0 +1,85 @@
+"""Look at a stranger's file in a child process first: a malformed one can crash the HDF5 library, not just fail in it.
+
+The child runs the same guard as this process will. Files that this process wrote or has already probed are not probed
+again (an interpreter with h5py takes about a quarter of a second to start).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import trm_core
+from trm_core.errors import DataError, ExitCode
+
+_TIMEOUT_S = 120
+_MEMORY_BYTES = 4 << 30
+_HINT = "the file is damaged or hostile; build it again from its source"
+
+_Identity = tuple[int, int, int, int, int]
+_trusted: set[_Identity] = set()
+
+
+def identity(path: Path) -> _Identity:
+    """What tells this file from any other and from itself before a change."""
+    status = os.stat(path)
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def trust(path: Path) -> None:
+    """Do not probe this file: this process wrote it."""
+    _trusted.add(identity(path))
+
+
+def examine_in_child(path: Path) -> None:
+    """Raise DataError if the guard refuses `path`, or if looking at it kills the child. Cheap the second time."""
+    key = identity(path)
+    if key in _trusted:
+        return
+    code = (
+        "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"
+        "from trm_core.data.store.quarantine import child; sys.exit(child(sys.argv[2]))"
+    )
+    # The package's own folder comes last, for installations that are found through an import hook.
+    search = [*sys.path, str(Path(trm_core.__file__).parent.parent)]
+    command = [sys.executable, "-S", "-c", code, json.dumps(search), str(path)]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    try:
+        result = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, env=environment, check=False)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{path}: the HDF5 library does not come back from reading its structure", hint=_HINT) from None
+    if result.returncode == ExitCode.DATA:
+        raise DataError(**json.loads(result.stdout))
+    if result.returncode < 0:
+        raise DataError(f"{path}: crashes the HDF5 library (signal {-result.returncode})", hint=_HINT)
+    if result.returncode != ExitCode.OK:
+        raise RuntimeError(f"probing {path} failed: {result.stderr.decode(errors='replace')}")
+    _trusted.add(key)
+
+
+def child(path: str) -> int:
+    """What runs in the child: the guard. A refusal goes to stdout as the arguments of the DataError."""
+    from trm_core.data.store.guard import inspect_structure
+
+    _limit_memory()
+    try:
+        inspect_structure(Path(path))
+    except DataError as error:
+        print(json.dumps({"message": error.message, "hint": error.hint}))
+        return int(ExitCode.DATA)
+    except MemoryError:
+        print(json.dumps({"message": f"{path}: its structure does not fit into memory", "hint": _HINT}))
+        return int(ExitCode.DATA)
+    return int(ExitCode.OK)
+
+
+def _limit_memory() -> None:
+    if sys.platform != "win32":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        soft = _MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(_MEMORY_BYTES, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

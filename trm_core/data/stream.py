@@ -1,0 +1,272 @@
+"""Batches of training rows: endless, shuffled, resumable to the row; and plain batches for evaluation.
+
+`SampleStream` joins the order (`trm_core.data.order`) with windows read from capsule files (`trm_core.data.windows`)
+and gives float32 tensors. Memory does not grow with the files: a window per file, and the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trm_core.data.fields import FIELDS, IGNORE_LABEL
+from trm_core.data.order import RowOrder, key_of, uniform
+from trm_core.data.store import CapsuleFile
+from trm_core.data.windows import LocalReader, Source, Window, WorkerReader
+from trm_core.errors import CheckpointError, DataError
+
+_BATCH_FIELDS = ("sketches", "children", "checksums", "labels", "parents", "mask", "modality")
+
+
+@dataclass
+class CapsuleBatch:
+    """n rows of a split."""
+
+    sketches: Tensor  # [n, k, D] float32
+    children: Tensor | None  # [n, k, m, D] float32
+    checksums: Tensor | None  # [n, k, R] float32
+    labels: Tensor  # [n] or [n, k] int64; all -100 where the file has none
+    parents: Tensor | None  # [n, k] int64
+    mask: Tensor | None  # [n, k] bool; true: a real capsule
+    modality: Tensor | None  # [n] int64
+    rows: Tensor  # [n] int64: row number within its split
+
+    def to(self, device: torch.device | str) -> CapsuleBatch:
+        """The batch on another device."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return CapsuleBatch(
+            sketches=self.sketches.to(device, non_blocking=True),
+            children=move(self.children),
+            checksums=move(self.checksums),
+            labels=self.labels.to(device, non_blocking=True),
+            parents=move(self.parents),
+            mask=move(self.mask),
+            modality=move(self.modality),
+            rows=self.rows.to(device, non_blocking=True),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sketches)
+
+
+class SampleStream:
+    """Endless shuffled rows of one or several files.
+
+    With several files each row's file is drawn by weight (keyed by the row's global number), and each file is walked in
+    an order of its own. With `world_size` W, rank r gets the rows r, r+W, r+2W, ... of the one global order. The order
+    does not depend on num_workers, fields, or how many rows are taken at a time.
+
+    files: capsule files with their weights. fields: what to load besides sketches (default: all there is).
+    window_bytes: memory for the windows in use, in the files' dtypes. Raises DataError if a file lacks the split, or if
+    files do not fit together.
+    """
+
+    def __init__(
+        self,
+        files: list[tuple[CapsuleFile, float]],
+        split: str = "train",
+        *,
+        seed: int,
+        fields: Sequence[str] | None = None,
+        window_bytes: int = 64 << 20,
+        block_rows: int = 64,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not files or not 0 <= rank < world_size or block_rows < 1:
+            raise ValueError(f"need files, 0 <= rank < world_size and block_rows >= 1; got {rank=}, {world_size=}")
+        for file, _ in files:
+            _require_same_shape(files[0][0], file, split)
+        self._files = [file for file, _ in files]
+        weights = np.array([weight for _, weight in files], np.float64)
+        self._bounds = np.cumsum(weights / weights.sum())[:-1]
+        self._draw_key = key_of(seed, 3)
+        self._seed, self._rank, self._world_size = seed, rank, world_size
+        share = window_bytes // len(files)
+        self._sources = []
+        for index, file in enumerate(self._files):
+            blocks = max(1, share // (block_rows * file.layout.bytes_per_row))
+            order = RowOrder(file.rows[split], block_rows, blocks, seed, index)
+            self._sources.append(Source(file, split, order, _loaded(file, fields)))
+        self._reader: LocalReader | WorkerReader = (
+            WorkerReader(self._sources, num_workers) if num_workers else LocalReader(self._sources)
+        )
+        self._windows: list[Window | None] = [None] * len(files)
+        self._taken = 0  # rows this rank has been given
+        self._counts = [0] * len(files)  # rows of the global order before taken * world_size, by file
+
+    @property
+    def epoch(self) -> float:
+        """Rows given by all ranks over rows there are (several files: over the rows of all)."""
+        return self._taken * self._world_size / sum(source.order.rows for source in self._sources)
+
+    def take(self, n: int) -> CapsuleBatch:
+        """The next n rows (n >= 0) of this rank. Raises DataError or ResourceError if they cannot be read."""
+        picks, counts = self._picks(n)
+        parts: list[dict[str, np.ndarray]] = []
+        places: list[np.ndarray] = []
+        for source, (slots, positions) in enumerate(picks):
+            begin = 0
+            while begin < len(slots):
+                window = self._window(source, int(positions[begin]))
+                end = int(np.searchsorted(positions, window.place.stop))
+                index = window.visit[positions[begin:end] - window.place.start]
+                part = {name: np.take(array, index, axis=0) for name, array in window.arrays.items()}
+                part["rows"] = window.rows[index]
+                parts.append(part)
+                places.append(slots[begin:end])
+                begin = end
+        self._taken += n
+        self._counts = counts
+        return _batch(self._files[0], self._sources[0].fields, _joined(parts, places), n)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as plain numbers and lists."""
+        return {
+            "seed": self._seed,
+            "world_size": self._world_size,
+            "taken": self._taken,
+            "counts": list(self._counts),
+            "sources": self._fingerprints(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken, if the world size is the same.
+
+        With another world size the stream goes on at the first global row that the saved rank had not reached: rows
+        near it may be given twice or not at all in that epoch. Raises CheckpointError if seed, files or window sizes
+        are others, because then the position means nothing.
+        """
+        for key, mine in (("seed", self._seed), ("sources", self._fingerprints())):
+            if state[key] != mine:
+                raise CheckpointError(
+                    f"data position: {key} was {state[key]} when it was saved and is {mine} now",
+                    hint="resume with the same data and training.seed",
+                )
+        reached = int(state["taken"]) * int(state["world_size"])
+        self._taken = -(-reached // self._world_size)
+        drawn = np.bincount(self._draw(reached, self._taken * self._world_size), minlength=len(self._sources))
+        self._counts = [int(count) + int(more) for count, more in zip(state["counts"], drawn, strict=True)]
+        self._windows = [None] * len(self._sources)
+
+    def close(self) -> None:
+        """End worker processes, if there are any."""
+        self._reader.close()
+        self._windows = [None] * len(self._sources)
+
+    def _fingerprints(self) -> list[list[Any]]:
+        return [
+            [order.rows, order.block_rows, order.window_blocks, source.file.manifest.get("content_hash")]
+            for source in self._sources
+            for order in (source.order,)
+        ]
+
+    def _draw(self, start: int, stop: int) -> np.ndarray:
+        """[stop - start] int64: which file each of these global rows comes from."""
+        if len(self._sources) == 1:
+            return np.zeros(stop - start, np.int64)
+        draws = uniform(self._draw_key, np.arange(start, stop, dtype=np.int64))
+        return np.searchsorted(self._bounds, draws, side="right")
+
+    def _picks(self, n: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[int]]:
+        """For each file: the batch slots of this rank's next n rows that it fills, and their positions in its order;
+        then the counts after them."""
+        start, world = self._taken * self._world_size, self._world_size
+        drawn = self._draw(start, start + n * world)
+        mine = np.arange(n * world) % world == self._rank
+        picks, counts = [], []
+        for source in range(len(self._sources)):
+            here = drawn == source
+            positions = self._counts[source] + np.cumsum(here) - 1
+            chosen = np.flatnonzero(here & mine)
+            picks.append((chosen // world, positions[chosen]))
+            counts.append(self._counts[source] + int(here.sum()))
+        return picks, counts
+
+    def _window(self, source: int, position: int) -> Window:
+        window = self._windows[source]
+        if window is None or not window.place.start <= position < window.place.stop:
+            self._windows[source] = None
+            window = self._reader.get(source, position)
+            self._windows[source] = window
+        return window
+
+
+def sequential_batches(
+    file: CapsuleFile, split: str, batch_size: int, fields: Sequence[str] | None = None
+) -> Iterator[CapsuleBatch]:
+    """All rows of a split once, in file order, in batches of at most batch_size."""
+    names = _loaded(file, fields)
+    if split not in file.rows:
+        raise _no_split(file, split)
+    for start in range(0, file.rows[split], batch_size):
+        stop = min(start + batch_size, file.rows[split])
+        arrays = file.read(split, slice(start, stop), names)
+        arrays["rows"] = np.arange(start, stop)
+        yield _batch(file, names, arrays, stop - start)
+
+
+def _loaded(file: CapsuleFile, fields: Sequence[str] | None) -> tuple[str, ...]:
+    for name in fields or ():
+        if name not in FIELDS or not file.has(name):
+            raise DataError(f"{file.path}: has no field {name!r}", hint=f"it has {', '.join(file.fields)}")
+    wanted = _BATCH_FIELDS if fields is None else ("sketches", *fields)
+    return tuple(name for name in _BATCH_FIELDS if name in wanted and file.has(name))
+
+
+def _no_split(file: CapsuleFile, split: str) -> DataError:
+    return DataError(f"{file.path}: has no {split} split", hint=f"it has {', '.join(file.rows)}")
+
+
+def _require_same_shape(first: CapsuleFile, file: CapsuleFile, split: str) -> None:
+    if split not in file.rows:
+        raise _no_split(file, split)
+    for what in ("num_capsules", "dim", "num_children", "checksum_dim", "label_rank", "fields", "num_classes", "task"):
+        mine, theirs = getattr(first, what), getattr(file, what)
+        if mine != theirs:
+            raise DataError(
+                f"{file.path}: {what} is {theirs}, but {mine} in {first.path}: these files cannot be mixed",
+                hint="build them into one file: `trm build-capsules SOURCE SOURCE --out FILE`",
+            )
+
+
+def _joined(parts: list[dict[str, np.ndarray]], places: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """One array per field from the parts, each row at its place in the batch."""
+    if len(parts) <= 1:
+        return parts[0] if parts else {}
+    order = np.argsort(np.concatenate(places), kind="stable")
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+
+def _batch(file: CapsuleFile, names: Sequence[str], arrays: dict[str, np.ndarray], n: int) -> CapsuleBatch:
+    """Tensors that own their memory; `arrays` may be empty where n is 0."""
+
+    def tensor(name: str) -> Tensor | None:
+        if name not in names:
+            return None
+        if n == 0:
+            arrays[name] = np.empty((0, *file.layout.row_shape(name)), file.layout.dtypes[name])
+        values = torch.from_numpy(arrays[name])
+        return values.float() if values.is_floating_point() else values
+
+    sketches, labels = tensor("sketches"), tensor("labels")
+    assert sketches is not None
+    return CapsuleBatch(
+        sketches=sketches,
+        children=tensor("children"),
+        checksums=tensor("checksums"),
+        labels=torch.full((n,), IGNORE_LABEL, dtype=torch.int64) if labels is None else labels,
+        parents=tensor("parents"),
+        mask=tensor("mask"),
+        modality=tensor("modality"),
+        rows=torch.from_numpy(arrays["rows"]) if n else torch.empty(0, dtype=torch.int64),
+    )

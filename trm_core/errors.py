@@ -1,0 +1,89 @@
+"""Every error a user can cause, each with the exit code and the hint that mends it.
+
+Raised anywhere in `trm_core`; turned into one line and an exit code in one place, `trm_cli.main`. Anything that is not a
+`TrmError` is a bug of ours and ends with exit code 70.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every `trm` command."""
+
+    OK = 0
+    CHECK_FAILED = 1
+    USAGE = 2
+    CONFIG = 3
+    DATA = 4
+    DIVERGED = 5
+    RESOURCES = 6
+    INTERNAL = 70
+    STOPPED_EARLY = 75
+    INTERRUPTED = 130
+
+
+class TrmError(Exception):
+    """Base of the tree. `message` says what is wrong and where; `hint` says how to mend it."""
+
+    exit_code: ExitCode = ExitCode.INTERNAL
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class CheckFailed(TrmError):
+    """The command ran, and what it was asked to check does not hold."""
+
+    exit_code = ExitCode.CHECK_FAILED
+
+
+class UsageError(TrmError):
+    """The command line contradicts itself or the state of the disk."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigError(TrmError):
+    """The configuration is invalid, alone or together with the data."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class DataError(TrmError):
+    """A data file is missing, damaged, foreign, hostile, or cannot be trained on."""
+
+    exit_code = ExitCode.DATA
+
+
+class CheckpointError(TrmError):
+    """A run directory or checkpoint is missing, damaged or does not fit."""
+
+    exit_code = ExitCode.DATA
+
+
+class DivergedError(TrmError):
+    """Training produced NaN or infinity."""
+
+    exit_code = ExitCode.DIVERGED
+
+
+class ResourceError(TrmError):
+    """Out of memory or disk."""
+
+    exit_code = ExitCode.RESOURCES
+
+
+class StoppedEarly(TrmError):
+    """Training stopped before its last step with its state saved; running it again goes on."""
+
+    exit_code = ExitCode.STOPPED_EARLY
+
+
+class Interrupted(TrmError):
+    """The user pressed Ctrl-C; the state is saved."""
+
+    exit_code = ExitCode.INTERRUPTED

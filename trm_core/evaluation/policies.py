@@ -1,0 +1,134 @@
+"""Policies to evaluate: the learned one and the ones it has to beat.
+
+A policy looks at the rows that are still thinking and says what each does next. All but `random` choose capsules with the
+run's own selector, so that policies differ in *when* they stop and buy, not in what they may look at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trm_core.config.schema import DQNConfig
+from trm_core.dqn.actions import Action, affordable, greedy
+from trm_core.dqn.selectors import choose_capsules, selection_scores
+from trm_core.keyed_random import Purpose, keyed_uniform
+from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.q_head import NUM_SCALARS
+from trm_core.model.trm import StepOutput, TinyRecursiveModel
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The n rows still thinking, after a reasoning step."""
+
+    model: TinyRecursiveModel
+    dqn: DQNConfig
+    output: StepOutput
+    capsules: CapsuleState
+    steps: Tensor  # [n] steps done
+    rows: Tensor  # [n] number of each row in the split
+    valid: Tensor  # [n, A] bool
+
+
+class Policy(Protocol):
+    """`name` labels the table; `price` is the price level put into the state."""
+
+    name: str
+    price: float
+
+    def open_first(self, capsules: CapsuleState) -> Tensor:
+        """[n, k] bool: capsules opened before the first step."""
+        ...
+
+    def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
+        """Actions [n] and capsules to open [n, k]; a capsule is opened only with EXPAND."""
+        ...
+
+
+def selectors_choice(now: Situation, expanding: Tensor) -> Tensor:
+    """[n, k] bool: what the run's selector opens in the rows where `expanding` [n] holds."""
+    dqn, capsules = now.dqn, now.capsules
+    random = keyed_uniform(0, int(now.steps[0]) if len(now.steps) else 0, Purpose.SELECT, now.rows, capsules.prices.numel())
+    scores = selection_scores(dqn.expansion_selector, now.model, now.output, capsules, random)
+    allowed = affordable(capsules, dqn.budget) & expanding[:, None]
+    return choose_capsules(scores, capsules, allowed, dqn.expand_count, dqn.budget)
+
+
+def nothing(capsules: CapsuleState) -> Tensor:
+    return torch.zeros_like(capsules.expanded)
+
+
+@dataclass
+class LearnedPolicy:
+    """The best valid action by Q-value, at a price level."""
+
+    price: float
+    name: str = "learned"
+
+    def open_first(self, capsules: CapsuleState) -> Tensor:
+        return nothing(capsules)
+
+    def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
+        action = greedy(now.output.q_values, now.valid)
+        return action, selectors_choice(now, action == Action.EXPAND)
+
+
+@dataclass
+class ThresholdPolicy:
+    """HALT once the largest probability reaches `confidence`; until then open the selector's choice, or think on."""
+
+    confidence: float
+    price: float
+    name: str = "threshold"
+
+    def open_first(self, capsules: CapsuleState) -> Tensor:
+        return nothing(capsules)
+
+    def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
+        largest = now.output.q_state[:, -NUM_SCALARS]
+        can_expand = now.valid[:, Action.EXPAND] if now.valid.shape[1] > 2 else torch.zeros_like(now.valid[:, 0])
+        wanted = torch.where(can_expand, Action.EXPAND, Action.CONTINUE)
+        action = torch.where((largest >= self.confidence) | ~now.valid[:, Action.CONTINUE], Action.HALT, wanted)
+        return action, selectors_choice(now, action == Action.EXPAND)
+
+
+@dataclass
+class FixedPolicy:
+    """Never opens anything later than at the start, and thinks all T steps: `never`, or `all` with everything open."""
+
+    open_all: bool
+    price: float
+    name: str
+
+    def open_first(self, capsules: CapsuleState) -> Tensor:
+        return capsules.can_open() if self.open_all else nothing(capsules)
+
+    def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
+        action = torch.where(now.valid[:, Action.CONTINUE], Action.CONTINUE, Action.HALT)
+        return action, nothing(now.capsules)
+
+
+@dataclass
+class RandomPolicy:
+    """Repeats another policy's actions row by row, but opens capsules uniformly: the same number, at the same moments."""
+
+    actions: Tensor  # [N, T] int8 of the other policy, -1 after its end
+    counts: Tensor  # [N, T] capsules that it opened
+    price: float
+    seed: int = 0
+    name: str = "random"
+
+    def open_first(self, capsules: CapsuleState) -> Tensor:
+        return nothing(capsules)
+
+    def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
+        moment = (now.rows, now.steps - 1)
+        action, count = self.actions[moment].long(), self.counts[moment]
+        k = now.capsules.expanded.shape[1]
+        draws = keyed_uniform(self.seed, int(now.steps[0]), Purpose.SELECT, now.rows, k)
+        ranked = draws.masked_fill(~now.capsules.can_open(), -1.0).argsort(1, descending=True).argsort(1)
+        return action, (ranked < count[:, None]) & now.capsules.can_open()

@@ -1,0 +1,114 @@
+"""Run a policy over samples: every row thinks until it halts, and halted rows leave the batch.
+
+Reads batches of capsules, writes nothing but the outcome; the model is only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trm_core.config.schema import Config
+from trm_core.data.stream import CapsuleBatch
+from trm_core.dqn.actions import Action, valid_actions
+from trm_core.evaluation.policies import Policy, Situation
+from trm_core.losses import answer_quality
+from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.q_head import NUM_SCALARS
+from trm_core.model.trm import TinyRecursiveModel
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to each of N rows; T steps at most, P answers per row."""
+
+    prediction: Tensor  # [N, P] int64
+    accuracy: Tensor  # [N] share of right answers
+    exact: Tensor  # [N] bool
+    labelled: Tensor  # [N] bool: the row has a label
+    loss: Tensor  # [N] cross-entropy
+    confidence: Tensor  # [N] largest probability
+    opened: Tensor  # [N] capsules opened
+    spent: Tensor  # [N] price units
+    steps: Tensor  # [N] reasoning steps
+    actions: Tensor  # [N, T] int8; -1 after the end
+    counts: Tensor  # [N, T] int8: capsules opened by each action
+
+    @staticmethod
+    def join(parts: list[Outcome]) -> Outcome:
+        return Outcome(*(torch.cat([getattr(p, name) for p in parts]) for name in Outcome.__dataclass_fields__))
+
+
+@torch.no_grad()
+def rollout(
+    model: TinyRecursiveModel,
+    config: Config,
+    batches: Iterable[CapsuleBatch],
+    policy: Policy,
+    prices: Tensor,
+    on_batch: Callable[[int], None] = lambda rows: None,
+) -> Outcome:
+    """Run `policy` on every row of `batches` (in split order) at its price level."""
+    was_training = model.training
+    model.eval()
+    parts, first = [], 0
+    for batch in batches:
+        batch = batch.to(prices.device)
+        parts.append(_rollout_batch(model, config, batch, policy, prices, first))
+        first += len(batch)
+        on_batch(len(batch))
+    model.train(was_training)
+    return Outcome.join(parts)
+
+
+def _rollout_batch(
+    model: TinyRecursiveModel, config: Config, batch: CapsuleBatch, policy: Policy, prices: Tensor, first: int
+) -> Outcome:
+    device = prices.device
+    rows, T = len(batch), config.arch.max_steps
+    capsules = CapsuleState.closed(batch.sketches, batch.children, batch.checksums, batch.mask, prices)
+    capsules = capsules.opened(policy.open_first(capsules))
+    assert batch.labels is not None
+    labels = batch.labels[:, None] if batch.labels.dim() == 1 else batch.labels
+    z_H, z_L = model.first_latents(rows)
+    price = torch.full((rows,), policy.price, device=device)
+    active = torch.arange(rows, device=device)
+    logits = torch.zeros(rows, model.data.answers, model.data.num_classes, device=device)
+    confidence, steps = torch.zeros(rows, device=device), torch.zeros(rows, dtype=torch.int64, device=device)
+    expanded = capsules.expanded.clone()
+    actions = torch.full((rows, T), -1, dtype=torch.int8, device=device)
+    counts = torch.zeros(rows, T, dtype=torch.int8, device=device)
+    for t in range(T):
+        done = torch.full_like(active, t + 1)
+        output = model(z_H, z_L, capsules, done, price[active])
+        valid = valid_actions(capsules, done, T, model.q_head.num_actions, config.dqn.budget)
+        action, opened = policy.decide(Situation(model, config.dqn, output, capsules, done, active + first, valid))
+        actions[active, t] = action.to(torch.int8)
+        counts[active, t] = opened.sum(1).to(torch.int8)
+        logits[active] = output.logits.float()
+        confidence[active] = output.q_state[:, -NUM_SCALARS]
+        steps[active] = t + 1
+        capsules = capsules.opened(opened)
+        expanded[active] = capsules.expanded
+        keep = (action != Action.HALT).nonzero().squeeze(1)
+        if len(keep) == 0:
+            break
+        active, capsules = active[keep], capsules.select(keep)
+        z_H, z_L = output.z_H[keep], output.z_L[keep]
+    quality = answer_quality(logits, labels)
+    return Outcome(
+        prediction=logits.argmax(-1),
+        accuracy=quality.accuracy,
+        exact=quality.exact,
+        labelled=quality.valid,
+        loss=quality.loss,
+        confidence=confidence,
+        opened=expanded.sum(1),
+        spent=(expanded * prices).sum(1),
+        steps=steps,
+        actions=actions,
+        counts=counts,
+    )

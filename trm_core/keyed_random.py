@@ -1,0 +1,59 @@
+"""Random numbers as a pure function of (seed, step, row, purpose).
+
+Exploration, prices and random openings are drawn for the *global* row and step, so they are the same for any number of
+processes and after any resume, and no generator state has to be saved. The mixing function is splitmix64's finaliser
+(Steele, Lea and Flood, 2014), in wrapping int64 arithmetic that gives the same bits on every device.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class Purpose(IntEnum):
+    """What a draw is for; two purposes never share numbers."""
+
+    EXPLORE = 1
+    EXPLORE_ACTION = 2
+    EXPLORE_CAPSULE = 3
+    SELECT = 4
+    PRICE = 5
+    OPEN_EPISODE = 6
+    OPEN_RATE = 7
+    OPEN_CAPSULE = 8
+    REPLAY = 9
+    HOLD_EPISODE = 10
+    HOLD_STEPS = 11
+
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    # int64's >> copies the sign bit; the mask makes it a logical shift.
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def keyed_uniform(seed: int, step: int, purpose: Purpose, rows: Tensor, width: int | None = None) -> Tensor:
+    """Uniform draws in [0, 1) for each row.
+
+    rows: [B] int64, global row numbers. Returns [B], or [B, width] when `width` is given, float32.
+    """
+    seed_, step_, purpose_ = torch.tensor([seed, step, int(purpose)], dtype=torch.int64, device=rows.device)
+    key = _mix(_mix(seed_ * _GOLDEN + purpose_) + step_ * _GOLDEN)
+    bits = _mix(key + rows * _GOLDEN)
+    if width is not None:
+        lanes = torch.arange(1, width + 1, dtype=torch.int64, device=rows.device)
+        bits = _mix(bits[:, None] + lanes[None, :] * _GOLDEN)
+    return _shift_right(bits, 40).to(torch.float32) * 2.0**-24

@@ -1,0 +1,81 @@
+"""What the model may see of each sample: sketches always, children only of opened capsules.
+
+Built from a batch of the loader, changed only by `opened`, read by the embedding at every reasoning step. Shapes:
+B rows, k capsules, m children, D embedding width, R checksum width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CapsuleState:
+    """Capsules of B rows, and which of them are open."""
+
+    sketches: Tensor  # [B, k, D] float32
+    children: Tensor | None  # [B, k, m, D] float32
+    checksums: Tensor | None  # [B, k, R] float32
+    mask: Tensor | None  # [B, k] bool; false where a capsule is padding
+    expanded: Tensor  # [B, k] bool
+    prices: Tensor  # [k] float32; cost of opening each capsule
+
+    @staticmethod
+    def closed(
+        sketches: Tensor,
+        children: Tensor | None,
+        checksums: Tensor | None,
+        mask: Tensor | None,
+        prices: Tensor,
+    ) -> CapsuleState:
+        """A state in which nothing is open yet."""
+        expanded = torch.zeros(sketches.shape[:2], dtype=torch.bool, device=sketches.device)
+        return CapsuleState(sketches, children, checksums, mask, expanded, prices)
+
+    @property
+    def rows(self) -> int:
+        return self.sketches.shape[0]
+
+    @property
+    def spent(self) -> Tensor:
+        """[B] what the open capsules cost, in price units."""
+        return (self.expanded * self.prices).sum(1)
+
+    @property
+    def num_opened(self) -> Tensor:
+        """[B] int64, open capsules."""
+        return self.expanded.sum(1)
+
+    def valid(self) -> Tensor:
+        """[B, k] bool: capsules that are not padding."""
+        return torch.ones_like(self.expanded) if self.mask is None else self.mask
+
+    def can_open(self) -> Tensor:
+        """[B, k] bool: unopened capsules that have children to show."""
+        if self.children is None:
+            return torch.zeros_like(self.expanded)
+        return self.valid() & ~self.expanded
+
+    def opened(self, which: Tensor) -> CapsuleState:
+        """The state after opening `which` [B, k] bool."""
+        return replace(self, expanded=self.expanded | (which & self.can_open()))
+
+    def visible_children(self) -> Tensor | None:
+        """[B, k, m, D]: children of open capsules, zero elsewhere, so that nothing of an unopened one can pass."""
+        if self.children is None:
+            return None
+        return torch.where(self.expanded[:, :, None, None], self.children, 0.0)
+
+    def select(self, rows: Tensor) -> CapsuleState:
+        """The rows with these indices [n]."""
+        return CapsuleState(
+            sketches=self.sketches[rows],
+            children=None if self.children is None else self.children[rows],
+            checksums=None if self.checksums is None else self.checksums[rows],
+            mask=None if self.mask is None else self.mask[rows],
+            expanded=self.expanded[rows],
+            prices=self.prices,
+        )

@@ -1,0 +1,84 @@
+"""Everything that lives from one reasoning step to the next, for B rows at once.
+
+Rows are independent episodes. Where `halted` holds (at first: everywhere) the next step starts the row anew with a fresh
+sample; the other rows go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from trm_core.model.capsule_state import CapsuleState
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The action taken after the last step, whose effect (and so whose reward) is seen only after the next one."""
+
+    slot: Tensor  # [B] int64: where the replay buffer keeps the state; -1: none
+    action: Tensor  # [B] int64
+    cost: Tensor  # [B] price units paid by the action
+    opened: Tensor  # [B, k] bool: capsules the action opened
+
+
+@dataclass(frozen=True)
+class Carry:
+    """[B] rows."""
+
+    z_H: Tensor  # [B, k, hidden]
+    z_L: Tensor  # [B, k, hidden]
+    x: Tensor  # [B, k, hidden] what the last step read
+    steps: Tensor  # [B] int64: reasoning steps of this episode, the coming one included
+    min_steps: Tensor  # [B] int64: steps before which this episode may not halt (exploration)
+    halted: Tensor  # [B] bool: the episode is over
+    capsules: CapsuleState
+    labels: Tensor  # [B, P] int64
+    price: Tensor  # [B] price level of the episode
+    q_state: Tensor  # [B, S] state after the last step
+    utility: Tensor  # [B] u after the last step
+    loss: Tensor  # [B] answer loss after the last step
+    pending: Pending
+
+
+Part = TypeVar("Part", Carry, Pending, CapsuleState)
+
+
+def tensors_of(part: Carry | Pending | CapsuleState, prefix: str = "") -> dict[str, Tensor]:
+    """Every tensor of a carry by dotted name; absent ones are left out."""
+    found: dict[str, Tensor] = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Tensor):
+            found[prefix + field.name] = value
+        elif value is not None:
+            found.update(tensors_of(value, f"{prefix}{field.name}."))
+    return found
+
+
+def with_tensors(part: Part, tensors: dict[str, Tensor], prefix: str = "") -> Part:
+    """`part` with its tensors replaced by those of the same dotted names; KeyError if one is missing."""
+    changed: dict[str, Any] = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Tensor):
+            changed[field.name] = tensors[prefix + field.name].to(value.device)
+        elif value is not None:
+            changed[field.name] = with_tensors(value, tensors, f"{prefix}{field.name}.")
+    return replace(part, **changed)
+
+
+def where_rows(condition: Tensor, yes: Part, no: Part) -> Part:
+    """Row by row: `yes` where `condition` [B] holds, else `no`. Both have the same fields; shared ones are kept."""
+    changed: dict[str, Any] = {}
+    for field in fields(yes):
+        mine, theirs = getattr(yes, field.name), getattr(no, field.name)
+        if isinstance(mine, Tensor):
+            if mine is not theirs:
+                changed[field.name] = torch.where(condition.view(-1, *[1] * (mine.dim() - 1)), mine, theirs)
+        elif mine is not None:
+            changed[field.name] = where_rows(condition, mine, theirs)
+    return replace(yes, **changed)

@@ -1,0 +1,123 @@
+"""Capsules -> x, the input of the recursion, made anew at every reasoning step from the current capsule state.
+
+    x_i = (W_s sketch_i + position_i + opened_i * (aggregate(children_i) + mark)) / sqrt(2)
+
+Sketches and children are standardised with the training split's mean and spread first, so that x has RMS about 1 like
+z_H and z_L whatever the scale of the data: with x ten times weaker nothing was learned (docs/decision-process.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trm_core.config.schema import ArchConfig
+from trm_core.model.capsule_state import CapsuleState
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What the network has to know of the data it reads and answers."""
+
+    num_capsules: int  # k
+    dim: int  # D
+    num_children: int  # m; 0: none
+    checksum_dim: int  # R; 0: none
+    num_classes: int  # V
+    label_rank: int  # 1: labels [N], one answer per row; 2: labels [N, k], one answer per capsule
+    total_price: float  # cost of opening every capsule
+
+    @property
+    def answers(self) -> int:
+        """Answers per row: 1 or k."""
+        return 1 if self.label_rank == 1 else self.num_capsules
+
+
+class ChildAggregation(nn.Module):
+    """m children [B, k, m, D] -> one vector per capsule [B, k, hidden]."""
+
+    def __init__(self, kind: str, dim: int, num_children: int, hidden: int) -> None:
+        super().__init__()
+        self.kind = kind
+        inputs = dim * num_children if kind == "project" else dim
+        self.project = nn.Linear(inputs, hidden, bias=False)
+        if kind == "attention":
+            self.score = nn.Linear(dim, 1, bias=False)
+
+    def forward(self, children: Tensor) -> Tensor:
+        if self.kind == "project":
+            pooled = children.flatten(2)
+        elif self.kind == "mean":
+            pooled = children.mean(2)
+        elif self.kind == "first":
+            pooled = children[:, :, 0]
+        else:
+            weights = self.score(children).softmax(2)
+            pooled = (weights * children).sum(2)
+        return self.project(pooled)
+
+
+class CapsuleEmbedding(nn.Module):
+    """CapsuleState -> x [B, k, hidden]."""
+
+    sketch_mean: Tensor
+    sketch_scale: Tensor
+    child_mean: Tensor
+    child_scale: Tensor
+
+    def __init__(self, arch: ArchConfig, data: DataShape) -> None:
+        super().__init__()
+        self.sketch = nn.Linear(data.dim, arch.hidden_size, bias=False)
+        self.position = nn.Parameter(torch.empty(data.num_capsules, arch.hidden_size))
+        self.child_aggregation: ChildAggregation | None = None
+        if data.num_children:
+            self.child_aggregation = ChildAggregation(arch.child_aggregation, data.dim, data.num_children, arch.hidden_size)
+            self.opened_mark = nn.Parameter(torch.empty(arch.hidden_size))
+        for name in ("sketch", "child"):
+            self.register_buffer(f"{name}_mean", torch.zeros(data.dim))
+            self.register_buffer(f"{name}_scale", torch.ones(data.dim))
+
+    @torch.no_grad()
+    def fit_scale(self, sketches: Tensor, children: Tensor | None) -> None:
+        """Take mean and standard deviation per dimension from training samples [n, k, D] and [n, k, m, D]."""
+        for name, values in (("sketch", sketches), ("child", children)):
+            if values is None:
+                continue
+            flat = values.reshape(-1, values.shape[-1]).double()
+            spread = flat.std(0)
+            # A constant dimension carries nothing; dividing by its rounding noise would make it the loudest.
+            spread = torch.where(spread > 1e-6 * flat.abs().mean(0).clamp(min=1e-6), spread, torch.ones_like(spread))
+            getattr(self, f"{name}_mean").copy_(flat.mean(0))
+            getattr(self, f"{name}_scale").copy_(1.0 / spread)
+
+    def standard_children(self, children: Tensor) -> Tensor:
+        return (children - self.child_mean) * self.child_scale
+
+    def forward(self, capsules: CapsuleState) -> Tensor:
+        x = self.sketch((capsules.sketches - self.sketch_mean) * self.sketch_scale) + self.position
+        visible = capsules.visible_children()
+        if self.child_aggregation is not None and visible is not None:
+            detail = self.child_aggregation(self.standard_children(visible)) + self.opened_mark
+            x = x + torch.where(capsules.expanded[:, :, None], detail, 0.0)
+        if capsules.mask is not None:
+            x = x * capsules.mask[:, :, None]
+        return x / math.sqrt(2.0)
+
+
+class SketchDecoder(nn.Module):
+    """The cycle of pipeline.md 4.9: from the projected children of every capsule back to its sketch."""
+
+    def __init__(self, arch: ArchConfig, data: DataShape) -> None:
+        super().__init__()
+        self.decode = nn.Linear(arch.hidden_size, data.dim)
+
+    def forward(self, embedding: CapsuleEmbedding, children: Tensor, sketches: Tensor) -> Tensor:
+        """Squared error [B, k] between the decoded and the standardised sketch."""
+        assert embedding.child_aggregation is not None
+        decoded = self.decode(embedding.child_aggregation(embedding.standard_children(children)))
+        target = (sketches - embedding.sketch_mean) * embedding.sketch_scale
+        return F.mse_loss(decoded, target, reduction="none").mean(-1)

@@ -1,0 +1,45 @@
+"""All initial values, in one place."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from trm_core.config.schema import ArchConfig
+from trm_core.model.layers import Block, truncated_normal_
+
+
+def initialise(model: nn.Module, arch: ArchConfig) -> None:
+    """Set every parameter of the model.
+
+    | parameter                          | initial value                                               |
+    | ---------------------------------- | ----------------------------------------------------------- |
+    | linear weights                     | truncated normal, 1/sqrt(fan_in)                            |
+    | linear biases                      | 0                                                           |
+    | attention.out, ffn.down            | residual_init_scale/sqrt(fan_in): f starts near the identity |
+    | positions                          | normal, 1 (as large as z)                                   |
+    | opened_mark                        | normal, 1                                                   |
+    | answer head                        | 0: the first loss is ln V                                   |
+    | outputs of Q, halt and cmi heads   | 0: no action is preferred before anything is known          |
+    | first z_H, z_L                     | truncated normal, 1, fixed                                  |
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            truncated_normal_(module.weight, 1.0 / math.sqrt(module.in_features))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, Block):
+            for matrix in (module.attention.out.weight, module.ffn.down.weight):
+                with torch.no_grad():
+                    matrix.mul_(arch.residual_init_scale)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("embedding.position", "embedding.opened_mark")):
+            nn.init.normal_(parameter, std=1.0)
+        elif name.startswith(("answer.output", "q_head.value_net.output", "q_head.halt_net.output", "cmi_head.net.output")):
+            nn.init.zeros_(parameter)
+    for name, buffer in model.named_buffers():
+        if name in ("first_z_H", "first_z_L"):
+            truncated_normal_(buffer, 1.0)

@@ -1,0 +1,105 @@
+"""AdamAtan2 (Everett et al., 2024): Adam without epsilon, invariant to the scale of the gradient.
+
+    m <- b1 m + (1 - b1) g          v <- b2 v + (1 - b2) g^2
+    p <- p (1 - lr wd) - lr / (1 - b1^t) * atan2(m, sqrt(v / (1 - b2^t)))
+
+which is what the CUDA kernels of the `adam-atan2` package compute: the first moment is corrected outside atan2, the
+second inside, and the decay is decoupled. An update is at most lr * pi/2 / (1 - b1^t) in size; where g has always been 0 it
+is 0. `adam_atan2` picks those kernels where they pass a real step, and the pure path below otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class AdamAtan2(torch.optim.Optimizer):
+    """The pure path: foreach operations, any device."""
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {
+                        "step": torch.zeros((), dtype=torch.float32),
+                        "exp_avg": torch.zeros_like(p),
+                        "exp_avg_sq": torch.zeros_like(p),
+                    }
+            # One list of tensors per step count: a parameter that sat out some steps has its own corrections.
+            by_step: dict[float, list[Tensor]] = {}
+            for p in params:
+                self.state[p]["step"] += 1
+                by_step.setdefault(float(self.state[p]["step"]), []).append(p)
+            for t, same_step in by_step.items():
+                self._update(same_step, t, group)
+        return loss
+
+    def _update(self, params: list[Tensor], t: float, group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        grads = [p.grad for p in params]
+        m = [self.state[p]["exp_avg"] for p in params]
+        v = [self.state[p]["exp_avg_sq"] for p in params]
+        torch._foreach_lerp_(m, grads, 1 - beta1)
+        torch._foreach_mul_(v, beta2)
+        torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
+        spread = torch._foreach_sqrt(v)
+        torch._foreach_div_(spread, math.sqrt(1 - beta2**t))
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        direction = [torch.atan2(a, b) for a, b in zip(m, spread, strict=True)]
+        torch._foreach_add_(params, direction, alpha=-group["lr"] / (1 - beta1**t))
+
+
+def kernels_work() -> tuple[bool, str]:
+    """Whether the `adam-atan2` CUDA package can be used here, and why (not).
+
+    Its default install succeeds without CUDA and then cannot be imported, so it is tried with one real step and compared.
+    """
+    if not torch.cuda.is_available():
+        return False, "no CUDA device"
+    try:
+        from adam_atan2 import AdamATan2  # type: ignore[import-not-found]
+    except ImportError as error:
+        return False, f"adam-atan2 cannot be imported ({error})"
+    theirs, ours = (torch.nn.Parameter(torch.ones(8, device="cuda")) for _ in range(2))
+    for p in (theirs, ours):
+        p.grad = torch.linspace(-1, 1, 8, device="cuda")
+    settings = {"lr": 0.1, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    try:
+        AdamATan2([theirs], **settings).step()
+    except RuntimeError as error:
+        return False, f"adam-atan2's first step failed ({error})"
+    AdamAtan2([ours], **settings).step()
+    if not torch.allclose(theirs, ours, atol=1e-5):
+        return False, "adam-atan2's first step differs from the formula"
+    return True, "adam-atan2's CUDA kernels passed a test step"
+
+
+def adam_atan2(params: Iterable[Any], **settings: Any) -> tuple[torch.optim.Optimizer, str]:
+    """The fastest AdamAtan2 that works here, and the reason for the choice."""
+    works, reason = kernels_work()
+    if works:
+        from adam_atan2 import AdamATan2
+
+        return AdamATan2(params, **settings), reason
+    return AdamAtan2(params, **settings), f"pure PyTorch AdamAtan2: {reason}"

@@ -1,0 +1,86 @@
+"""Parameters -> groups -> optimisers, each with a peak rate of its own on the one schedule.
+
+Two groups learn apart: the model (everything that answers), and the policy (value net and cmi head), whose gradient has its
+own rate and its own clip. AdamAtan2 is invariant to the scale of a gradient, so a small loss weight alone would hardly
+slow the policy down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trm_core.config.schema import Config
+from trm_core.model.trm import TinyRecursiveModel
+from trm_core.optim.adam_atan2 import adam_atan2
+
+POLICY_PREFIXES = ("q_head.value_net.", "cmi_head.")
+
+
+@dataclass
+class Optimizers:
+    """The optimisers of a run and their groups."""
+
+    all: list[torch.optim.Optimizer]
+    peaks: list[float]
+    model_params: list[nn.Parameter]
+    policy_params: list[nn.Parameter]
+    notes: list[str]
+
+    def set_factor(self, factor: float) -> None:
+        """Put every group at `factor` of its peak rate."""
+        for optimizer, peak in zip(self.all, self.peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
+
+    def clip(self, model_norm: float, policy_norm: float) -> tuple[Tensor, Tensor]:
+        """Clip each part by its own limit; returns both norms from before clipping."""
+        return (
+            nn.utils.clip_grad_norm_(self.model_params, model_norm),
+            nn.utils.clip_grad_norm_(self.policy_params, policy_norm),
+        )
+
+    def step(self) -> None:
+        for optimizer in self.all:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        for optimizer in self.all:
+            optimizer.zero_grad(set_to_none=True)
+
+
+def build_optimizers(model: TinyRecursiveModel, config: Config) -> Optimizers:
+    """Partition the parameters and make the optimisers of `training.optimizer`."""
+    training = config.training
+    policy, matrices, rest = [], [], []
+    for name, parameter in model.named_parameters():
+        if name.startswith(POLICY_PREFIXES):
+            policy.append(parameter)
+        elif training.optimizer == "muon" and name.startswith("recursion.") and parameter.dim() == 2:
+            matrices.append(parameter)
+        else:
+            rest.append(parameter)
+    assert len(policy) + len(matrices) + len(rest) == len(list(model.parameters()))
+
+    settings = {"betas": training.betas, "weight_decay": training.weight_decay}
+    policy_lr = config.dqn.lr or training.base_lr
+    optimizers: list[torch.optim.Optimizer] = []
+    notes = []
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(
+                matrices, lr=training.muon_lr, weight_decay=training.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    peaks = [training.muon_lr] if matrices else []
+    for params, lr in ((rest, training.base_lr), (policy, policy_lr)):
+        if training.optimizer == "adamatan2":
+            optimizer, reason = adam_atan2(params, lr=lr, **settings)
+            notes.append(reason)
+        else:
+            optimizer = torch.optim.AdamW(params, lr=lr, foreach=True, **settings)
+        optimizers.append(optimizer)
+        peaks.append(lr)
+    return Optimizers(optimizers, peaks, matrices + rest, policy, sorted(set(notes)))

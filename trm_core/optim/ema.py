@@ -1,0 +1,40 @@
+"""Exponential moving average of the weights, which is what gets evaluated and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """average <- decay * average + (1 - decay) * weights, with a shorter memory at first so that the start is forgotten."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 10))
+        weights = [p.detach() for _, p in model.named_parameters()]
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+
+    @contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """The model carries the averaged weights inside the context, its own again after."""
+        own = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self._copy(self.average, model)
+        try:
+            yield
+        finally:
+            self._copy(own, model)
+
+    @torch.no_grad()
+    def _copy(self, source: dict[str, Tensor], model: nn.Module) -> None:
+        for name, p in model.named_parameters():
+            p.copy_(source[name])

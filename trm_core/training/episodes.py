@@ -1,0 +1,208 @@
+"""Episodes of training: new samples into halted rows, then one decision per row after every reasoning step.
+
+Reads the outputs of the one forward (`trm_core.losses.StepLoss`), fills the replay buffer, and returns the carry of the next
+step. A reward is settled one step after its action, when the effect can be seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trm_core.config.schema import Config
+from trm_core.data.stream import CapsuleBatch
+from trm_core.dqn.actions import Action, affordable, epsilon_greedy, uniform_valid, valid_actions
+from trm_core.dqn.replay import ReplayBuffer
+from trm_core.dqn.rewards import RewardScale, step_reward, terminal_reward
+from trm_core.dqn.selectors import choose_capsules, selection_scores
+from trm_core.keyed_random import Purpose, keyed_uniform
+from trm_core.losses import StepResult
+from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.carry import Carry, Pending
+from trm_core.model.trm import TinyRecursiveModel
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one decision did, for the metrics. All [B]."""
+
+    action: Tensor
+    exploring: Tensor
+    opened: Tensor  # [B, k] bool
+    reward: Tensor  # of the rewards settled now; see `settled`
+    settled: Tensor  # [B] bool: a reward of an earlier action was settled
+    terminal: Tensor  # reward of HALT; see action
+
+
+def capsules_of(batch: CapsuleBatch, prices: Tensor) -> CapsuleState:
+    """The closed capsule state of a batch."""
+    return CapsuleState.closed(batch.sketches, batch.children, batch.checksums, batch.mask, prices)
+
+
+def labels_of(batch: CapsuleBatch) -> Tensor:
+    """[B, P]: labels [N] become one answer per row."""
+    assert batch.labels is not None
+    return batch.labels[:, None] if batch.labels.dim() == 1 else batch.labels
+
+
+class Episodes:
+    """The rows of one process. `first_row` is the global number of its first row."""
+
+    def __init__(
+        self, model: TinyRecursiveModel, config: Config, prices: Tensor, replay: ReplayBuffer | None, first_row: int = 0
+    ) -> None:
+        self.model, self.config, self.prices, self.replay = model, config, prices, replay
+        self.first_row = first_row
+        self.scale = RewardScale()
+
+    def draws(self, step: int, purpose: Purpose, rows: int, width: int | None = None) -> Tensor:
+        numbers = torch.arange(rows, device=self.prices.device) + self.first_row
+        return keyed_uniform(self.config.training.seed, step, purpose, numbers, width)
+
+    def initial_carry(self, batch: CapsuleBatch) -> Carry:
+        """A carry whose rows all wait for a first sample; `batch` (B rows) only gives the shapes."""
+        rows, k = batch.sketches.shape[:2]
+        z_H, z_L = (z.clone() for z in self.model.first_latents(rows))
+        zeros = torch.zeros(rows, device=z_H.device)
+        numbers = torch.zeros(rows, dtype=torch.int64, device=z_H.device)
+        return Carry(
+            z_H=z_H,
+            z_L=z_L,
+            x=torch.zeros_like(z_H),
+            steps=numbers,
+            min_steps=numbers,
+            halted=torch.ones(rows, dtype=torch.bool, device=z_H.device),
+            capsules=capsules_of(batch, self.prices),
+            labels=labels_of(batch),
+            price=torch.ones_like(zeros),
+            q_state=torch.zeros(rows, z_H.shape[-1] + 5, device=z_H.device),
+            utility=zeros,
+            loss=zeros,
+            pending=Pending(numbers - 1, numbers, zeros, torch.zeros(rows, k, dtype=torch.bool, device=z_H.device)),
+        )
+
+    def begin(self, carry: Carry, batch: CapsuleBatch, step: int) -> Carry:
+        """Put the samples of `batch` into the halted rows (as many as there are) and count every row's coming step."""
+        rows = carry.halted.nonzero().squeeze(1)
+        if len(rows) == 0:
+            return replace(carry, steps=carry.steps + 1)
+        fresh = capsules_of(batch, self.prices)
+        fresh = fresh.opened(self.open_at_start(fresh, rows, step))
+        spread = self.config.dqn.price_spread
+        price = self.model.price_level * spread ** (2 * self.draws(step, Purpose.PRICE, len(carry.halted))[rows] - 1)
+        z_H, z_L = self.model.first_latents(len(rows))
+
+        def put(old: Tensor, new: Tensor) -> Tensor:
+            return old.index_copy(0, rows, new.to(old.dtype))
+
+        def put_optional(old: Tensor | None, new: Tensor | None) -> Tensor | None:
+            return None if old is None or new is None else put(old, new)
+
+        old = carry.capsules
+        capsules = CapsuleState(
+            put(old.sketches, fresh.sketches),
+            put_optional(old.children, fresh.children),
+            put_optional(old.checksums, fresh.checksums),
+            put_optional(old.mask, fresh.mask),
+            put(old.expanded, fresh.expanded),
+            self.prices,
+        )
+        halted = carry.halted
+        pending = replace(
+            carry.pending, slot=carry.pending.slot.masked_fill(halted, -1), opened=carry.pending.opened & ~halted[:, None]
+        )
+        return replace(
+            carry,
+            z_H=put(carry.z_H, z_H),
+            z_L=put(carry.z_L, z_L),
+            steps=carry.steps.masked_fill(halted, 0) + 1,
+            min_steps=put(carry.min_steps, self.steps_before_halt(rows, step)),
+            halted=torch.zeros_like(halted),
+            capsules=capsules,
+            labels=put(carry.labels, labels_of(batch)),
+            price=put(carry.price, price),
+            pending=pending,
+        )
+
+    def open_at_start(self, fresh: CapsuleState, rows: Tensor, step: int) -> Tensor:
+        """[n, k] bool: in a share of the episodes, a random set at the episode's own rate, within the budget."""
+        dqn, total, k = self.config.dqn, int(rows[-1]) + 1, fresh.expanded.shape[1]
+        if fresh.children is None or self.config.arch.enable_capsule_expansion is False:
+            return torch.zeros_like(fresh.expanded)
+        chosen = self.draws(step, Purpose.OPEN_EPISODE, total)[rows] < dqn.random_open_fraction
+        rate = self.draws(step, Purpose.OPEN_RATE, total)[rows]
+        draws = self.draws(step, Purpose.OPEN_CAPSULE, total, k)[rows]
+        wanted = affordable(fresh, dqn.budget) & chosen[:, None] & (draws < rate[:, None])
+        return choose_capsules(1.0 - draws, fresh, wanted, k, dqn.budget)
+
+    def steps_before_halt(self, rows: Tensor, step: int) -> Tensor:
+        """[n] int64: 1, or in a share of the episodes a random number in 2..T, so that late steps are trained too."""
+        T, total = self.config.arch.max_steps, int(rows[-1]) + 1
+        held = self.draws(step, Purpose.HOLD_EPISODE, total)[rows] < self.config.dqn.halt_exploration
+        steps = 2 + (self.draws(step, Purpose.HOLD_STEPS, total)[rows] * (T - 1)).long()
+        return torch.where(held, steps, 1)
+
+    @torch.no_grad()
+    def decide(self, carry: Carry, result: StepResult, epsilon: float, step: int) -> tuple[Carry, Decision]:
+        """Settle the rewards of the last actions, choose and carry out the next ones."""
+        dqn, arch = self.config.dqn, self.config.arch
+        output, quality, capsules = result.output, result.quality, carry.capsules
+        rows = len(carry.steps)
+        utility = quality.probability if dqn.reward_signal == "probability" else quality.accuracy
+        budget = dqn.budget
+        valid = valid_actions(capsules, carry.steps, arch.max_steps, self.model.q_head.num_actions, budget)
+        if self.replay is None:
+            going = (output.halt_logit <= 0) & (carry.steps < arch.max_steps)
+            action = torch.where(going, Action.CONTINUE, Action.HALT)
+            exploring = torch.zeros_like(going)
+        else:
+            explore = self.draws(step, Purpose.EXPLORE, rows)
+            choice = self.draws(step, Purpose.EXPLORE_ACTION, rows)
+            action, exploring = epsilon_greedy(output.q_values, valid, epsilon, explore, choice)
+            held = (action == Action.HALT) & (carry.steps < carry.min_steps) & (carry.steps < arch.max_steps)
+            instead = valid.clone()
+            instead[:, Action.HALT] = False
+            action = torch.where(held, uniform_valid(instead, choice), action)
+            exploring = exploring | held
+
+        opened = torch.zeros_like(capsules.expanded)
+        if bool((action == Action.EXPAND).any()):
+            opened = self.select(carry, result, action, exploring, step)
+        reward = step_reward(dqn, carry.utility, utility, carry.pending.action, carry.pending.cost, carry.price)
+        terminal = terminal_reward(dqn, quality.accuracy)
+        settled = carry.pending.slot >= 0
+        slots = torch.zeros(rows, dtype=torch.int64, device=valid.device)
+        if self.replay is not None:
+            halting = action == Action.HALT
+            slots = self.replay.push(output.q_state, valid, step)
+            self.replay.complete(
+                carry.pending.slot, settled, carry.pending.action, reward, slots, torch.zeros_like(settled)
+            )
+            self.replay.complete(slots, halting, action, terminal, slots, halting)
+            self.scale.update(torch.cat([reward[settled], terminal[halting]]))
+        pending = Pending(slots, action, (opened * self.prices).sum(1), opened)
+        following = replace(
+            carry,
+            z_H=output.z_H.detach(),
+            z_L=output.z_L.detach(),
+            x=output.x.detach(),
+            halted=action == Action.HALT,
+            capsules=capsules.opened(opened),
+            q_state=output.q_state,
+            utility=utility,
+            loss=quality.loss.detach(),
+            pending=pending,
+        )
+        return following, Decision(action, exploring, opened, reward, settled, terminal)
+
+    def select(self, carry: Carry, result: StepResult, action: Tensor, exploring: Tensor, step: int) -> Tensor:
+        """[B, k] bool: capsules that the EXPAND rows open. Exploring rows open at random, so every capsule gets tried."""
+        dqn, capsules = self.config.dqn, carry.capsules
+        rows, k = capsules.expanded.shape
+        random = self.draws(step, Purpose.EXPLORE_CAPSULE, rows, k)
+        scores = selection_scores(dqn.expansion_selector, self.model, result.output, capsules, random)
+        scores = torch.where(exploring[:, None], random, scores)
+        allowed = affordable(capsules, dqn.budget) & (action == Action.EXPAND)[:, None]
+        return choose_capsules(scores, capsules, allowed, dqn.expand_count, dqn.budget)

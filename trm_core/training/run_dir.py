@@ -1,0 +1,86 @@
+"""The run directory: who may write in it, where things lie, and `status.json`, which always tells how far a run got."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trm_core.errors import CheckpointError, ResourceError, UsageError
+
+CONFIG = "config.yaml"
+STATUS = "status.json"
+METRICS = "metrics.jsonl"
+DATASET = "dataset.json"
+ENVIRONMENT = "environment.json"
+EVALUATION = "evaluation.json"
+LOG = "log.txt"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small file so that a reader (or a crash) sees the old or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ResourceError(f"cannot write {path}: {error.strerror}", hint="free some disk space, or check permissions") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def new_run_path(name: str, root: Path = Path("runs")) -> Path:
+    """runs/<name>-<time>, with a counter where two runs start in the same second."""
+    base = root / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, n = base, 1
+    while path.exists():
+        n += 1
+        path = base.with_name(f"{base.name}-{n}")
+    return path
+
+
+def newest_run(root: Path = Path("runs")) -> Path:
+    """The run directory under `root` that was written to last."""
+    runs = [p.parent for p in root.glob(f"*/{STATUS}")] if root.is_dir() else []
+    if not runs:
+        raise UsageError(f"no run directory under {root}/", hint="name one, or train first: trm train --config ...")
+    return max(runs, key=lambda run: (run / STATUS).stat().st_mtime)
+
+
+def require_run(path: Path) -> Path:
+    """`path`, if it is a run directory."""
+    if not (path / CONFIG).is_file():
+        raise CheckpointError(f"{path} is not a run directory: it has no {CONFIG}", hint="name a folder written by trm train")
+    return path
+
+
+def write_status(run: Path, state: str, step: int, total_steps: int, exit_code: int | None = None, **more: Any) -> None:
+    """`state`: running, done, stopped, interrupted, failed."""
+    record = {"state": state, "step": step, "total_steps": total_steps, "exit_code": exit_code, "pid": os.getpid()}
+    write_json(run / STATUS, {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more})
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run directory. The lock dies with its process, so a killed run never has to be unlocked by hand."""
+    with (run / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{run} is in use by another process", hint="wait for it to end, or choose another training.run_dir"
+            ) from error
+        yield
