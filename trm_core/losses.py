@@ -144,16 +144,23 @@ class StepLoss(nn.Module):
         self.config = config
         self.share_weights = share_weights
 
-    def forward(self, carry: Carry, replayed: ReplayedTargets | None, progress: float) -> StepResult:
-        """carry: rows ready for their next step (halted ones already replaced); progress: share of training done."""
+    def forward(
+        self, carry: Carry, replayed: ReplayedTargets | None, progress: float, policy_only: bool = False
+    ) -> StepResult:
+        """carry: rows ready for their next step (halted ones already replaced); progress: share of training done.
+
+        policy_only: the predictor is finished; only the value net and the cmi head get a gradient, and the recursion
+        keeps nothing for backward.
+        """
         model, training = self.model, self.config.training
-        output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price)
-        quality = answer_quality(output.logits, carry.labels, training.label_smoothing)
-        terms = {
-            "lm_loss": row_term(quality.loss, quality.valid),
-            "q_halt_loss": halt_term(output.halt_logit, quality),
-            "reconstruction_loss": reconstruction_term(model, carry, output),
-        }
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not policy_only):
+            output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price)
+            quality = answer_quality(output.logits, carry.labels, training.label_smoothing)
+            terms = {
+                "lm_loss": row_term(quality.loss, quality.valid),
+                "q_halt_loss": halt_term(output.halt_logit, quality),
+                "reconstruction_loss": reconstruction_term(model, carry, output),
+            }
         if model.cmi_head is not None:
             terms["cmi_loss"] = cmi_term(model, carry, quality)
         td_error = None

@@ -8,6 +8,8 @@ zip itself is checked, and the tensors are mapped from the file instead of read,
 from __future__ import annotations
 
 import pickle
+import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +39,7 @@ _LOAD_ERRORS = (
     AttributeError,
     AssertionError,
     OverflowError,
+    struct.error,
 )
 
 
@@ -51,7 +54,9 @@ def read_legacy(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     size = _check_zip(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch comments on odd pickles; the answer here is yes or no
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise DataError(f"{path}: holds something else than tensors; it was not loaded", hint=_HINT) from error
     except _LOAD_ERRORS as error:
@@ -65,18 +70,17 @@ def read_legacy(path: str | Path) -> dict[str, np.ndarray]:
 def _check_zip(path: Path) -> int:
     """Refuse what is not a plain, uncompressed zip of modest structure; returns the file's size."""
     try:
-        size = path.stat().st_size
         if path.is_dir():
             raise DataError(f"{path}: is a folder, not a .pt file")
         if not path.is_file():
-            raise DataError(f"{path}: is not a regular file")
+            raise DataError(f"{path}: {'is not a regular file' if path.exists() else 'no such file'}")
+        size = path.stat().st_size
+        if size == 0:
+            raise DataError(f"{path}: is empty", hint=_HINT)
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        what = "is empty" if size == 0 else "is not a .pt file of torch.save (or of a version before 1.6)"
-        raise DataError(f"{path}: {what}", hint=_HINT) from error
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+        raise DataError(f"{path}: is not a .pt file of torch.save (or of one before 1.6)", hint=_HINT) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     if len(entries) > _MAX_ENTRIES:

@@ -132,3 +132,18 @@ class RandomPolicy:
         draws = keyed_uniform(self.seed, int(now.steps[0]), Purpose.SELECT, now.rows, k)
         ranked = draws.masked_fill(~now.capsules.can_open(), -1.0).argsort(1, descending=True).argsort(1)
         return action, (ranked < count[:, None]) & now.capsules.can_open()
+
+
+@dataclass
+class ActPolicy:
+    """Adaptive computation time without Q-learning: HALT once the halt logit says that the answer is right."""
+
+    price: float
+    name: str = "act"
+
+    def open_first(self, capsules: CapsuleState) -> Tensor:
+        return nothing(capsules)
+
+    def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
+        going = now.valid[:, Action.CONTINUE] & (now.output.halt_logit <= 0)
+        return torch.where(going, Action.CONTINUE, Action.HALT), nothing(now.capsules)

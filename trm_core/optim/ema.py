@@ -28,13 +28,18 @@ class WeightAverage:
     def applied_to(self, model: nn.Module) -> Iterator[None]:
         """The model carries the averaged weights inside the context, its own again after."""
         own = {name: p.detach().clone() for name, p in model.named_parameters()}
-        self._copy(self.average, model)
+        self.copy_to(model)
         try:
             yield
         finally:
-            self._copy(own, model)
+            _copy(own, model)
 
-    @torch.no_grad()
-    def _copy(self, source: dict[str, Tensor], model: nn.Module) -> None:
-        for name, p in model.named_parameters():
-            p.copy_(source[name])
+    def copy_to(self, model: nn.Module) -> None:
+        """Make the averaged weights the model's own."""
+        _copy(self.average, model)
+
+
+@torch.no_grad()
+def _copy(source: dict[str, Tensor], model: nn.Module) -> None:
+    for name, p in model.named_parameters():
+        p.copy_(source[name])

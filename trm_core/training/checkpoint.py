@@ -160,7 +160,7 @@ def load_checkpoint(folder: Path, *, with_training: bool = True) -> Checkpoint:
     return Checkpoint(state["step"], _load_tensors(folder / MODEL), training, state)
 
 
-def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: Path | str) -> None:
     """Load weights by name. Raises CheckpointError that names what is missing, surplus or of another shape."""
     own = model.state_dict()
     missing, surplus = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())

@@ -181,10 +181,15 @@ class CapsuleFile:
             raise DataError(f"{self.path}: prices must be finite and above 0", hint=_HINT_REBUILD)
         return prices
 
-    def _read_range(self, split: str, name: str, start: int, stop: int) -> np.ndarray:
+    def _read_range(self, split: str, name: str, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Rows start .. stop-1, into `out` if given."""
         key = f"{split}/{name}"
+        if out is None:
+            out = np.empty((stop - start, *self.layout.row_shape(name)), self.layout.dtypes[name])
         try:
-            return self._handle()[key][start:stop]
+            if stop > start:
+                self._handle()[key].read_direct(out, np.s_[start:stop])
+            return out
         except (OSError, RuntimeError) as error:
             raise DataError(
                 f"{self.path}: {key}: rows {start} to {stop} cannot be read ({error})",
@@ -192,17 +197,20 @@ class CapsuleFile:
             ) from error
 
     def _read_rows(self, split: str, name: str, index: np.ndarray) -> np.ndarray:
-        dtype = np.dtype(self.layout.dtypes[name])
-        out = np.empty((len(index), *self.layout.row_shape(name)), dtype)
+        out = np.empty((len(index), *self.layout.row_shape(name)), self.layout.dtypes[name])
         order = np.argsort(index, kind="stable")
         wanted = index[order]
+        in_order = bool((order[1:] > order[:-1]).all())
         most = max(1, _MERGE_BYTES // self.layout.row_bytes(name))
         begin = 0
         while begin < len(wanted):
             end = _run_end(wanted, begin, most)
-            first = int(wanted[begin])
-            block = self._read_range(split, name, first, int(wanted[end - 1]) + 1)
-            out[order[begin:end]] = block[wanted[begin:end] - first]
+            first, stop = int(wanted[begin]), int(wanted[end - 1]) + 1
+            if in_order and bool((np.diff(wanted[begin:end]) == 1).all()):
+                self._read_range(split, name, first, stop, out[begin:end])  # the loader's case: no copy in between
+            else:
+                block = self._read_range(split, name, first, stop)
+                out[order[begin:end]] = block[wanted[begin:end] - first]
             begin = end
         return out
 

@@ -1,0 +1,228 @@
+"""`trm build-capsules SOURCE... --out FILE`: raw text, images, grids, tables or arrays to one capsule file."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trm_cli.config_options import ConfigOption, JsonOption
+from trm_core.errors import Interrupted, StoppedEarly, UsageError
+
+if TYPE_CHECKING:
+    from trm_core.config.schema import DataConfig
+    from trm_core.data.build import BuildReport
+
+_STAGES = {"scan": "reading", "fit": "fitting", "encode": "encoding", "write": "writing", "probe": "measuring"}
+
+
+def command(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Files or folders, or digits (embedded). KEY=VALUE among them overrides the config, e.g. "
+            "data.build.num_concepts=64.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The capsule file to write.")] = None,
+    config: ConfigOption = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="digits, images, text, arc, table, arrays or legacy; default: detected."),
+    ] = None,
+    label: Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Column or array of labels.")] = None,
+    text: Annotated[str | None, typer.Option("--text", metavar="COLUMN", help="Column of the text.")] = None,
+    num_capsules: Annotated[
+        int | None, typer.Option("--num-capsules", metavar="K", help="Capsules per sample.")
+    ] = None,
+    num_children: Annotated[
+        int | None, typer.Option("--num-children", metavar="M", help="Children per capsule.")
+    ] = None,
+    dim: Annotated[int | None, typer.Option("--dim", metavar="D", help="Width of sketches and children.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="pixels, patch-pca, tfidf-svd, hashing-svd, columns or none.")
+    ] = None,
+    sketch: Annotated[
+        str | None, typer.Option("--sketch", help="mean, leading or none: what the coarse view keeps.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of splits, projections and encoders.")] = None,
+    validation: Annotated[float | None, typer.Option("--validation", help="Share of samples for validation.")] = None,
+    test: Annotated[float | None, typer.Option("--test", help="Share of samples for the final test.")] = None,
+    folds: Annotated[int | None, typer.Option("--folds", help="Cross-validation: number of folds.")] = None,
+    fold: Annotated[int | None, typer.Option("--fold", help="Which fold is the test split, from 0.")] = None,
+    image_size: Annotated[int | None, typer.Option("--image-size", help="Bring pictures to this square.")] = None,
+    augment_shift: Annotated[
+        int | None,
+        typer.Option("--augment-shift", metavar="P", help="Add training pictures shifted by up to P pixels."),
+    ] = None,
+    groups: Annotated[
+        list[str] | None, typer.Option("--group", metavar="NAME=COL,COL", help="A capsule of a table; repeat.")
+    ] = None,
+    prices: Annotated[
+        list[str] | None, typer.Option("--price", metavar="NAME=PRICE", help="What opening a group costs; repeat.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes that encode; 0: this one.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Build a capsule file from raw data: text, images, ARC grids, tables or arrays.
+
+    The kind is detected and printed with the reason. A build that was stopped goes on when it is run again.
+    """
+    from trm_cli.console import log, print_json
+    from trm_core.data.build import build_capsules
+
+    flags = {
+        "kind": kind,
+        "label": label,
+        "text": text,
+        "num_capsules": num_capsules,
+        "num_children": num_children,
+        "dim": dim,
+        "encoder": encoder,
+        "sketch": sketch,
+        "seed": seed,
+        "validation": validation,
+        "test": test,
+        "folds": folds,
+        "fold": fold,
+        "image_size": image_size,
+        "augment_shift": augment_shift,
+        "groups": {name: columns.split(",") for name, columns in _pairs("--group", groups).items()} or None,
+        "prices": {name: _price(name, price) for name, price in _pairs("--price", prices).items()} or None,
+        "workers": workers,
+    }
+    paths, overrides = _apart(sources or [])
+    data = _load(config, [*_overrides(flags), *overrides])
+    if not paths and data.source is not None:
+        paths = [data.source]
+    if out is None:
+        raise UsageError("no output given", hint="name the file to write with --out FILE")
+    with _stages() as stage, _stop_flag() as stop:
+        report = build_capsules(paths, out, data.build, progress=stage, overwrite=overwrite, log=log, should_stop=stop)
+    if json:
+        print_json(report.to_dict())
+    else:
+        _print_report(report)
+
+
+def _print_report(report: BuildReport) -> None:
+    from trm_cli.console import out, table
+    from trm_core.data.probe import in_words
+
+    detail = (
+        f"{report.num_children} children of {report.dim}"
+        if report.num_children
+        else f"sketches of {report.dim}, no children"
+    )
+    target = f"{report.num_classes} classes"
+    if report.task == "concepts":
+        target = f"{report.num_classes - 4} concepts (one per capsule)"
+    table(
+        str(report.path),
+        ["", ""],
+        [
+            ("kind", f"{report.kind}: {report.reason}"),
+            ("encoder", report.encoder),
+            ("samples", ", ".join(f"{split} {count}" for split, count in report.counts.items())),
+            ("capsules", f"{report.num_capsules} per sample, {detail}, checksums of {report.checksum_dim}"),
+            ("target", target),
+            ("duplicates", f"{report.duplicates} in the source, none across splits"),
+            ("size", f"{report.bytes / 1e6:.1f} MB"),
+            ("time", f"{report.seconds:.1f} s"),
+        ],
+    )
+    for line in in_words(report.expansion_value):
+        out(line)
+
+
+def _load(config: Path | None, overrides: Sequence[str]) -> DataConfig:
+    """`data` of a training config, or of a file that holds nothing but the keys of data.build."""
+    from trm_cli.config_options import load_from_cli
+    from trm_core.config import load_config_dict
+    from trm_core.config.schema import BuildConfig
+    from trm_core.config.yaml_loader import read_document
+
+    if config is not None:
+        values = read_document(config).data
+        if values and set(values) <= set(BuildConfig.model_fields):
+            return load_config_dict({"data": {"build": values}}, overrides, name=str(config)).config.data
+    return load_from_cli(config, overrides).config.data
+
+
+def _overrides(flags: dict[str, Any]) -> list[str]:
+    # As JSON, which YAML reads back with the same types: a column called 1 or no stays text.
+    return [f"data.build.{name}={json_module.dumps(value)}" for name, value in flags.items() if value is not None]
+
+
+def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Sources and dotted overrides, which come in one list."""
+    paths: list[str] = []
+    overrides: list[str] = []
+    for argument in arguments:
+        key, sign, _ = argument.partition("=")
+        is_override = bool(sign) and key.startswith("data.") and not Path(argument).exists()
+        (overrides if is_override else paths).append(argument)
+    return paths, overrides
+
+
+def _pairs(option: str, values: Sequence[str] | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for value in values or ():
+        name, sign, rest = value.rpartition("=") if option == "--price" else value.partition("=")
+        if not sign or not name or not rest:
+            raise UsageError(f"{option} {value}: expected NAME=...")
+        if name in found:
+            raise UsageError(f"{option} {name}: given twice")
+        found[name] = rest
+    return found
+
+
+def _price(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise UsageError(f"--price {name}={value}: expected a number") from None
+
+
+@contextmanager
+def _stages() -> Iterator[Any]:
+    """A progress callback that shows one stage after another."""
+    from trm_cli.progress import progress
+
+    with progress("reading") as bar:
+
+        def show(stage: str, done: int, total: int) -> None:
+            bar.update(done, total=total or None, label=_STAGES[stage])
+
+        yield show
+
+
+@contextmanager
+def _stop_flag() -> Iterator[Any]:
+    """Ask to stop at SIGTERM or SIGINT after the current chunk; a second Ctrl-C stops at once (also resumable)."""
+    import signal
+
+    caught: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        caught.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(caught)
+    except StoppedEarly as error:
+        if caught[0] == signal.SIGINT:
+            raise Interrupted(error.message, hint=error.hint) from None
+        raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,92 @@
+"""`trm eval`: accuracy against cost of a trained run, under the learned policy and those it has to beat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trm_cli.config_options import JsonOption
+from trm_cli.console import log, out, print_json
+from trm_cli.progress import progress
+from trm_cli.score_table import print_scores
+
+
+def command(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run directory; default: the newest under runs/.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Comma-separated: learned, threshold, never, all, random, act. Default: all that apply."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split to evaluate: train, validation, test. Default: as in training.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Another capsule file. Default: the run's own.")
+    ] = None,
+    price: Annotated[
+        str | None, typer.Option(metavar="P,...", help="Price levels (reward per price unit) of the learned policy.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(min=0.0, max=1.0, help="Confidence at which 'threshold' halts.")] = 0.95,
+    checkpoint: Annotated[str, typer.Option(metavar="latest|best", help="Which checkpoint.")] = "latest",
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the accuracy/cost curves of learned and threshold.")
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(metavar="A", help="Exit with code 1 if the first policy's accuracy (0-1) is below A.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Evaluate a run: accuracy with a 95 % interval, capsules opened, price paid, steps and FLOPs per sample.
+
+    Example: trm eval runs/quickstart-... --policy learned,threshold --price 0.002,0.008,0.03 --plot pareto.png
+    """
+    from trm_core.errors import CheckFailed
+    from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
+    from trm_core.training.run_dir import newest_run
+
+    if run is None:
+        run = newest_run()
+        log(f"run: {run} (the newest)")
+    request = EvalRequest(
+        policies=[name.strip() for name in policy.split(",")] if policy else None,
+        split=split,
+        data=data,
+        prices=parse_prices(price),
+        confidence=confidence,
+        checkpoint=checkpoint,
+        curves=plot is not None,
+        device=device,
+    )
+    with progress("evaluating", total=None) as bar:
+        record = evaluate_run(run, request, log=log, on_rows=lambda done, total: bar.update(done, total=total))
+    if plot is not None:
+        from trm_core.evaluation.plot import plot_pareto
+
+        plot_pareto(record, plot)
+        log(f"plot: {plot}")
+    if json:
+        print_json(record)
+    else:
+        print_scores(record)
+        if plot is not None:
+            out(f"plot: {plot}")
+    first = record["scores"][0]
+    if min_accuracy is not None and first["accuracy"] < min_accuracy:
+        raise CheckFailed(
+            f"accuracy {first['accuracy']:.4f} of policy '{first['policy']}' is below {min_accuracy}",
+            hint="train longer, or lower --min-accuracy",
+        )
+
+
+def parse_prices(text: str | None) -> list[float] | None:
+    """'0.01,0.1' -> [0.01, 0.1]; price levels are positive."""
+    if text is None:
+        return None
+    try:
+        prices = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"--price takes numbers separated by commas, not '{text}'") from error
+    if not all(0 < price < float("inf") for price in prices):
+        raise typer.BadParameter(f"--price must be above 0, got '{text}' (a very small price makes detail nearly free)")
+    return prices

@@ -1,0 +1,119 @@
+"""`trm train`: build or open the data, train, evaluate what was saved, print the result and where the run lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trm_cli.config_options import (
+    ConfigOption,
+    JsonOption,
+    OverridesArgument,
+    PrintConfigOption,
+    load_from_cli,
+    print_config,
+)
+from trm_cli.console import log, out, print_json, table
+from trm_cli.progress import progress
+from trm_cli.score_table import print_scores
+
+if TYPE_CHECKING:
+    from trm_core.config import LoadedConfig
+    from trm_core.runs import DryRun
+
+
+def command(
+    overrides: OverridesArgument = None,
+    config: ConfigOption = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN|auto", help="Go on with a run; 'auto': go on if training.run_dir holds a checkpoint, else start."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do everything up to the first step: shapes, parameters, memory, features.")
+    ] = False,
+    print_config_: PrintConfigOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train a model and evaluate it.
+
+    Example: trm train --config configs/quickstart.yaml training.total_steps=500
+    """
+    loaded = load(config, overrides, resume)
+    if print_config_:
+        print_config(loaded, json)
+        return
+
+    from trm_core import runs
+
+    if dry_run:
+        show_dry_run(runs.dry_run(loaded, runs.RunHooks(log=log)), json)
+        return
+    with progress("building", total=None) as bar:
+
+        def on_build(stage: str, done: int, total: int) -> None:
+            bar.update(done, total=total, label=stage)
+
+        def on_start(run: Path, resolved: object) -> None:
+            log(f"run directory: {run}")
+
+        def on_step(step: int, values: dict[str, float]) -> None:
+            shown = {
+                name: values[key]
+                for name, key in (
+                    ("loss", "train/loss"),
+                    ("accuracy", "train/accuracy"),
+                    ("expand%", "train/action_expand_pct"),
+                )
+                if key in values
+            }
+            bar.update(step, total=loaded.config.training.total_steps, label="training", **shown)
+
+        result = runs.train_run(loaded, resume, runs.RunHooks(log=log, on_step=on_step, on_build=on_build, on_start=on_start))
+    if json:
+        print_json({"run": str(result.path), "step": result.step, **result.evaluation})
+        return
+    print_scores(result.evaluation)
+    out(f"run: {result.path}")
+
+
+def load(config: Path | None, overrides: list[str] | None, resume: str | None) -> LoadedConfig:
+    """The config of this call: the run's own one where a run is resumed without --config."""
+    if config is None and resume not in (None, "auto"):
+        from trm_core.config import load_config
+        from trm_core.training.run_dir import CONFIG, require_run
+
+        run = require_run(Path(str(resume)))
+        return load_config(run / CONFIG, [*(overrides or []), f"training.run_dir={run}"])
+    return load_from_cli(config, overrides)
+
+
+def show_dry_run(dry: DryRun, json: bool) -> None:
+    """Print what the run would do."""
+    prepared, shape, memory = dry.prepared, dry.prepared.features.shape, dry.memory
+    shapes = {
+        "capsules k": shape.num_capsules,
+        "width D": shape.dim,
+        "children m": shape.num_children,
+        "checksums R": shape.checksum_dim,
+        "classes V": shape.num_classes,
+        "answers per sample": shape.answers,
+        "train rows": sum(file.rows["train"] for file, _ in prepared.files),
+        "evaluated split": f"{prepared.evaluation.split} ({prepared.split_reason})",
+        "parameters": dry.parameters,
+        "steps per epoch": round(dry.steps_per_epoch, 1),
+        "device": str(prepared.device),
+    }
+    megabytes = {name: round(getattr(memory, name) / 1e6, 1) for name in memory.__dataclass_fields__}
+    megabytes["total"] = round(memory.total / 1e6, 1)
+    if json:
+        status = [{"feature": f.name, "on": f.on, "reason": f.reason} for f in prepared.features.status]
+        print_json({"shapes": shapes, "memory_mb": megabytes, "features": status})
+        return
+    table("shapes", ["what", "value"], list(shapes.items()))
+    table("memory estimate, MB", ["owner", "MB"], list(megabytes.items()))
+    table("features", ["feature", "on", "why"], [(f.name, "on" if f.on else "off", f.reason) for f in prepared.features.status])

@@ -1,0 +1,113 @@
+"""Evaluate a finished run on any split or file: what `trm eval` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trm_core.data.store import CapsuleFile, open_capsules
+from trm_core.errors import CheckpointError, UsageError
+from trm_core.evaluation.load import TrainedRun, load_run
+from trm_core.evaluation.report import (
+    CURVE_PRICE_FACTORS,
+    CURVE_THRESHOLDS,
+    EvaluationData,
+    Evaluator,
+    as_records,
+    chance,
+    default_policies,
+    pick_split,
+    require_policies,
+)
+from trm_core.training.environment import pick_device
+
+
+@dataclass(frozen=True)
+class EvalRequest:
+    """What to evaluate. None: as the run did at its end."""
+
+    policies: list[str] | None = None
+    split: str | None = None
+    data: Path | None = None
+    prices: list[float] | None = None
+    confidence: float = 0.95
+    checkpoint: str = "latest"
+    curves: bool = False
+    device: str = "auto"
+
+
+def evaluate_run(
+    path: Path,
+    request: EvalRequest,
+    log: Callable[[str], None] = lambda message: None,
+    on_rows: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """The record of the evaluation. Raises CheckpointError, DataError or UsageError."""
+    if request.checkpoint not in ("latest", "best"):
+        raise UsageError(f"no checkpoint '{request.checkpoint}'", hint="latest or best")
+    device, _ = pick_device(request.device)
+    run = load_run(path, device, request.checkpoint)
+    for note in run.notes:
+        log(note)
+    names = request.policies or default_policies(run.config)
+    require_policies(names, run.config)
+    data = evaluation_data(run, request)
+    passes = len(names) * len(request.prices or [1]) + request.curves * (len(CURVE_THRESHOLDS) + len(CURVE_PRICE_FACTORS))
+    total, done = passes * data.file.rows[data.split], 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        on_rows(done, max(total, done))
+
+    evaluator = Evaluator(run.model, run.config, data, count)
+    scores = evaluator.table(names, request.prices, request.confidence)
+    record: dict[str, Any] = {
+        "run": str(path),
+        "step": run.step,
+        "data": {"path": str(data.file.path), "split": data.split},
+        "chance": chance(data, run.model.data.num_classes),
+        "capsules": run.model.data.num_capsules,
+        "max_steps": run.config.arch.max_steps,
+        "price_level": run.model.price_level,
+        "selector": run.config.dqn.expansion_selector if run.config.arch.enable_capsule_expansion else None,
+        "scores": as_records(scores),
+    }
+    if request.curves:
+        record["curves"] = {"threshold": as_records(evaluator.threshold_curve())}
+        if run.config.dqn.enabled:
+            record["curves"]["learned"] = as_records(evaluator.learned_curve(request.prices))
+    return record
+
+
+def evaluation_data(run: TrainedRun, request: EvalRequest) -> EvaluationData:
+    """The file and split to evaluate; a file must fit the model."""
+    recorded = run.data["eval"]
+    file = open_capsules(request.data or recorded["path"])
+    require_fit(run, file)
+    if request.split is not None:
+        return EvaluationData(file, pick_split(file, request.split)[0])
+    if request.data is None:
+        return EvaluationData(file, pick_split(file, recorded["split"])[0])
+    return EvaluationData(file, pick_split(file, "auto")[0])
+
+
+def require_fit(run: TrainedRun, file: CapsuleFile) -> None:
+    """Raises CheckpointError when the model cannot read or answer the file."""
+    shape = run.model.data
+    expected = {
+        "num_capsules": shape.num_capsules,
+        "dim": shape.dim,
+        "num_classes": shape.num_classes,
+        "label_rank": shape.label_rank,
+    }
+    if shape.num_children:
+        expected["num_children"] = shape.num_children
+    for name, value in expected.items():
+        if getattr(file, name) != value:
+            raise CheckpointError(
+                f"{file.path} has {name}={getattr(file, name)}, but {run.path} was trained with {value}",
+                hint="evaluate on a file built with the same settings as the training file",
+            )

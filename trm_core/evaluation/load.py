@@ -1,0 +1,45 @@
+"""A run directory -> a model ready to be evaluated, and the capsule files it was trained and evaluated on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trm_core.config import load_config
+from trm_core.config.schema import Config
+from trm_core.errors import CheckpointError
+from trm_core.model.embedding import DataShape
+from trm_core.model.trm import TinyRecursiveModel
+from trm_core.training import checkpoint as checkpoints
+from trm_core.training.run_dir import CONFIG, require_run
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A model with the weights that count."""
+
+    path: Path
+    config: Config
+    model: TinyRecursiveModel
+    step: int
+    data: dict[str, Any]  # `dataset.json`: paths, split, hashes
+    notes: list[str]
+
+
+def load_run(path: Path, device: torch.device, which: str = "latest") -> TrainedRun:
+    """Load the newest checkpoint that verifies (or `best`). Raises CheckpointError."""
+    require_run(path)
+    config = load_config(path / CONFIG).config
+    folder, notes = checkpoints.find_checkpoint(path, which)
+    saved = checkpoints.load_checkpoint(folder, with_training=False)
+    try:
+        shape = DataShape(**saved.state["shape"])
+        data, with_cmi = saved.state["data"], bool(saved.state["cmi"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}/{checkpoints.STATE} does not describe its model: {error}") from error
+    model = TinyRecursiveModel(config, shape, with_cmi=with_cmi)
+    checkpoints.load_weights(model, saved.model, folder / checkpoints.MODEL)
+    return TrainedRun(path, config, model.to(device).eval(), saved.step, data, notes)

@@ -1,0 +1,215 @@
+"""The accuracy/cost table of a model: every policy on the same samples, with intervals and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from trm_core.config.schema import Config
+from trm_core.data.fields import IGNORE_LABEL
+from trm_core.data.store import CapsuleFile
+from trm_core.data.stream import sequential_batches
+from trm_core.errors import UsageError
+from trm_core.evaluation.intervals import accuracy_interval
+from trm_core.evaluation.policies import ActPolicy, FixedPolicy, LearnedPolicy, Policy, RandomPolicy, ThresholdPolicy
+from trm_core.evaluation.rollout import Outcome, rollout
+from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.trm import TinyRecursiveModel
+
+POLICIES = ("learned", "threshold", "never", "all", "random", "act")
+EVAL_BATCH = 512
+CURVE_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+CURVE_PRICE_FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of the table. Costs are means per sample."""
+
+    policy: str
+    setting: float | None  # price level (learned, random) or confidence (threshold)
+    accuracy: float
+    low: float  # 95 % interval of the accuracy
+    high: float
+    exact_accuracy: float
+    loss: float
+    opened: float
+    spent: float
+    steps: float
+    flops: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """What to evaluate on."""
+
+    file: CapsuleFile
+    split: str
+    limit: int | None = None
+
+    def batches(self) -> Any:
+        """Batches of the split, at most `limit` rows."""
+        left = self.limit
+        for batch in sequential_batches(self.file, self.split, EVAL_BATCH):
+            if left is not None:
+                if left <= 0:
+                    return
+                if len(batch) > left:
+                    batch = type(batch)(*(None if v is None else v[:left] for v in vars(batch).values()))
+                left -= len(batch)
+            yield batch
+
+
+def pick_split(file: CapsuleFile, asked: str) -> tuple[str, str]:
+    """The split to evaluate, and why. Raises UsageError if the file lacks the one asked for."""
+    if asked != "auto":
+        if not file.rows.get(asked):
+            there = ", ".join(name for name, rows in file.rows.items() if rows)
+            raise UsageError(f"{file.path} has no split '{asked}'", hint=f"it has: {there}")
+        return asked, "by the config"
+    for name, reason in (
+        ("validation", "the file has one"),
+        ("test", "the file has no validation split"),
+        ("train", "the file has no other split: this is not a held-out score"),
+    ):
+        if file.rows.get(name):
+            return name, reason
+    raise UsageError(f"{file.path} has no rows")
+
+
+def flops_per_step(model: TinyRecursiveModel, prices: torch.Tensor) -> float:
+    """Floating-point operations of one reasoning step of one row."""
+    data = model.data
+    k, device = data.num_capsules, prices.device
+    capsules = CapsuleState.closed(
+        torch.zeros(1, k, data.dim, device=device),
+        torch.zeros(1, k, data.num_children, data.dim, device=device) if data.num_children else None,
+        None,
+        None,
+        prices,
+    )
+    one = torch.ones(1, dtype=torch.int64, device=device)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(*model.first_latents(1), capsules, one, one.float())
+    return float(counter.get_total_flops())
+
+
+def chance(data: EvaluationData, num_classes: int) -> dict[str, float]:
+    """Accuracy of always giving the most frequent label of the split, and of guessing."""
+    counts = torch.zeros(num_classes, dtype=torch.int64)
+    for batch in data.batches():
+        labels = batch.labels.flatten()
+        counts += torch.bincount(labels[labels != IGNORE_LABEL], minlength=num_classes)
+    seen = int((counts > 0).sum())
+    return {"majority": float(counts.max() / counts.sum().clamp(min=1)), "uniform": 1.0 / max(seen, 1)}
+
+
+class Evaluator:
+    """Runs policies over one split, and keeps the outcomes for paired comparisons."""
+
+    def __init__(
+        self,
+        model: TinyRecursiveModel,
+        config: Config,
+        data: EvaluationData,
+        on_rows: Callable[[int], None] = lambda rows: None,
+    ) -> None:
+        self.model, self.config, self.data, self.on_rows = model, config, data, on_rows
+        device = next(model.parameters()).device
+        self.prices = torch.as_tensor(data.file.prices, dtype=torch.float32, device=device)
+        self.flops = flops_per_step(model, self.prices)
+
+    def run(self, policy: Policy) -> Outcome:
+        return rollout(self.model, self.config, self.data.batches(), policy, self.prices, self.on_rows)
+
+    def score(self, policy: Policy, setting: float | None, outcome: Outcome) -> Score:
+        rows = outcome.labelled
+        if not bool(rows.any()):
+            raise UsageError(f"{self.data.file.path}: no row of '{self.data.split}' has a label to compare with")
+        accuracy = outcome.accuracy[rows]
+        low, high = accuracy_interval(accuracy)
+
+        def mean(values: torch.Tensor) -> float:
+            return float(values[rows].double().mean())
+
+        steps = mean(outcome.steps)
+        return Score(
+            policy.name, setting, mean(outcome.accuracy), low, high, mean(outcome.exact), mean(outcome.loss),
+            mean(outcome.opened), mean(outcome.spent), steps, self.flops * steps, int(rows.sum()),
+        )  # fmt: skip
+
+    def table(self, names: Sequence[str], prices: Sequence[float] | None = None, confidence: float = 0.95) -> list[Score]:
+        """Scores of the named policies; `learned` and `random` once per price level."""
+        levels = list(prices) if prices else [self.model.price_level]
+        scores: list[Score] = []
+        learned: dict[float, Outcome] = {}
+
+        def run_learned(level: float) -> Outcome:
+            if level not in learned:
+                learned[level] = self.run(LearnedPolicy(level))
+            return learned[level]
+
+        for name in names:
+            if name == "learned":
+                scores += [self.score(LearnedPolicy(level), level, run_learned(level)) for level in levels]
+            elif name == "random":
+                for level in levels:
+                    source = run_learned(level)
+                    policy = RandomPolicy(source.actions, source.counts, level)
+                    scores.append(self.score(policy, level, self.run(policy)))
+            elif name == "threshold":
+                threshold = ThresholdPolicy(confidence, self.model.price_level)
+                scores.append(self.score(threshold, confidence, self.run(threshold)))
+            else:
+                other = plain_policy(name, self.model.price_level)
+                scores.append(self.score(other, None, self.run(other)))
+        return scores
+
+    def threshold_curve(self, thresholds: Sequence[float] = CURVE_THRESHOLDS) -> list[Score]:
+        """The threshold policy at several confidences."""
+        curve = []
+        for confidence in thresholds:
+            policy = ThresholdPolicy(confidence, self.model.price_level)
+            curve.append(self.score(policy, confidence, self.run(policy)))
+        return curve
+
+    def learned_curve(self, prices: Sequence[float] | None = None) -> list[Score]:
+        """The learned policy at several price levels."""
+        levels = prices or [self.model.price_level * factor for factor in CURVE_PRICE_FACTORS]
+        return self.table(["learned"], levels)
+
+
+def plain_policy(name: str, price: float) -> Policy:
+    """The policies without a setting."""
+    if name == "act":
+        return ActPolicy(price)
+    if name in ("never", "all"):
+        return FixedPolicy(name == "all", price, name)
+    raise UsageError(f"unknown policy '{name}'", hint=f"choose from {', '.join(POLICIES)}")
+
+
+def default_policies(config: Config) -> list[str]:
+    """What a finished run is compared with."""
+    if not config.arch.enable_capsule_expansion:
+        return (["learned"] if config.dqn.enabled else []) + ["act", "never"]
+    return ["learned", "threshold", "never", "all", "random"]
+
+
+def require_policies(names: Sequence[str], config: Config) -> None:
+    """Raises UsageError for a policy that is unknown or that this model cannot follow."""
+    for name in names:
+        plain = name in POLICIES
+        if not plain:
+            raise UsageError(f"unknown policy '{name}'", hint=f"choose from {', '.join(POLICIES)}")
+        if name in ("learned", "random") and not config.dqn.enabled:
+            raise UsageError(f"policy '{name}' needs a run with dqn.enabled", hint="use act, threshold, never or all")
+
+
+def as_records(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    return [asdict(score) for score in scores]

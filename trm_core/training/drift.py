@@ -1,0 +1,64 @@
+"""Which settings may change when a run is resumed, and the refusal of all others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trm_core.config.schema import Config
+from trm_core.errors import ConfigError
+
+# Rates, clips, intervals and loss weights: a run may go on with others, and that is recorded. Anything else would make the
+# saved state mean something different.
+MAY_CHANGE = (
+    "name",
+    "training.run_dir",
+    "training.device",
+    "training.threads",
+    "training.total_steps",
+    "training.stop_at_step",
+    "training.base_lr",
+    "training.muon_lr",
+    "training.lr_min_ratio",
+    "training.lr_warmup_steps",
+    "training.weight_decay",
+    "training.grad_clip_norm",
+    "training.log_interval",
+    "training.eval_interval",
+    "training.checkpoint_interval",
+    "training.keep_checkpoints",
+    "dqn.lr",
+    "dqn.grad_clip_norm",
+    "data.num_workers",
+    "data.cache_dir",
+    "data.eval_path",
+    "data.eval_split",
+    "loss_weights.",
+    "logging.",
+)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as dotted keys."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat.update(flatten(inner, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+def refuse_drift(saved: Config, now: Config, run: Path) -> list[str]:
+    """The allowed changes, as text. Raises ConfigError with every other difference."""
+    before, after = flatten(saved.model_dump(mode="json")), flatten(now.model_dump(mode="json"))
+    changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    texts = {key: f"{key}: {before.get(key)} -> {after.get(key)}" for key in changed}
+    refused = [
+        key for key in changed if not any(key == allowed or (allowed[-1] == "." and key.startswith(allowed)) for allowed in MAY_CHANGE)
+    ]
+    if refused:
+        raise ConfigError(
+            f"the config differs from that of {run} in what its state depends on:\n  " + "\n  ".join(texts[key] for key in refused),
+            hint="resume with the run's own config, or start a new run",
+        )
+    return list(texts.values())

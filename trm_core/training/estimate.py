@@ -1,0 +1,54 @@
+"""What a run will need, before anything is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from trm_core.config.schema import Config
+from trm_core.model.embedding import DataShape
+from trm_core.model.q_head import NUM_SCALARS
+
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of tensors by owner."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    average: int
+    activations: int
+    carry: int
+    replay: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, name) for name in self.__dataclass_fields__)
+
+
+def estimate_memory(config: Config, shape: DataShape, model: nn.Module, dqn: bool) -> MemoryEstimate:
+    """Counted from shapes. Activations: what backward keeps of every block application that carries gradient."""
+    arch, rows = config.arch, config.training.global_batch_size
+    parameters = sum(p.numel() for p in model.parameters()) * _FLOAT
+    positions = rows * shape.num_capsules
+    hidden = arch.hidden_size
+    ffn = -(-round(arch.ffn_expansion * hidden * 2 / 3) // 32) * 32
+    # Kept per position and block: input, qkv, attention output, two sums, two norms; gate, up, silu, product.
+    per_block = 9 * hidden + 5 * ffn
+    applications = arch.grad_cycles * (arch.L_cycles + 1) * arch.num_layers
+    children = shape.num_children * shape.dim
+    carry = positions * (3 * hidden + shape.dim + children + shape.checksum_dim) * _FLOAT
+    replay = config.dqn.buffer_capacity * ((hidden + NUM_SCALARS) * _FLOAT + 26) if dqn else 0
+    return MemoryEstimate(
+        parameters=parameters,
+        gradients=parameters,
+        optimizer=2 * parameters,
+        average=parameters if config.training.ema_decay is not None else 0,
+        activations=positions * per_block * applications * _FLOAT,
+        carry=carry,
+        replay=replay,
+    )

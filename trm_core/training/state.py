@@ -1,0 +1,108 @@
+"""Everything that training carries from one step to the next, and its way into a checkpoint and back.
+
+One list decides what is saved: resuming and not having stopped at all give bit-identical weights and losses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trm_core.data.stream import SampleStream
+from trm_core.dqn.learner import TargetNetwork
+from trm_core.dqn.replay import ReplayBuffer
+from trm_core.dqn.rewards import RewardScale
+from trm_core.errors import CheckpointError
+from trm_core.model.carry import Carry, tensors_of, with_tensors
+from trm_core.model.trm import TinyRecursiveModel
+from trm_core.optim.build import Optimizers
+from trm_core.optim.ema import WeightAverage
+from trm_core.training.checkpoint import Checkpoint, load_weights
+
+
+@dataclass
+class TrainingState:
+    """| part | in the checkpoint |
+    | --- | --- |
+    | model | model.safetensors (the average, if there is one); raw weights in training.safetensors |
+    | optimizers, average, target, replay, carry | training.safetensors, numbers in state.json |
+    | stream, scale, step | state.json |
+    | torch's generator (dropout) | training.safetensors |
+
+    Exploration, prices and replay draws are functions of seed, step and row, so they have no state.
+    """
+
+    model: TinyRecursiveModel
+    optimizers: Optimizers
+    average: WeightAverage | None
+    target: TargetNetwork | None
+    replay: ReplayBuffer | None
+    scale: RewardScale
+    stream: SampleStream
+    carry: Carry
+    step: int = 0
+
+    def to_checkpoint(self, about: dict[str, Any]) -> Checkpoint:
+        """`about`: what else state.json should say (config, data)."""
+        weights = self.model.state_dict()
+        tensors = {f"weights.{name}": value for name, value in weights.items()} if self.average else {}
+        numbers: dict[str, Any] = {"step": self.step, "stream": self.stream.state_dict(), "scale": vars(self.scale)}
+        numbers["optimizers"] = []
+        for index, optimizer in enumerate(self.optimizers.all):
+            state = optimizer.state_dict()
+            for parameter, values in state["state"].items():
+                for name, value in values.items():
+                    tensors[f"optimizer.{index}.{parameter}.{name}"] = torch.as_tensor(value)
+            numbers["optimizers"].append(state["param_groups"])
+        model = dict(weights)
+        if self.average is not None:
+            model.update(self.average.average)
+            numbers["average_updates"] = self.average.updates
+        if self.target is not None:
+            tensors.update({f"target.{k}": v for k, v in self.target.head.state_dict().items()})
+        if self.replay is not None:
+            replay, numbers["replay"] = self.replay.state_dict()
+            tensors.update({f"replay.{k}": v for k, v in replay.items()})
+        tensors.update({f"carry.{k}": v for k, v in tensors_of(self.carry).items()})
+        tensors["generator"] = torch.get_rng_state()
+        return Checkpoint(self.step, model, tensors, {**numbers, **about})
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Take over a checkpoint's state. Raises CheckpointError if it was made by another configuration."""
+        tensors, numbers = saved.training, saved.state
+        try:
+            if self.average is not None:
+                load_weights(self.model, _part(tensors, "weights."), "the checkpoint's raw weights")
+                for name, value in self.average.average.items():
+                    value.copy_(saved.model[name])
+                self.average.updates = int(numbers["average_updates"])
+            else:
+                load_weights(self.model, saved.model, "the checkpoint's weights")
+            for index, optimizer in enumerate(self.optimizers.all):
+                state: dict[int, dict[str, Tensor]] = {}
+                for key, value in _part(tensors, f"optimizer.{index}.").items():
+                    parameter, name = key.split(".", 1)
+                    state.setdefault(int(parameter), {})[name] = value
+                optimizer.load_state_dict({"state": state, "param_groups": numbers["optimizers"][index]})
+            if self.target is not None:
+                self.target.head.load_state_dict(_part(tensors, "target."))
+            if self.replay is not None:
+                self.replay.load_state_dict(_part(tensors, "replay."), numbers["replay"])
+            self.carry = with_tensors(self.carry, _part(tensors, "carry."))
+            for name in ("count", "mean", "squares"):
+                setattr(self.scale, name, numbers["scale"][name])
+            torch.set_rng_state(tensors["generator"])
+        except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint of step {saved.step} does not fit this configuration: {error}",
+                hint="resume with the config of the run (RUN/config.yaml)",
+            ) from error
+        self.stream.load_state_dict(numbers["stream"])
+        self.step = saved.step
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
