@@ -1,8 +1,8 @@
 """Memory and speed of the capsule store on a file much larger than the memory allowed.
 
 Writes N x 12 capsules x (1 sketch + 4 children) x 512 float16 of random numbers (36,000 samples: 2.2 GB) into a
-temporary folder, walks it once in shuffled batches, and prints one JSON document. "MB beyond imports" is the peak resident
-memory of the process that did the work minus its peak after the imports. Run from the repository:
+temporary folder, walks it once in shuffled batches, and prints one JSON document. "MB beyond imports" is the peak
+resident memory of the process that did the work minus its peak after the imports. Run from the repository:
 
     python benchmarks/capsule_store_memory.py [--rows 36000] [--folder /tmp] [--workers 0]
 """

@@ -14,12 +14,19 @@ from trm_cli.score_table import print_scores
 
 
 def command(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run directory; default: the newest under runs/.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Run directory; default: the newest under runs/.")
+    ] = None,
     policy: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="Comma-separated: learned, threshold, never, all, random, act. Default: all that apply."),
+        typer.Option(
+            metavar="LIST",
+            help="Comma-separated: learned, threshold, never, all, random, act. Default: all that apply.",
+        ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split to evaluate: train, validation, test. Default: as in training.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to evaluate: train, validation, test. Default: as in training.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Another capsule file. Default: the run's own.")
     ] = None,
@@ -32,7 +39,8 @@ def command(
         Path | None, typer.Option(metavar="FILE.png", help="Draw the accuracy/cost curves of learned and threshold.")
     ] = None,
     min_accuracy: Annotated[
-        float | None, typer.Option(metavar="A", help="Exit with code 1 if the first policy's accuracy (0-1) is below A.")
+        float | None,
+        typer.Option(metavar="A", help="Exit with code 1 if the first policy's accuracy (0-1) is below A."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     json: JsonOption = False,

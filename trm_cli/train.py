@@ -30,11 +30,13 @@ def command(
     resume: Annotated[
         str | None,
         typer.Option(
-            metavar="RUN|auto", help="Go on with a run; 'auto': go on if training.run_dir holds a checkpoint, else start."
+            metavar="RUN|auto",
+            help="Go on with a run; 'auto': go on if training.run_dir holds a checkpoint, else start.",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Do everything up to the first step: shapes, parameters, memory, features.")
+        bool,
+        typer.Option("--dry-run", help="Do everything up to the first step: shapes, parameters, memory, features."),
     ] = False,
     print_config_: PrintConfigOption = False,
     json: JsonOption = False,
@@ -58,9 +60,6 @@ def command(
         def on_build(stage: str, done: int, total: int) -> None:
             bar.update(done, total=total, label=stage)
 
-        def on_start(run: Path, resolved: object) -> None:
-            log(f"run directory: {run}")
-
         def on_step(step: int, values: dict[str, float]) -> None:
             shown = {
                 name: values[key]
@@ -73,7 +72,7 @@ def command(
             }
             bar.update(step, total=loaded.config.training.total_steps, label="training", **shown)
 
-        result = runs.train_run(loaded, resume, runs.RunHooks(log=log, on_step=on_step, on_build=on_build, on_start=on_start))
+        result = runs.train_run(loaded, resume, runs.RunHooks(log=log, on_step=on_step, on_build=on_build))
     if json:
         print_json({"run": str(result.path), "step": result.step, **result.evaluation})
         return
@@ -116,4 +115,8 @@ def show_dry_run(dry: DryRun, json: bool) -> None:
         return
     table("shapes", ["what", "value"], list(shapes.items()))
     table("memory estimate, MB", ["owner", "MB"], list(megabytes.items()))
-    table("features", ["feature", "on", "why"], [(f.name, "on" if f.on else "off", f.reason) for f in prepared.features.status])
+    table(
+        "features",
+        ["feature", "on", "why"],
+        [(f.name, "on" if f.on else "off", f.reason) for f in prepared.features.status],
+    )

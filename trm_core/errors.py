@@ -1,7 +1,7 @@
 """Every error a user can cause, each with the exit code and the hint that mends it.
 
-Raised anywhere in `trm_core`; turned into one line and an exit code in one place, `trm_cli.main`. Anything that is not a
-`TrmError` is a bug of ours and ends with exit code 70.
+Raised anywhere in `trm_core`; turned into one line and an exit code in one place, `trm_cli.main`. Anything that is
+not a `TrmError` is a bug of ours and ends with exit code 70.
 """
 
 from __future__ import annotations

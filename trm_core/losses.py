@@ -1,7 +1,8 @@
 """Every term of the loss of one reasoning step, and the one forward that DDP and torch.compile wrap.
 
-Each term is a (sum over valid examples, weight) pair; the total divides by the *global* weight, so that the average over
-processes that DDP takes is the global mean. Nothing is divided by the batch size again. Definitions: docs/decision-process.md.
+Each term is a (sum over valid examples, weight) pair; the total divides by the *global* weight, so that the average
+over processes that DDP takes is the global mean. Nothing is divided by the batch size again. Definitions:
+docs/decision-process.md.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ def halt_term(halt_logit: Tensor, quality: AnswerQuality) -> Term:
 def reconstruction_term(model: TinyRecursiveModel, carry: Carry, output: StepOutput) -> Term:
     """1 - cos(sketch_head(z_H), sketch) + MSE(checksum_head(z_H), checksum) + 0.2 * cycle, over valid capsules.
 
-    The heads predict from z_H, so the terms have a gradient (comparing data with data has none). A cosine of one dimension
-    is only a sign, so there the sketch term is the squared error.
+    The heads predict from z_H, so the terms have a gradient (comparing data with data has none). A cosine of one
+    dimension is only a sign, so there the sketch term is the squared error.
     """
     capsules, embedding = carry.capsules, model.embedding
     valid = capsules.valid().float()
@@ -105,7 +106,9 @@ def cmi_term(model: TinyRecursiveModel, carry: Carry, quality: AnswerQuality) ->
 
 
 def entropy_term(q_values: Tensor) -> Term:
-    """Mean entropy of softmax(q), negated: a bonus for undecided actions. Invalid actions are left in: it is a regulariser."""
+    """Mean entropy of softmax(q), negated: a bonus for undecided actions. Invalid actions are left in: it is a
+    regulariser.
+    """
     log_p = q_values.log_softmax(-1)
     entropy = -(log_p.exp() * log_p).sum(-1)
     return Term(-entropy.sum(), torch.tensor(float(len(entropy)), device=entropy.device))
@@ -132,8 +135,8 @@ class StepResult:
 class StepLoss(nn.Module):
     """The single module that DDP and torch.compile wrap: carry (+ replayed transitions) -> all of a step's loss.
 
-    `share_weights` turns the stacked local weights of the terms into the divisor each process must use; the identity for
-    one process.
+    `share_weights` turns the stacked local weights of the terms into the divisor each process must use; the identity
+    for one process.
     """
 
     def __init__(

@@ -1,13 +1,14 @@
 """One whole training run: config -> data -> run directory -> trainer -> evaluation of what lies on disk.
 
-The only module that joins training with evaluation. Callers (the CLI, a notebook) hand in hooks for progress and messages.
+The only module that joins training with evaluation. Callers (the CLI, a notebook) hand in hooks for progress and
+messages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,6 @@ class RunHooks:
     log: Callable[[str], None] = lambda message: None
     on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None
     on_build: Callable[[str, int, int], None] | None = None  # stage, done, total
-    on_start: Callable[[Path, Config], None] = lambda run, config: None
 
 
 @dataclass(frozen=True)
@@ -159,14 +159,15 @@ def dry_run(loaded: LoadedConfig, hooks: RunHooks) -> DryRun:
 def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunResult:
     """Train, save, reload what was saved, and evaluate that.
 
-    resume: None (a new run), 'auto' (go on if training.run_dir holds a checkpoint), or a run directory. Raises StoppedEarly or
-    Interrupted when the state was saved before the last step, and any other TrmError with its reason; `status.json` says
-    the same.
+    resume: None (a new run), 'auto' (go on if training.run_dir holds a checkpoint), or a run directory. Raises
+    StoppedEarly or Interrupted when the state was saved before the last step, and any other TrmError with its
+    reason; `status.json` says the same.
     """
     path, going_on = choose_run_path(loaded.config, resume)
     prepared = prepare(loaded.config, hooks)
     path.mkdir(parents=True, exist_ok=True)
     with run_dir.locked(path), ExitStack() as cleanup:
+        hooks = replace(hooks, log=run_dir.log_into(path, hooks.log))
         config = prepared.config
         total = config.training.total_steps
         if going_on:
@@ -186,11 +187,9 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunR
             truncate_after(path / run_dir.METRICS, trainer.state.step)
         run_dir.write_atomic(path / run_dir.CONFIG, dump_config(config))
         run_dir.write_json(path / run_dir.DATASET, prepared.describe_data())
-        run_dir.write_json(
-            path / run_dir.ENVIRONMENT, environment(prepared.device, [*prepared.notes, *trainer.notes])
-        )
+        run_dir.write_json(path / run_dir.ENVIRONMENT, environment(prepared.device, [*prepared.notes, *trainer.notes]))
         with reported(path, trainer, total):
-            hooks.on_start(path, config)
+            hooks.log(f"run directory: {path}")
             outcome = _train(trainer, prepared, path, stop, hooks)
             if outcome != "done":
                 step = trainer.state.step
@@ -200,6 +199,11 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunR
                     hint=f"go on with: trm train --resume {path}",
                 )
             evaluation = evaluate_saved(path, prepared)
+            first = evaluation["scores"][0]
+            hooks.log(
+                f"step {trainer.state.step}: {first['policy']} accuracy {first['accuracy']:.4f}, "
+                f"opened {first['opened']:.2f}"
+            )
         return RunResult(path, trainer.state.step, evaluation)
 
 
@@ -219,11 +223,8 @@ def _train(trainer: Trainer, prepared: Prepared, path: Path, stop: StopFlag, hoo
             "eval/steps": score.steps,
         }
 
-    def on_step(step: int, values: dict[str, float]) -> None:
-        hooks.on_step(step, values)
-
     try:
-        return trainer.run(loggers, stop, Hooks(evaluate, on_step, hooks.log))
+        return trainer.run(loggers, stop, Hooks(evaluate, hooks.on_step, hooks.log))
     finally:
         loggers.close()
         trainer.state.stream.close()
@@ -262,9 +263,7 @@ def choose_run_path(config: Config, resume: str | None) -> tuple[Path, bool]:
         raise UsageError(f"{path} is a file, not a folder", hint="choose another training.run_dir")
     going_on = bool(checkpoints.list_checkpoints(path))
     if resume is None and path.is_dir() and any(path.iterdir()):
-        raise UsageError(
-            f"{path} is not empty", hint=f"go on with --resume {path}, or choose another training.run_dir"
-        )
+        raise UsageError(f"{path} is not empty", hint=f"go on with --resume {path}, or choose another training.run_dir")
     return path, going_on
 
 

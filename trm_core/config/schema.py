@@ -30,18 +30,26 @@ class ArchConfig(Section):
     hidden_size: Count = Field(512, description="Width of z_H and z_L.")
     num_layers: Count = Field(12, description="Transformer layers in the tied network f.")
     num_heads: Count = Field(8, description="Attention heads; must divide hidden_size.")
-    ffn_expansion: Positive = Field(4.0, description="Width of SwiGLU's hidden layer over hidden_size, before the 2/3 rule.")
+    ffn_expansion: Positive = Field(
+        4.0, description="Width of SwiGLU's hidden layer over hidden_size, before the 2/3 rule."
+    )
     H_cycles: Count = Field(3, description="High-level cycles in one reasoning step.")
     L_cycles: Count = Field(2, description="Low-level updates nested in each high-level cycle.")
-    grad_cycles: Count = Field(1, description="Last high-level cycles that carry gradient; the earlier ones run without.")
-    tied: bool = Field(True, description="One network for both levels (TRM); false gives separate H and L networks (HRM).")
+    grad_cycles: Count = Field(
+        1, description="Last high-level cycles that carry gradient; the earlier ones run without."
+    )
+    tied: bool = Field(
+        True, description="One network for both levels (TRM); false gives separate H and L networks (HRM)."
+    )
     max_steps: Count = Field(8, description="T: reasoning steps after which HALT is forced.")
     residual_init_scale: Positive = Field(
         0.2, description="Initial size of the residual output weights, relative to the usual 1/sqrt(fan_in)."
     )
     dropout: Fraction = Field(0.0, description="Dropout on both residual branches of f, in training only.")
     readout: Literal["flat", "mean"] = Field(
-        "flat", description="How one answer is read from all positions when labels are [N]: linear on the flattened z_H, or mean."
+        "flat",
+        description="How one answer is read from all positions when labels are [N]: linear on the flattened z_H, "
+        "or on the mean.",
     )
     child_aggregation: Literal["project", "attention", "mean", "first"] = Field(
         "project", description="How an opened capsule's m children become one vector."
@@ -54,8 +62,12 @@ class ArchConfig(Section):
     q_head_hidden_dim: Count = Field(512, description="Hidden width of the Q-head.")
 
     enable_capsule_expansion: bool | Auto = Field("auto", description="Allow EXPAND; auto: when the file has children.")
-    enable_adaptive_hcycles: bool = Field(False, description="In evaluation, leave the H loop when the halt logit is high.")
-    hcycle_confidence_threshold: float = Field(2.0, description="Halt logit above which the H loop is left (2.0 is 88 %).")
+    enable_adaptive_hcycles: bool = Field(
+        False, description="In evaluation, leave the H loop when the halt logit is high."
+    )
+    hcycle_confidence_threshold: float = Field(
+        2.0, description="Halt logit above which the H loop is left (2.0 is 88 %)."
+    )
     enable_hierarchical_attention: bool = Field(False, description="Bias attention by true parent ids.")
 
     @model_validator(mode="after")
@@ -79,24 +91,36 @@ class BuildConfig(Section):
     num_capsules: Count | Auto = Field("auto", description="k: capsules per sample.")
     num_children: Count | Auto = Field("auto", description="m: children per capsule.")
     dim: Count | Auto = Field("auto", description="D: width of sketches and children.")
-    checksum_dim: Annotated[int, Field(ge=0)] | Auto = Field("auto", description="R: width of checksums; 0 writes none.")
+    checksum_dim: Annotated[int, Field(ge=0)] | Auto = Field(
+        "auto", description="R: width of checksums; 0 writes none."
+    )
     sketch: Literal["auto", "mean", "leading", "none"] = Field(
         "auto",
-        description="What the coarse view keeps: mean of the children; only its leading quarter of dimensions; or nothing. "
-        "auto: mean for images, grids and arrays, leading for text, none for tables.",
+        description="What the coarse view keeps: the mean of the children; only the leading quarter of its dimensions; "
+        "or nothing. auto: mean for images, grids and arrays, leading for text, none for tables.",
     )
     dtype: Literal["float16", "float32"] = Field("float16", description="Stored precision of embeddings.")
     validation: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="Share of the samples for validation.")
-    test: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="Share of the samples held out for the final test.")
-    folds: Annotated[int, Field(ge=2)] | None = Field(None, description="Cross-validation: number of folds; overrides test.")
+    test: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.1, description="Share of the samples held out for the final test."
+    )
+    folds: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="Cross-validation: number of folds; overrides test."
+    )
     fold: Annotated[int, Field(ge=0)] = Field(0, description="Which fold is the test split.")
-    shuffle: bool = Field(True, description="Shuffle before splitting; false keeps the source's order (contiguous blocks).")
+    shuffle: bool = Field(
+        True, description="Shuffle before splitting; false keeps the source's order (contiguous blocks)."
+    )
     seed: int = Field(0, description="Seed of splits, projections and fitted encoders.")
     num_concepts: Count = Field(256, description="k-means concepts used as targets where the source has no labels.")
-    label: str | None = Field(None, description="Label column of a table or text file, or label array of an npz/h5 file.")
+    label: str | None = Field(
+        None, description="Label column of a table or text file, or label array of an npz/h5 file."
+    )
     text: str | None = Field(None, description="Text column of a csv/tsv/jsonl file.")
     groups: dict[str, list[str]] | None = Field(None, description="Tables: capsule name -> its columns.")
-    prices: dict[str, Positive] | None = Field(None, description="Tables: capsule name -> what opening it costs (default 1).")
+    prices: dict[str, Positive] | None = Field(
+        None, description="Tables: capsule name -> what opening it costs (default 1)."
+    )
     image_size: Count | None = Field(None, description="Images are resized to this square first.")
     augment_shift: Annotated[int, Field(ge=0)] = Field(
         0, description="Images: add copies of the training images shifted by up to this many pixels."
@@ -123,14 +147,18 @@ class DataConfig(Section):
     """Where samples come from."""
 
     path: str | list[str | WeightedPath] | None = Field(None, description="Capsule file, or a (weighted) list of them.")
-    eval_path: str | None = Field(None, description="Capsule file to evaluate on, if not the training file's own split.")
+    eval_path: str | None = Field(
+        None, description="Capsule file to evaluate on, if not the training file's own split."
+    )
     source: str | None = Field(None, description="Raw data to build first (cached); 'digits' is embedded.")
     build: BuildConfig = Field(default_factory=BuildConfig, description="How data.source is built.")
     cache_dir: str | None = Field(None, description="Where built files are kept; default ~/.cache/trm.")
     eval_split: Literal["auto", "validation", "test", "train"] = Field(
         "auto", description="Split evaluated during and after training; auto: validation if there is one, else test."
     )
-    num_workers: Annotated[int, Field(ge=0)] = Field(0, description="Loader processes; 0 reads in the training process.")
+    num_workers: Annotated[int, Field(ge=0)] = Field(
+        0, description="Loader processes; 0 reads in the training process."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
@@ -165,7 +193,8 @@ class TrainingConfig(Section):
     halt_gradient: Literal["trunk", "head"] = Field("trunk", description="How far the halt loss reaches back.")
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Label smoothing of lm_loss.")
     predictor_steps: Count | None = Field(
-        None, description="After this step only the Q-head and the cmi head go on learning; null: everything to the end."
+        None,
+        description="After this step only the Q-head and the cmi head go on learning; null: everything to the end.",
     )
     log_interval: Count = Field(1, description="Write metrics every n steps.")
     eval_interval: Count = Field(1000, description="Evaluate every n steps.")
@@ -225,7 +254,9 @@ class DQNConfig(Section):
     reward_step_penalty: NonNegative = Field(0.01, description="Cost of one more reasoning step.")
     reward_terminal_correct: float = Field(1.0, description="HALT with a right answer.")
     reward_terminal_incorrect: float = Field(-0.5, description="HALT with a wrong answer.")
-    reward_expansion_bonus: NonNegative = Field(0.1, description="Paid for an EXPAND after which u rose by reward_min_rise.")
+    reward_expansion_bonus: NonNegative = Field(
+        0.1, description="Paid for an EXPAND after which u rose by reward_min_rise."
+    )
     reward_min_rise: NonNegative = Field(0.05, description="Rise of u that counts as helpful.")
     enable_entropy_regularization: bool = Field(False, description="Add the entropy term (biases Q; epsilon explores).")
     entropy_regularization_weight: NonNegative = Field(0.0, description="Weight of the entropy term.")

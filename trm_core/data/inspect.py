@@ -1,4 +1,4 @@
-"""A full look at one capsule file (or legacy `.pt`): what it holds, what is wrong with it, what opening capsules is worth.
+"""A full look at one capsule file (or legacy `.pt`): what it holds, what is wrong with it, what opening is worth.
 
 Reads the file in pieces; per sample only 8 bytes of digest are kept. Used by `trm inspect-dataset`.
 """
@@ -27,7 +27,8 @@ _NORM_ROWS = 2000
 @dataclass
 class SplitFacts:
     """One split. `labels`: id -> number of labels; `norms`: field -> [mean, least, greatest] L2 norm of a vector;
-    `detail` [k]: RMS distance of children from their sketch, per dimension; `repeated`: rows that equal an earlier one."""
+    `detail` [k]: RMS distance of children from their sketch, per dimension; `repeated`: rows that equal an earlier one.
+    """
 
     rows: int
     labels: dict[int, int] = field(default_factory=dict)

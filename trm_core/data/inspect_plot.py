@@ -74,6 +74,8 @@ def _norms(inspection: Inspection, axes: Axes) -> None:
 
 
 def _detail(inspection: Inspection, axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_title("what each sketch leaves out")
     shown = {name: facts.detail for name, facts in inspection.splits.items() if facts.detail is not None}
     if not shown:
@@ -85,7 +87,7 @@ def _detail(inspection: Inspection, axes: Axes) -> None:
         axes.bar(places, detail, width, label=name, color=_COLOURS[name])
     axes.set_xlabel("capsule")
     axes.set_ylabel("RMS distance of children from the sketch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend_above(axes)
 
 

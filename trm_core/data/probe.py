@@ -115,7 +115,7 @@ def in_words(value: Mapping[str, Any] | None) -> list[str]:
     percent = {name: f"{100 * value[name]:.1f} %" for name in ("chance", *_FITS) if value.get(name) is not None}
     what = "samples" if value["per"] == "sample" else "capsules"
     measured = (
-        f"(a linear probe, trained on {value['train_rows']} {what} and measured on {value['eval_rows']} of {value['split']}; "
+        f"(a linear probe of {value['train_rows']} {what}, measured on {value['eval_rows']} of {value['split']}; "
         f"always guessing the most frequent class: {percent['chance']})"
     )
     if "children" not in percent:
@@ -216,7 +216,7 @@ def _logistic(strength: float) -> Any:
 
 
 def _discriminant() -> Any:
-    """The linear probe of many classes: as good there, and two orders of magnitude faster than choosing a logistic one."""
+    """The linear probe of many classes: better there than a logistic one of the same time."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=_SHRINKAGE)

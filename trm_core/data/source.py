@@ -1,7 +1,7 @@
 """`data.source`: raw data built into the cache the first time, found there afterwards.
 
-The cached file's name holds a hash of the source's content and of everything that decides the result, so a changed source
-or setting gives another file, never a stale one.
+The cached file's name holds a hash of the source's content and of everything that decides the result, so a changed
+source or setting gives another file, never a stale one.
 """
 
 from __future__ import annotations

@@ -53,6 +53,23 @@ class CapsuleBatch:
             rows=self.rows.to(device, non_blocking=True),
         )
 
+    def select(self, index: Tensor) -> CapsuleBatch:
+        """The rows with these indices [n]."""
+
+        def pick(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[index]
+
+        return CapsuleBatch(
+            sketches=self.sketches[index],
+            children=pick(self.children),
+            checksums=pick(self.checksums),
+            labels=self.labels[index],
+            parents=pick(self.parents),
+            mask=pick(self.mask),
+            modality=pick(self.modality),
+            rows=self.rows[index],
+        )
+
     def __len__(self) -> int:
         return len(self.sketches)
 

@@ -27,7 +27,9 @@ def affordable(capsules: CapsuleState, budget: float | None) -> Tensor:
     return possible & (capsules.spent[:, None] + capsules.prices <= budget * (1 + 1e-6))
 
 
-def valid_actions(capsules: CapsuleState, steps: Tensor, max_steps: int, num_actions: int, budget: float | None) -> Tensor:
+def valid_actions(
+    capsules: CapsuleState, steps: Tensor, max_steps: int, num_actions: int, budget: float | None
+) -> Tensor:
     """[B, A] bool. After step T only HALT is left; EXPAND needs an affordable unopened capsule with children."""
     going = steps < max_steps
     columns = [going, torch.ones_like(going)]
@@ -47,7 +49,9 @@ def uniform_valid(valid: Tensor, choice: Tensor) -> Tensor:
     return (valid.long().cumsum(1) >= nth[:, None]).long().argmax(1)
 
 
-def epsilon_greedy(q_values: Tensor, valid: Tensor, epsilon: float, explore: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
+def epsilon_greedy(
+    q_values: Tensor, valid: Tensor, epsilon: float, explore: Tensor, choice: Tensor
+) -> tuple[Tensor, Tensor]:
     """Actions [B] and which of them were exploratory [B] bool.
 
     explore, choice: uniform draws [B]. An exploring row picks uniformly among its valid actions.

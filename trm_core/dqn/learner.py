@@ -53,7 +53,8 @@ class TargetNetwork:
 
     @torch.no_grad()
     def follow(self, online: QHead, step: int) -> None:
-        mine, theirs = list(self.head.parameters()), list(online.parameters())
+        mine: list[Tensor] = list(self.head.parameters())
+        theirs: list[Tensor] = list(online.parameters())
         if self.tau is not None:
             torch._foreach_lerp_(mine, theirs, self.tau)
         elif step % self.every == 0:

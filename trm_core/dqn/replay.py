@@ -1,8 +1,8 @@
 """Replay of (state, action, reward, next state): a ring of states in which a transition is a pair of slots.
 
-The trainer pushes one state per row and step. The action taken in it and the reward, known only a step later, are filled
-in by `complete`, together with the slot of the next state; so every state is stored once. A pair never outlives its
-second half: the next state is always younger and overwritten later. All operations are over whole batches.
+The trainer pushes one state per row and step. The action taken in it and the reward, known only a step later, are
+filled in by `complete`, together with the slot of the next state; so every state is stored once. A pair never
+outlives its second half: the next state is always younger and overwritten later. All operations are over whole batches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Transitions:
 class ReplayBuffer:
     """Ring of `capacity` states of width S, sampled uniformly over complete transitions."""
 
-    def __init__(self, capacity: int, state_width: int, num_actions: int, device: torch.device, max_age: int | None) -> None:
+    def __init__(
+        self, capacity: int, state_width: int, num_actions: int, device: torch.device, max_age: int | None
+    ) -> None:
         self.capacity = capacity
         self.max_age = max_age
         self.tensors: dict[str, Tensor] = {

@@ -4,14 +4,14 @@ The reward of an action is computed one reasoning step later, when its effect is
 
     r_t = u_{t+1} - u_t - step_penalty - price_level * cost + [EXPAND and u rose enough] * bonus
 
-and HALT pays by the correctness of the answer at once. u is the row's accuracy or its mean probability of the right answer.
+and HALT pays by the correctness of the answer at once. u is the row's accuracy or its mean probability of the right
+answer.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from trm_core.config.schema import DQNConfig

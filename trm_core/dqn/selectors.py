@@ -14,8 +14,8 @@ def selection_scores(
 ) -> Tensor:
     """[B, k] non-negative worth of opening each capsule.
 
-    `cmi`: the fall of the loss that the model expects. `checksum`: squared distance between the predicted and the stored
-    checksum; it peeks at side information about unopened detail. `random`: `draws` [B, k].
+    `cmi`: the fall of the loss that the model expects. `checksum`: squared distance between the predicted and the
+    stored checksum; it peeks at side information about unopened detail. `random`: `draws` [B, k].
     """
     if selector == "cmi":
         assert model.cmi_head is not None
@@ -27,7 +27,9 @@ def selection_scores(
     return draws
 
 
-def choose_capsules(scores: Tensor, capsules: CapsuleState, allowed: Tensor, count: int, budget: float | None) -> Tensor:
+def choose_capsules(
+    scores: Tensor, capsules: CapsuleState, allowed: Tensor, count: int, budget: float | None
+) -> Tensor:
     """[B, k] bool: up to `count` allowed capsules, best score per price first, none past the budget.
 
     scores [B, k] >= 0; allowed [B, k] bool.

@@ -54,7 +54,9 @@ def evaluate_run(
     names = request.policies or default_policies(run.config)
     require_policies(names, run.config)
     data = evaluation_data(run, request)
-    passes = len(names) * len(request.prices or [1]) + request.curves * (len(CURVE_THRESHOLDS) + len(CURVE_PRICE_FACTORS))
+    passes = len(names) * len(request.prices or [1]) + request.curves * (
+        len(CURVE_THRESHOLDS) + len(CURVE_PRICE_FACTORS)
+    )
     total, done = passes * data.file.rows[data.split], 0
 
     def count(rows: int) -> None:

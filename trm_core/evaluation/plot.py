@@ -36,7 +36,9 @@ def plot_pareto(record: dict[str, Any], path: Path) -> None:
         )
     axes.set_xlabel("price units spent per sample")
     axes.set_ylabel("accuracy, %")
-    axes.set_title(f"{record['data']['split']} split, {record['scores'][0]['rows']} samples; bands: 95 % intervals", fontsize=10)
+    axes.set_title(
+        f"{record['data']['split']} split, {record['scores'][0]['rows']} samples; bands: 95 % intervals", fontsize=10
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     try:

@@ -1,7 +1,7 @@
 """Policies to evaluate: the learned one and the ones it has to beat.
 
-A policy looks at the rows that are still thinking and says what each does next. All but `random` choose capsules with the
-run's own selector, so that policies differ in *when* they stop and buy, not in what they may look at.
+A policy looks at the rows that are still thinking and says what each does next. All but `random` choose capsules
+with the run's own selector, so that policies differ in *when* they stop and buy, not in what they may look at.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Policy(Protocol):
 def selectors_choice(now: Situation, expanding: Tensor) -> Tensor:
     """[n, k] bool: what the run's selector opens in the rows where `expanding` [n] holds."""
     dqn, capsules = now.dqn, now.capsules
-    random = keyed_uniform(0, int(now.steps[0]) if len(now.steps) else 0, Purpose.SELECT, now.rows, capsules.prices.numel())
+    random = keyed_uniform(
+        0, int(now.steps[0]) if len(now.steps) else 0, Purpose.SELECT, now.rows, capsules.prices.numel()
+    )
     scores = selection_scores(dqn.expansion_selector, now.model, now.output, capsules, random)
     allowed = affordable(capsules, dqn.budget) & expanding[:, None]
     return choose_capsules(scores, capsules, allowed, dqn.expand_count, dqn.budget)
@@ -114,7 +116,9 @@ class FixedPolicy:
 
 @dataclass
 class RandomPolicy:
-    """Repeats another policy's actions row by row, but opens capsules uniformly: the same number, at the same moments."""
+    """Repeats another policy's actions row by row, but opens capsules uniformly: the same number, at the same
+    moments.
+    """
 
     actions: Tensor  # [N, T] int8 of the other policy, -1 after its end
     counts: Tensor  # [N, T] capsules that it opened

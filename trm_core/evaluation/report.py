@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trm_core.config.schema import Config
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.store import CapsuleFile
-from trm_core.data.stream import sequential_batches
+from trm_core.data.stream import CapsuleBatch, sequential_batches
 from trm_core.errors import UsageError
 from trm_core.evaluation.intervals import accuracy_interval
 from trm_core.evaluation.policies import ActPolicy, FixedPolicy, LearnedPolicy, Policy, RandomPolicy, ThresholdPolicy
@@ -52,7 +52,7 @@ class EvaluationData:
     split: str
     limit: int | None = None
 
-    def batches(self) -> Any:
+    def batches(self) -> Iterator[CapsuleBatch]:
         """Batches of the split, at most `limit` rows."""
         left = self.limit
         for batch in sequential_batches(self.file, self.split, EVAL_BATCH):
@@ -60,7 +60,7 @@ class EvaluationData:
                 if left <= 0:
                     return
                 if len(batch) > left:
-                    batch = type(batch)(*(None if v is None else v[:left] for v in vars(batch).values()))
+                    batch = batch.select(torch.arange(left))
                 left -= len(batch)
             yield batch
 
@@ -144,7 +144,9 @@ class Evaluator:
             mean(outcome.opened), mean(outcome.spent), steps, self.flops * steps, int(rows.sum()),
         )  # fmt: skip
 
-    def table(self, names: Sequence[str], prices: Sequence[float] | None = None, confidence: float = 0.95) -> list[Score]:
+    def table(
+        self, names: Sequence[str], prices: Sequence[float] | None = None, confidence: float = 0.95
+    ) -> list[Score]:
         """Scores of the named policies; `learned` and `random` once per price level."""
         levels = list(prices) if prices else [self.model.price_level]
         scores: list[Score] = []

@@ -1,7 +1,7 @@
 """Everything that lives from one reasoning step to the next, for B rows at once.
 
-Rows are independent episodes. Where `halted` holds (at first: everywhere) the next step starts the row anew with a fresh
-sample; the other rows go on.
+Rows are independent episodes. Where `halted` holds (at first: everywhere) the next step starts the row anew with a
+fresh sample; the other rows go on.
 """
 
 from __future__ import annotations

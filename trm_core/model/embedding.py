@@ -75,7 +75,9 @@ class CapsuleEmbedding(nn.Module):
         self.position = nn.Parameter(torch.empty(data.num_capsules, arch.hidden_size))
         self.child_aggregation: ChildAggregation | None = None
         if data.num_children:
-            self.child_aggregation = ChildAggregation(arch.child_aggregation, data.dim, data.num_children, arch.hidden_size)
+            self.child_aggregation = ChildAggregation(
+                arch.child_aggregation, data.dim, data.num_children, arch.hidden_size
+            )
             self.opened_mark = nn.Parameter(torch.empty(arch.hidden_size))
         for name in ("sketch", "child"):
             self.register_buffer(f"{name}_mean", torch.zeros(data.dim))

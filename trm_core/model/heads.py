@@ -1,4 +1,6 @@
-"""What is read from z_H besides the Q-values: the answer, the reconstructions, and the worth of each unopened capsule."""
+"""What is read from z_H besides the Q-values: the answer, the reconstructions, and the worth of each unopened
+capsule.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,8 @@ class CMIHead(nn.Module):
     """How far the loss will fall if a capsule is opened: [B, k], never negative.
 
     The expected fall of the loss is the conditional mutual information between the capsule's detail and the answer
-    (Covert et al., 2023), hence the softplus. Reads each position's z_H and x beside the whole row's q_state; its gradient
-    stays in the head.
+    (Covert et al., 2023), hence the softplus. Reads each position's z_H and x beside the whole row's q_state; its
+    gradient stays in the head.
     """
 
     def __init__(self, arch: ArchConfig) -> None:

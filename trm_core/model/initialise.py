@@ -38,7 +38,9 @@ def initialise(model: nn.Module, arch: ArchConfig) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(("embedding.position", "embedding.opened_mark")):
             nn.init.normal_(parameter, std=1.0)
-        elif name.startswith(("answer.output", "q_head.value_net.output", "q_head.halt_net.output", "cmi_head.net.output")):
+        elif name.startswith(
+            ("answer.output", "q_head.value_net.output", "q_head.halt_net.output", "cmi_head.net.output")
+        ):
             nn.init.zeros_(parameter)
     for name, buffer in model.named_buffers():
         if name in ("first_z_H", "first_z_L"):

@@ -19,11 +19,13 @@ from trm_core.model.layers import MLP
 NUM_SCALARS = 5
 
 
-def build_q_state(z_H: Tensor, mask: Tensor | None, logits: Tensor, progress: Tensor, spent: Tensor, log_price: Tensor) -> Tensor:
+def build_q_state(
+    z_H: Tensor, mask: Tensor | None, logits: Tensor, progress: Tensor, spent: Tensor, log_price: Tensor
+) -> Tensor:
     """q_state [B, hidden + 5] float32.
 
-    z_H [B, K, hidden]; mask [B, K] or None; logits [B, P, V] of P answers; progress = step / T, spent (share of the price
-    of everything) and log_price (natural log of the price level), each [B]. Probability and entropy (in units of
+    z_H [B, K, hidden]; mask [B, K] or None; logits [B, P, V] of P answers; progress = step / T, spent (share of the
+    price of everything) and log_price (natural log of the price level), each [B]. Probability and entropy (in units of
     log V) are means over the row's answers.
     """
     if mask is None:
@@ -38,7 +40,9 @@ def build_q_state(z_H: Tensor, mask: Tensor | None, logits: Tensor, progress: Te
 
 
 def readable(q_state: Tensor, price_level: float, price_spread: float) -> Tensor:
-    """q_state rescaled for a network: near certainty, 0.99 and 0.999 are far apart in odds though not in probability."""
+    """q_state rescaled for a network: near certainty, 0.99 and 0.999 are far apart in odds though not in
+    probability.
+    """
     pooled, scalars = q_state[:, :-NUM_SCALARS], q_state[:, -NUM_SCALARS:]
     largest, entropy, progress, spent, log_price = scalars.unbind(1)
     log_odds = torch.logit(largest, eps=1e-6) / 4.0
@@ -50,7 +54,9 @@ def readable(q_state: Tensor, price_level: float, price_spread: float) -> Tensor
 class QHead(nn.Module):
     """q_state [B, S] -> values [B, A] and halt logit [B]."""
 
-    def __init__(self, hidden_size: int, head_width: int, num_actions: int, price_level: float, price_spread: float) -> None:
+    def __init__(
+        self, hidden_size: int, head_width: int, num_actions: int, price_level: float, price_spread: float
+    ) -> None:
         super().__init__()
         self.num_actions = num_actions
         self.price_level, self.price_spread = price_level, price_spread

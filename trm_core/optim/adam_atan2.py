@@ -4,8 +4,8 @@
     p <- p (1 - lr wd) - lr / (1 - b1^t) * atan2(m, sqrt(v / (1 - b2^t)))
 
 which is what the CUDA kernels of the `adam-atan2` package compute: the first moment is corrected outside atan2, the
-second inside, and the decay is decoupled. An update is at most lr * pi/2 / (1 - b1^t) in size; where g has always been 0 it
-is 0. `adam_atan2` picks those kernels where they pass a real step, and the pure path below otherwise.
+second inside, and the decay is decoupled. An update is at most lr * pi/2 / (1 - b1^t) in size; where g has always
+been 0 it is 0. `adam_atan2` picks those kernels where they pass a real step, and the pure path below otherwise.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class AdamAtan2(torch.optim.Optimizer):
 
     def _update(self, params: list[Tensor], t: float, group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         m = [self.state[p]["exp_avg"] for p in params]
         v = [self.state[p]["exp_avg_sq"] for p in params]
         torch._foreach_lerp_(m, grads, 1 - beta1)
@@ -73,7 +73,8 @@ class AdamAtan2(torch.optim.Optimizer):
 def kernels_work() -> tuple[bool, str]:
     """Whether the `adam-atan2` CUDA package can be used here, and why (not).
 
-    Its default install succeeds without CUDA and then cannot be imported, so it is tried with one real step and compared.
+    Its default install succeeds without CUDA and then cannot be imported, so it is tried with one real step and
+    compared.
     """
     if not torch.cuda.is_available():
         return False, "no CUDA device"
@@ -84,7 +85,7 @@ def kernels_work() -> tuple[bool, str]:
     theirs, ours = (torch.nn.Parameter(torch.ones(8, device="cuda")) for _ in range(2))
     for p in (theirs, ours):
         p.grad = torch.linspace(-1, 1, 8, device="cuda")
-    settings = {"lr": 0.1, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    settings: dict[str, Any] = {"lr": 0.1, "betas": (0.9, 0.95), "weight_decay": 0.1}
     try:
         AdamATan2([theirs], **settings).step()
     except RuntimeError as error:

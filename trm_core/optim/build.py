@@ -1,13 +1,14 @@
 """Parameters -> groups -> optimisers, each with a peak rate of its own on the one schedule.
 
-Two groups learn apart: the model (everything that answers), and the policy (value net and cmi head), whose gradient has its
-own rate and its own clip. AdamAtan2 is invariant to the scale of a gradient, so a small loss weight alone would hardly
-slow the policy down.
+Two groups learn apart: the model (everything that answers), and the policy (value net and cmi head), whose gradient
+has its own rate and its own clip. AdamAtan2 is invariant to the scale of a gradient, so a small loss weight alone
+would hardly slow the policy down.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from trm_core.config.schema import Config
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.adam_atan2 import adam_atan2
+from trm_core.optim.muon import muon
 
 POLICY_PREFIXES = ("q_head.value_net.", "cmi_head.")
 
@@ -64,16 +66,14 @@ def build_optimizers(model: TinyRecursiveModel, config: Config) -> Optimizers:
             rest.append(parameter)
     assert len(policy) + len(matrices) + len(rest) == len(list(model.parameters()))
 
-    settings = {"betas": training.betas, "weight_decay": training.weight_decay}
+    settings: dict[str, Any] = {"betas": training.betas, "weight_decay": training.weight_decay}
     policy_lr = config.dqn.lr or training.base_lr
     optimizers: list[torch.optim.Optimizer] = []
     notes = []
     if matrices:
-        optimizers.append(
-            torch.optim.Muon(
-                matrices, lr=training.muon_lr, weight_decay=training.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
-        )
+        optimizer, reason = muon(matrices, lr=training.muon_lr, weight_decay=training.weight_decay)
+        optimizers.append(optimizer)
+        notes.append(reason)
     peaks = [training.muon_lr] if matrices else []
     for params, lr in ((rest, training.base_lr), (policy, policy_lr)):
         if training.optimizer == "adamatan2":

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """average <- decay * average + (1 - decay) * weights, with a shorter memory at first so that the start is forgotten."""
+    """average <- decay * average + (1 - decay) * weights, with a shorter memory at first so that the start is
+    forgotten.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay

@@ -7,9 +7,9 @@ A checkpoint is a folder `step_<n>` with
     state.json             numbers: step, data position, schedule, and how to rebuild the model
     manifest.json          size and sha256 of the others
 
-Order is everything: the files go into a temporary folder and are fsynced, the manifest comes last, the folder is renamed and
-its parent fsynced; pruning deletes the manifest first. So a folder with a manifest that verifies is complete, whatever
-was killed when. Nothing is ever unpickled.
+Order is everything: the files go into a temporary folder and are fsynced, the manifest comes last, the folder is
+renamed and its parent fsynced; pruning deletes the manifest first. So a folder with a manifest that verifies is
+complete, whatever was killed when. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -218,7 +218,9 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} is larger than {_JSON_LIMIT} bytes: not written by trm")
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}", hint="delete the folder; an older one is used") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error}", hint="delete the folder; an older one is used"
+        ) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
     return value
@@ -228,4 +230,6 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}", hint="delete the folder; an older one is used") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error}", hint="delete the folder; an older one is used"
+        ) from error

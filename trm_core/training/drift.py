@@ -8,8 +8,8 @@ from typing import Any
 from trm_core.config.schema import Config
 from trm_core.errors import ConfigError
 
-# Rates, clips, intervals and loss weights: a run may go on with others, and that is recorded. Anything else would make the
-# saved state mean something different.
+# Rates, clips, intervals and loss weights: a run may go on with others, and that is recorded. Anything else would
+# make the saved state mean something different.
 MAY_CHANGE = (
     "name",
     "training.run_dir",
@@ -54,11 +54,14 @@ def refuse_drift(saved: Config, now: Config, run: Path) -> list[str]:
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     texts = {key: f"{key}: {before.get(key)} -> {after.get(key)}" for key in changed}
     refused = [
-        key for key in changed if not any(key == allowed or (allowed[-1] == "." and key.startswith(allowed)) for allowed in MAY_CHANGE)
+        key
+        for key in changed
+        if not any(key == allowed or (allowed[-1] == "." and key.startswith(allowed)) for allowed in MAY_CHANGE)
     ]
     if refused:
         raise ConfigError(
-            f"the config differs from that of {run} in what its state depends on:\n  " + "\n  ".join(texts[key] for key in refused),
+            f"the config differs from that of {run} in what its state depends on:\n  "
+            + "\n  ".join(texts[key] for key in refused),
             hint="resume with the run's own config, or start a new run",
         )
     return list(texts.values())

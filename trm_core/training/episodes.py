@@ -1,7 +1,7 @@
 """Episodes of training: new samples into halted rows, then one decision per row after every reasoning step.
 
-Reads the outputs of the one forward (`trm_core.losses.StepLoss`), fills the replay buffer, and returns the carry of the next
-step. A reward is settled one step after its action, when the effect can be seen.
+Reads the outputs of the one forward (`trm_core.losses.StepLoss`), fills the replay buffer, and returns the carry of
+the next step. A reward is settled one step after its action, when the effect can be seen.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class Episodes:
         )
         halted = carry.halted
         pending = replace(
-            carry.pending, slot=carry.pending.slot.masked_fill(halted, -1), opened=carry.pending.opened & ~halted[:, None]
+            carry.pending,
+            slot=carry.pending.slot.masked_fill(halted, -1),
+            opened=carry.pending.opened & ~halted[:, None],
         )
         return replace(
             carry,
@@ -198,7 +200,9 @@ class Episodes:
         return following, Decision(action, exploring, opened, reward, settled, terminal)
 
     def select(self, carry: Carry, result: StepResult, action: Tensor, exploring: Tensor, step: int) -> Tensor:
-        """[B, k] bool: capsules that the EXPAND rows open. Exploring rows open at random, so every capsule gets tried."""
+        """[B, k] bool: capsules that the EXPAND rows open. Exploring rows open at random, so every capsule gets
+        tried.
+        """
         dqn, capsules = self.config.dqn, carry.capsules
         rows, k = capsules.expanded.shape
         random = self.draws(step, Purpose.EXPLORE_CAPSULE, rows, k)

@@ -1,4 +1,5 @@
-"""Config + capsule file -> what this run will really do: shapes, which features are on and why, and every contradiction.
+"""Config + capsule file -> what this run will really do: shapes, which features are on and why, and every
+contradiction.
 
 The only place that resolves `auto` and that knows which switches need what. Its answers are printed by `--dry-run`.
 """
@@ -45,10 +46,14 @@ def resolve_features(config: Config, file: CapsuleFile) -> Features:
             "Set it to auto or false, or build the file with children"
         )
     if expansion and arch.q_head_num_actions == 2:
-        problems.append("arch.q_head_num_actions=2 leaves no EXPAND: set it to 3, or arch.enable_capsule_expansion=false")
+        problems.append(
+            "arch.q_head_num_actions=2 leaves no EXPAND: set it to 3, or arch.enable_capsule_expansion=false"
+        )
     use_dqn = expansion if dqn.enabled == "auto" else dqn.enabled
     if expansion and not use_dqn:
-        problems.append("dqn.enabled=false leaves nobody to choose EXPAND: set it to auto, or arch.enable_capsule_expansion=false")
+        problems.append(
+            "dqn.enabled=false leaves nobody to choose EXPAND: set it to auto, or arch.enable_capsule_expansion=false"
+        )
     if expansion and dqn.expansion_selector == "checksum" and not file.checksum_dim:
         problems.append(f"dqn.expansion_selector=checksum, but {file.path} has no checksums: use cmi or random")
     if expansion and dqn.expand_count > file.num_capsules:
@@ -60,13 +65,18 @@ def resolve_features(config: Config, file: CapsuleFile) -> Features:
         )
     if isinstance(arch.num_concepts, int) and file.task == "concepts" and file.num_classes != arch.num_concepts + 4:
         problems.append(
-            f"arch.num_concepts={arch.num_concepts}, but {file.path} has {(file.num_classes or 4) - 4} concepts: set it to auto"
+            f"arch.num_concepts={arch.num_concepts}, but {file.path} has {(file.num_classes or 4) - 4} concepts: "
+            "set it to auto"
         )
-    problems += [f"{key} is on, but this version has no {what}: set {key}={off}" for key, what, off in _not_here(config)]
+    problems += [
+        f"{key} is on, but this version has no {what}: set {key}={off}" for key, what, off in _not_here(config)
+    ]
     if problems:
         raise ConfigError("the config contradicts the data or itself:\n  " + "\n  ".join(problems))
     if file.num_classes is None:
-        raise ConfigError(f"{file.path} has no labels to train on", hint="build it with --label, or with concept targets")
+        raise ConfigError(
+            f"{file.path} has no labels to train on", hint="build it with --label, or with concept targets"
+        )
 
     shape = DataShape(
         num_capsules=file.num_capsules,
@@ -105,7 +115,11 @@ def _not_here(config: Config) -> list[tuple[str, str, str]]:
 
 def _status(config: Config, file: CapsuleFile, expansion: bool, use_dqn: bool) -> list[Feature]:
     arch, dqn = config.arch, config.dqn
-    children = f"{file.path.name} has {file.num_children} children per capsule" if file.num_children else "the file has no children"
+    children = (
+        f"{file.path.name} has {file.num_children} children per capsule"
+        if file.num_children
+        else "the file has no children"
+    )
     asked = {"auto": "auto: "}.get(str(arch.enable_capsule_expansion), "by the config; ")
     entropy = dqn.enable_entropy_regularization and dqn.entropy_regularization_weight > 0
     return [
@@ -113,9 +127,21 @@ def _status(config: Config, file: CapsuleFile, expansion: bool, use_dqn: bool) -
         Feature("enable_dqn", use_dqn, "EXPAND needs a policy" if expansion else "nothing to buy"),
         Feature("q_head_num_actions: 3", expansion, "CONTINUE, HALT, EXPAND" if expansion else "CONTINUE, HALT"),
         Feature("dqn_buffer_min_size", use_dqn, f"Q-learning starts after {dqn.buffer_min_size} transitions"),
-        Feature("enable_entropy_regularization", entropy, "epsilon explores; the term would bias Q" if not entropy else "by the config"),
-        Feature("reconstruction", config.loss_weights.reconstruction_loss > 0, f"weight {config.loss_weights.reconstruction_loss}"),
-        Feature("checksums", file.checksum_dim > 0, f"width {file.checksum_dim}" if file.checksum_dim else "none in the file"),
+        Feature(
+            "enable_entropy_regularization",
+            entropy,
+            "epsilon explores; the term would bias Q" if not entropy else "by the config",
+        ),
+        Feature(
+            "reconstruction",
+            config.loss_weights.reconstruction_loss > 0,
+            f"weight {config.loss_weights.reconstruction_loss}",
+        ),
+        Feature(
+            "checksums",
+            file.checksum_dim > 0,
+            f"width {file.checksum_dim}" if file.checksum_dim else "none in the file",
+        ),
         Feature("ema", config.training.ema_decay is not None, f"decay {config.training.ema_decay}"),
         Feature("enable_adaptive_hcycles", False, "not in this version"),
         Feature("enable_hierarchical_attention", False, "not in this version"),

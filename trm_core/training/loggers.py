@@ -1,4 +1,6 @@
-"""Where metrics go: metrics.jsonl always, TensorBoard and Weights & Biases when asked for. One interface, no prompts."""
+"""Where metrics go: metrics.jsonl always, TensorBoard and Weights & Biases when asked for. One interface, no
+prompts.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,8 @@ class WandB:
     def __init__(self, folder: Path, config: Config, warn: Callable[[str], None]) -> None:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb_login_exists() else "offline")
+        # WANDB_MODE, where it is set, is the user's word.
+        online = os.environ.get("WANDB_MODE", "online") == "online" and wandb_login_exists()
         logging = config.logging
         settings = wandb.Settings(silent=True, init_timeout=30)
         options: dict[str, Any] = {
@@ -93,7 +96,7 @@ class WandB:
             "settings": settings,
         }
         try:
-            self.run = wandb.init(mode=mode, **options)
+            self.run = wandb.init(mode="online" if online else "offline", **options)
         except wandb.errors.Error as error:
             warn(f"Weights & Biases could not start online ({error}); logging offline into {folder}/wandb")
             self.run = wandb.init(mode="offline", **options)

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,9 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.rename(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ResourceError(f"cannot write {path}: {error.strerror}", hint="free some disk space, or check permissions") from error
+        raise ResourceError(
+            f"cannot write {path}: {error.strerror}", hint="free some disk space, or check permissions"
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -63,7 +65,9 @@ def newest_run(root: Path = Path("runs")) -> Path:
 def require_run(path: Path) -> Path:
     """`path`, if it is a run directory."""
     if not (path / CONFIG).is_file():
-        raise CheckpointError(f"{path} is not a run directory: it has no {CONFIG}", hint="name a folder written by trm train")
+        raise CheckpointError(
+            f"{path} is not a run directory: it has no {CONFIG}", hint="name a folder written by trm train"
+        )
     return path
 
 
@@ -71,6 +75,17 @@ def write_status(run: Path, state: str, step: int, total_steps: int, exit_code: 
     """`state`: running, done, stopped, interrupted, failed."""
     record = {"state": state, "step": step, "total_steps": total_steps, "exit_code": exit_code, "pid": os.getpid()}
     write_json(run / STATUS, {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more})
+
+
+def log_into(run: Path, log: Callable[[str], None]) -> Callable[[str], None]:
+    """A `log` that also appends each message, with the time, to log.txt."""
+
+    def both(message: str) -> None:
+        log(message)
+        with (run / LOG).open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+
+    return both
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 
 from trm_core.config.schema import Config
 from trm_core.data.store import CapsuleFile
-from trm_core.data.stream import SampleStream
+from trm_core.data.stream import CapsuleBatch, SampleStream, sequential_batches
 from trm_core.dqn.actions import Action
 from trm_core.dqn.learner import ReplayedTargets, TargetNetwork, epsilon_at, td_targets
 from trm_core.dqn.replay import ReplayBuffer
@@ -125,7 +125,7 @@ class Trainer:
                 f"{training.grad_clip_norm / 2:g}",
             )
         if result.loss.requires_grad:
-            result.loss.backward()  # type: ignore[no-untyped-call]
+            result.loss.backward()
         optimizers = state.optimizers
         norms = optimizers.clip(training.grad_clip_norm, self.config.dqn.grad_clip_norm)
         factor = lr_factor(step, training.lr_warmup_steps, training.total_steps, training.lr_min_ratio)
@@ -201,7 +201,7 @@ class Trainer:
                 logger.log(step, values)
                 hooks.on_step(step, values)
             if hooks.evaluate is not None and step % training.eval_interval == 0 and step < training.total_steps:
-                self.evaluate(hooks.evaluate, logger)
+                self.evaluate(hooks.evaluate, logger, hooks.log)
             if stop.received is not None:
                 outcome = "interrupted" if stop.received.name == "SIGINT" else "stopped"
                 hooks.log(f"{stop.received.name}: saving at step {step} and stopping")
@@ -214,7 +214,7 @@ class Trainer:
         self.save()
         return outcome
 
-    def evaluate(self, evaluate: Evaluate, logger: MetricsLogger) -> None:
+    def evaluate(self, evaluate: Evaluate, logger: MetricsLogger, log: Callable[[str], None]) -> None:
         """Evaluate with the weights that count; the best result so far is saved and kept."""
         state = self.state
         if state.average is not None:
@@ -223,6 +223,7 @@ class Trainer:
         else:
             values = evaluate(state.model)
         logger.log(state.step, values)
+        log(f"step {state.step}: accuracy {values['eval/accuracy']:.4f}, opened {values['eval/opened']:.2f}")
         if self.best is None or values["eval/accuracy"] > self.best:
             self.best = values["eval/accuracy"]
             if self.run_path is not None:
@@ -243,7 +244,8 @@ class Trainer:
         saved = checkpoints.load_checkpoint(folder)
         if saved.state.get("shape") != self.about.get("shape"):
             raise CheckpointError(
-                f"{folder} was trained on data of another shape: {saved.state.get('shape')}, now {self.about.get('shape')}",
+                f"{folder} was trained on data of another shape: {saved.state.get('shape')}, "
+                f"now {self.about.get('shape')}",
                 hint="resume with the data of the run",
             )
         self.state.restore(saved)
@@ -251,22 +253,15 @@ class Trainer:
         return [*notes, f"resuming from {folder.name} (step {saved.step})"]
 
 
-def stream_like(file: CapsuleFile, rows: int) -> Any:
+def stream_like(file: CapsuleFile, rows: int) -> CapsuleBatch:
     """A batch of `rows` training rows that only gives shapes."""
-    from trm_core.data.stream import sequential_batches
-
     batch = next(sequential_batches(file, "train", rows))
-    if len(batch) < rows:
-        # A batch larger than the split: repeat rows; every row is replaced before it is used.
-        index = torch.arange(rows) % len(batch)
-        batch = type(batch)(*(None if v is None else v[index] for v in vars(batch).values()))
-    return batch
+    # A batch larger than the split repeats rows; every row is replaced before it is used.
+    return batch if len(batch) == rows else batch.select(torch.arange(rows) % len(batch))
 
 
 def fit_input_scale(model: TinyRecursiveModel, file: CapsuleFile) -> None:
     """Standardise the input with the first training rows (the split is shuffled when it is built)."""
-    from trm_core.data.stream import sequential_batches
-
     batch = next(sequential_batches(file, "train", _SCALE_ROWS))
     children = batch.children if model.data.num_children else None
     sketches = batch.sketches

@@ -87,7 +87,7 @@ def test_code_in_a_pickle_is_not_run(wrap: Any, tmp_path: Path) -> None:
 def test_bare_pickle_is_not_run(tmp_path: Path) -> None:
     target = tmp_path / "was-here"
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Payload(target)))
-    with pytest.raises(DataError, match="is not a .pt file"):
+    with pytest.raises(DataError, match=r"is not a \.pt file"):
         read_legacy(tmp_path / "evil.pt")
     assert not target.exists()
 
@@ -130,7 +130,7 @@ def test_refusals(content: Any, message: str, tmp_path: Path) -> None:
 
 
 def test_old_format_damage_and_absence(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="before 1.6"):
+    with pytest.raises(DataError, match=r"before 1\.6"):
         read_legacy(save(tmp_path / "old.pt", SKETCHES, _use_new_zipfile_serialization=False))
     whole = save(tmp_path / "a.pt", SKETCHES).read_bytes()
     (tmp_path / "short.pt").write_bytes(whole[: len(whole) // 2])
@@ -138,7 +138,7 @@ def test_old_format_damage_and_absence(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
         archive.writestr("readme", "hello")
     for name, message in {
-        "short.pt": "is not a .pt file",
+        "short.pt": r"is not a \.pt file",
         "empty.pt": "is empty",
         "other.pt": "is damaged or not a PyTorch file",
         "absent.pt": "no such file",

@@ -175,6 +175,22 @@ def _sum_in_child(file: CapsuleFile) -> float:
     return float(file.read("train", slice(None), ["sketches"])["sketches"].astype(np.float64).sum())
 
 
+def test_forked_child_opens_a_handle_of_its_own(capsule_path: Path) -> None:
+    file = open_capsules(capsule_path)
+    here = _sum_in_child(file)
+    inherited = file._h5
+
+    def child() -> None:
+        assert _sum_in_child(file) == here
+        assert file._h5 is not inherited
+
+    process = get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    file.close()
+
+
 def test_pickled_file_reads_in_another_process(capsule_path: Path) -> None:
     file = open_capsules(capsule_path)
     here = _sum_in_child(file)  # the handle is open now, and must not travel

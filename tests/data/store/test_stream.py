@@ -175,8 +175,7 @@ def test_dead_worker_is_an_error_and_not_a_hang(files: list[CapsuleFile]) -> Non
     os.kill(worker.pid, signal.SIGKILL)
     start = time.monotonic()
     with pytest.raises(ResourceError, match=r"a loader process ended \(exit code -9\)"):
-        for _ in range(20):
-            source.take(100)
+        taken(source, [100] * 20)
     assert time.monotonic() - start < 10
     source.close()
 
@@ -296,7 +295,7 @@ def test_what_does_not_fit(files: list[CapsuleFile], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no test split"):
         next(sequential_batches(files[0], "test", 5))
     other = write(tmp_path / "a.h5", 10, label_rank=0)
-    with pytest.raises(DataError, match="label_rank is 0, but 1 in .* cannot be mixed"):
+    with pytest.raises(DataError, match=r"label_rank is 0, but 1 in .* cannot be mixed"):
         stream([files[0], other])
     other.close()
     state = stream(files[:1]).state_dict()

@@ -165,7 +165,7 @@ class CapsuleFile:
 
     def _handle(self) -> h5py.File:
         if self._h5 is None or self._owner != os.getpid():
-            # A handle inherited by fork shares its file position with the parent: leave it alone and open another.
+            # A handle inherited by fork belongs to the parent, which may be using it: leave it alone, open another.
             try:
                 if identity(self.path) != self._identity:
                     raise DataError(f"{self.path}: was changed while in use", hint="run the command again")

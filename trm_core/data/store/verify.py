@@ -31,7 +31,7 @@ ProblemKind = Literal[
 ]
 
 # (relative, absolute) difference that rounding explains. Half precision moves each child by at most 2^-11 of itself, or
-# 2^-25 below its normal range; eight times that is beyond any projection. A wrong seed is off by hundreds of times more.
+# 2^-25 below its normal range; eight times that is beyond any projection. A wrong seed is off by hundreds more.
 _TOLERANCE = {"float16": (8 * 2.0**-11, 8 * 2.0**-24), "float32": (1e-4, 1e-12)}
 
 

@@ -1,0 +1,206 @@
+"""Cross-validation of the quickstart: learned policy against random selection, a confidence threshold and an SVM.
+
+    python -m benchmarks.quickstart_folds --out benchmarks/results/quickstart_folds.json [--unshuffled] [--jobs 2]
+
+Five stratified folds of the 1,797 digits, one seed per fold; every digit is a test digit once. Trains by the real
+command line (`trm train --config configs/quickstart.yaml`), evaluates what it saved, prints one JSON document.
+Figures pool the test digits of all folds; intervals and tests are over digits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+PRICE_FACTORS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998)
+RANDOM_DRAWS = 10
+
+
+def train_fold(fold: int, shuffle: bool, folder: Path, threads: int, overrides: list[str]) -> dict[str, Any]:
+    """Train one fold in a process of its own."""
+    run = folder / f"fold{fold}"
+    command = [sys.executable, "-m", "trm_cli.main", "train", "--config", str(ROOT / "configs/quickstart.yaml")]
+    command += [
+        f"training.run_dir={run}",
+        f"training.seed={fold}",
+        f"training.threads={threads}",
+        f"data.build.fold={fold}",
+        f"data.build.shuffle={str(shuffle).lower()}",
+        *overrides,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
+    began = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"fold {fold} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")
+    return {"run": str(run), "seconds": round(time.perf_counter() - began, 1)}
+
+
+def evaluate_fold(run: Path) -> dict[str, Any]:
+    """Per-digit results of every policy on the fold's test digits."""
+    import torch
+
+    from trm_core.data.store import open_capsules
+    from trm_core.evaluation.load import load_run
+    from trm_core.evaluation.policies import FixedPolicy, LearnedPolicy, RandomPolicy, ThresholdPolicy
+    from trm_core.evaluation.report import EvaluationData, Evaluator
+
+    loaded = load_run(run, torch.device("cpu"))
+    file = open_capsules(loaded.data["eval"]["path"])
+    evaluator = Evaluator(loaded.model, loaded.config, EvaluationData(file, "test"))
+    level = loaded.model.price_level
+
+    def rows(policy: Any) -> dict[str, list[float]]:
+        outcome = evaluator.run(policy)
+        return {
+            "exact": outcome.exact.double().tolist(),
+            "opened": outcome.opened.double().tolist(),
+            "steps": outcome.steps.double().tolist(),
+        }
+
+    chosen = evaluator.run(LearnedPolicy(level))
+    draws = [
+        evaluator.run(RandomPolicy(chosen.actions, chosen.counts, level, seed=seed)).exact.double()
+        for seed in range(RANDOM_DRAWS)
+    ]
+    result = {
+        "learned": rows(LearnedPolicy(level)),
+        "random": {"exact": torch.stack(draws).mean(0).tolist(), "first": draws[0].tolist()},
+        "never": rows(FixedPolicy(False, level, "never")),
+        "all": rows(FixedPolicy(True, level, "all")),
+    }
+    result["learned_curve"] = {str(f): rows(LearnedPolicy(level * f)) for f in PRICE_FACTORS}
+    result["threshold_curve"] = {str(c): rows(ThresholdPolicy(c, level)) for c in THRESHOLDS}
+    result["svm"] = svm(file)
+    return result
+
+
+def svm(file: Any) -> dict[str, list[float]]:
+    """An RBF SVM (scikit-learn's own setting for these digits) on everything, and on the sketches, of the unshifted
+    digits.
+    """
+    from sklearn.svm import SVC
+
+    train, test = (file.read(split, slice(0, file.rows[split])) for split in ("train", "test"))
+    # Shifted copies follow their originals; the first copy of each source row is the original.
+    _, first = np.unique(train["ids"], return_index=True)
+    out = {}
+    for name, field in (("all", "children"), ("never", "sketches")):
+        x, y = train[field][first].reshape(len(first), -1), train["labels"][first]
+        model = SVC(gamma=0.001 * 256, C=10).fit(x.astype(np.float64), y)
+        predicted = model.predict(test[field].reshape(len(test["labels"]), -1).astype(np.float64))
+        out[name] = (predicted == test["labels"]).astype(float).tolist()
+    return out
+
+
+def pooled(folds: list[dict[str, Any]], *path: str) -> np.ndarray:
+    """One figure of every digit, over all folds."""
+    values = []
+    for fold in folds:
+        node: Any = fold
+        for key in path:
+            node = node[key]
+        values.append(np.asarray(node))
+    return np.concatenate(values)
+
+
+def summary(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table, the paired test and the distance of the two curves."""
+    from scipy.stats import binomtest, ttest_rel
+
+    def line(*path: str) -> dict[str, float]:
+        exact = pooled(folds, *path, "exact")
+        interval = binomtest(int(exact.sum()), len(exact)).proportion_ci(method="wilson")
+        return {
+            "accuracy": round(100 * exact.mean(), 2),
+            "low": round(100 * interval.low, 2),
+            "high": round(100 * interval.high, 2),
+            "opened": round(pooled(folds, *path, "opened").mean(), 3),
+            "steps": round(pooled(folds, *path, "steps").mean(), 3),
+        }
+
+    learned, random = pooled(folds, "learned", "exact"), pooled(folds, "random", "exact")
+    first = pooled(folds, "random", "first")
+    better, worse = int(((learned == 1) & (first == 0)).sum()), int(((learned == 0) & (first == 1)).sum())
+    curves = {
+        name: {key: line(f"{name}_curve", key) for key in folds[0][f"{name}_curve"]}
+        for name in ("learned", "threshold")
+    }
+    return {
+        "digits": len(learned),
+        "learned": line("learned"),
+        "random, as many opened": {"accuracy": round(100 * random.mean(), 2), "draws": RANDOM_DRAWS},
+        "never": line("never"),
+        "all": line("all"),
+        "svm, all pixels": round(100 * pooled(folds, "svm", "all").mean(), 2),
+        "svm, sketches": round(100 * pooled(folds, "svm", "never").mean(), 2),
+        "learned minus random": {
+            "points": round(100 * float((learned - random).mean()), 2),
+            "paired_t_p": float(ttest_rel(learned, random).pvalue),
+            "first_draw": {
+                "better": better,
+                "worse": worse,
+                "mcnemar_p": float(binomtest(better, max(better + worse, 1)).pvalue),
+            },
+        },
+        "curves": curves,
+        "learned curve minus threshold curve": compare_curves(curves["learned"], curves["threshold"]),
+    }
+
+
+def compare_curves(learned: dict[str, Any], threshold: dict[str, Any]) -> dict[str, Any]:
+    """Learned minus threshold accuracy at the learned policy's numbers of opened capsules, where both curves reach.
+
+    Between its points the threshold policy is interpolated linearly (mixing two thresholds at random attains that).
+    """
+    points = sorted((p["opened"], p["accuracy"]) for p in threshold.values())
+    x, y = np.array([p[0] for p in points]), np.array([p[1] for p in points])
+    differences = {
+        key: round(float(p["accuracy"] - np.interp(p["opened"], x, y)), 2)
+        for key, p in learned.items()
+        if x[0] <= p["opened"] <= x[-1]
+    }
+    return {
+        "by_price_factor": differences,
+        "lowest": min(differences.values()),
+        "mean": round(float(np.mean(list(differences.values()))), 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/quickstart_folds"))
+    parser.add_argument("--unshuffled", action="store_true", help="contiguous folds: other writers in the test fold")
+    parser.add_argument("--jobs", type=int, default=1, help="folds trained at once")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--folds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_args()
+    folder = arguments.runs / ("unshuffled" if arguments.unshuffled else "shuffled")
+
+    def job(fold: int) -> dict[str, Any]:
+        return train_fold(fold, not arguments.unshuffled, folder, arguments.threads, arguments.overrides)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        runs = list(pool.map(job, arguments.folds))
+    folds = [evaluate_fold(Path(run["run"])) for run in runs]
+    record = {"shuffled": not arguments.unshuffled, "jobs": arguments.jobs, "runs": runs, **summary(folds)}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()

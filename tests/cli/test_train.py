@@ -1,0 +1,317 @@
+"""`trm train` from the command line to the run directory: results, refusals, interruption, exact resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from trm_core.training.run_dir import locked
+
+FILES = {
+    "config.yaml",
+    "status.json",
+    "metrics.jsonl",
+    "dataset.json",
+    "environment.json",
+    "evaluation.json",
+    "checkpoints",
+}
+
+
+def overrides(data: Path, run: Path, **sections: dict[str, Any]) -> list[str]:
+    training = {"run_dir": run, **sections.pop("training", {})}
+    return tiny.as_overrides(**{"data": {"path": data}, "training": training, **sections})
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    """The lines without what the clock says."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.endswith("_per_sec")} for line in lines]
+
+
+def hashes(run: Path) -> dict[str, str]:
+    """Of the tensors in the newest checkpoint."""
+    newest = max((run / "checkpoints").glob("step_*"))
+    assert newest.name == f"step_{read_json(run / 'status.json')['step']:08d}"
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in newest.glob("*.safetensors")}
+
+
+def test_a_run_leaves_what_the_design_promises(trained_run: Path, capsule_file: Path) -> None:
+    names = {p.name for p in trained_run.iterdir() if not p.name.startswith(".")}
+    assert names >= FILES
+    status = read_json(trained_run / "status.json")
+    assert (status["state"], status["step"], status["total_steps"], status["exit_code"]) == ("done", 60, 60, 0)
+    steps = [line["step"] for line in metrics(trained_run) if "train/loss" in line]
+    assert steps == list(range(1, 61))
+    evaluated = [line for line in metrics(trained_run) if "eval/accuracy" in line]
+    assert [line["step"] for line in evaluated] == [20, 40]
+    best = (trained_run / "checkpoints" / "best").read_text().strip()
+    first_best = max(evaluated, key=lambda line: line["eval/accuracy"])["step"]
+    assert best == f"step_{first_best:08d}"
+    assert (trained_run / "checkpoints" / best / "manifest.json").exists()
+    dataset = read_json(trained_run / "dataset.json")
+    assert dataset["train"][0]["path"] == str(capsule_file)
+    assert dataset["eval"]["split"] == "validation"
+    evaluation = read_json(trained_run / "evaluation.json")
+    assert evaluation["step"] == 60
+    assert [score["policy"] for score in evaluation["scores"]] == ["learned", "threshold", "never", "all", "random"]
+    assert {score["rows"] for score in evaluation["scores"]} == {40}
+    assert read_json(trained_run / "environment.json")["packages"]["torch"]
+
+
+def test_json_is_one_document_on_stdout(tmp_path: Path, capsule_file: Path) -> None:
+    done = tiny.run_trm("train", "--json", *overrides(capsule_file, tmp_path / "run"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["run"] == str(tmp_path / "run")
+    assert document["step"] == 12
+    assert document["scores"] == read_json(tmp_path / "run" / "evaluation.json")["scores"]
+    assert "\r" not in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_text_ends_with_the_run_directory(tmp_path: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [a for a in overrides(capsule_file, tmp_path) if "run_dir" not in a]
+    done = tiny.invoke("train", "name=mine", *arguments)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert re.fullmatch(r"run: runs/mine-\d{8}-\d{6}", last)
+    assert Path(last.removeprefix("run: "), "evaluation.json").exists()
+    for policy in ("learned", "threshold", "never", "all", "random"):
+        assert re.search(rf"^{policy}\b", done.stdout, re.M)
+    # `trm eval` without an argument takes this run, and its table is the same.
+    again = tiny.invoke("eval")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines() == done.stdout.splitlines()[:-1]
+
+
+REFUSALS: list[tuple[str, dict[str, dict[str, Any]], int, str]] = [
+    ("unknown key", {"training": {"base_lrr": 1}}, 3, "base_lr"),
+    ("range", {"dqn": {"gamma": 2}}, 3, "dqn.gamma"),
+    ("contradiction", {"arch": {"q_head_num_actions": 2}, "dqn": {"expand_count": 9}}, 3, "q_head_num_actions"),
+    ("both problems", {"arch": {"q_head_num_actions": 2}, "dqn": {"expand_count": 9}}, 3, "dqn.expand_count=9"),
+    ("small replay", {"dqn": {"buffer_capacity": 20}}, 3, "dqn.buffer_capacity"),
+    ("missing file", {"data": {"path": "/nowhere/file.h5"}}, 4, "/nowhere/file.h5"),
+    ("no data", {"data": {"path": "null"}}, 3, "data.path"),
+    ("not here", {"memory": {"enabled": "true"}}, 3, "memory.enabled"),
+]
+
+
+@pytest.mark.parametrize(("changes", "code", "words"), [r[1:] for r in REFUSALS], ids=[r[0] for r in REFUSALS])
+def test_refusals_leave_nothing(
+    changes: dict[str, dict[str, Any]], code: int, words: str, tmp_path: Path, capsule_file: Path
+) -> None:
+    done = tiny.invoke("train", *overrides(capsule_file, tmp_path / "run", **changes))
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
+    for rows, changes, words in (
+        ({"test": 10}, {}, "no train split"),
+        ({"train": 10}, {"classes": 1}, "all training labels are 0"),
+    ):
+        path = tiny.write_capsules(tmp_path / f"{len(list(tmp_path.iterdir()))}.h5", rows, **changes)
+        done = tiny.invoke("train", *overrides(path, tmp_path / "run"))
+        assert done.returncode == 4
+        assert words in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_in_use_or_not_empty_is_refused(tmp_path: Path, capsule_file: Path, trained_run: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "notes.txt").write_text("mine")
+    done = tiny.invoke("train", *overrides(capsule_file, run))
+    assert done.returncode == 2
+    assert "not empty" in done.stderr
+    assert [p.name for p in run.iterdir()] == ["notes.txt"]
+    copy = tmp_path / "copy"
+    shutil.copytree(trained_run, copy)
+    before = (copy / "status.json").read_text()
+    with locked(copy):
+        done = tiny.run_trm("train", "--resume", str(copy), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "in use" in done.stderr
+    assert (copy / "status.json").read_text() == before
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = tiny.invoke("train", "--dry-run", "--json", *overrides(capsule_file, tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["shapes"]["capsules k"] == tiny.K
+    assert document["shapes"]["steps per epoch"] == 12.0
+    features = {f["feature"]: f for f in document["features"]}
+    assert features["enable_capsule_expansion"]["on"]
+    assert not features["enable_memory"]["on"]
+    assert all(f["reason"] for f in document["features"])
+    assert list(tmp_path.iterdir()) == []
+    text = tiny.invoke("train", "--dry-run", *overrides(capsule_file, tmp_path / "run"))
+    assert "enable_dqn" in text.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_divergence_ends_with_5_and_keeps_the_last_good_state(tmp_path: Path, capsule_file: Path) -> None:
+    run = tmp_path / "run"
+    training = {"base_lr": 1e20, "optimizer": "adamw", "lr_warmup_steps": 0}
+    done = tiny.invoke("train", *overrides(capsule_file, run, training=training))
+    assert done.returncode == 5
+    assert "not finite" in done.stderr
+    assert "training.base_lr=5e+19" in done.stderr
+    status = read_json(run / "status.json")
+    assert (status["state"], status["exit_code"], status["step"]) == ("failed", 5, 1)
+
+
+# Dropout uses torch's generator, the replay wraps around, the data goes through several epochs, the predictor stops
+# at 18.
+VARIANTS = {
+    "adamatan2, before the predictor stops": ({"stop_at_step": 10}, {"target_tau": 0.1}),
+    "adamw, where the predictor stops": ({"stop_at_step": 18, "optimizer": "adamw"}, {"target_update_freq": 7}),
+    "muon, after it, no average": (
+        {"stop_at_step": 21, "optimizer": "muon", "ema_decay": "null"},
+        {"max_age": 5, "expansion_selector": "random"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("training", "dqn"), list(VARIANTS.values()), ids=list(VARIANTS))
+def test_stopped_and_resumed_equals_uninterrupted(
+    training: dict[str, Any], dqn: dict[str, Any], tmp_path: Path, capsule_file: Path
+) -> None:
+    common = {"total_steps": 25, "predictor_steps": 18, "eval_interval": 8, "checkpoint_interval": 6}
+    sections = {"dqn": {"buffer_capacity": 60, **dqn}, "arch": {"dropout": 0.1}}
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    uninterrupted = {key: value for key, value in training.items() if key != "stop_at_step"}
+    done = tiny.invoke("train", *overrides(capsule_file, whole, training={**common, **uninterrupted}, **sections))
+    assert done.returncode == 0, done.stderr
+    stopped = tiny.invoke("train", *overrides(capsule_file, halves, training={**common, **training}, **sections))
+    assert stopped.returncode == 75, stopped.stderr
+    status = read_json(halves / "status.json")
+    assert (status["state"], status["exit_code"], status["step"]) == ("stopped", 75, training["stop_at_step"])
+    # Exactly what the hint says.
+    command = re.search(r"trm (train --resume .*)", stopped.stderr)
+    assert command is not None
+    with (halves / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 24, "train/loss": 0}\n{"step": 2')  # as a killed process leaves them
+    done = tiny.invoke(*command[1].split())
+    assert done.returncode == 0, done.stderr
+    assert read_json(halves / "status.json")["state"] == "done"
+    assert hashes(halves) == hashes(whole)
+    assert metrics(halves) == metrics(whole)
+    scores = [read_json(run / "evaluation.json")["scores"] for run in (halves, whole)]
+    assert scores[0] == scores[1]
+
+
+def test_resume_goes_back_past_a_damaged_checkpoint(tmp_path: Path, trained_run: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    newest = run / "checkpoints" / "step_00000060"
+    path = newest / "training.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    done = tiny.invoke("train", "--resume", run)
+    assert done.returncode == 0, done.stderr
+    assert "going back one checkpoint" in done.stderr
+    assert str(path) in done.stderr
+    assert "resuming from step_00000050" in done.stderr
+    assert hashes(run) == hashes(trained_run)
+    assert metrics(run) == metrics(trained_run)
+
+
+def test_a_drifted_config_is_refused_and_rates_are_not(tmp_path: Path, trained_run: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name not in ("log.txt", ".lock")}
+    done = tiny.invoke("train", "--resume", run, "arch.L_cycles=2", "dqn.gamma=0.5")
+    assert done.returncode == 3
+    assert "arch.L_cycles: 1 -> 2" in done.stderr
+    assert "dqn.gamma: 0.99 -> 0.5" in done.stderr
+    assert all(p.read_bytes() == content for p, content in before.items())
+    done = tiny.invoke("train", "--resume", run, "training.base_lr=1e-5", "training.total_steps=62")
+    assert done.returncode == 0, done.stderr
+    assert "changed on resume: training.base_lr: 0.003 -> 1e-05" in done.stderr
+    assert metrics(run)[-1]["train/lr"] <= 1e-5
+    assert read_json(run / "status.json")["step"] == 62
+
+
+def test_resume_needs_a_run(tmp_path: Path, capsule_file: Path) -> None:
+    done = tiny.invoke("train", "--resume", tmp_path / "nothing")
+    assert done.returncode == 4
+    assert "not a run directory" in done.stderr
+    assert tiny.invoke("train", "--resume", "auto", f"data.path={capsule_file}").returncode == 2
+    started = tiny.invoke("train", "--resume", "auto", *overrides(capsule_file, tmp_path / "run"))
+    assert started.returncode == 0, "auto starts a run where there is none"
+
+
+def start(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "trm_cli.main", "train", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, env=tiny.environment(cwd), stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
+    for _ in range(600):
+        path = run / "metrics.jsonl"
+        if path.exists() and path.read_text().count("\n") >= step:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    pytest.fail("training never got that far")
+
+
+def test_signals_save_and_stop_and_the_run_goes_on(tmp_path: Path, capsule_file: Path) -> None:
+    run = tmp_path / "run"
+    process = start(overrides(capsule_file, run, training={"total_steps": 100_000}), tmp_path)
+    try:
+        wait_for_step(process, run, 3)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert out == ""
+        assert "Traceback" not in err
+        status = read_json(run / "status.json")
+        assert (status["state"], status["exit_code"]) == ("interrupted", 130)
+        reached = status["step"]
+        assert len(hashes(run)) == 2
+
+        process = start(["--resume", str(run)], tmp_path)
+        wait_for_step(process, run, reached + 3)
+        refused = tiny.invoke("train", "--resume", run)
+        assert refused.returncode == 2
+        assert "in use" in refused.stderr
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 75, err
+        assert f"resuming from step_{reached:08d}" in err
+        status = read_json(run / "status.json")
+        assert (status["state"], status["exit_code"]) == ("stopped", 75)
+        assert status["step"] >= reached + 3
+        steps = [line["step"] for line in metrics(run)]
+        assert steps == list(range(1, status["step"] + 1)), "no step is logged twice or left out"
+        assert len(hashes(run)) == 2
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()

@@ -1,0 +1,35 @@
+"""Fixtures that several parts of the tests share; the helpers behind them are in `tiny.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+
+@pytest.fixture(scope="session")
+def capsule_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 training, 40 validation and 30 test rows; k=4, m=2, D=3, R=5, 3 classes. Only to be read."""
+    return tiny.write_capsules(tmp_path_factory.mktemp("data") / "tiny.h5", {"train": 96, "validation": 40, "test": 30})
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, capsule_file: Path) -> Path:
+    """A finished run on `capsule_file` with three checkpoints, one of them the best. Only to be read: copy it."""
+    run = tmp_path_factory.mktemp("runs") / "trained"
+    overrides = tiny.as_overrides(
+        data={"path": capsule_file},
+        training={"run_dir": run, "total_steps": 60, "eval_interval": 20, "checkpoint_interval": 25, "ema_decay": 0.9},
+        dqn={"expansion_cost_per_child": 0.002, "halt_exploration": 0.2},
+    )
+    done = tiny.invoke("train", *overrides)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny tensors are slower on many threads, and sums are the same on every machine."""
+    torch.set_num_threads(1)

@@ -1,0 +1,129 @@
+"""Reward formulas, their running scale, Double DQN targets and losses, the target network, epsilon."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trm_core.dqn.actions import Action
+from trm_core.dqn.learner import TargetNetwork, epsilon_at, td_loss, td_targets
+from trm_core.dqn.replay import Transitions
+from trm_core.dqn.rewards import RewardScale, step_reward, terminal_reward
+from trm_core.model.q_head import NUM_SCALARS, QHead
+
+
+def test_step_reward() -> None:
+    dqn = tiny.make_config(
+        dqn={"reward_step_penalty": 0.01, "reward_expansion_bonus": 0.1, "reward_min_rise": 0.05}
+    ).dqn
+    before, after = torch.tensor([0.5, 0.5, 0.5, 0.5, 0.2]), torch.tensor([0.7, 0.7, 0.54, 0.3, 0.25])
+    action = torch.tensor([Action.CONTINUE, Action.EXPAND, Action.EXPAND, Action.EXPAND, Action.EXPAND])
+    cost, price = torch.tensor([0.0, 2.0, 1.0, 1.0, 0.0]), torch.tensor([9.0, 0.03, 0.03, 0.1, 1.0])
+    expected = [0.2 - 0.01, 0.2 - 0.01 - 0.06 + 0.1, 0.04 - 0.01 - 0.03, -0.2 - 0.01 - 0.1, 0.05 - 0.01 + 0.1]
+    after[4] += 1e-6  # a rise of exactly the minimum counts; 0.25 - 0.2 is a hair below 0.05 in float32
+    assert step_reward(dqn, before, after, action, cost, price).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_terminal_reward_goes_by_accuracy() -> None:
+    dqn = tiny.make_config(dqn={"reward_terminal_correct": 2.0, "reward_terminal_incorrect": -1.0}).dqn
+    assert terminal_reward(dqn, torch.tensor([0.0, 1.0, 0.5])).tolist() == [-1.0, 2.0, 0.5]
+
+
+@given(
+    seed=st.integers(0, 10**6), sizes=st.lists(st.integers(0, 60), min_size=8, max_size=12), offset=st.floats(-100, 100)
+)
+@settings(max_examples=30, deadline=None)
+def test_scale_is_the_standard_deviation(seed: int, sizes: list[int], offset: float) -> None:
+    random = np.random.default_rng(seed)
+    parts = [random.normal(offset, 3.0, size) for size in sizes]
+    scale = RewardScale()
+    for part in parts:
+        scale.update(torch.tensor(part))
+    seen = np.concatenate(parts)
+    assert scale.count == len(seen)
+    if len(seen) < 100:
+        assert scale.value == 1.0
+    else:
+        assert scale.value == pytest.approx(seen.std(), rel=1e-9)
+
+
+def test_scale_has_a_floor() -> None:
+    scale = RewardScale()
+    scale.update(torch.full((200,), 5.0))
+    assert scale.value == 1e-3
+
+
+def head(seed: int) -> QHead:
+    torch.manual_seed(seed)
+    made = QHead(4, 8, 3, 0.02, 10.0)
+    for p in made.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    return made
+
+
+def transitions(rows: int = 16) -> Transitions:
+    generator = torch.Generator().manual_seed(3)
+    states = torch.rand(2, rows, 4 + NUM_SCALARS, generator=generator)
+    valid = torch.rand(rows, 3, generator=generator) < 0.5
+    valid[:, Action.HALT] = True
+    reward = torch.randn(rows, generator=generator) + 5.0
+    return Transitions(
+        torch.arange(rows), states[0], torch.arange(rows) % 3, reward, states[1], valid, torch.arange(rows) % 4 == 0
+    )
+
+
+def test_double_dqn_targets_are_scaled_but_not_centred() -> None:
+    online, target, batch = head(0), head(1), transitions()
+    made = td_targets(online, target, batch, 0.9, 4.0)
+    for row in range(16):
+        state = batch.next_state[row : row + 1]
+        mine, theirs = online.values(state)[0].tolist(), target.values(state)[0].tolist()
+        best = max((a for a in range(3) if batch.next_valid[row, a]), key=lambda a: mine[a])
+        future = 0.0 if batch.done[row] else 0.9 * theirs[best]
+        assert float(made.target[row]) == pytest.approx(float(batch.reward[row]) / 4.0 + future, abs=1e-5)
+    assert not made.target.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["huber", "mse"])
+def test_td_loss_moves_the_value_of_the_action_taken(kind: str) -> None:
+    online, batch = head(0), transitions()
+    made = td_targets(online, head(1), batch, 0.9, 1.0)
+    loss, error = td_loss(online, made, kind)
+    values = online.values(batch.state)
+    for row in range(16):
+        miss = float(values[row, batch.action[row]].detach() - made.target[row])
+        assert float(error[row]) == pytest.approx(miss, abs=1e-5)
+        expected = miss**2 if kind == "mse" else (0.5 * miss**2 if abs(miss) <= 1 else abs(miss) - 0.5)
+        assert float(loss[row]) == pytest.approx(expected, abs=1e-4)
+    loss.sum().backward()
+    assert all(p.grad is not None for p in online.value_net.parameters())
+    assert all(p.grad is None for p in online.halt_net.parameters())
+
+
+def test_target_network_follows_hard_or_softly() -> None:
+    online = head(0)
+    hard = TargetNetwork(online, tiny.make_config(dqn={"target_update_freq": 3}).dqn)
+    soft = TargetNetwork(online, tiny.make_config(dqn={"target_tau": 0.25}).dqn)
+    start = copy.deepcopy(online.value_net.hidden.weight.detach())
+    assert not any(p.requires_grad for p in hard.head.parameters())
+    expected = start.clone()
+    for step in range(1, 7):
+        with torch.no_grad():
+            online.value_net.hidden.weight.add_(1.0)
+        for target in (hard, soft):
+            target.follow(online, step)
+        now = online.value_net.hidden.weight.detach()
+        expected = expected + 0.25 * (now - expected)
+        torch.testing.assert_close(soft.head.value_net.hidden.weight, expected)
+        torch.testing.assert_close(hard.head.value_net.hidden.weight, start + (step // 3) * 3.0)
+
+
+def test_epsilon_falls_linearly() -> None:
+    dqn = tiny.make_config(dqn={"epsilon_start": 1.0, "epsilon_end": 0.2, "epsilon_decay": 8}).dqn
+    assert [epsilon_at(dqn, step) for step in (0, 4, 8, 100)] == pytest.approx([1.0, 0.6, 0.2, 0.2])

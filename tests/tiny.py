@@ -1,0 +1,188 @@
+"""Small configs, models, capsules and capsule files that the tests of the model, the training and the commands
+share.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+from trm_cli.main import app
+from trm_core.config.schema import Config
+from trm_core.data.checksum import checksums
+from trm_core.data.store import CapsuleWriter
+from trm_core.data.stream import CapsuleBatch
+from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.embedding import DataShape
+from trm_core.model.trm import TinyRecursiveModel
+
+ROOT = Path(__file__).parent.parent
+K, M, D, R, CLASSES, SEED = 4, 2, 3, 5, 3, 7
+
+BASE: dict[str, dict[str, Any]] = {
+    "arch": {
+        "hidden_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "ffn_expansion": 1.0,
+        "H_cycles": 1,
+        "L_cycles": 1,
+        "max_steps": 3,
+        "q_head_hidden_dim": 16,
+    },
+    "training": {
+        "global_batch_size": 8,
+        "total_steps": 12,
+        "lr_warmup_steps": 2,
+        "base_lr": 3e-3,
+        "eval_interval": 100,
+        "checkpoint_interval": 100,
+        "threads": 1,
+        "device": "cpu",
+    },
+    "dqn": {"buffer_capacity": 200, "buffer_min_size": 16, "batch_size": 8, "epsilon_decay": 10},
+}
+
+
+def make_config(**sections: dict[str, Any]) -> Config:
+    """The tiny config with some keys of some sections changed."""
+    names = BASE.keys() | sections.keys()
+    return Config.model_validate({name: {**BASE.get(name, {}), **sections.get(name, {})} for name in names})
+
+
+def as_overrides(**sections: dict[str, Any]) -> list[str]:
+    """The same as command line overrides."""
+    names = sorted(BASE.keys() | sections.keys())
+    merged = {name: {**BASE.get(name, {}), **sections.get(name, {})} for name in names}
+    return [f"{name}.{key}={value}" for name, keys in merged.items() for key, value in keys.items()]
+
+
+def make_shape(**changes: Any) -> DataShape:
+    values = {
+        "num_capsules": K,
+        "dim": D,
+        "num_children": M,
+        "checksum_dim": R,
+        "num_classes": CLASSES,
+        "label_rank": 1,
+        "total_price": float(K),
+    }
+    return DataShape(**{**values, **changes})
+
+
+def make_model(
+    config: Config, shape: DataShape | None = None, seed: int = 0, with_cmi: bool = True
+) -> TinyRecursiveModel:
+    """A model without the zeros of its initial heads, so that every output depends on its input."""
+    torch.manual_seed(seed)
+    model = TinyRecursiveModel(config, shape or make_shape(), with_cmi=with_cmi)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not bool(parameter.any()):
+                parameter.normal_(std=0.3)
+    return model
+
+
+def make_capsules(rows: int, shape: DataShape | None = None, seed: int = 0, mask: Tensor | None = None) -> CapsuleState:
+    """Closed capsules of random numbers with prices of 1."""
+    shape = shape or make_shape()
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*sizes: int) -> Tensor:
+        return torch.randn(rows, shape.num_capsules, *sizes, generator=generator)
+
+    sketches = normal(shape.dim)
+    return CapsuleState.closed(
+        sketches,
+        normal(shape.num_children, shape.dim) if shape.num_children else None,
+        normal(shape.checksum_dim) if shape.checksum_dim else None,
+        mask,
+        torch.ones(shape.num_capsules),
+    )
+
+
+def make_batch(rows: int, seed: int = 0, shape: DataShape | None = None) -> CapsuleBatch:
+    """Random samples as the loader gives them."""
+    shape = shape or make_shape()
+    capsules = make_capsules(rows, shape, seed)
+    generator = torch.Generator().manual_seed(seed + 1000)
+    sizes = (rows,) if shape.label_rank == 1 else (rows, shape.num_capsules)
+    labels = torch.randint(shape.num_classes, sizes, generator=generator)
+    return CapsuleBatch(
+        capsules.sketches, capsules.children, capsules.checksums, labels, None, None, None, torch.arange(rows)
+    )
+
+
+def write_capsules(path: Path, rows: dict[str, int], seed: int = 0, **changes: Any) -> Path:
+    """A capsule file whose label shows in the children and faintly in the sketches."""
+    k, m, dim, classes = (
+        changes.get(name, value) for name, value in (("k", K), ("m", M), ("dim", D), ("classes", CLASSES))
+    )
+    width = changes.get("checksum_dim", R)
+    random = np.random.default_rng(seed)
+    writer = CapsuleWriter(
+        path,
+        num_capsules=k,
+        dim=dim,
+        num_children=m,
+        checksum_dim=width,
+        label_rank=changes.get("label_rank", 1),
+        dtype="float32",
+        prices=changes.get("prices"),
+    )
+    with writer:
+        for split, n in rows.items():
+            labels = random.integers(0, classes, n if writer.layout.label_rank == 1 else (n, k))
+            labels.flat[:classes] = np.arange(classes)
+            signal = labels.reshape(n, -1).mean(1)
+            arrays = {
+                "sketches": random.normal(size=(n, k, dim)) + 0.5 * signal[:, None, None],
+                "labels": labels,
+            }
+            if m:
+                arrays["children"] = random.normal(size=(n, k, m, dim)) + signal[:, None, None, None]
+                if width:
+                    arrays["checksums"] = checksums(arrays["children"].astype(np.float32), width, SEED)
+            writer.append(split, arrays)
+        writer.close({"task": "classes", "num_classes": classes, "checksum_seed": SEED, "kind": "arrays"})
+    return path
+
+
+def run_trm(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`trm` as a user runs it, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "trm_cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=environment(cwd),
+        **options,
+    )
+
+
+def environment(cwd: Path) -> dict[str, str]:
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TRM_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+def invoke(*arguments: str) -> Outcome:
+    """`trm` inside this process: the same code from the arguments to the exit code, without a second's start."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="trm")
+    return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    returncode: int
+    stdout: str
+    stderr: str

@@ -1,0 +1,169 @@
+"""Checkpoints on disk: what is written comes back, what is damaged is noticed, and a failed save leaves nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from trm_core.errors import CheckpointError, ResourceError
+from trm_core.training import checkpoint as checkpoints
+from trm_core.training.checkpoint import Checkpoint
+
+FILES = ["model.safetensors", "training.safetensors", "state.json", "manifest.json"]
+
+
+def make(step: int) -> Checkpoint:
+    torch.manual_seed(step)
+    shared = torch.randn(4, 4)
+    return Checkpoint(
+        step,
+        {"w": torch.randn(3, 2), "view": shared[:2], "transposed": shared.t()},
+        {
+            "shared": shared,
+            "counts": torch.arange(5),
+            "flags": torch.tensor([True, False]),
+            "scalar": torch.tensor(1.5),
+        },
+        {"step": step, "stream": {"taken": 12}, "nothing": None},
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def test_what_is_saved_comes_back(run: Path) -> None:
+    saved = make(7)
+    folder = checkpoints.save_checkpoint(run, saved)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
+    found, notes = checkpoints.find_checkpoint(run)
+    assert (found, notes) == (folder, [])
+    loaded = checkpoints.load_checkpoint(found)
+    assert (loaded.step, loaded.state) == (7, saved.state)
+    for mine, theirs in ((saved.model, loaded.model), (saved.training, loaded.training)):
+        assert mine.keys() == theirs.keys()
+        for name, tensor in mine.items():
+            assert tensor.dtype == theirs[name].dtype
+            assert torch.equal(tensor, theirs[name])
+    assert checkpoints.load_checkpoint(found, with_training=False).training == {}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damage_is_noticed_and_the_older_one_used(run: Path, name: str, damage: str) -> None:
+    older = checkpoints.save_checkpoint(run, make(5))
+    newer = checkpoints.save_checkpoint(run, make(10))
+    path = newer / name
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        # A digit of a hash in the manifest; elsewhere the last byte, which still parses.
+        place = data.index(b"sha256") + 15 if name == "manifest.json" else len(data) - 1
+        data[place] ^= 1
+        path.write_bytes(data)
+    elif damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.unlink()
+    found, notes = checkpoints.find_checkpoint(run)
+    assert found == older
+    if (name, damage) != ("manifest.json", "remove"):  # without a manifest it was never a checkpoint
+        assert len(notes) == 1
+        assert str(newer) in notes[0]
+    checkpoints.mark_best(run, 10)
+    with pytest.raises(CheckpointError, match=str(newer)):
+        checkpoints.find_checkpoint(run, "best")
+    for other in FILES:
+        (older / other).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no checkpoint that verifies"):
+        checkpoints.find_checkpoint(run)
+
+
+def test_every_byte_counts(run: Path) -> None:
+    folder = checkpoints.save_checkpoint(run, make(1))
+    for name in FILES[:3]:
+        path = folder / name
+        data = path.read_bytes()
+        for place in range(0, len(data), max(1, len(data) // 25)):
+            path.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+            with pytest.raises(CheckpointError, match=name):
+                checkpoints.verify(folder)
+        path.write_bytes(data)
+    checkpoints.verify(folder)
+
+
+def test_pruning_keeps_the_newest_and_the_best(run: Path) -> None:
+    for step in (2, 4, 6, 8, 10):
+        checkpoints.save_checkpoint(run, make(step))
+        if step == 4:
+            checkpoints.mark_best(run, 4)
+        checkpoints.prune(run, 2)
+    assert [p.name for p in checkpoints.list_checkpoints(run)] == ["step_00000010", "step_00000008", "step_00000004"]
+    assert checkpoints.find_checkpoint(run, "best")[0].name == "step_00000004"
+
+
+def test_saving_a_step_again_replaces_it(run: Path) -> None:
+    checkpoints.save_checkpoint(run, make(3))
+    changed = make(3)
+    changed.state["again"] = True
+    checkpoints.save_checkpoint(run, changed)
+    assert checkpoints.load_checkpoint(checkpoints.find_checkpoint(run)[0]).state["again"] is True
+    assert len(list((run / "checkpoints").iterdir())) == 1
+
+
+@pytest.mark.parametrize("nth", range(1, 6))
+def test_a_full_disk_leaves_nothing_and_says_so(run: Path, nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of the five fsyncs (three tensors and numbers, manifest, folder) meets the full disk."""
+    older = checkpoints.save_checkpoint(run, make(1))
+    calls = 0
+    real = os.fsync
+
+    def fail(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ResourceError, match="No space left"):
+        checkpoints.save_checkpoint(run, make(2))
+    assert calls == nth
+    assert [p.name for p in (run / "checkpoints").iterdir()] == [older.name]
+    assert checkpoints.find_checkpoint(run) == (older, [])
+
+
+def test_a_killed_save_is_swept_away_by_the_next(run: Path) -> None:
+    checkpoints.save_checkpoint(run, make(1))
+    half = run / "checkpoints" / ".step_00000002.12345"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    assert checkpoints.find_checkpoint(run)[0].name == "step_00000001"
+    checkpoints.save_checkpoint(run, make(3))
+    assert not half.exists()
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    model = torch.nn.Linear(2, 3)
+    good = model.state_dict()
+    for weights, words in (
+        ({"weight": good["weight"]}, "missing \\['bias'\\]"),
+        ({**good, "more": torch.ones(1)}, "surplus \\['more'\\]"),
+        ({**good, "bias": torch.ones(4)}, "bias is \\(4,\\), not \\(3,\\)"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            checkpoints.load_weights(model, weights, "file")
+
+
+def test_a_strangers_pointer_or_json_is_refused(run: Path) -> None:
+    folder = checkpoints.save_checkpoint(run, make(1))
+    (run / "checkpoints" / "best").write_text("../../elsewhere\n")
+    with pytest.raises(CheckpointError, match="no best checkpoint"):
+        checkpoints.find_checkpoint(run, "best")
+    (folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="no checkpoint that verifies"):
+        checkpoints.find_checkpoint(run)

@@ -1,0 +1,262 @@
+"""Episodes step by step against a plain loop over rows: timing of rewards, resets, exploration, prices, openings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from trm_core.config.schema import Config
+from trm_core.dqn.actions import Action
+from trm_core.dqn.replay import ReplayBuffer
+from trm_core.dqn.rewards import RewardScale
+from trm_core.losses import AnswerQuality, StepResult
+from trm_core.model.carry import Carry, tensors_of
+from trm_core.model.q_head import NUM_SCALARS
+from trm_core.model.trm import StepOutput
+from trm_core.training.episodes import Episodes
+
+ROWS, HIDDEN = 6, 16
+WIDTH = HIDDEN + NUM_SCALARS
+PRICES = torch.tensor([1.0, 2.0, 0.5, 1.5])
+
+
+def make_episodes(config: Config, capacity: int = 500, dqn: bool = True) -> Episodes:
+    model = tiny.make_model(config)
+    replay = ReplayBuffer(capacity, WIDTH, 3, torch.device("cpu"), None) if dqn else None
+    return Episodes(model, config, PRICES, replay)
+
+
+def scripted(step: int, seed: int = 0) -> StepResult:
+    """A forward's results made up from the step's number: Q-values, utilities and states without a pattern."""
+    generator = torch.Generator().manual_seed(1000 * seed + step)
+
+    def uniform(*sizes: int) -> Tensor:
+        return torch.rand(*sizes, generator=generator)
+
+    z = uniform(ROWS, tiny.K, HIDDEN)
+    output = StepOutput(
+        z, z + 1, z + 2, uniform(ROWS, 1, 3), uniform(ROWS) - 0.5, uniform(ROWS, WIDTH), uniform(ROWS, 3)
+    )
+    accuracy = (uniform(ROWS) < 0.5).float()
+    quality = AnswerQuality(uniform(ROWS), uniform(ROWS), accuracy, accuracy.bool(), torch.ones(ROWS, dtype=torch.bool))
+    return StepResult(torch.zeros(()), {}, output, quality, None)
+
+
+@dataclass
+class Seen:
+    """What a row went through at one step."""
+
+    state: list[float]
+    utility: float
+    accuracy: float
+    action: int
+    cost: float
+    price: float
+    episode: int
+
+
+@given(
+    seed=st.integers(0, 1000),
+    signal=st.sampled_from(["probability", "accuracy"]),
+    epsilon=st.sampled_from([0.0, 0.5, 1.0]),
+)
+@settings(max_examples=12, deadline=None)
+def test_rewards_are_settled_one_step_later(seed: int, signal: str, epsilon: float) -> None:
+    config = tiny.make_config(
+        arch={"max_steps": 4},
+        training={"seed": seed},
+        dqn={"reward_signal": signal, "reward_step_penalty": 0.03, "reward_min_rise": 0.2, "expand_count": 2},
+    )
+    episodes = make_episodes(config)
+    dqn = config.dqn
+    carry = episodes.initial_carry(tiny.make_batch(ROWS))
+    history: list[list[Seen]] = [[] for _ in range(ROWS)]
+    current = [-1] * ROWS
+    drawn = 0
+    for step in range(15):
+        halted = carry.halted.clone()
+        fresh = int(halted.sum())
+        carry = episodes.begin(carry, tiny.make_batch(fresh, seed=step), step)
+        drawn += fresh
+        for row in range(ROWS):
+            if halted[row]:
+                current[row] = current[row] + 1
+        result = scripted(step, seed)
+        before = carry
+        carry, decision = episodes.decide(carry, result, epsilon, step)
+        utility = result.quality.probability if signal == "probability" else result.quality.accuracy
+        for row in range(ROWS):
+            opened = carry.capsules.expanded[row] & ~before.capsules.expanded[row]
+            cost = float((PRICES * opened).sum())
+            assert torch.equal(opened, decision.opened[row])
+            assert bool(opened.any()) == (int(decision.action[row]) == Action.EXPAND)
+            assert int(before.steps[row]) <= 4
+            if int(before.steps[row]) == 4:
+                assert int(decision.action[row]) == Action.HALT
+            history[row].append(
+                Seen(
+                    result.output.q_state[row].tolist(), float(utility[row]), float(result.quality.accuracy[row]),
+                    int(decision.action[row]), cost, float(before.price[row]), current[row],
+                )
+            )  # fmt: skip
+
+    expected: dict[tuple[float, ...], tuple[int, float, list[float], bool]] = {}
+    for row in range(ROWS):
+        for now, later in zip(history[row], [*history[row][1:], None], strict=True):
+            if now.action == Action.HALT:
+                expected[tuple(now.state)] = (1, -0.5 + 1.5 * now.accuracy, now.state, True)
+                assert later is None or later.episode == now.episode + 1
+            elif later is not None:
+                assert later.episode == now.episode
+                rise = later.utility - now.utility
+                reward = rise - 0.03 - now.price * now.cost
+                reward += dqn.reward_expansion_bonus * (now.action == Action.EXPAND and rise >= 0.2)
+                expected[tuple(now.state)] = (now.action, reward, later.state, False)
+    assert episodes.replay is not None
+    got = episodes.replay.read(episodes.replay.ready(15))
+    assert len(got.action) == len(expected) == len(episodes.replay)
+    for place in range(len(got.action)):
+        action, reward, following, done = expected[tuple(got.state[place].tolist())]
+        assert int(got.action[place]) == action
+        assert float(got.reward[place]) == pytest.approx(reward, abs=1e-5)
+        assert bool(got.done[place]) == done
+        if not done:
+            assert got.next_state[place].tolist() == following
+            assert bool(got.next_valid[place, Action.HALT])
+    rewards = torch.tensor([reward for _, reward, _, _ in expected.values()], dtype=torch.float64)
+    assert episodes.scale.count == len(rewards)
+    assert (episodes.scale.squares / len(rewards)) ** 0.5 == pytest.approx(float(rewards.std(correction=0)), rel=1e-4)
+    assert drawn == sum(row[-1].episode + 1 for row in history)
+
+
+def running_carry(episodes: Episodes, steps: int = 3, seed: int = 5) -> Carry:
+    carry = episodes.initial_carry(tiny.make_batch(ROWS))
+    for step in range(steps):
+        carry = episodes.begin(carry, tiny.make_batch(int(carry.halted.sum()), seed=step), step)
+        carry, _ = episodes.decide(carry, scripted(step, seed), 1.0, step)
+    return carry
+
+
+@given(halted=st.lists(st.booleans(), min_size=ROWS, max_size=ROWS).map(torch.tensor), seed=st.integers(0, 100))
+@settings(max_examples=25, deadline=None)
+def test_begin_replaces_exactly_the_halted_rows(halted: Tensor, seed: int) -> None:
+    episodes = make_episodes(tiny.make_config(training={"seed": seed}, arch={"max_steps": 8}))
+    carry = replace(running_carry(episodes), halted=halted)
+    batch = tiny.make_batch(int(halted.sum()), seed=77)
+    after = episodes.begin(carry, batch, 9)
+    old, new = tensors_of(carry), tensors_of(after)
+    for name in old:
+        if name in ("capsules.prices", "steps", "halted"):
+            continue
+        assert torch.equal(old[name][~halted], new[name][~halted]), name
+    assert not after.halted.any()
+    assert torch.equal(after.steps, torch.where(halted, 1, carry.steps + 1))
+    if not halted.any():
+        return
+    first_H, first_L = episodes.model.first_latents(int(halted.sum()))
+    assert torch.equal(after.z_H[halted], first_H)
+    assert torch.equal(after.z_L[halted], first_L)
+    assert torch.equal(after.capsules.sketches[halted], batch.sketches)
+    assert batch.children is not None
+    assert after.capsules.children is not None
+    assert torch.equal(after.capsules.children[halted], batch.children)
+    assert torch.equal(after.labels[halted, 0], batch.labels)
+    assert bool((after.pending.slot[halted] == -1).all())
+    assert not after.pending.opened[halted].any()
+    assert not torch.equal(after.price[halted], carry.price[halted])
+
+
+def test_the_wrong_number_of_samples_is_a_bug() -> None:
+    episodes = make_episodes(tiny.make_config())
+    carry = episodes.initial_carry(tiny.make_batch(ROWS))
+    with pytest.raises((RuntimeError, IndexError)):
+        episodes.begin(carry, tiny.make_batch(ROWS - 1), 0)
+
+
+def many(**dqn: Any) -> tuple[Episodes, Carry]:
+    rows = 4000
+    episodes = make_episodes(tiny.make_config(arch={"max_steps": 5}, dqn=dqn))
+    batch = tiny.make_batch(rows)
+    return episodes, episodes.begin(episodes.initial_carry(batch), batch, 0)
+
+
+def test_prices_are_log_uniform_around_the_level() -> None:
+    episodes, carry = many(price_spread=10.0, expansion_cost_per_child=0.01)
+    assert episodes.model.price_level == pytest.approx(0.01 * tiny.M)
+    exponents = torch.log10(carry.price / episodes.model.price_level)
+    assert -1.0 <= float(exponents.min()) < -0.98
+    assert 0.98 < float(exponents.max()) <= 1.0
+    assert abs(float(exponents.mean())) < 0.05
+    assert float(exponents.std()) == pytest.approx(2 / 12**0.5, rel=0.05)
+    _, fixed = many(price_spread=1.0)
+    assert bool((fixed.price == fixed.price[0]).all())
+
+
+def test_a_share_of_the_episodes_starts_with_a_random_set_open() -> None:
+    _, carry = many(random_open_fraction=0.5)
+    share = carry.capsules.num_opened.float() / tiny.K
+    # Half of the episodes, each at a rate of its own: 1/2 + 1/2 * 1/(k+1) open nothing, 1/2 * 1/(k+1) everything.
+    assert float((share == 0).float().mean()) == pytest.approx(0.5 + 0.1, abs=0.03)
+    assert float((share == 1).float().mean()) == pytest.approx(0.1, abs=0.03)
+    assert not many(random_open_fraction=0.0)[1].capsules.expanded.any()
+    budgeted = many(random_open_fraction=1.0, budget=2.0)[1].capsules
+    assert budgeted.expanded.any()
+    assert float(budgeted.spent.max()) == 2.0
+
+
+def test_a_share_of_the_episodes_may_not_halt_at_once() -> None:
+    _, carry = many(halt_exploration=0.4)
+    counts = torch.bincount(carry.min_steps, minlength=6) / len(carry.min_steps)
+    assert counts.tolist() == pytest.approx([0, 0.6, 0.1, 0.1, 0.1, 0.1], abs=0.03)
+
+
+def test_held_rows_do_anything_but_halt_until_the_end() -> None:
+    config = tiny.make_config(arch={"max_steps": 3}, dqn={"halt_exploration": 1.0, "random_open_fraction": 0.0})
+    episodes = make_episodes(config)
+    carry = episodes.initial_carry(tiny.make_batch(ROWS))
+    carry = episodes.begin(carry, tiny.make_batch(ROWS), 0)
+    assert bool((carry.min_steps >= 2).all())
+    for step in range(3):
+        result = scripted(step)
+        wants_halt = torch.tensor([0.0, 9.0, 0.0]).expand(ROWS, 3)
+        result = replace(result, output=replace(result.output, q_values=wants_halt))
+        held = (carry.steps < carry.min_steps) & (carry.steps < 3)
+        carry, decision = episodes.decide(carry, result, 0.0, step)
+        assert torch.equal(decision.action != Action.HALT, held)
+        assert bool(decision.exploring[held].all())
+        carry = replace(carry, halted=torch.zeros(ROWS, dtype=torch.bool), steps=carry.steps + 1)
+
+
+def test_exploration_depends_on_the_global_row_alone() -> None:
+    config = tiny.make_config(dqn={"random_open_fraction": 1.0})
+    whole = make_episodes(config)
+    batch = tiny.make_batch(ROWS)
+    all_rows = whole.begin(whole.initial_carry(batch), batch, 4)
+    first = 4
+    part = Episodes(whole.model, config, PRICES, None, first_row=first)
+    last = tiny.make_batch(ROWS)
+    last = type(last)(*(None if value is None else value[first:] for value in vars(last).values()))
+    some = part.begin(part.initial_carry(last), last, 4)
+    assert torch.equal(some.price, all_rows.price[first:])
+    assert torch.equal(some.capsules.expanded, all_rows.capsules.expanded[first:])
+    assert torch.equal(some.min_steps, all_rows.min_steps[first:])
+
+
+def test_without_q_learning_the_halt_logit_decides() -> None:
+    episodes = make_episodes(tiny.make_config(arch={"max_steps": 3}, dqn={"random_open_fraction": 0.0}), dqn=False)
+    carry = episodes.begin(episodes.initial_carry(tiny.make_batch(ROWS)), tiny.make_batch(ROWS), 0)
+    result = scripted(1)
+    following, decision = episodes.decide(carry, result, 1.0, 0)
+    assert torch.equal(decision.action == Action.HALT, result.output.halt_logit > 0)
+    assert torch.equal(following.halted, result.output.halt_logit > 0)
+    assert not decision.opened.any()
+    at_the_end = replace(carry, steps=torch.full((ROWS,), 3))
+    assert bool((episodes.decide(at_the_end, result, 1.0, 0)[1].action == Action.HALT).all())
+    assert vars(episodes.scale) == vars(RewardScale())
