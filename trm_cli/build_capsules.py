@@ -61,6 +61,10 @@ def command(
         int | None,
         typer.Option("--augment-shift", metavar="P", help="Add training pictures shifted by up to P pixels."),
     ] = None,
+    augment_warps: Annotated[
+        int | None,
+        typer.Option("--augment-warps", metavar="N", help="Add N slightly turned and stretched copies per picture."),
+    ] = None,
     groups: Annotated[
         list[str] | None, typer.Option("--group", metavar="NAME=COL,COL", help="A capsule of a table; repeat.")
     ] = None,
@@ -94,6 +98,7 @@ def command(
         "fold": fold,
         "image_size": image_size,
         "augment_shift": augment_shift,
+        "augment_warps": augment_warps,
         "groups": {name: columns.split(",") for name, columns in _pairs("--group", groups).items()} or None,
         "prices": {name: _price(name, price) for name, price in _pairs("--price", prices).items()} or None,
         "workers": workers,
