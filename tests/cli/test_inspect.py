@@ -109,7 +109,7 @@ def test_values_that_were_damaged_are_a_problem(digits: Path, tmp_path: Path) ->
     for name, spoil, message in (
         ("nan", ("train/children", np.nan), "NaN"),
         ("checksum", ("test/checksums", 7.0), "checksum"),
-        ("hash", ("train/sketches", 0.25), "hash"),
+        ("hash", ("train/sketches", 0.25), "sha256 differs"),
     ):
         path = tmp_path / f"{name}.h5"
         path.write_bytes(digits.read_bytes())

@@ -29,9 +29,10 @@ FILES = {
 }
 
 
-def overrides(data: Path, run: Path, **sections: dict[str, Any]) -> list[str]:
-    training = {"run_dir": run, **sections.pop("training", {})}
-    return tiny.as_overrides(**{"data": {"path": data}, "training": training, **sections})
+def overrides(path: Path, run: Path, **sections: dict[str, Any]) -> list[str]:
+    mine: dict[str, dict[str, Any]] = {"data": {"path": path}, "training": {"run_dir": run}}
+    names = mine.keys() | sections.keys()
+    return tiny.as_overrides(**{name: {**mine.get(name, {}), **sections.get(name, {})} for name in names})
 
 
 def read_json(path: Path) -> Any:
@@ -272,7 +273,7 @@ def start(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
 
 
 def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
-    for _ in range(600):
+    for _ in range(1800):
         path = run / "metrics.jsonl"
         if path.exists() and path.read_text().count("\n") >= step:
             return
@@ -287,7 +288,7 @@ def test_signals_save_and_stop_and_the_run_goes_on(tmp_path: Path, capsule_file:
     try:
         wait_for_step(process, run, 3)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         assert process.returncode == 130, err
         assert out == ""
         assert "Traceback" not in err
@@ -302,7 +303,7 @@ def test_signals_save_and_stop_and_the_run_goes_on(tmp_path: Path, capsule_file:
         assert refused.returncode == 2
         assert "in use" in refused.stderr
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
         assert process.returncode == 75, err
         assert f"resuming from step_{reached:08d}" in err
         status = read_json(run / "status.json")

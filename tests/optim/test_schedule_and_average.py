@@ -76,9 +76,9 @@ def test_groups_partition_the_parameters(optimizer: str, with_cmi: bool) -> None
     if optimizer == "muon":
         matrices = {id(p) for group in built.all[0].param_groups for p in group["params"]}
         assert matrices == {id(p) for p in model.recursion.parameters()}
-    built.set_factor(0.5)
+    built.set_factors(model=0.5, policy=0.2)
     rates = [one.param_groups[0]["lr"] for one in built.all]
-    assert rates == pytest.approx([0.025] * (optimizer == "muon") + [5e-4, 2.5e-4])
+    assert rates == pytest.approx([0.025] * (optimizer == "muon") + [5e-4, 1e-4])
     assert all(one.param_groups[0]["weight_decay"] == 0.03 for one in built.all)
 
 

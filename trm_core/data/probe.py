@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trm_core.data.fields import IGNORE_LABEL
+from trm_core.data.threads import one_thread
 
 MAX_TRAIN_ROWS = 5000
 MAX_EVAL_ROWS = 2000
@@ -97,14 +98,13 @@ def measure(sample: ProbeSample) -> dict[str, Any] | None:
         "classes": len(names),
         "chance": float(np.mean(held_out["labels"] == names[counts.argmax()])),
     }
-    for name, fields in _FITS.items():
-        if all(field in train for field in fields):
-            features = _features(
-                [[cases[field] for field in fields] for cases in (train, held_out)], sample.per_capsule
-            )
-            result[name] = _accuracy(features[0], train["labels"], features[1], held_out["labels"])
-        else:
+    with one_thread():
+        for name, fields in _FITS.items():
             result[name] = None
+            if all(field in train for field in fields):
+                own = [[cases[field] for field in fields] for cases in (train, held_out)]
+                features = _features(own, sample.per_capsule)
+                result[name] = _accuracy(features[0], train["labels"], features[1], held_out["labels"])
     return result
 
 

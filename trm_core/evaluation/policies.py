@@ -52,6 +52,8 @@ class Policy(Protocol):
 def selectors_choice(now: Situation, expanding: Tensor) -> Tensor:
     """[n, k] bool: what the run's selector opens in the rows where `expanding` [n] holds."""
     dqn, capsules = now.dqn, now.capsules
+    if not bool(expanding.any()):
+        return nothing(capsules)  # also where the model has nothing to open, and so no selector
     random = keyed_uniform(
         0, int(now.steps[0]) if len(now.steps) else 0, Purpose.SELECT, now.rows, capsules.prices.numel()
     )

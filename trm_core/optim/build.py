@@ -31,9 +31,10 @@ class Optimizers:
     policy_params: list[nn.Parameter]
     notes: list[str]
 
-    def set_factor(self, factor: float) -> None:
-        """Put every group at `factor` of its peak rate."""
+    def set_factors(self, model: float, policy: float) -> None:
+        """Put the model's optimisers and the policy's (the last one) at these shares of their peak rates."""
         for optimizer, peak in zip(self.all, self.peaks, strict=True):
+            factor = policy if optimizer is self.all[-1] else model
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
 

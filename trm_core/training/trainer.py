@@ -68,7 +68,7 @@ class Trainer:
         torch.manual_seed(training.seed)
         stream = SampleStream(files, "train", seed=training.seed, num_workers=config.data.num_workers)
         model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
-        fit_input_scale(model, files[0][0])
+        fit_input_scale(model, files, training.seed)
         model = model.to(device)
         prices = torch.as_tensor(files[0][0].prices, dtype=torch.float32, device=device)
         replay = target = None
@@ -128,8 +128,12 @@ class Trainer:
             result.loss.backward()
         optimizers = state.optimizers
         norms = optimizers.clip(training.grad_clip_norm, self.config.dqn.grad_clip_norm)
-        factor = lr_factor(step, training.lr_warmup_steps, training.total_steps, training.lr_min_ratio)
-        optimizers.set_factor(factor)
+        warmup, least = training.lr_warmup_steps, training.lr_min_ratio
+        # The model's cosine ends where its learning ends.
+        optimizers.set_factors(
+            lr_factor(step, warmup, training.predictor_steps or training.total_steps, least),
+            lr_factor(step, warmup, training.total_steps, least),
+        )
         optimizers.step()
         optimizers.zero_grad()
         if state.average is not None:
@@ -206,7 +210,7 @@ class Trainer:
                 outcome = "interrupted" if stop.received.name == "SIGINT" else "stopped"
                 hooks.log(f"{stop.received.name}: saving at step {step} and stopping")
                 break
-            if training.stop_at_step is not None and step >= training.stop_at_step and step < training.total_steps:
+            if training.stop_at_step is not None and first < training.stop_at_step <= step < training.total_steps:
                 outcome = "stopped"
                 break
             if step % training.checkpoint_interval == 0 and step < training.total_steps:
@@ -260,9 +264,11 @@ def stream_like(file: CapsuleFile, rows: int) -> CapsuleBatch:
     return batch if len(batch) == rows else batch.select(torch.arange(rows) % len(batch))
 
 
-def fit_input_scale(model: TinyRecursiveModel, file: CapsuleFile) -> None:
-    """Standardise the input with the first training rows (the split is shuffled when it is built)."""
-    batch = next(sequential_batches(file, "train", _SCALE_ROWS))
+def fit_input_scale(model: TinyRecursiveModel, files: list[tuple[CapsuleFile, float]], seed: int) -> None:
+    """Standardise the input with a sample of the training rows, drawn as training draws them."""
+    stream = SampleStream(files, "train", seed=seed)
+    batch = stream.take(min(_SCALE_ROWS, sum(file.rows["train"] for file, _ in files)))
+    stream.close()
     children = batch.children if model.data.num_children else None
     sketches = batch.sketches
     if batch.mask is not None:

@@ -567,7 +567,7 @@ def test_child_that_hangs_or_fails(capsule_path: Path, tmp_path: Path, monkeypat
     interpreter.chmod(0o755)
     with pytest.raises(DataError, match="does not come back"):
         open_capsules(copy)
-    monkeypatch.setattr(quarantine, "_TIMEOUT_S", 10)
+    monkeypatch.setattr(quarantine, "_TIMEOUT_S", 100)
     interpreter.write_text("#!/bin/sh\necho broken >&2; exit 1\n")
     with pytest.raises(RuntimeError, match="broken"):
         open_capsules(copy)

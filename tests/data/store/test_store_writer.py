@@ -258,7 +258,7 @@ except ResourceError as error:
 def test_no_room_on_the_disk(limit: int, pieces: int, tmp_path: Path) -> None:
     """A real write failure. libhdf5 left alone with one crashes the process at exit, so the exit status counts."""
     command = [sys.executable, "-c", DISK_FULL, str(tmp_path / "a.h5"), str(limit), str(pieces)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(f"{tmp_path / 'a.h5'}: no room on the disk")
     _, appended, left = result.stdout.splitlines()

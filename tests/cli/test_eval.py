@@ -1,0 +1,150 @@
+"""`trm eval` as a user runs it: every policy, prices, splits, files, plots, thresholds, damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+
+EVERY = ["learned", "threshold", "never", "all", "random", "act"]
+
+
+def test_without_options_it_repeats_the_runs_own_evaluation(trained_run: Path) -> None:
+    done = tiny.invoke("eval", trained_run, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    own = json.loads((trained_run / "evaluation.json").read_text())
+    assert document["scores"] == own["scores"]
+    assert document["data"] == own["data"]
+    assert document["chance"] == own["chance"]
+
+
+def test_every_policy_split_and_price(trained_run: Path) -> None:
+    done = tiny.invoke(
+        "eval", trained_run, "--json", "--split", "test", "--policy", ",".join(EVERY), "--price", "0.001,10", "--confidence", "0.5"
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)["scores"]
+    assert [(s["policy"], s["setting"]) for s in scores] == [
+        ("learned", 0.001), ("learned", 10.0), ("threshold", 0.5), ("never", None), ("all", None),
+        ("random", 0.001), ("random", 10.0), ("act", None),
+    ]  # fmt: skip
+    assert {s["rows"] for s in scores} == {30}
+    by_name = {(s["policy"], s["setting"]): s for s in scores}
+    for level in (0.001, 10.0):
+        assert by_name["random", level]["opened"] == by_name["learned", level]["opened"]
+        assert by_name["random", level]["steps"] == by_name["learned", level]["steps"]
+    assert by_name["never", None]["opened"] == 0
+    assert by_name["all", None]["opened"] == tiny.K
+    for score in scores:
+        assert 0 <= score["low"] <= score["accuracy"] <= score["high"] <= 1
+
+
+def test_table_for_humans(trained_run: Path) -> None:
+    done = tiny.run_trm("eval", str(trained_run), "--policy", "never", "--split", "train", cwd=trained_run.parent)
+    assert done.returncode == 0, done.stderr
+    assert "96 samples" in done.stdout
+    assert "chance:" in done.stdout
+    assert "\r" not in done.stderr
+
+
+def test_min_accuracy_decides_the_exit_code(trained_run: Path) -> None:
+    missed = tiny.invoke("eval", trained_run, "--policy", "never", "--min-accuracy", "1.01")
+    assert missed.returncode == 1
+    assert "is below 1.01" in missed.stderr
+    assert "never" in missed.stdout, "the table is printed all the same"
+    assert tiny.invoke("eval", trained_run, "--policy", "never", "--min-accuracy", "0").returncode == 0
+
+
+def test_plot_draws_both_curves(trained_run: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "pareto.png"
+    done = tiny.invoke("eval", trained_run, "--json", "--plot", picture, "--price", "0.01,0.1")
+    assert done.returncode == 0, done.stderr
+    data = picture.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 5000
+    curves = json.loads(done.stdout)["curves"]
+    assert [s["setting"] for s in curves["learned"]] == [0.01, 0.1]
+    assert len(curves["threshold"]) >= 5
+    opened = [s["opened"] for s in curves["threshold"]]
+    assert opened == sorted(opened), "the surer it has to be, the more it opens"
+
+
+def test_another_file(trained_run: Path, tmp_path: Path) -> None:
+    fits = tiny.write_capsules(tmp_path / "fits.h5", {"test": 25}, seed=9)
+    done = tiny.invoke("eval", trained_run, "--json", "--data", fits, "--policy", "never")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["data"] == {"path": str(fits), "split": "test"}
+    assert document["scores"][0]["rows"] == 25
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"k": 5}, "num_capsules=5"),
+        ({"dim": 4}, "dim=4"),
+        ({"m": 3}, "num_children=3"),
+        ({"m": 0}, "num_children=0"),
+        ({"classes": 4}, "num_classes=4"),
+        ({"label_rank": 2}, "label_rank=2"),
+    ],
+)
+def test_a_file_that_does_not_fit(changes: dict[str, int], words: str, trained_run: Path, tmp_path: Path) -> None:
+    if changes.get("m") == 0:
+        changes = {**changes, "checksum_dim": 0}
+    other = tiny.write_capsules(tmp_path / "other.h5", {"test": 20}, **changes)
+    done = tiny.invoke("eval", trained_run, "--data", other)
+    assert done.returncode == 4
+    assert words in done.stderr
+    assert str(other) in done.stderr
+
+
+def test_wrong_requests(trained_run: Path, tmp_path: Path) -> None:
+    for arguments, code, words in (
+        (["--policy", "best"], 2, "unknown policy 'best'"),
+        (["--split", "nothing"], 2, "no split 'nothing'"),
+        (["--checkpoint", "first"], 2, "no checkpoint 'first'"),
+        (["--price", "-1"], 2, "--price"),
+        (["--price", "cheap"], 2, "cheap"),
+        (["--data", str(tmp_path / "none.h5")], 4, "none.h5"),
+        (["--plot", str(tmp_path / "curve.txt")], 2, "curve.txt"),
+    ):
+        done = tiny.invoke("eval", trained_run, *arguments)
+        assert done.returncode == code, (arguments, done.stderr)
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+    assert tiny.invoke("eval", tmp_path).returncode == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_best_checkpoint(trained_run: Path) -> None:
+    best = (trained_run / "checkpoints" / "best").read_text().strip()
+    done = tiny.invoke("eval", trained_run, "--json", "--checkpoint", "best", "--policy", "never")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["step"] == int(best.removeprefix("step_"))
+
+
+def test_damaged_checkpoints(trained_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    newest, *older = sorted((run / "checkpoints").glob("step_*"), reverse=True)
+    weights = newest / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    done = tiny.invoke("eval", run, "--json", "--policy", "never")
+    assert done.returncode == 0, done.stderr
+    assert "going back one checkpoint" in done.stderr
+    assert json.loads(done.stdout)["step"] == int(older[0].name.removeprefix("step_"))
+    for folder in older:
+        (folder / "state.json").write_text("{}")
+    done = tiny.invoke("eval", run)
+    assert done.returncode == 4
+    assert "no checkpoint that verifies" in done.stderr
+    assert str(weights) in done.stderr
+    assert done.stdout == ""
