@@ -21,6 +21,7 @@ ORDER = [
     {"optim"},
     {"training"},
     {"evaluation", "diagnose", "profiling", "export"},
+    {"runs"},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 HEAVY = {"torch", "h5py", "sklearn", "wandb", "matplotlib", "pydantic"}

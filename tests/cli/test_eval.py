@@ -23,9 +23,8 @@ def test_without_options_it_repeats_the_runs_own_evaluation(trained_run: Path) -
 
 
 def test_every_policy_split_and_price(trained_run: Path) -> None:
-    done = tiny.invoke(
-        "eval", trained_run, "--json", "--split", "test", "--policy", ",".join(EVERY), "--price", "0.001,10", "--confidence", "0.5"
-    )
+    options = ["--split", "test", "--policy", ",".join(EVERY), "--price", "0.001,10", "--confidence", "0.5"]
+    done = tiny.invoke("eval", trained_run, "--json", *options)
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout)["scores"]
     assert [(s["policy"], s["setting"]) for s in scores] == [

@@ -43,9 +43,8 @@ def batches(size: int) -> list[CapsuleBatch]:
 
 
 def setup(selector: str = "cmi", **dqn: Any) -> tuple[TinyRecursiveModel, Config]:
-    config = tiny.make_config(
-        arch={"max_steps": 4, "enable_capsule_expansion": True}, dqn={"expansion_selector": selector, "enabled": True, **dqn}
-    )
+    arch = {"max_steps": 4, "enable_capsule_expansion": True}
+    config = tiny.make_config(arch=arch, dqn={"expansion_selector": selector, "enabled": True, **dqn})
     model = tiny.make_model(config, seed=3)
     with torch.no_grad():
         # Q-values of the same mean, HALT's a little lower, so that all three actions are taken.
@@ -82,7 +81,7 @@ def test_results_do_not_depend_on_the_batch_size(name: str, selector: str) -> No
 
 
 def test_learned_policy_equals_one_row_at_a_time() -> None:
-    """A row alone, without compaction: think, take the best valid action, open the capsule of the best score per price."""
+    """A row alone, without compaction: think, take the best valid action, open what scores best per price."""
     model, config = setup(budget=3.0)
     outcome = rollout(model, config, batches(N), LearnedPolicy(0.02), PRICES)
     batch = tiny.make_batch(N)
@@ -247,7 +246,7 @@ def test_the_table_does_not_depend_on_the_batch_size(capsule_file: Path, monkeyp
 
 def test_flops_count_the_network() -> None:
     model, _ = setup()
-    # Multiplications and additions of the two network calls alone: attention projections, attention, SwiGLU, per position.
+    # The two network calls alone: projections, attention and SwiGLU of every position; a multiply-add counts as two.
     hidden, ffn, k = 16, 32, tiny.K
     network = 2 * 2 * k * (4 * hidden * hidden + 3 * hidden * ffn + 2 * k * hidden)
     flops = flops_per_step(model, torch.ones(k))

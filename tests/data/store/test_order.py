@@ -70,7 +70,7 @@ orders = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(orders, st.integers(0, 5))
 def test_windows_tile_each_epoch_and_hold_each_row_once(order: RowOrder, epoch: int) -> None:
     position, visited = epoch * order.rows, []

@@ -23,7 +23,7 @@ from trm_core.data.store import CapsuleFile, CapsuleWriter, open_capsules
 from trm_core.data.stream import CapsuleBatch, SampleStream, sequential_batches
 from trm_core.errors import CheckpointError, DataError, ResourceError
 
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROWS = 1003  # not divisible by the block of 64
 
 
@@ -106,7 +106,7 @@ def test_whole_file_in_one_window_is_well_shuffled(files: list[CapsuleFile]) -> 
 @FEW
 @given(data=st.data())
 def test_restore_is_exact_and_sizes_do_not_matter(count: int, files: list[CapsuleFile], data: st.DataObject) -> None:
-    sizes = st.lists(st.integers(0, 200), max_size=12)
+    sizes = st.lists(st.integers(0, 300), max_size=6)
     before, after = data.draw(sizes), data.draw(sizes)
     source = stream(files[:count])
     first = taken(source, before)
@@ -281,7 +281,7 @@ def test_to_device(files: list[CapsuleFile]) -> None:
     assert batch.parents is None
 
 
-@pytest.mark.parametrize("batch_size", [1, 100, ROWS, 5000])
+@pytest.mark.parametrize("batch_size", [17, 100, ROWS, 5000])
 def test_sequential_batches(batch_size: int, files: list[CapsuleFile]) -> None:
     batches = list(sequential_batches(files[0], "train", batch_size))
     assert all(len(batch) == batch_size for batch in batches[:-1])

@@ -61,7 +61,7 @@ def refuse_non_hdf5(path: Path) -> None:
         if stat.S_ISDIR(status.st_mode):
             raise DataError(f"{path}: is a folder, not a capsule file", hint="name the .h5 file inside it")
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise DataError(f"{path}: is not a regular file")
+            raise DataError(f"{path}: is not a regular file", hint="save it as a file first")
         if status.st_size == 0:
             raise DataError(f"{path}: is empty", hint=_HINT_REBUILD)
         with open(path, "rb") as file:
@@ -71,7 +71,7 @@ def refuse_non_hdf5(path: Path) -> None:
     except PermissionError:
         raise DataError(f"{path}: no permission to read it", hint=f"chmod u+r {path}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise DataError(f"{path}: cannot be read ({error})") from error
+        raise DataError(f"{path}: cannot be read ({error})", hint="check the path") from error
     if head != _SIGNATURE:
         raise DataError(f"{path}: is not an HDF5 file ({_what_it_is(head)})", hint=_HINT_CONVERT)
 

@@ -24,6 +24,7 @@ from trm_core.errors import DataError
 # Attributes above 64 KB (a manifest with thousands of class names) need the file format of HDF5 1.8.
 _LIBVER = ("v108", "v108")
 _CACHE_BYTES = 4 << 20
+_HINT_SAMPLE = "remove or repair this sample in the source"
 
 
 class CapsuleWriter:
@@ -249,7 +250,7 @@ def _checked_prices(path: Path, prices: np.ndarray, k: int) -> np.ndarray:
 def _refuse_rows(where: str, bad: np.ndarray, done: int, what: str, values: np.ndarray) -> None:
     if bad.any():
         place = np.argwhere(bad)[0]
-        raise DataError(f"{where}: row {done + int(place[0])}: {values[tuple(place)]} {what}")
+        raise DataError(f"{where}: row {done + int(place[0])}: {values[tuple(place)]} {what}", hint=_HINT_SAMPLE)
 
 
 def _refuse_non_finite(where: str, array: np.ndarray, stored: np.ndarray, done: int) -> None:
@@ -263,7 +264,7 @@ def _refuse_non_finite(where: str, array: np.ndarray, stored: np.ndarray, done: 
             f"{where}: row {row}: {array[place]} is beyond the range of {stored.dtype.name}",
             hint="store float32 (build.dtype: float32), or scale the embeddings",
         )
-    raise DataError(f"{where}: row {row} holds {array[place]}", hint="remove or repair this sample in the source")
+    raise DataError(f"{where}: row {row} holds {array[place]}", hint=_HINT_SAMPLE)
 
 
 def _refuse_parents(where: str, parents: np.ndarray, done: int) -> None:
