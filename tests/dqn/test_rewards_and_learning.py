@@ -127,3 +127,20 @@ def test_target_network_follows_hard_or_softly() -> None:
 def test_epsilon_falls_linearly() -> None:
     dqn = tiny.make_config(dqn={"epsilon_start": 1.0, "epsilon_end": 0.2, "epsilon_decay": 8}).dqn
     assert [epsilon_at(dqn, step) for step in (0, 4, 8, 100)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+
+
+def test_neither_q_values_nor_promises_move_the_trunk() -> None:
+    """Even for a state that carries a gradient."""
+    online = head(0)
+    state = torch.rand(2, 4 + NUM_SCALARS, requires_grad=True)
+    online.values(state).sum().backward()
+    assert state.grad is None
+    assert bool(online.value_net.hidden.weight.grad.any())  # type: ignore[union-attr]
+    online.halt_logit(state).sum().backward()
+    assert state.grad is not None
+    model = tiny.make_model(tiny.make_config())
+    assert model.cmi_head is not None
+    inputs = [torch.rand(2, tiny.K, 16, requires_grad=True) for _ in range(2)]
+    row = torch.rand(2, 16 + NUM_SCALARS, requires_grad=True)
+    model.cmi_head(*inputs, row).sum().backward()
+    assert all(tensor.grad is None for tensor in [*inputs, row])

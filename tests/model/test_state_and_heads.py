@@ -139,3 +139,32 @@ def test_tensors_by_name() -> None:
     assert torch.equal(tensors_of(with_tensors(others, names))["children"], names["children"])
     with pytest.raises(KeyError):
         with_tensors(others, {})
+
+
+@pytest.mark.parametrize("kind", ["project", "attention", "mean", "first"])
+def test_embedding_formula(kind: str) -> None:
+    torch.manual_seed(0)
+    embedding = CapsuleEmbedding(tiny.make_config(arch={"child_aggregation": kind}).arch, tiny.make_shape())
+    torch.nn.init.normal_(embedding.position)
+    torch.nn.init.normal_(embedding.opened_mark)
+    embedding.requires_grad_(False)
+    capsules = tiny.make_capsules(2)
+    capsules = capsules.opened(torch.tensor([[True, False, True, False], [False, True, False, False]]))
+    assert capsules.children is not None
+    embedding.fit_scale(capsules.sketches + 3.0, 2.0 * capsules.children)
+    x = embedding(capsules)
+    aggregation = embedding.child_aggregation
+    assert aggregation is not None
+    for row in range(2):
+        for i in range(tiny.K):
+            sketch = (capsules.sketches[row, i] - embedding.sketch_mean) * embedding.sketch_scale
+            expected = embedding.sketch.weight @ sketch + embedding.position[i]
+            if capsules.expanded[row, i]:
+                children = (capsules.children[row, i] - embedding.child_mean) * embedding.child_scale
+                if kind == "attention":
+                    weights = [math.exp(float(aggregation.score.weight[0] @ child)) for child in children]
+                    pooled = sum(w * child for w, child in zip(weights, children, strict=True)) / sum(weights)
+                else:
+                    pooled = {"project": children.flatten(), "mean": children.mean(0), "first": children[0]}[kind]
+                expected = expected + aggregation.project.weight @ pooled + embedding.opened_mark
+            torch.testing.assert_close(x[row, i], expected / math.sqrt(2), rtol=1e-4, atol=1e-5)

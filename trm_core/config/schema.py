@@ -126,7 +126,8 @@ class BuildConfig(Section):
         0, description="Images: add copies of the training images shifted by up to this many pixels."
     )
     augment_warps: Annotated[int, Field(ge=0)] = Field(
-        0, description="Images: add this many copies of each training image, rotated, scaled, sheared and moved a little."
+        0,
+        description="Images: add this many copies of each training image, rotated, scaled, sheared and moved a little.",
     )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Processes that read and encode; 0: in this process.")
 

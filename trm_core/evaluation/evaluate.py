@@ -11,7 +11,7 @@ from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.errors import CheckpointError, UsageError
 from trm_core.evaluation.load import TrainedRun, load_run
 from trm_core.evaluation.report import (
-    CURVE_PRICE_FACTORS,
+    CURVE_PLACES,
     CURVE_THRESHOLDS,
     EvaluationData,
     Evaluator,
@@ -55,7 +55,7 @@ def evaluate_run(
     require_policies(names, run.config)
     data = evaluation_data(run, request)
     passes = len(names) * len(request.prices or [1]) + request.curves * (
-        len(CURVE_THRESHOLDS) + len(CURVE_PRICE_FACTORS)
+        len(CURVE_THRESHOLDS) + len(CURVE_PLACES)
     )
     total, done = passes * data.file.rows[data.split], 0
 

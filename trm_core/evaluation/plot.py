@@ -7,6 +7,14 @@ from typing import Any
 
 from trm_core.errors import UsageError
 
+_COLORS = {
+    "learned": "tab:blue",
+    "threshold": "tab:orange",
+    "never": "tab:gray",
+    "all": "black",
+    "random": "tab:green",
+    "act": "tab:red",
+}
 _MARKERS = {"learned": "o", "threshold": "s", "never": "v", "all": "^", "random": "x", "act": "D"}
 
 
@@ -20,19 +28,24 @@ def plot_pareto(record: dict[str, Any], path: Path) -> None:
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UsageError(f"cannot draw into {path}", hint="use a name that ends in .png, .svg or .pdf")
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
-    colors = {"learned": "tab:blue", "threshold": "tab:orange"}
     for name, curve in record.get("curves", {}).items():
         points = sorted((s["spent"], s["accuracy"], s["low"], s["high"]) for s in curve)
         x, y, low, high = (list(column) for column in zip(*points, strict=True))
-        axes.plot(x, [100 * v for v in y], color=colors[name], marker=_MARKERS[name], markersize=4, label=name)
-        axes.fill_between(x, [100 * v for v in low], [100 * v for v in high], color=colors[name], alpha=0.12)
+        axes.plot(x, [100 * v for v in y], color=_COLORS[name], marker=_MARKERS[name], markersize=4, label=name)
+        axes.fill_between(x, [100 * v for v in low], [100 * v for v in high], color=_COLORS[name], alpha=0.12)
     for score in record["scores"]:
         if score["policy"] in record.get("curves", {}):
             continue
         y = 100 * score["accuracy"]
         error = [[y - 100 * score["low"]], [100 * score["high"] - y]]
         axes.errorbar(
-            [score["spent"]], [y], yerr=error, fmt=_MARKERS[score["policy"]], capsize=3, label=score["policy"]
+            [score["spent"]],
+            [y],
+            yerr=error,
+            fmt=_MARKERS[score["policy"]],
+            color=_COLORS[score["policy"]],
+            capsize=3,
+            label=score["policy"],
         )
     axes.set_xlabel("price units spent per sample")
     axes.set_ylabel("accuracy, %")

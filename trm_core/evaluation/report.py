@@ -23,7 +23,8 @@ from trm_core.model.trm import TinyRecursiveModel
 POLICIES = ("learned", "threshold", "never", "all", "random", "act")
 EVAL_BATCH = 512
 CURVE_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-CURVE_PRICE_FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+# Shares of the price range that the policy was trained on, from its low to its high end.
+CURVE_PLACES = (0.0, 0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,12 @@ class Evaluator:
 
     def learned_curve(self, prices: Sequence[float] | None = None) -> list[Score]:
         """The learned policy at several price levels."""
-        levels = prices or [self.model.price_level * factor for factor in CURVE_PRICE_FACTORS]
-        return self.table(["learned"], levels)
+        return self.table(["learned"], prices or self.trained_prices())
+
+    def trained_prices(self) -> list[float]:
+        """Price levels that span the range of training, evenly in their logarithm."""
+        spread = self.config.dqn.price_spread
+        return [self.model.price_level * spread ** (2 * place - 1) for place in CURVE_PLACES]
 
 
 def plain_policy(name: str, price: float) -> Policy:
