@@ -74,7 +74,7 @@ def command(
 
         result = runs.train_run(loaded, resume, runs.RunHooks(log=log, on_step=on_step, on_build=on_build))
     if json:
-        print_json({"run": str(result.path), "step": result.step, **result.evaluation})
+        print_json(result.evaluation)
         return
     print_scores(result.evaluation)
     out(f"run: {result.path}")

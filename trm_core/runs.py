@@ -19,15 +19,8 @@ from trm_core.config.schema import Config, WeightedPath
 from trm_core.data.source import ensure_built
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.errors import ConfigError, ExitCode, Interrupted, StoppedEarly, TrmError, UsageError
-from trm_core.evaluation.load import load_run
-from trm_core.evaluation.report import (
-    EvaluationData,
-    Evaluator,
-    as_records,
-    chance,
-    default_policies,
-    pick_split,
-)
+from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
+from trm_core.evaluation.report import EvaluationData, Evaluator, pick_split
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training import checkpoint as checkpoints
 from trm_core.training import run_dir
@@ -198,7 +191,8 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunR
                     f"stopped at step {step} of {total}; the state is saved in {path}",
                     hint=f"go on with: trm train --resume {path}",
                 )
-            evaluation = evaluate_saved(path, prepared)
+            evaluation = evaluate_run(path, EvalRequest(device=str(prepared.device)), hooks.log)
+            run_dir.write_json(path / run_dir.EVALUATION, evaluation)
             first = evaluation["scores"][0]
             hooks.log(
                 f"step {trainer.state.step}: {first['policy']} accuracy {first['accuracy']:.4f}, "
@@ -228,25 +222,6 @@ def _train(trainer: Trainer, prepared: Prepared, path: Path, stop: StopFlag, hoo
     finally:
         loggers.close()
         trainer.state.stream.close()
-
-
-def evaluate_saved(path: Path, prepared: Prepared) -> dict[str, Any]:
-    """Reload the newest checkpoint from disk, evaluate it with every policy, write evaluation.json."""
-    run = load_run(path, prepared.device)
-    evaluator = Evaluator(run.model, run.config, prepared.evaluation)
-    scores = evaluator.table(default_policies(run.config))
-    record = {
-        "step": run.step,
-        "data": {"path": str(prepared.evaluation.file.path), "split": prepared.evaluation.split},
-        "chance": chance(prepared.evaluation, run.model.data.num_classes),
-        "capsules": run.model.data.num_capsules,
-        "max_steps": run.config.arch.max_steps,
-        "price_level": run.model.price_level,
-        "selector": run.config.dqn.expansion_selector if prepared.features.expansion else None,
-        "scores": as_records(scores),
-    }
-    run_dir.write_json(path / run_dir.EVALUATION, record)
-    return record
 
 
 def choose_run_path(config: Config, resume: str | None) -> tuple[Path, bool]:

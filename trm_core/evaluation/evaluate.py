@@ -54,9 +54,7 @@ def evaluate_run(
     names = request.policies or default_policies(run.config)
     require_policies(names, run.config)
     data = evaluation_data(run, request)
-    passes = len(names) * len(request.prices or [1]) + request.curves * (
-        len(CURVE_THRESHOLDS) + len(CURVE_PLACES)
-    )
+    passes = len(names) * len(request.prices or [1]) + request.curves * (len(CURVE_THRESHOLDS) + len(CURVE_PLACES))
     total, done = passes * data.file.rows[data.split], 0
 
     def count(rows: int) -> None:
