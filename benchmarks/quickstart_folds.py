@@ -140,7 +140,7 @@ def summary(folds: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "digits": len(learned),
         "learned": line("learned"),
-        "random, as many opened": {"accuracy": round(100 * random.mean(), 2), "draws": RANDOM_DRAWS},
+        "random, as many opened": mean_interval(random) | {"draws": RANDOM_DRAWS},
         "never": line("never"),
         "all": line("all"),
         "svm, all pixels": round(100 * pooled(folds, "svm", "all").mean(), 2),
@@ -159,23 +159,55 @@ def summary(folds: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def mean_interval(shares: np.ndarray) -> dict[str, float]:
+    """Mean and 95 % interval, in percent, of each digit's share of right answers over draws."""
+    mean, half = float(shares.mean()), 1.96 * float(shares.std(ddof=1)) / len(shares) ** 0.5
+    return {
+        "accuracy": round(100 * mean, 2),
+        "low": round(100 * (mean - half), 2),
+        "high": round(100 * (mean + half), 2),
+    }
+
+
 def compare_curves(learned: dict[str, Any], threshold: dict[str, Any]) -> dict[str, Any]:
     """Learned minus threshold accuracy at the learned policy's numbers of opened capsules, where both curves reach.
 
-    Between its points the threshold policy is interpolated linearly (mixing two thresholds at random attains that).
+    Between its points the threshold policy is interpolated linearly (mixing two thresholds at random attains that);
+    beyond its last point it keeps that accuracy.
     """
     points = sorted((p["opened"], p["accuracy"]) for p in threshold.values())
     x, y = np.array([p[0] for p in points]), np.array([p[1] for p in points])
     differences = {
         key: round(float(p["accuracy"] - np.interp(p["opened"], x, y)), 2)
         for key, p in learned.items()
-        if x[0] <= p["opened"] <= x[-1]
+        if p["opened"] >= x[0]
     }
     return {
         "by_price_factor": differences,
         "lowest": min(differences.values()),
         "mean": round(float(np.mean(list(differences.values()))), 2),
     }
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """The pooled curves, drawn as `trm eval --plot` draws one run's."""
+    from trm_core.evaluation.plot import plot_pareto
+
+    def point(policy: str, line: dict[str, float]) -> dict[str, Any]:
+        shares = {name: line[name] / 100 for name in ("accuracy", "low", "high")}
+        return {"policy": policy, "spent": line["opened"], "rows": record["digits"], **shares}
+
+    random = {**record["random, as many opened"], "opened": record["learned"]["opened"]}
+    plot_pareto(
+        {
+            "data": {"split": "test"},
+            "curves": {
+                name: [point(name, line) for line in curve.values()] for name, curve in record["curves"].items()
+            },
+            "scores": [point("never", record["never"]), point("random", random)],
+        },
+        path,
+    )
 
 
 def main() -> None:
@@ -186,6 +218,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="folds trained at once")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--plot", type=Path, help="draw the curves into this file")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     folder = arguments.runs / ("unshuffled" if arguments.unshuffled else "shuffled")
@@ -199,6 +232,8 @@ def main() -> None:
     record = {"shuffled": not arguments.unshuffled, "jobs": arguments.jobs, "runs": runs, **summary(folds)}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+    if arguments.plot is not None:
+        draw(record, arguments.plot)
     print(json.dumps(record, indent=2))
 
 

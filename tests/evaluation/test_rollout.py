@@ -178,9 +178,7 @@ def test_what_the_plain_policies_do() -> None:
 
 @pytest.mark.parametrize("name", [n for n in POLICIES if n != "all"])
 def test_no_policy_needs_a_selector_where_nothing_can_be_opened(name: str) -> None:
-    config = tiny.make_config(
-        arch={"enable_capsule_expansion": False, "q_head_num_actions": 2}, dqn={"enabled": True}
-    )
+    config = tiny.make_config(arch={"enable_capsule_expansion": False, "q_head_num_actions": 2}, dqn={"enabled": True})
     model = tiny.make_model(config, tiny.make_shape(num_children=0), with_cmi=False)
     outcome = rollout(model, config, batches(N), POLICIES[name], PRICES)
     assert int(outcome.opened.max()) == 0

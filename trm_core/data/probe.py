@@ -2,7 +2,7 @@
 
 Fed by the builder while it writes, and by the inspection of a finished file; both see the same bounded rows, drawn with
 a fixed seed, so they give the same numbers. A probe is logistic regression on standardised features, its strength of
-regularisation chosen on a fifth of its training rows; linear discriminant analysis where there are many classes.
+regularisation chosen on a quarter of some training rows; linear discriminant analysis where there are many classes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _MAX_FEATURES = 256
 _MAX_CAPSULES = (5000, 2000)
 _MAX_LOGISTIC_CLASSES = 32
 _SHRINKAGE = 0.5
+_MAX_CHOICE_ROWS = 2000
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 _FITS = {"sketches": ("sketches",), "checksums": ("sketches", "checksums"), "children": ("sketches", "children")}
 
@@ -197,8 +198,8 @@ def _accuracy(train: np.ndarray, labels: np.ndarray, held_out: np.ndarray, truth
         warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
         if _MAX_LOGISTIC_CLASSES < len(np.unique(labels)) < len(labels):
             return float(_discriminant().fit(train, labels).score(held_out, truth))
-        order = np.random.default_rng([_SEED, len(train)]).permutation(len(train))
-        check, fit = order[: len(train) // 5], order[len(train) // 5 :]
+        order = np.random.default_rng([_SEED, len(train)]).permutation(len(train))[:_MAX_CHOICE_ROWS]
+        check, fit = order[: len(order) // 4], order[len(order) // 4 :]
         best = _STRENGTHS[-1]
         if len(check) >= 10 and len(np.unique(labels[fit])) > 1:
             scores = [
