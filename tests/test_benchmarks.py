@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TINY = ["training.total_steps=60", "training.predictor_steps=40", "training.lr_warmup_steps=5", "dqn.buffer_min_size=500"]
+TINY = [
+    "training.total_steps=60",
+    "training.predictor_steps=40",
+    "training.lr_warmup_steps=5",
+    "dqn.buffer_min_size=500",
+]
 
 
 @pytest.mark.slow

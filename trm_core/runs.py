@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from trm_core.config import LoadedConfig, dump_config, load_config
@@ -111,6 +112,11 @@ def prepare(config: Config, hooks: RunHooks) -> Prepared:
     files = [(open_capsules(path), weight) for path, weight in entries]
     for file, _ in files:
         file.require_trainable()
+    for file, _ in files[1:]:
+        if not np.array_equal(file.prices, files[0][0].prices):
+            raise ConfigError(
+                f"{file.path} and {files[0][0].path} have different prices", hint="build both with one list"
+            )
     features = resolve_features(config, files[0][0])
     eval_file = open_capsules(data.eval_path) if data.eval_path else files[0][0]
     require_same_task(files[0][0], eval_file)
@@ -126,7 +132,7 @@ def prepare(config: Config, hooks: RunHooks) -> Prepared:
 
 def require_same_task(train: CapsuleFile, other: CapsuleFile) -> None:
     """Raises ConfigError when a model trained on `train` cannot answer `other`."""
-    for name in ("num_capsules", "dim", "num_children", "label_rank", "num_classes"):
+    for name in ("num_capsules", "dim", "num_children", "checksum_dim", "label_rank", "num_classes"):
         ours, theirs = getattr(train, name), getattr(other, name)
         if ours != theirs:
             raise ConfigError(
@@ -177,7 +183,7 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunR
         if going_on:
             for note in trainer.resume():
                 hooks.log(note)
-            truncate_after(path / run_dir.METRICS, trainer.state.step)
+        truncate_after(path / run_dir.METRICS, trainer.state.step)
         run_dir.write_atomic(path / run_dir.CONFIG, dump_config(config))
         run_dir.write_json(path / run_dir.DATASET, prepared.describe_data())
         run_dir.write_json(path / run_dir.ENVIRONMENT, environment(prepared.device, [*prepared.notes, *trainer.notes]))
@@ -191,7 +197,16 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunR
                     f"stopped at step {step} of {total}; the state is saved in {path}",
                     hint=f"go on with: trm train --resume {path}",
                 )
-            evaluation = evaluate_run(path, EvalRequest(device=str(prepared.device)), hooks.log)
+
+            def poll(done: int, rows: int) -> None:
+                if stop.received is not None:
+                    kind = Interrupted if stop.received.name == "SIGINT" else StoppedEarly
+                    raise kind(
+                        f"trained, but stopped while evaluating; the state is saved in {path}",
+                        hint=f"evaluate it with: trm eval {path}",
+                    )
+
+            evaluation = evaluate_run(path, EvalRequest(device=str(prepared.device)), hooks.log, poll)
             run_dir.write_json(path / run_dir.EVALUATION, evaluation)
             first = evaluation["scores"][0]
             hooks.log(
@@ -236,8 +251,10 @@ def choose_run_path(config: Config, resume: str | None) -> tuple[Path, bool]:
     path = Path(asked)
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder", hint="choose another training.run_dir")
-    going_on = bool(checkpoints.list_checkpoints(path))
-    if resume is None and path.is_dir() and any(path.iterdir()):
+    going_on = resume == "auto" and bool(checkpoints.list_checkpoints(path))
+    # A run killed before its first checkpoint is begun again; a folder of somebody else's is left alone.
+    begun = resume == "auto" and (path / run_dir.CONFIG).is_file()
+    if not begun and path.is_dir() and any(entry.name not in (run_dir.LOCK, run_dir.LOG) for entry in path.iterdir()):
         raise UsageError(f"{path} is not empty", hint=f"go on with --resume {path}, or choose another training.run_dir")
     return path, going_on
 

@@ -161,7 +161,7 @@ def test_extends_errors(tmp_path: Path) -> None:
     lost = write(tmp_path / "lost.yaml", "\nextends: nowhere.yaml\ntraining: {seed: x}\n")
     assert problems_of(lost) == [
         f"{lost}:2: extends: {tmp_path}/nowhere.yaml config file not found",
-        f"{lost}:3: training.seed: expected a whole number; got 'x'",
+        f"{lost}:3: training.seed: expected a whole number >= 0 and < 4294967296; got 'x'",
     ]
     many = write(tmp_path / "many.yaml", "extends: [a.yaml]\n")
     assert problems_of(many) == [f"{many}:1: extends: expected the path of one YAML file; got ['a.yaml']"]

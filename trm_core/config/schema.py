@@ -175,7 +175,9 @@ class TrainingConfig(Section):
     """The loop: batch, schedule, optimiser, intervals."""
 
     run_dir: str | None = Field(None, description="Run directory; default runs/<name>-<time>.")
-    seed: int = Field(0, description="Seed of weights, data order, exploration and replay.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        0, description="Seed of weights, data order, exploration and replay."
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
     threads: Count | None = Field(None, description="CPU threads; default: torch's choice.")
     global_batch_size: Count = Field(768, description="Rows over all ranks.")

@@ -119,7 +119,7 @@ def _range(metadata: list[Any]) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:g}"
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _either(words: list[str]) -> str:

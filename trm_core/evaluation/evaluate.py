@@ -105,6 +105,8 @@ def require_fit(run: TrainedRun, file: CapsuleFile) -> None:
     }
     if shape.num_children:
         expected["num_children"] = shape.num_children
+    if shape.checksum_dim and run.config.dqn.expansion_selector == "checksum":
+        expected["checksum_dim"] = shape.checksum_dim
     for name, value in expected.items():
         if getattr(file, name) != value:
             raise CheckpointError(

@@ -35,7 +35,7 @@ class Outcome:
     spent: Tensor  # [N] price units
     steps: Tensor  # [N] reasoning steps
     actions: Tensor  # [N, T] int8; -1 after the end
-    counts: Tensor  # [N, T] int8: capsules opened by each action
+    counts: Tensor  # [N, T] int32: capsules opened by each action
 
     @staticmethod
     def join(parts: list[Outcome]) -> Outcome:
@@ -80,14 +80,14 @@ def _rollout_batch(
     confidence, steps = torch.zeros(rows, device=device), torch.zeros(rows, dtype=torch.int64, device=device)
     expanded = capsules.expanded.clone()
     actions = torch.full((rows, T), -1, dtype=torch.int8, device=device)
-    counts = torch.zeros(rows, T, dtype=torch.int8, device=device)
+    counts = torch.zeros(rows, T, dtype=torch.int32, device=device)
     for t in range(T):
         done = torch.full_like(active, t + 1)
         output = model(z_H, z_L, capsules, done, price[active])
         valid = valid_actions(capsules, done, T, model.q_head.num_actions, config.dqn.budget)
         action, opened = policy.decide(Situation(model, config.dqn, output, capsules, done, active + first, valid))
         actions[active, t] = action.to(torch.int8)
-        counts[active, t] = opened.sum(1).to(torch.int8)
+        counts[active, t] = opened.sum(1).to(torch.int32)
         logits[active] = output.logits.float()
         confidence[active] = output.q_state[:, -NUM_SCALARS]
         steps[active] = t + 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from trm_core.model.capsule_state import CapsuleState
@@ -69,16 +68,3 @@ def with_tensors(part: Part, tensors: dict[str, Tensor], prefix: str = "") -> Pa
         elif value is not None:
             changed[field.name] = with_tensors(value, tensors, f"{prefix}{field.name}.")
     return replace(part, **changed)
-
-
-def where_rows(condition: Tensor, yes: Part, no: Part) -> Part:
-    """Row by row: `yes` where `condition` [B] holds, else `no`. Both have the same fields; shared ones are kept."""
-    changed: dict[str, Any] = {}
-    for field in fields(yes):
-        mine, theirs = getattr(yes, field.name), getattr(no, field.name)
-        if isinstance(mine, Tensor):
-            if mine is not theirs:
-                changed[field.name] = torch.where(condition.view(-1, *[1] * (mine.dim() - 1)), mine, theirs)
-        elif mine is not None:
-            changed[field.name] = where_rows(condition, mine, theirs)
-    return replace(yes, **changed)

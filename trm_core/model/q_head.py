@@ -26,7 +26,7 @@ def build_q_state(
 
     z_H [B, K, hidden]; mask [B, K] or None; logits [B, P, V] of P answers; progress = step / T, spent (share of the
     price of everything) and log_price (natural log of the price level), each [B]. Probability and entropy (in units of
-    log V) are means over the row's answers.
+    log V) are means over the row's valid answers.
     """
     if mask is None:
         pooled = z_H.mean(1)
@@ -34,8 +34,10 @@ def build_q_state(
         weight = mask[:, :, None].to(z_H.dtype)
         pooled = (z_H * weight).sum(1) / weight.sum(1).clamp(min=1.0)
     log_p = logits.float().log_softmax(-1)
-    largest = log_p.amax(-1).exp().mean(1)
-    entropy = -(log_p.exp() * log_p).sum(-1).mean(1) / math.log(max(logits.shape[-1], 2))
+    answers = torch.ones_like(log_p[..., 0]) if mask is None or log_p.shape[1] == 1 else mask.to(log_p.dtype)
+    share = answers / answers.sum(1, keepdim=True).clamp(min=1.0)
+    largest = (log_p.amax(-1).exp() * share).sum(1)
+    entropy = (-(log_p.exp() * log_p).sum(-1) * share).sum(1) / math.log(max(logits.shape[-1], 2))
     return torch.cat([pooled.float(), torch.stack([largest, entropy, progress, spent, log_price], 1)], 1)
 
 

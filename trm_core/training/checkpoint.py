@@ -111,6 +111,13 @@ def prune(run: Path, keep: int) -> None:
             _remove(folder)
 
 
+def drop_newer(run: Path, folder: Path) -> None:
+    """Delete what is newer than `folder`: damaged, and in the way of what resuming from it will write."""
+    for other in list_checkpoints(run):
+        if other.name > folder.name:
+            _remove(other)
+
+
 def find_checkpoint(run: Path, which: str = "latest") -> tuple[Path, list[str]]:
     """The newest checkpoint that verifies (or the best one), and a note for every one that was passed over."""
     notes: list[str] = []
@@ -125,6 +132,9 @@ def find_checkpoint(run: Path, which: str = "latest") -> tuple[Path, list[str]]:
             verify(folder)
         except CheckpointError as error:
             notes.append(f"going back one checkpoint: {error.message}")
+            continue
+        except OSError as error:
+            notes.append(f"going back one checkpoint: {folder} cannot be read ({error.strerror})")
             continue
         return folder, notes
     raise CheckpointError(

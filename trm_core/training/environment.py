@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from trm_core.errors import ConfigError
+
 _PACKAGES = ("trm", "torch", "numpy", "h5py", "scikit-learn", "safetensors", "pydantic", "adam-atan2", "wandb")
 
 
@@ -39,9 +41,17 @@ def environment(device: torch.device, notes: list[str]) -> dict[str, Any]:
 
 
 def pick_device(asked: str) -> tuple[torch.device, str]:
-    """The device of `training.device`, and why."""
+    """The device of `training.device`, and why. Raises ConfigError for one that does not exist here."""
     if asked != "auto":
-        return torch.device(asked), f"device {asked}: by the config"
+        try:
+            device = torch.device(asked)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"device '{asked}' cannot be used: {reason}", hint="training.device=auto or cpu"
+            ) from error
+        return device, f"device {asked}: by the config"
     if torch.cuda.is_available():
         return torch.device("cuda"), "device cuda: a GPU is available"
     return torch.device("cpu"), "device cpu: no GPU is available"

@@ -21,6 +21,7 @@ from trm_core.keyed_random import Purpose, keyed_uniform
 from trm_core.losses import StepResult
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.carry import Carry, Pending
+from trm_core.model.q_head import NUM_SCALARS
 from trm_core.model.trm import TinyRecursiveModel
 
 
@@ -77,7 +78,7 @@ class Episodes:
             capsules=capsules_of(batch, self.prices),
             labels=labels_of(batch),
             price=torch.ones_like(zeros),
-            q_state=torch.zeros(rows, z_H.shape[-1] + 5, device=z_H.device),
+            q_state=torch.zeros(rows, z_H.shape[-1] + NUM_SCALARS, device=z_H.device),
             utility=zeros,
             loss=zeros,
             pending=Pending(numbers - 1, numbers, zeros, torch.zeros(rows, k, dtype=torch.bool, device=z_H.device)),
@@ -179,11 +180,13 @@ class Episodes:
         if self.replay is not None:
             halting = action == Action.HALT
             slots = self.replay.push(output.q_state, valid, step)
+            # A row without a label has no utility, so there is nothing to learn from what was done in it.
+            settled, ended = settled & quality.valid, halting & quality.valid
             self.replay.complete(
                 carry.pending.slot, settled, carry.pending.action, reward, slots, torch.zeros_like(settled)
             )
-            self.replay.complete(slots, halting, action, terminal, slots, halting)
-            self.scale.update(torch.cat([reward[settled], terminal[halting]]))
+            self.replay.complete(slots, ended, action, terminal, slots, ended)
+            self.scale.update(torch.cat([reward[settled], terminal[ended]]))
         pending = Pending(slots, action, (opened * self.prices).sum(1), opened)
         following = replace(
             carry,

@@ -58,6 +58,13 @@ def resolve_features(config: Config, file: CapsuleFile) -> Features:
         problems.append(f"dqn.expansion_selector=checksum, but {file.path} has no checksums: use cmi or random")
     if expansion and dqn.expand_count > file.num_capsules:
         problems.append(f"dqn.expand_count={dqn.expand_count} exceeds the {file.num_capsules} capsules of {file.path}")
+    training = config.training
+    if training.predictor_steps is not None and not use_dqn:
+        problems.append("training.predictor_steps leaves nothing to learn after it without a policy: set it to null")
+    if training.predictor_steps is not None and training.predictor_steps > training.total_steps:
+        problems.append(
+            f"training.predictor_steps={training.predictor_steps} exceeds training.total_steps={training.total_steps}"
+        )
     if use_dqn and dqn.buffer_capacity < (least := 2 * config.training.global_batch_size * arch.max_steps):
         problems.append(
             f"dqn.buffer_capacity={dqn.buffer_capacity} is overwritten before episodes end: at least {least} "
@@ -122,9 +129,14 @@ def _status(config: Config, file: CapsuleFile, expansion: bool, use_dqn: bool) -
     )
     asked = {"auto": "auto: "}.get(str(arch.enable_capsule_expansion), "by the config; ")
     entropy = dqn.enable_entropy_regularization and dqn.entropy_regularization_weight > 0
+    why = "EXPAND needs a policy" if expansion else "by the config" if use_dqn else "nothing to buy"
     return [
         Feature("enable_capsule_expansion", expansion, asked + children),
-        Feature("enable_dqn", use_dqn, "EXPAND needs a policy" if expansion else "nothing to buy"),
+        Feature(
+            "enable_dqn",
+            use_dqn,
+            why,
+        ),
         Feature("q_head_num_actions: 3", expansion, "CONTINUE, HALT, EXPAND" if expansion else "CONTINUE, HALT"),
         Feature("dqn_buffer_min_size", use_dqn, f"Q-learning starts after {dqn.buffer_min_size} transitions"),
         Feature(

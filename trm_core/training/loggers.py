@@ -5,6 +5,7 @@ prompts.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ class MetricsLogger(Protocol):
 
 
 class JsonLines:
-    """One JSON object per call, appended and flushed, so that a killed run keeps what it measured."""
+    """One JSON object per call, appended and flushed, so that a killed run keeps what it measured. NaN is null."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,7 +33,8 @@ class JsonLines:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         try:
-            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            self.file.write(json.dumps({"step": step, **finite}) + "\n")
             self.file.flush()
         except OSError as error:
             raise ResourceError(f"cannot write {self.path}: {error.strerror}", hint="free some disk space") from error

@@ -86,7 +86,12 @@ class TrainingState:
                 for key, value in _part(tensors, f"optimizer.{index}.").items():
                     parameter, name = key.split(".", 1)
                     state.setdefault(int(parameter), {})[name] = value
-                optimizer.load_state_dict({"state": state, "param_groups": numbers["optimizers"][index]})
+                # Rates, decay and betas are the config's, which may have been changed on purpose.
+                groups = [
+                    {**saved_group, **{key: value for key, value in own.items() if key != "params"}}
+                    for saved_group, own in zip(numbers["optimizers"][index], optimizer.param_groups, strict=True)
+                ]
+                optimizer.load_state_dict({"state": state, "param_groups": groups})
             if self.target is not None:
                 self.target.head.load_state_dict(_part(tensors, "target."))
             if self.replay is not None:

@@ -70,6 +70,7 @@ class Trainer:
         model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
         fit_input_scale(model, files, training.seed)
         model = model.to(device)
+        # Files that are mixed agree on everything, prices included (`trm_core.runs.prepare`).
         prices = torch.as_tensor(files[0][0].prices, dtype=torch.float32, device=device)
         replay = target = None
         if features.dqn:
@@ -100,7 +101,7 @@ class Trainer:
     def replayed(self, step: int) -> ReplayedTargets | None:
         """Transitions to learn Q from, or None before there are enough."""
         state, dqn = self.state, self.config.dqn
-        if state.replay is None or state.target is None or len(state.replay) < dqn.buffer_min_size:
+        if state.replay is None or state.target is None or len(state.replay.ready(step)) < dqn.buffer_min_size:
             return None
         draws = self.episodes.draws(step, Purpose.REPLAY, dqn.batch_size)
         batch = state.replay.sample(draws, step)
@@ -113,21 +114,21 @@ class Trainer:
         state.carry = self.episodes.begin(state.carry, state.stream.take(fresh).to(self.device), step)
         replayed = self.replayed(step)
         policy_only = training.predictor_steps is not None and step >= training.predictor_steps
+        # Dropout belongs to learning: a finished predictor shows the policy the states that evaluation will show it.
+        state.model.train(not policy_only)
         if step == training.predictor_steps and state.average is not None:
             # The policy has to learn from the states that it will meet: those of the averaged weights.
             state.average.copy_to(state.model)
         result = self.loss(state.carry, replayed, step / training.total_steps, policy_only)
         if not bool(result.loss.isfinite()):
             bad = [name for name, term in result.terms.items() if not bool(term.total.isfinite())]
-            raise DivergedError(
-                f"step {step + 1}: the loss is not finite ({', '.join(bad) or 'the sum'})",
-                hint=f"lower the rate: training.base_lr={training.base_lr / 2:g}, or training.grad_clip_norm="
-                f"{training.grad_clip_norm / 2:g}",
-            )
+            raise self.diverged(f"the loss is not finite ({', '.join(bad) or 'the sum'})")
         if result.loss.requires_grad:
             result.loss.backward()
         optimizers = state.optimizers
         norms = optimizers.clip(training.grad_clip_norm, self.config.dqn.grad_clip_norm)
+        if not bool(torch.stack(norms).isfinite().all()):
+            raise self.diverged("the gradient is not finite")
         warmup, least = training.lr_warmup_steps, training.lr_min_ratio
         # The model's cosine ends where its learning ends.
         optimizers.set_factors(
@@ -144,11 +145,19 @@ class Trainer:
         state.step = step + 1
         for name, norm in zip(("train/grad_norm", "train/policy_grad_norm"), norms, strict=True):
             self.averages.add_mean(name, norm)
-        self.measure(result, decision, fresh)
+        self.measure(result, decision)
         return result, decision
 
+    def diverged(self, what: str) -> DivergedError:
+        training = self.config.training
+        return DivergedError(
+            f"step {self.state.step + 1}: {what}",
+            hint=f"lower the rate: training.base_lr={training.base_lr / 2:g}, or training.grad_clip_norm="
+            f"{training.grad_clip_norm / 2:g}",
+        )
+
     @torch.no_grad()
-    def measure(self, result: StepResult, decision: Decision, fresh: int) -> None:
+    def measure(self, result: StepResult, decision: Decision) -> None:
         """Add one step to the averages."""
         add, mean = self.averages.add, self.averages.add_mean
         mean("train/loss", result.loss)
@@ -245,6 +254,7 @@ class Trainer:
         """Go on from the newest checkpoint that verifies; returns what there is to say about it."""
         assert self.run_path is not None
         folder, notes = checkpoints.find_checkpoint(self.run_path)
+        checkpoints.drop_newer(self.run_path, folder)
         saved = checkpoints.load_checkpoint(folder)
         if saved.state.get("shape") != self.about.get("shape"):
             raise CheckpointError(
