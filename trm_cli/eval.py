@@ -51,8 +51,11 @@ def command(
     """
     from trm_core.errors import CheckFailed
     from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
+    from trm_core.evaluation.plot import plot_pareto, require_drawable
     from trm_core.training.run_dir import newest_run
 
+    if plot is not None:
+        require_drawable(plot)
     if run is None:
         run = newest_run()
         log(f"run: {run} (the newest)")
@@ -69,8 +72,6 @@ def command(
     with progress("evaluating", total=None) as bar:
         record = evaluate_run(run, request, log=log, on_rows=lambda done, total: bar.update(done, total=total))
     if plot is not None:
-        from trm_core.evaluation.plot import plot_pareto
-
         plot_pareto(record, plot)
         log(f"plot: {plot}")
     if json:

@@ -18,6 +18,14 @@ _COLORS = {
 _MARKERS = {"learned": "o", "threshold": "s", "never": "v", "all": "^", "random": "x", "act": "D"}
 
 
+def require_drawable(path: Path) -> None:
+    """Raises UsageError for a name that cannot be drawn into; asked before a long evaluation, not after."""
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"cannot draw into {path}", hint="use a name that ends in .png, .svg or .pdf")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot draw into {path}: there is no folder {path.parent}", hint="make the folder first")
+
+
 def plot_pareto(record: dict[str, Any], path: Path) -> None:
     """Accuracy against price spent: curves of learned and threshold, points of the other policies. Writes `path`."""
     import matplotlib
@@ -25,8 +33,7 @@ def plot_pareto(record: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"cannot draw into {path}", hint="use a name that ends in .png, .svg or .pdf")
+    require_drawable(path)
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     for name, curve in record.get("curves", {}).items():
         points = sorted((s["spent"], s["accuracy"], s["low"], s["high"]) for s in curve)
