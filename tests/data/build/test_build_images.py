@@ -1,0 +1,178 @@
+"""Digits, folders and npz files of pictures: the lattice, the encoders, shifted copies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from built_file import Build
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedKFold
+from small_sources import write_pictures
+
+from trm_core.data.build.augment import shifted, warped
+from trm_core.data.build.lattice import factor, make_lattice
+from trm_core.errors import ConfigError, DataError
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))
+@settings(max_examples=40, deadline=None)
+def test_every_pixel_stands_in_its_cell(rows: int, columns: int, r: int, c: int, pixels: int, channels: int) -> None:
+    height, width = rows * r * pixels, columns * c * pixels
+    lattice = make_lattice(height, width, rows * columns, r * c)
+    picture = np.arange(height * width * channels, dtype=np.float64).reshape(1, height, width, channels)
+    cut = lattice.cut(picture)[0]
+    assert cut.shape[:2] == (rows * columns, r * c)
+    padded_rows, padded_columns = lattice.padded
+    picture = np.pad(picture, ((0, 0), (0, padded_rows - height), (0, padded_columns - width), (0, 0)))
+    (_, cell_columns), (sub_rows, sub_columns) = lattice.cells, lattice.subcells
+    down, right = lattice.subcell_shape
+    for k in range(cut.shape[0]):
+        for m in range(cut.shape[1]):
+            top = (k // cell_columns * sub_rows + m // sub_columns) * down
+            left = (k % cell_columns * sub_columns + m % sub_columns) * right
+            assert np.array_equal(cut[k, m], picture[0, top : top + down, left : left + right].ravel())
+
+
+def test_a_lattice_that_does_not_divide_is_padded_and_too_fine_ones_are_refused() -> None:
+    lattice = make_lattice(28, 28, 16, 4)
+    assert (lattice.padded, lattice.subcell_shape) == ((32, 32), (4, 4))
+    assert factor(12, 30, 60) == (2, 6)
+    with pytest.raises(ConfigError, match="do not fit on pictures of 8 x 8"):
+        make_lattice(8, 8, 64, 4)
+
+
+def test_digits_are_2x2_cells_with_their_mean_as_sketch(build: Build) -> None:
+    built = build("digits")
+    images = load_digits().images
+    children = built.by_id("children")
+    assert children.shape == (1797, 16, 4, 1)
+    for capsule in range(16):
+        top, left = capsule // 4 * 2, capsule % 4 * 2
+        assert np.allclose(children[:, capsule, :, 0], images[:, top : top + 2, left : left + 2].reshape(-1, 4) / 16)
+    assert np.allclose(built.by_id("sketches")[..., 0], children[..., 0].mean(axis=2, dtype=np.float32), atol=1e-3)
+    assert np.array_equal(built.by_id("labels"), load_digits().target)
+    assert built.manifest["class_names"] == [str(digit) for digit in range(10)]
+    assert built.report.duplicates == 0
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_digits_folds_are_those_of_scikit_learn(build: Build, shuffle: bool) -> None:
+    built = build("digits", folds=5, fold=3, shuffle=shuffle, seed=1, validation=0.1)
+    target = load_digits().target
+    folds = list(StratifiedKFold(5, shuffle=shuffle, random_state=1 if shuffle else None).split(target, target))
+    assert np.array_equal(np.sort(built.splits["test"]["ids"]), folds[3][1])
+    assert len(built.splits["validation"]["ids"]) in range(175, 185)
+
+
+def test_shifted_copies_are_made_for_training_alone(build: Build) -> None:
+    built = build("digits", augment_shift=1)
+    plain = build("digits", name="plain.h5")
+    train, originals = built.splits["train"], plain.splits["train"]
+    count = len(originals["ids"])
+    assert len(train["ids"]) == 9 * count - sum("left out" in message for message in built.messages)
+    assert built.manifest["augmented_rows"] == len(train["ids"]) - count
+    assert np.array_equal(train["children"][:count], originals["children"])
+    for split in ("validation", "test"):
+        assert np.array_equal(built.splits[split]["children"], plain.splits[split]["children"])
+    assert built.report.expansion_value == plain.report.expansion_value
+    # The copy with its pixels one to the right of the first training digit is there, under the digit's row number.
+    image = np.zeros((8, 8), np.float32)
+    image[:, 1:] = load_digits().images[train["ids"][0]][:, :-1] / 16
+    copies = train["children"][count:][train["ids"][count:] == train["ids"][0]]
+    cells = make_lattice(8, 8, 16, 4).cut(image[None, :, :, None])[0]
+    assert len(copies) == 8
+    assert sum(np.array_equal(copy, cells.astype(np.float16)) for copy in copies) == 1
+
+
+def test_warped_copies_depend_on_the_picture_and_the_seed_alone(build: Build) -> None:
+    built = build("digits", augment_warps=2)
+    assert built.manifest["augmented_rows"] == 2 * 1437
+    assert build("digits", name="w.h5", augment_warps=2, workers=1).report.content_hash == built.report.content_hash
+    picture = load_digits().images[0][:, :, None].astype(np.float32) / 16
+    one, two = warped(picture, 2, seed=0)
+    assert one.shape == picture.shape
+    assert not np.array_equal(one, two)
+    assert np.array_equal(one, warped(picture, 1, seed=0)[0])
+    assert not np.array_equal(one, warped(picture, 1, seed=1)[0])
+    assert 0.3 < float(np.corrcoef(one.ravel(), picture.ravel())[0, 1]) < 1.0
+
+
+def test_shifts_fill_with_zero_and_never_wrap() -> None:
+    picture = np.arange(1, 10, dtype=np.float32).reshape(3, 3, 1)
+    copies = [copy[..., 0].tolist() for copy in shifted(picture, 1)]
+    assert len(copies) == 8
+    assert [[0, 0, 0], [1, 2, 3], [4, 5, 6]] in copies
+    assert [[5, 6, 0], [8, 9, 0], [0, 0, 0]] in copies
+
+
+def test_a_folder_of_pictures_in_pixels_and_patches(build: Build, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", mode="RGB")
+    built = build(folder, num_capsules=4, num_children=9)
+    assert (built.report.kind, built.report.encoder) == ("images", "pixels")
+    assert built.manifest["class_names"] == ["dark", "light"]
+    assert built.all("children").shape == (24, 4, 9, 12)
+    patches = build(folder, name="pca.h5", num_capsules=4, num_children=4, encoder="patch-pca", dim=8)
+    children = patches.splits["train"]["children"].astype(np.float32)
+    assert children.shape[1:] == (4, 4, 8)
+    assert abs(float(np.sqrt((children**2).mean())) - 1.0) < 0.01
+    # The strongest direction of these patches is their brightness, so the mean tells the classes apart.
+    assert patches.report.expansion_value is not None
+    assert patches.report.expansion_value["sketches"] == 1.0
+
+
+def test_patch_pca_is_fitted_on_the_training_split_alone(build: Build, tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = write_pictures(tmp_path / "pictures", per_class=20)
+    first = build(folder, name="a.h5", num_capsules=4, num_children=4, encoder="patch-pca", dim=4)
+    held_out = np.sort(np.concatenate([first.splits["validation"]["ids"], first.splits["test"]["ids"]]))
+    files = sorted(folder.rglob("*.png"))
+    rng = np.random.default_rng(5)
+    for row in held_out:  # other pictures in their place: splits depend on labels and duplicates, not on pixels
+        Image.fromarray(rng.integers(0, 255, (12, 12), dtype=np.uint8)).save(files[row])
+    second = build(folder, name="b.h5", num_capsules=4, num_children=4, encoder="patch-pca", dim=4)
+    assert np.array_equal(first.splits["train"]["children"], second.splits["train"]["children"])
+    assert not np.array_equal(first.splits["test"]["children"], second.splits["test"]["children"])
+
+
+def test_pictures_of_different_sizes_need_image_size(build: Build, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", size=12)
+    write_pictures(tmp_path / "more", size=16, seed=1)
+    (tmp_path / "more" / "dark" / "000.png").rename(folder / "dark" / "zzz.png")
+    with pytest.raises(DataError, match=r"zzz.png: is 16 x 16, but .* is 12 x 12"):
+        build(folder)
+    assert build(folder, image_size=8).report.counts["train"] > 0
+
+
+def test_images_in_an_npz_file(build: Build, tmp_path: Path) -> None:
+    digits = load_digits()
+    np.savez_compressed(tmp_path / "digits.npz", images=digits.images[:300], labels=digits.target[:300])
+    built = build(tmp_path / "digits.npz")
+    assert (built.report.kind, built.report.dim) == ("images", 1)
+    assert np.allclose(built.by_id("children").reshape(300, -1).max(), 1.0)
+    assert np.array_equal(built.by_id("labels"), digits.target[:300])
+    np.savez(tmp_path / "rgb.npz", x=np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
+    unlabelled = build(tmp_path / "rgb.npz", name="rgb.h5", num_concepts=4)
+    assert (unlabelled.report.task, unlabelled.report.dim) == ("concepts", 3)
+    assert float(unlabelled.all("children").max()) <= 1.0
+
+
+def test_a_broken_picture_is_named(build: Build, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures")
+    broken = folder / "light" / "005.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"005.png: cannot be decoded"):
+        build(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
+
+
+def test_split_folders_are_not_classes(build: Build, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "train")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "train").rename(tmp_path / "set" / "train")
+    with pytest.raises(DataError, match="splits"):
+        build(tmp_path / "set")

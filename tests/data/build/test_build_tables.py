@@ -1,0 +1,90 @@
+"""Tables: columns and groups as capsules, prices, categories, missing values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from built_file import Build
+from small_sources import random_table, write_table
+
+from trm_core.errors import ConfigError, DataError
+
+
+def test_each_column_is_a_capsule_by_default(build: Build, tmp_path: Path) -> None:
+    built = build(random_table(tmp_path / "t.csv", 200))
+    assert (built.report.kind, built.report.encoder) == ("table", "columns")
+    assert built.all("children").shape == (200, 3, 1, 4)
+    assert not built.all("sketches").any()
+    value = built.report.expansion_value
+    assert value is not None
+    assert value["sketches"] < 0.7 < 0.9 < value["children"]
+
+
+def test_numbers_are_standardised_on_the_training_split(build: Build, tmp_path: Path) -> None:
+    built = build(random_table(tmp_path / "t.csv", 100))
+    weight = built.splits["train"]["children"][:, 2, 0, 0].astype(np.float64)
+    assert abs(weight.mean()) < 1e-3
+    assert abs(weight.std() - 1) < 1e-3
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    raw = np.asarray([float(lines[1 + row].split(",")[2]) for row in built.splits["train"]["ids"]])
+    assert np.allclose(weight, (raw - raw.mean()) / raw.std(), atol=2e-3)
+
+
+def test_groups_prices_and_columns_left_out(build: Build, tmp_path: Path) -> None:
+    built = build(
+        random_table(tmp_path / "t.csv"),
+        groups={"body": ["weight", "age"], "look": ["colour"]},
+        prices={"body": 2.5},
+    )
+    assert built.all("children").shape[1:3] == (2, 2)
+    assert built.prices.tolist() == [2.5, 1.0]
+    assert not built.all("children")[:, 1, 1].any()
+    left = build(tmp_path / "t.csv", name="left.h5", groups={"body": ["weight"]})
+    assert any("left out: age, colour" in message for message in left.messages)
+    runs = build(tmp_path / "t.csv", name="runs.h5", num_capsules=2, prices={"age..colour": 3.0})
+    assert runs.prices.tolist() == [3.0, 1.0]
+
+
+def test_categories_are_one_hot_and_missing_is_flagged(build: Build, tmp_path: Path) -> None:
+    rows: list[list[object]] = [["red", 1.5, "a"], ["green", "NA", "b"], ["", 2.5, "a"], ["blue", 3.5, "b"]] * 10
+    rows = [[*row, number] for number, row in enumerate(rows)]
+    built = build(write_table(tmp_path / "t.csv", rows, ["colour", "size", "label", "n"]), validation=0.0, test=0.0)
+    children = built.by_id("children").astype(np.float32)
+    # blue, green, red in alphabetical order, then the missing flag
+    assert children[0, 0, 0].tolist() == [0, 0, 1, 0]
+    assert children[2, 0, 0].tolist() == [0, 0, 0, 1]
+    assert children[3, 0, 0].tolist() == [1, 0, 0, 0]
+    assert children[1, 1, 0].tolist() == [0, 1, 0, 0]
+    hashed = build(tmp_path / "t.csv", name="hashed.h5", dim=3, validation=0.0, test=0.0).by_id("children")
+    assert set(hashed[:, 0, 0].sum(axis=1).tolist()) == {1.0}
+
+
+def test_names_that_are_not_there(build: Build, tmp_path: Path) -> None:
+    source = random_table(tmp_path / "t.csv")
+    with pytest.raises(DataError, match="no column 'lable'") as caught:
+        build(source, label="lable")
+    assert caught.value.hint == "did you mean 'label'?"
+    with pytest.raises(ConfigError, match="no feature column 'wieght'") as config:
+        build(source, groups={"a": ["wieght"]})
+    assert config.value.hint == "did you mean 'weight'?"
+    with pytest.raises(ConfigError, match="in both 'a' and 'b'"):
+        build(source, groups={"a": ["age"], "b": ["age"]})
+    with pytest.raises(ConfigError, match="no group 'wight'"):
+        build(source, prices={"wight": 2.0})
+    with pytest.raises(ConfigError, match="largest group has 2"):
+        build(source, groups={"a": ["age", "weight"]}, num_children=1)
+
+
+def test_a_number_as_label_is_refused(build: Build, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a class"):
+        build(random_table(tmp_path / "t.csv", 100), label="weight")
+
+
+def test_without_labels_the_targets_are_concepts(build: Build, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows: list[list[object]] = [rng.normal(size=3).round(3).tolist() for _ in range(80)]
+    built = build(write_table(tmp_path / "t.csv", rows, ["a", "b", "c"]), num_concepts=5, num_capsules=1)
+    assert built.report.task == "concepts"
+    assert built.all("labels").shape == (80, 1)

@@ -1,0 +1,171 @@
+"""Embeddings that were made elsewhere: npy, npz and h5 arrays, and legacy `.pt` files.
+
+Arrays are known by name: `children` [N, k, m, D], `sketches` [N, k, D], `checksums` [N, k, R], `labels` [N] or [N, k];
+or one array under another name, known by its rank (4: children, 3: sketches). Content of a record is its row of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trm_core.data.build.array_files import ArrayFile, MemoryArray, open_arrays
+from trm_core.data.build.encoders import Encoded, State
+from trm_core.data.build.records import Log, Record, digest_bytes
+from trm_core.data.fields import FIELDS, IGNORE_LABEL
+from trm_core.errors import DataError
+
+_EMBEDDINGS = ("sketches", "children", "checksums")
+LABEL_ARRAYS = ("labels", "label", "y", "targets", "target")
+_FIT_BYTES = 64 << 20
+
+
+class ArraysReader:
+    """One file of arrays. `shapes` holds the shape of each field's rows; `label_rank` is 0, 1 or 2."""
+
+    def __init__(self, path: str, arrays: Mapping[str, ArrayFile], label: str | None, log: Log) -> None:
+        self.path = path
+        self._fields, self._labels = _roles(path, arrays, label, log)
+        self.shapes = {name: array.shape[1:] for name, array in self._fields.items()}
+        self.label_rank = 0 if self._labels is None else len(self._labels.shape)
+        self.has_labels = self._labels is not None
+        _check_shapes(path, self._fields, self._labels)
+
+    def records(self, *, digests: bool) -> Iterator[Record]:
+        names = list(self._fields)
+        streams = [array.rows() for array in self._fields.values()]
+        labels: Iterator[Any] = iter(()) if self._labels is None else self._labels.rows()
+        for number, rows in enumerate(zip(*streams, strict=True)):
+            content = dict(zip(names, rows, strict=True))
+            for name, row in content.items():
+                if digests and not np.isfinite(row).all():
+                    raise DataError(
+                        f"{self.path}: {name}: row {number} holds NaN or infinity", hint="remove or repair it"
+                    )
+            digest = digest_bytes(*(np.ascontiguousarray(row).tobytes() for row in rows)) if digests else 0
+            label: str | None = None
+            if self._labels is not None:
+                value = next(labels)
+                if self.label_rank == 2:
+                    content["labels"] = value
+                else:
+                    label = _class_name(value)
+            yield Record(content, digest, label)
+
+
+class ArraysEncoder:
+    """Passes embeddings through; `like` is the first reader, whose row shapes every source must have."""
+
+    name = "none"
+    default_sketch = "mean"
+    masks = False
+
+    def __init__(self, like: ArraysReader) -> None:
+        self.num_capsules, *_, self.dim = like.shapes.get("children") or like.shapes["sketches"]
+        self.num_children = like.shapes["children"][1] if "children" in like.shapes else 0
+        self.given_checksums = 0 if self.num_children else like.shapes.get("checksums", (0, 0))[1]
+        self.label_rank = 2 if like.label_rank == 2 else 1
+        row_bytes = 4 * sum(int(np.prod(shape)) for shape in like.shapes.values())
+        self.fit_rows = max(1, min(20_000, _FIT_BYTES // row_bytes))
+        self._names = sorted(like.shapes)
+
+    def fit(self, contents: Sequence[Any], seed: int) -> None:
+        """Nothing to learn."""
+
+    def encode(self, contents: Sequence[Mapping[str, np.ndarray]]) -> Encoded:
+        fields = {name: np.stack([content[name] for content in contents]).astype(np.float32) for name in self._names}
+        labels = None
+        if self.label_rank == 2:
+            labels = np.stack([content["labels"] for content in contents]).astype(np.int64)
+        return Encoded(fields.get("children"), None, fields.get("sketches"), fields.get("checksums"), labels)
+
+    def state(self) -> State:
+        return {}
+
+    def load_state(self, state: State) -> None:
+        """Nothing to restore."""
+
+    def settings(self) -> dict[str, Any]:
+        return {"arrays": self._names}
+
+
+def array_reader(path: str, label: str | None, log: Log) -> ArraysReader:
+    """Open an npy, npz or h5 file."""
+    return ArraysReader(path, open_arrays(Path(path)), label, log)
+
+
+def legacy_reader(path: str, label: str | None, log: Log) -> ArraysReader:
+    """Open a legacy `.pt` file (imports torch)."""
+    from trm_core.data.legacy import read_legacy
+
+    arrays = {name: MemoryArray(name, values) for name, values in read_legacy(path).items()}
+    log(f"{path}: legacy file with {', '.join(arrays)}")
+    return ArraysReader(path, arrays, label, log)
+
+
+def _roles(
+    path: str, arrays: Mapping[str, ArrayFile], label: str | None, log: Log
+) -> tuple[dict[str, ArrayFile], ArrayFile | None]:
+    """Which array is which field, and which one holds the labels."""
+    left = dict(arrays)
+    if label is not None and label not in left:
+        raise DataError(f"{path}: has no array {label!r}; there are: {', '.join(left)}")
+    name = label or next((candidate for candidate in LABEL_ARRAYS if candidate in left), None)
+    labels = left.pop(name) if name is not None else None
+    fields = {field: left.pop(field) for field in _EMBEDDINGS if field in left}
+    if not fields and len(left) == 1:
+        other, array = left.popitem()
+        rank = len(array.shape)
+        if rank not in (3, 4):
+            raise DataError(
+                f"{path}: {other} has shape {list(array.shape)}",
+                hint="reshape it to [N, k, m, D] (children) or [N, k, D]",
+            )
+        fields["children" if rank == 4 else "sketches"] = array
+        log(f"{path}: {other} {list(array.shape)} taken as {'children' if rank == 4 else 'sketches'}")
+    if "sketches" not in fields and "children" not in fields:
+        there = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+        raise DataError(
+            f"{path}: which array holds the embeddings? There are: {there}", hint="call it children or sketches"
+        )
+    if left:
+        log(f"{path}: not used: {', '.join(left)}")
+    if "checksums" in fields and "children" in fields:
+        del fields["checksums"]
+        log(f"{path}: its checksums are replaced by ours, which can be verified")
+    return fields, labels
+
+
+def _check_shapes(path: str, fields: Mapping[str, ArrayFile], labels: ArrayFile | None) -> None:
+    sizes: dict[str, tuple[int, str]] = {}
+    named = dict(fields) | ({} if labels is None else {"labels": labels})
+    for name, array in named.items():
+        where = f"{path}: {array.name}"
+        if len(array.shape) not in FIELDS[name].ranks:
+            raise DataError(f"{where} has shape {list(array.shape)}, expected {FIELDS[name].shape_text()} for {name}")
+        kinds = "iubUf" if name == "labels" else "fiu"
+        if array.dtype.kind not in kinds or (
+            name == "labels" and len(array.shape) == 2 and array.dtype.kind not in "iu"
+        ):
+            raise DataError(f"{where} has dtype {array.dtype}, which cannot be {name}")
+        for axis, size in zip(FIELDS[name].axes_of_rank(len(array.shape)), array.shape, strict=True):
+            if size < 1:
+                raise DataError(f"{where} has {axis} = {size}; at least 1 is needed")
+            expected, by = sizes.setdefault(axis, (size, name))
+            if size != expected:
+                raise DataError(f"{where} has {axis} = {size} where {by} has {axis} = {expected}")
+
+
+def _class_name(value: Any) -> str | None:
+    """A label as a class name: integers without a point; -100 and NaN are no label."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, str):
+        return plain or None
+    if isinstance(plain, float):
+        if np.isnan(plain):
+            return None
+        plain = int(plain) if plain.is_integer() else plain
+    return None if plain == IGNORE_LABEL else str(plain)

@@ -1,0 +1,197 @@
+"""The third pass: encode the samples chunk by chunk into the work directory, in this process or in several.
+
+A chunk is a fixed range of rows of one modality, so its content does not depend on the number of workers, nor on
+whether the build was killed and run again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from trm_core.data.build.augment import Augmentation
+from trm_core.data.build.concepts import Concepts
+from trm_core.data.build.encoders import Encoder, Layout
+from trm_core.data.build.fitting import detail_of
+from trm_core.data.build.modality import Modality
+from trm_core.data.build.pictures import to_picture
+from trm_core.data.build.plan import Plan, stream
+from trm_core.data.build.records import Progress
+from trm_core.data.build.splits import TRAIN
+from trm_core.data.build.twins import row_digests
+from trm_core.data.build.work import WorkDir
+from trm_core.data.threads import one_thread
+from trm_core.errors import StoppedEarly
+
+_CHUNK_BYTES = 16 << 20
+_CHUNK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows [start, stop) of the plan, all of one modality."""
+
+    index: int
+    modality: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Coder:
+    """All that turns contents into stored fields; sent to each worker once."""
+
+    encoders: list[Encoder]
+    layouts: list[Layout]
+    concepts: Concepts | None
+    augmentation: Augmentation
+
+    def run(self, modality: int, contents: list[Any], train: np.ndarray, with_modality: bool) -> dict[str, np.ndarray]:
+        """Stored fields of a chunk, with `source` (index into `contents`), `augmented` and `digest` for each row."""
+        source = np.arange(len(contents), dtype=np.int64)
+        augmented = np.zeros(len(contents), dtype=bool)
+        if self.augmentation.most > 1:
+            contents, source, augmented = _augment(contents, train, self.augmentation)
+        with one_thread():
+            encoded = self.encoders[modality].encode(contents)
+            fields = self.layouts[modality].finish(encoded)
+            if self.concepts is not None:
+                fields["labels"] = self.concepts.label(detail_of(fields), fields.get("mask"))
+        if encoded.labels is not None:
+            fields["labels"] = encoded.labels
+        if with_modality:
+            fields["modality"] = np.full(len(source), modality, dtype=np.int64)
+        return fields | {"source": source, "augmented": augmented, "digest": row_digests(fields)}
+
+
+def chunk_list(plan: Plan, layout: Layout, augmentation: Augmentation) -> list[Chunk]:
+    """Cut the plan's rows into chunks of a bounded number of bytes."""
+    row_bytes = 4 * layout.num_capsules * layout.dim * (layout.num_children + 1) * augmentation.most
+    rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // row_bytes))
+    chunks: list[Chunk] = []
+    for number, (start, stop) in enumerate(zip(plan.starts[:-1], plan.starts[1:], strict=True)):
+        for begin in range(start, stop, rows):
+            chunks.append(Chunk(len(chunks), number, begin, min(begin + rows, stop)))
+    return chunks
+
+
+def encode_all(
+    modalities: list[Modality],
+    coder: Coder,
+    chunks: list[Chunk],
+    plan: Plan,
+    work: WorkDir,
+    workers: int,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> int:
+    """Encode and store every chunk that the work directory lacks; returns how many were there already.
+
+    Raises `StoppedEarly` when `should_stop` says so between two chunks; what was encoded stays.
+    """
+    have = {chunk.index for chunk in chunks if work.has_chunk(chunk.index)}
+    jobs = _jobs(modalities, [chunk for chunk in chunks if chunk.index not in have], plan)
+    done = len(have)
+    progress("encode", done, len(chunks))
+    with_modality = len(modalities) > 1
+    results = _in_process(coder, jobs, with_modality) if workers == 0 else _pooled(coder, jobs, with_modality, workers)
+    for chunk, fields in results:
+        _complete(fields, chunk, plan)
+        work.save_chunk(chunk.index, fields)
+        done += 1
+        progress("encode", done, len(chunks))
+        if done < len(chunks) and should_stop():
+            raise StoppedEarly(
+                f"stopped after {done} of {len(chunks)} chunks; they are kept in {work.folder}",
+                hint="run the same command again to go on",
+            )
+    return len(have)
+
+
+def _jobs(modalities: list[Modality], todo: list[Chunk], plan: Plan) -> Iterator[tuple[Chunk, list[Any], np.ndarray]]:
+    """Chunks with their contents, read in source order; what is not needed is skipped."""
+    for number, modality in enumerate(modalities):
+        position = plan.starts[number]
+        own = [chunk for chunk in todo if chunk.modality == number]
+        if not own:
+            continue
+        records = stream(modality, plan.starts[number + 1] - position)
+        for chunk in own:
+            skipped = chunk.start - position
+            contents = [record.content for record in islice(records, skipped, skipped + chunk.stop - chunk.start)]
+            position = chunk.stop
+            yield chunk, contents, plan.split[chunk.start : chunk.stop] == TRAIN
+
+
+def _complete(fields: dict[str, np.ndarray], chunk: Chunk, plan: Plan) -> None:
+    """Add what the plan knows of the rows: split, source row, class id."""
+    rows = chunk.start + fields.pop("source")
+    fields["ids"] = rows
+    fields["split"] = plan.split[rows]
+    if plan.labels is not None:
+        fields["labels"] = plan.labels[rows]
+
+
+def _in_process(
+    coder: Coder, jobs: Iterator[tuple[Chunk, list[Any], np.ndarray]], with_modality: bool
+) -> Iterator[Any]:
+    for chunk, contents, train in jobs:
+        yield chunk, coder.run(chunk.modality, contents, train, with_modality)
+
+
+_worker_coder: Coder | None = None
+
+
+def _start_worker(coder: Coder) -> None:
+    global _worker_coder
+    _worker_coder = coder
+
+
+def _work(modality: int, contents: list[Any], train: np.ndarray, with_modality: bool) -> dict[str, np.ndarray]:
+    assert _worker_coder is not None
+    return _worker_coder.run(modality, contents, train, with_modality)
+
+
+def _pooled(
+    coder: Coder, jobs: Iterator[tuple[Chunk, list[Any], np.ndarray]], with_modality: bool, workers: int
+) -> Iterator[Any]:
+    """Results in the order of the jobs, with at most two jobs per worker under way."""
+    # spawn: a fork of a process that runs threads (BLAS, a progress bar) may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(coder,)) as pool:
+        pending: deque[tuple[Chunk, Future[dict[str, np.ndarray]]]] = deque()
+        try:
+            for chunk, contents, train in jobs:
+                pending.append((chunk, pool.submit(_work, chunk.modality, contents, train, with_modality)))
+                if len(pending) >= 2 * workers:
+                    first, future = pending.popleft()
+                    yield first, future.result()
+            while pending:
+                first, future = pending.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def _augment(
+    contents: list[Any], train: np.ndarray, augmentation: Augmentation
+) -> tuple[list[Any], np.ndarray, np.ndarray]:
+    """Training pictures followed by their copies; the others as they are."""
+    pictures: list[Any] = []
+    source: list[int] = []
+    augmented: list[bool] = []
+    for row, content in enumerate(contents):
+        picture = to_picture(content)
+        copies = augmentation.copies(picture) if train[row] else []
+        pictures += [picture, *copies]
+        source += [row] * (1 + len(copies))
+        augmented += [False] + [True] * len(copies)
+    return pictures, np.asarray(source, dtype=np.int64), np.asarray(augmented, dtype=bool)

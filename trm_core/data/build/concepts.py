@@ -1,0 +1,72 @@
+"""Targets where the source has no labels: the k-means id of each capsule's full detail, its concept.
+
+Fitted on capsules of the training split. A concept c is stored as label id c + 4: ids 0..3 are the control symbols.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from trm_core.data.build.records import Log
+from trm_core.data.fields import IGNORE_LABEL
+from trm_core.errors import DataError
+
+CONTROL_SYMBOLS = 4
+_FIT_BYTES = 64 << 20
+_FIT_CAPSULES_PER_CONCEPT = 100
+
+
+class Concepts:
+    """The fitted centres. `detail` everywhere: float [n, k, width], the flattened children (or the sketches)."""
+
+    def __init__(self, centres: np.ndarray) -> None:
+        self.centres = centres
+
+    @property
+    def count(self) -> int:
+        return len(self.centres)
+
+    def label(self, detail: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        """int64 [n, k]: concept id + 4, or -100 where `mask` is false."""
+        n, k, width = detail.shape
+        flat = detail.reshape(n * k, width).astype(np.float32)
+        # |x - c|^2 without |x|^2, which is the same for every centre.
+        distance = np.sum(self.centres**2, axis=1) - 2.0 * (flat @ self.centres.T)
+        labels = distance.argmin(axis=1).reshape(n, k).astype(np.int64) + CONTROL_SYMBOLS
+        if mask is not None:
+            labels[~mask] = IGNORE_LABEL
+        return labels
+
+
+def capsules_to_fit(num_concepts: int, width: int) -> int:
+    """How many training capsules of `width` values are enough, within a memory bound."""
+    return max(num_concepts, min(_FIT_CAPSULES_PER_CONCEPT * num_concepts, _FIT_BYTES // (4 * width)))
+
+
+def fit_concepts(capsules: np.ndarray, num_concepts: int, seed: int, log: Log) -> Concepts:
+    """Cluster capsules [n, width]. Fewer distinct points than concepts reduce their number, said once.
+
+    Raises `DataError` if all capsules are alike: there is nothing to predict.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    points = np.unique(capsules.astype(np.float32), axis=0)
+    distinct = len(points)
+    if distinct < 2:
+        raise DataError(
+            "every capsule of the training split has the same detail, so concepts cannot be targets",
+            hint="check the source, or give a label column with data.build.label",
+        )
+    if distinct < num_concepts:
+        log(f"num_concepts reduced from {num_concepts} to {distinct}: there are no more distinct capsules in training")
+        return Concepts(points)
+    kmeans = MiniBatchKMeans(
+        n_clusters=num_concepts, random_state=seed % 2**32, batch_size=4096, n_init=1, max_iter=50, init="k-means++"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        kmeans.fit(capsules.astype(np.float32))
+    return Concepts(kmeans.cluster_centers_.astype(np.float32))

@@ -1,0 +1,156 @@
+"""Rows of csv, tsv and jsonl files, one at a time, each with its line number; shared by the text and table readers."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from trm_core.errors import DataError
+
+csv.field_size_limit(1 << 26)
+_PEEK = 200
+
+
+@dataclass(frozen=True)
+class Delimited:
+    """How a file is laid out. `headerless`: two columns, label<TAB>text, without quoting."""
+
+    path: Path
+    form: str  # "csv", "jsonl" or "labelled-lines"
+    delimiter: str
+    columns: tuple[str, ...]
+
+    def rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """(line number, values in the order of `columns`). Raises `DataError` with file and line."""
+        if self.form == "jsonl":
+            yield from self._json_rows()
+        elif self.form == "labelled-lines":
+            for number, line in text_lines(self.path):
+                if line.strip():
+                    label, separator, text = line.partition("\t")
+                    if not separator:
+                        raise DataError(f"{self.path}:{number}: has no tab between label and text")
+                    yield number, (label.strip(), text)
+        else:
+            yield from self._csv_rows()
+
+    def column(self, name: str) -> int:
+        """Index of a column. Raises `DataError` with the columns there are and the nearest name."""
+        if name in self.columns:
+            return self.columns.index(name)
+        near = difflib.get_close_matches(name, self.columns, 1)
+        hint = f"did you mean {near[0]!r}?" if near else None
+        raise DataError(f"{self.path}: has no column {name!r}; there are: {', '.join(self.columns)}", hint=hint)
+
+    def _csv_rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        lines = (line + "\n" for _, line in text_lines(self.path))
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        try:
+            next(reader)
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(self.columns):
+                    raise DataError(
+                        f"{self.path}:{reader.line_num}: has {len(row)} fields, the header has {len(self.columns)}",
+                        hint="quote fields that hold the delimiter or a line break",
+                    )
+                yield reader.line_num, tuple(row)
+        except csv.Error as error:
+            raise DataError(f"{self.path}:{reader.line_num}: {error}", hint="check the quotes in this line") from None
+
+    def _json_rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        for number, line in text_lines(self.path):
+            if not line.strip():
+                continue
+            record = parse_object(self.path, number, line)
+            yield number, tuple("" if record.get(name) is None else _as_text(record[name]) for name in self.columns)
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line without its end) of a UTF-8 file. Raises `DataError` with the line that is not."""
+    try:
+        with open(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"{path}:{number}: is not UTF-8 text (byte {error.start + 1} of the line)",
+                        hint="convert it first, for example: iconv -f latin1 -t utf-8",
+                    ) from None
+                yield number, line.rstrip("\r\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def open_delimited(path: Path) -> Delimited:
+    """Look at the first lines of a csv, tsv or jsonl file. Raises `DataError` if it is empty or has no header."""
+    lines = [line for _, line in islice(text_lines(path), _PEEK)]
+    filled = [line for line in lines if line.strip()]
+    if not filled:
+        raise DataError(f"{path}: is empty")
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        first = parse_object(path, lines.index(filled[0]) + 1, filled[0])
+        return Delimited(path, "jsonl", "", tuple(first))
+    if looks_labelled(filled):
+        return Delimited(path, "labelled-lines", "\t", ("label", "text"))
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=filled[0].count)
+    header = next(csv.reader([filled[0]], delimiter=delimiter))
+    columns = tuple(name.strip() for name in header)
+    if all(is_number(name) for name in columns):
+        raise DataError(
+            f"{path}: the first line holds only numbers, not the names of columns", hint="add a header line"
+        )
+    seen = {row[0] for row in csv.reader(filled[1:], delimiter=delimiter) if row}
+    if len(columns) == 2 and columns[0] in seen:
+        raise DataError(
+            f"{path}: the first line looks like data: {columns[0]!r} comes again below it", hint="add a header line"
+        )
+    if len(set(columns)) < len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise DataError(f"{path}: two columns are called {twice!r}", hint="rename one of them in the header")
+    return Delimited(path, "csv", delimiter, columns)
+
+
+def looks_labelled(lines: list[str]) -> bool:
+    """True for label<TAB>text without a header: one tab a line, few short different labels, which come again."""
+    parts = [line.split("\t") for line in lines]
+    if any(len(part) < 2 for part in parts) or len(parts) < 2:
+        return False
+    labels = [part[0].strip() for part in parts]
+    one_tab = all(len(part) == 2 for part in parts)
+    prose = any(" " in part[1].strip() for part in parts)
+    # A header's first cell is a name that no later line has as its label.
+    return one_tab and prose and labels[0] in labels[1:] and max(map(len, labels)) <= 40
+
+
+def parse_object(path: Path, number: int, line: str) -> dict[str, object]:
+    """One line of a jsonl file as an object. Raises `DataError` with file and line."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}:{number}: is not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{path}:{number}: is {type(record).__name__}, expected an object with named fields")
+    return record
+
+
+def is_number(text: str) -> bool:
+    """True if the text reads as a number (also nan and inf)."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _as_text(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    # JSON can spell half of a surrogate pair, which is no text that could be written again.
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,142 @@
+"""What kind of source a path is, with the reason; a doubt is an error that says which --kind to give."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from trm_core.config.schema import BuildConfig
+from trm_core.data.build.arc import load_json, looks_like_arc
+from trm_core.data.build.array_files import open_arrays
+from trm_core.data.build.delimited import is_number, open_delimited
+from trm_core.data.build.images import IMAGE_ARRAYS, IMAGE_SUFFIXES, class_folders
+from trm_core.data.build.tables import is_missing
+from trm_core.data.build.text import TEXT_NAMES, labelled_lines
+from trm_core.data.fields import FORMAT
+from trm_core.errors import DataError
+
+_ROWS = (".csv", ".tsv", ".jsonl", ".ndjson")
+_ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".hdf")
+_LEGACY = (".pt", ".pth")
+_SPLIT_FOLDERS = frozenset({"train", "test", "val", "valid", "validation"})
+_PROSE_WORDS = 4.0
+_PEEK_ROWS = 100
+
+
+def detect_kind(source: str, config: BuildConfig) -> tuple[str, str]:
+    """(kind, reason) of a source. Raises `DataError` if it is missing, empty, of no known kind or ambiguous."""
+    path = Path(source)
+    if source == "digits" and not path.exists():
+        return "digits", "the embedded handwritten digits"
+    if not path.exists():
+        raise DataError(f"{source}: no such file or folder", hint="check the path; 'digits' is the embedded data set")
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError(f"{source}: is empty")
+    _refuse_capsule_file(path)
+    if config.kind != "auto":
+        if config.kind == "digits":
+            raise DataError(
+                f"{source}: is a file or folder; the kind digits has no file", hint="name the source digits"
+            )
+        return config.kind, "as told"
+    if path.is_dir():
+        return _folder(path)
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        if labelled_lines(path) is not None:
+            return "text", "lines of label, tab, text"
+        return "text", "a plain text file: its paragraphs"
+    if suffix in _ROWS:
+        return _rows(path, config)
+    if suffix == ".json":
+        if looks_like_arc(load_json(path)):
+            return "arc", "JSON with train and test pairs of grids"
+        raise DataError(f"{path}: is JSON, but not of ARC tasks", hint="turn records into .jsonl, one object a line")
+    if suffix in _ARRAYS:
+        return _arrays(path)
+    if suffix in _LEGACY:
+        return "legacy", "a PyTorch file: the older capsule format"
+    if suffix in IMAGE_SUFFIXES:
+        raise DataError(f"{path}: is a single picture", hint="give the folder, with one sub-folder per class")
+    raise DataError(
+        f"{path}: its kind cannot be told from {suffix or 'a name without a suffix'!r}",
+        hint="known: folders of pictures, .npz .npy .h5 .csv .tsv .jsonl .txt .json .pt; or rename it and give --kind",
+    )
+
+
+def _folder(path: Path) -> tuple[str, str]:
+    folders = class_folders(path)
+    if folders:
+        if {folder.name.lower() for folder in folders} <= _SPLIT_FOLDERS:
+            raise DataError(
+                f"{path}: its folders are splits ({', '.join(f.name for f in folders)}), not classes",
+                hint=f"give one of them, for example {folders[0]}; the builder splits by itself",
+            )
+        return "images", f"a folder with {len(folders)} folders of pictures, one per class"
+    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir()):
+        return "images", "a folder of pictures without classes"
+    tasks = sorted(path.glob("*.json"))
+    if tasks and looks_like_arc(load_json(tasks[0])):
+        return "arc", f"a folder of {len(tasks)} JSON files with ARC tasks"
+    raise DataError(f"{path}: holds neither pictures nor ARC tasks", hint="name the file inside it")
+
+
+def _rows(path: Path, config: BuildConfig) -> tuple[str, str]:
+    """Text or table, by the columns named and by what stands in them."""
+    table = open_delimited(path)
+    if table.form == "labelled-lines":
+        return "text", "two columns without a header: label, tab, text"
+    if config.text is not None:
+        table.column(config.text)
+        return "text", f"its text column {config.text!r} was named"
+    if named := [name for name in TEXT_NAMES if name in table.columns]:
+        if len(named) > 1:
+            raise DataError(f"{path}: which column is the text: {' or '.join(named)}?", hint=f"give --text {named[0]}")
+        return "text", f"it has a column {named[0]!r}"
+    rows = [values for _, values in islice(table.rows(), _PEEK_ROWS)]
+    if not rows:
+        raise DataError(f"{path}: has a header and no rows")
+    numeric = 0
+    for index, name in enumerate(table.columns):
+        cells = [row[index].strip() for row in rows if not is_missing(row[index].strip())]
+        if cells and all(is_number(cell) for cell in cells):
+            numeric += 1
+        elif cells and sum(len(cell.split()) for cell in cells) / len(cells) >= _PROSE_WORDS:
+            raise DataError(
+                f"{path}: column {name!r} looks like prose: is this text or a table?",
+                hint=f"give --text {name} to read it as text, or --kind table",
+            )
+    return "table", f"{len(table.columns)} columns with a header, {numeric} of them numbers"
+
+
+def _arrays(path: Path) -> tuple[str, str]:
+    arrays = open_arrays(path)
+    shown = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+    if {"sketches", "children"} & set(arrays):
+        return "arrays", f"it holds {shown}"
+    images = [arrays[name] for name in IMAGE_ARRAYS if name in arrays] if path.suffix.lower() == ".npz" else []
+    if not images:
+        return "arrays", f"it holds {shown}"
+    shape = images[0].shape
+    if len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3, 4)):
+        return "images", f"its array {images[0].name} {list(shape)} has the shape of pictures"
+    raise DataError(
+        f"{path}: it is not clear whether {images[0].name} {list(shape)} holds pictures or embeddings",
+        hint="give --kind images ([N, H, W] or [N, H, W, C]) or --kind arrays ([N, k, m, D])",
+    )
+
+
+def _refuse_capsule_file(path: Path) -> None:
+    if path.suffix.lower() not in _ARRAYS or not path.is_file():
+        return
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            ours = "format" in file.attrs and file.attrs["format"] in (FORMAT, FORMAT.encode())
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+        return  # not HDF5, or damaged: the reader of the kind says what is wrong
+    if ours:
+        raise DataError(
+            f"{path}: is already a capsule file", hint="train on it with data.path, or look at it with inspect-dataset"
+        )

@@ -1,0 +1,142 @@
+"""Pictures to capsules: a lattice of cells, each with sub-cells, as raw pixels or as the PCA of their patches.
+
+`pixels` keeps every value of a sub-cell; `patch-pca` keeps the D strongest directions of the sub-cells of a sample of
+training pictures, scaled so that a training patch has RMS 1 per dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from trm_core.data.build.encoders import Encoded, State
+from trm_core.data.build.lattice import Lattice
+from trm_core.data.build.pictures import to_picture
+from trm_core.errors import DataError
+
+MAX_PIXEL_DIM = 64
+_FIT_BYTES = 64 << 20
+_FIT_PATCHES = 20_000
+_PCA_BATCH = 4096
+
+
+class _PictureEncoder:
+    """What both encoders share: pictures in, patches [n, k, m, values] out."""
+
+    name = ""
+    default_sketch = "mean"
+    masks = False
+    label_rank = 1
+    given_checksums = 0
+
+    def __init__(self, lattice: Lattice, channels: int, dim: int) -> None:
+        self.lattice = lattice
+        self.channels = channels
+        self.dim = dim
+        self.num_capsules = lattice.num_capsules
+        self.num_children = lattice.num_children
+        self.fit_rows = max(1, min(4096, _FIT_BYTES // (4 * lattice.height * lattice.width * channels)))
+
+    def patches(self, contents: Sequence[Any]) -> np.ndarray:
+        pictures = np.stack([to_picture(content) for content in contents])
+        expected = (self.lattice.height, self.lattice.width, self.channels)
+        if pictures.shape[1:] != expected:
+            raise DataError(
+                f"these pictures are {_size(pictures.shape[1:])}, the first ones were {_size(expected)}",
+                hint="give data.build.image_size to bring all to one size",
+            )
+        return self.lattice.cut(pictures)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "picture": [self.lattice.height, self.lattice.width, self.channels],
+            "padded": list(self.lattice.padded),
+            "cells": list(self.lattice.cells),
+            "subcells": list(self.lattice.subcells),
+            "subcell_pixels": list(self.lattice.subcell_shape),
+        }
+
+
+class PixelEncoder(_PictureEncoder):
+    """Children are the raw pixels of their sub-cell in [0, 1]; nothing is fitted."""
+
+    name = "pixels"
+
+    def fit(self, contents: Sequence[Any], seed: int) -> None:
+        """Nothing to learn."""
+
+    def encode(self, contents: Sequence[Any]) -> Encoded:
+        return Encoded(_widen(self.patches(contents), self.dim))
+
+    def state(self) -> State:
+        return {}
+
+    def load_state(self, state: State) -> None:
+        """Nothing to restore."""
+
+
+class PatchPCAEncoder(_PictureEncoder):
+    """Children are sub-cells projected on the strongest directions of training sub-cells."""
+
+    name = "patch-pca"
+
+    def __init__(self, lattice: Lattice, channels: int, dim: int) -> None:
+        super().__init__(lattice, channels, dim)
+        self._mean = np.zeros(0, dtype=np.float32)
+        self._components = np.zeros((0, 0), dtype=np.float32)
+        self._scale = np.ones((), dtype=np.float32)
+        self._kept = 0.0
+
+    def fit(self, contents: Sequence[Any], seed: int) -> None:
+        from sklearn.decomposition import IncrementalPCA
+
+        patches = self.patches(contents)
+        patches = patches.reshape(-1, patches.shape[-1])
+        rng = np.random.default_rng([seed % 2**63, 0x9CA])
+        if len(patches) > _FIT_PATCHES:
+            patches = patches[np.sort(rng.choice(len(patches), _FIT_PATCHES, replace=False))]
+        components = min(self.dim, patches.shape[1], len(patches))
+        pca = IncrementalPCA(n_components=components)
+        # A last batch smaller than the number of components is refused by partial_fit, so batches are of equal size.
+        for batch in np.array_split(patches, max(1, len(patches) // max(_PCA_BATCH, components))):
+            pca.partial_fit(batch)
+        self._mean = pca.mean_.astype(np.float32)
+        self._components = pca.components_.astype(np.float32)
+        coded = (patches - self._mean) @ self._components.T
+        rms = float(np.sqrt(np.mean(coded**2)))
+        self._scale = np.asarray(1.0 / rms if rms > 0 else 1.0, dtype=np.float32)
+        self._kept = float(np.sum(pca.explained_variance_ratio_))
+
+    def encode(self, contents: Sequence[Any]) -> Encoded:
+        coded = ((self.patches(contents) - self._mean) @ self._components.T) * self._scale
+        return Encoded(_widen(coded, self.dim))
+
+    def state(self) -> State:
+        return {
+            "mean": self._mean,
+            "components": self._components,
+            "scale": self._scale,
+            "kept": np.asarray(self._kept),
+        }
+
+    def load_state(self, state: State) -> None:
+        self._mean, self._components = state["mean"], state["components"]
+        self._scale, self._kept = state["scale"], float(state["kept"])
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"components": len(self._components), "variance_kept": round(self._kept, 4)}
+
+
+def _widen(children: np.ndarray, dim: int) -> np.ndarray:
+    if children.shape[-1] == dim:
+        return children.astype(np.float32, copy=False)
+    wide = np.zeros((*children.shape[:-1], dim), dtype=np.float32)
+    wide[..., : children.shape[-1]] = children
+    return wide
+
+
+def _size(shape: Sequence[int]) -> str:
+    height, width, channels = shape
+    return f"{height} x {width} with {channels} channel(s)"

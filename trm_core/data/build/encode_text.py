@@ -1,0 +1,189 @@
+"""Phrases to vectors without any download: tf-idf or hashing of words and character n-grams, then truncated SVD.
+
+Documents are cut into k segments of m phrases (`segment`); a phrase is a child, a segment a capsule. Everything is
+fitted on phrases of training documents. Vectors are scaled so that a training phrase has RMS 1 per dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from trm_core.data.build.encoders import Encoded, State
+from trm_core.data.build.segment import segment
+from trm_core.errors import DataError
+
+_MAX_WORDS = 20_000
+_MAX_CHARACTER_GRAMS = 20_000
+_HASHED = 1 << 16
+_FIT_DOCUMENTS = 20_000
+_FIT_PHRASES = 40_000
+
+
+class _SvdTextEncoder:
+    """Segmentation, SVD and scaling; subclasses give the sparse features of a list of phrases."""
+
+    name = ""
+    default_sketch = "leading"
+    masks = True
+    label_rank = 1
+    given_checksums = 0
+    fit_rows = _FIT_DOCUMENTS
+
+    def __init__(self, num_capsules: int, num_children: int, dim: int) -> None:
+        self.num_capsules = num_capsules
+        self.num_children = num_children
+        self.dim = dim
+        self._components = np.zeros((0, 0), dtype=np.float32)
+        self._scale = np.ones((), dtype=np.float32)
+        self._kept = 0.0
+
+    def _learn_features(self, phrases: list[str]) -> None:
+        raise NotImplementedError
+
+    def _features(self, phrases: list[str]) -> Any:
+        """Sparse float matrix [phrases, features]."""
+        raise NotImplementedError
+
+    def _feature_state(self) -> State:
+        raise NotImplementedError
+
+    def fit(self, contents: Sequence[str], seed: int) -> None:
+        from sklearn.decomposition import TruncatedSVD
+
+        phrases = [phrase for document in contents for phrase in _flat(self._cut(document)) if phrase]
+        if not phrases:
+            raise DataError("the training documents hold no words", hint="check the text column")
+        if len(phrases) > _FIT_PHRASES:
+            rng = np.random.default_rng([seed % 2**63, 0x7E87])
+            chosen = np.sort(rng.choice(len(phrases), _FIT_PHRASES, replace=False))
+            phrases = [phrases[index] for index in chosen]
+        self._learn_features(phrases)
+        features = self._features(phrases)
+        components = min(self.dim, features.shape[1] - 1, len(phrases) - 1)
+        if components < 1:
+            raise DataError("the training documents hold too few different words to learn from")
+        svd = TruncatedSVD(components, n_iter=4, random_state=seed % 2**32)
+        coded = svd.fit_transform(features)
+        rms = float(np.sqrt(np.mean(coded**2)))
+        self._components = svd.components_.astype(np.float32)
+        self._scale = np.asarray(1.0 / rms if rms > 0 else 1.0, dtype=np.float32)
+        self._kept = float(np.sum(svd.explained_variance_ratio_))
+
+    def encode(self, contents: Sequence[str]) -> Encoded:
+        phrases = [phrase for document in contents for phrase in _flat(self._cut(document))]
+        real = np.asarray([bool(phrase) for phrase in phrases])
+        children = np.zeros((len(phrases), self.dim), dtype=np.float32)
+        if real.any():
+            features = self._features([phrase for phrase in phrases if phrase])
+            children[real, : len(self._components)] = (features @ self._components.T) * self._scale
+        shape = (len(contents), self.num_capsules, self.num_children)
+        mask = real.reshape(shape)
+        # A sample needs at least one capsule that is not padding, even where the document is empty.
+        mask[~mask.any(axis=(1, 2)), 0, 0] = True
+        return Encoded(children.reshape(*shape, self.dim), mask)
+
+    def state(self) -> State:
+        own = {"components": self._components, "scale": self._scale, "kept": np.asarray(self._kept)}
+        return own | self._feature_state()
+
+    def load_state(self, state: State) -> None:
+        self._components, self._scale, self._kept = state["components"], state["scale"], float(state["kept"])
+
+    def settings(self) -> dict[str, Any]:
+        return {"components": len(self._components), "variance_kept": round(self._kept, 4)}
+
+    def _cut(self, document: str) -> list[list[str]]:
+        return segment(document, self.num_capsules, self.num_children)
+
+
+class TfidfSvdEncoder(_SvdTextEncoder):
+    """Words and pairs of words, and character 3- and 4-grams within words, weighted by tf-idf."""
+
+    name = "tfidf-svd"
+
+    def __init__(self, num_capsules: int, num_children: int, dim: int) -> None:
+        super().__init__(num_capsules, num_children, dim)
+        self._state: State = {}
+        self._vectorizers: list[Any] | None = None
+
+    def _learn_features(self, phrases: list[str]) -> None:
+        least = 2 if len(phrases) >= 1000 else 1
+        state: State = {}
+        for name, settings, limit in _VIEWS:
+            vectorizer = _tfidf(settings | {"min_df": least, "max_features": limit})
+            try:
+                vectorizer.fit(phrases)
+            except ValueError:
+                raise DataError("the training documents hold no words", hint="check the text column") from None
+            terms = vectorizer.get_feature_names_out()
+            # Terms joined with a character no term can hold: a plain byte array needs no pickle and no padding.
+            state[f"{name}_terms"] = np.frombuffer("\n".join(terms).encode(), dtype=np.uint8)
+            state[f"{name}_idf"] = vectorizer.idf_.astype(np.float64)
+        self._state, self._vectorizers = state, None
+
+    def _features(self, phrases: list[str]) -> Any:
+        from scipy.sparse import hstack
+
+        if self._vectorizers is None:
+            self._vectorizers = [_restored(settings, name, self._state) for name, settings, _ in _VIEWS]
+        return hstack([vectorizer.transform(phrases) for vectorizer in self._vectorizers], format="csr")
+
+    def _feature_state(self) -> State:
+        return self._state
+
+    def load_state(self, state: State) -> None:
+        super().load_state(state)
+        self._state = {name: values for name, values in state.items() if name.endswith(("_terms", "_idf"))}
+        self._vectorizers = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_vectorizers": None}
+
+    def settings(self) -> dict[str, Any]:
+        terms = {f"{name}_terms": len(self._state.get(f"{name}_idf", ())) for name, _, _ in _VIEWS}
+        return super().settings() | terms
+
+
+class HashingSvdEncoder(_SvdTextEncoder):
+    """The same n-grams, hashed: no vocabulary, for sources of any size."""
+
+    name = "hashing-svd"
+
+    def _learn_features(self, phrases: list[str]) -> None:
+        """Hashing learns nothing."""
+
+    def _features(self, phrases: list[str]) -> Any:
+        from scipy.sparse import hstack
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        views = [HashingVectorizer(n_features=_HASHED, **settings) for _, settings, _ in _VIEWS]
+        return hstack([view.transform(phrases) for view in views], format="csr")
+
+    def _feature_state(self) -> State:
+        return {}
+
+
+_VIEWS: tuple[tuple[str, dict[str, Any], int], ...] = (
+    ("word", {"analyzer": "word", "ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"}, _MAX_WORDS),
+    ("character", {"analyzer": "char_wb", "ngram_range": (3, 4)}, _MAX_CHARACTER_GRAMS),
+)
+
+
+def _tfidf(settings: dict[str, Any]) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **settings)
+
+
+def _restored(settings: dict[str, Any], name: str, state: State) -> Any:
+    terms = state[f"{name}_terms"].tobytes().decode().split("\n")
+    vectorizer = _tfidf(settings | {"vocabulary": {term: index for index, term in enumerate(terms)}})
+    vectorizer.idf_ = state[f"{name}_idf"]
+    return vectorizer
+
+
+def _flat(segments: list[list[str]]) -> list[str]:
+    return [phrase for phrases in segments for phrase in phrases]

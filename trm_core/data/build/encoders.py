@@ -1,0 +1,140 @@
+"""What an encoder is, and what every encoder's output goes through: sketch, padding, checksum.
+
+An encoder is fitted on a bounded sample of the training split and then turns the contents of a chunk of records into
+children. `finish` makes the stored fields of them. Encoders are plain picklable objects, so that worker processes get
+them once; their arrays are kept in the work directory, so that a build that was killed goes on with the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from trm_core.data.checksum import checksums
+from trm_core.errors import DataError
+
+State = dict[str, np.ndarray]
+
+
+@dataclass
+class Encoded:
+    """A chunk of samples as an encoder gives them.
+
+    children: float32 [n, k, m, D], or None where the source holds only sketches; child_mask: bool [n, k, m], True for
+    a real child (None: all). Only where the source itself gives them (arrays), else None: sketches [n, k, D], checksums
+    [n, k, R], labels int64 [n, k].
+    """
+
+    children: np.ndarray | None
+    child_mask: np.ndarray | None = None
+    sketches: np.ndarray | None = None
+    checksums: np.ndarray | None = None
+    labels: np.ndarray | None = None
+
+
+class Encoder(Protocol):
+    """One modality's encoder.
+
+    num_children is 0 and children are None where the source holds only sketches. `masks`: some capsules may be padding.
+    `fit_rows`: how many training samples `fit` wants at most. `label_rank` is 2 where the source labels every capsule.
+    `given_checksums`: width of the checksums that the source itself holds, 0 for none.
+    """
+
+    name: str
+    num_capsules: int
+    num_children: int
+    dim: int
+    default_sketch: str
+    fit_rows: int
+    masks: bool
+    label_rank: int
+    given_checksums: int
+
+    def fit(self, contents: Sequence[Any], seed: int) -> None: ...
+
+    def encode(self, contents: Sequence[Any]) -> Encoded: ...
+
+    def state(self) -> State: ...
+
+    def load_state(self, state: State) -> None: ...
+
+    def settings(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of the file that is being built: k, m, D, R, and how sketches are made."""
+
+    num_capsules: int
+    num_children: int
+    dim: int
+    checksum_dim: int
+    sketch: str
+    checksum_seed: int
+    dtype: str
+    with_mask: bool
+
+    def finish(self, encoded: Encoded) -> dict[str, np.ndarray]:
+        """The stored fields of a chunk: sketches, children, checksums, mask, padded to the file's k, m and D.
+
+        Raises `DataError` if a value does not fit the stored precision.
+        """
+        mask: np.ndarray | None = None
+        given = encoded.children if encoded.children is not None else encoded.sketches
+        assert given is not None
+        n, k = given.shape[:2]
+        if self.with_mask:
+            mask = np.zeros((n, self.num_capsules), dtype=bool)
+            mask[:, :k] = True if encoded.child_mask is None else encoded.child_mask.any(axis=2)
+        sketches = encoded.sketches if encoded.sketches is not None else self._sketch(encoded)
+        fields = {"sketches": _pad(sketches, (self.num_capsules, self.dim))}
+        if self.num_children:
+            assert encoded.children is not None
+            fields["children"] = _pad(encoded.children, (self.num_capsules, self.num_children, self.dim))
+        fields = {name: self._store(name, values) for name, values in fields.items()}
+        if self.checksum_dim and self.num_children:
+            # Of the stored values, so that a reader who recomputes them gets the same numbers.
+            values = checksums(fields["children"], self.checksum_dim, self.checksum_seed)
+            fields["checksums"] = self._store("checksums", values)
+        elif self.checksum_dim and encoded.checksums is not None:
+            fields["checksums"] = self._store("checksums", encoded.checksums)
+        if mask is not None:
+            fields["mask"] = mask
+        return fields
+
+    def _sketch(self, encoded: Encoded) -> np.ndarray:
+        children = encoded.children
+        assert children is not None
+        n, k, _, dim = children.shape
+        if self.sketch == "none":
+            return np.zeros((n, k, dim), dtype=np.float32)
+        if encoded.child_mask is None:
+            mean = children.mean(axis=2, dtype=np.float32)
+        else:
+            real = encoded.child_mask[..., None]
+            mean = (children * real).sum(axis=2, dtype=np.float32) / np.maximum(real.sum(axis=2), 1)
+        if self.sketch == "leading":
+            mean[..., max(1, dim // 4) :] = 0.0
+        return mean.astype(np.float32, copy=False)
+
+    def _store(self, name: str, values: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            stored = values.astype(self.dtype)
+        if self.dtype == "float16" and not np.isfinite(stored).all() and np.isfinite(values).all():
+            raise DataError(
+                f"{name} reach {np.abs(values).max():.3g}, more than float16 can hold",
+                hint="set data.build.dtype=float32",
+            )
+        return stored
+
+
+def _pad(values: np.ndarray, inner: tuple[int, ...]) -> np.ndarray:
+    """Zero-pad the axes after the first up to `inner`."""
+    if values.shape[1:] == inner:
+        return values
+    padded = np.zeros((len(values), *inner), dtype=values.dtype)
+    padded[tuple(slice(0, size) for size in values.shape)] = values
+    return padded

@@ -1,0 +1,62 @@
+"""What a built file depends on, as one hash: the bytes of its sources, the settings, the version of the builder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+
+from trm_core.config.schema import BuildConfig
+from trm_core.data.build.arc import solutions_path
+from trm_core.data.build.digits import digits_sha256
+from trm_core.data.fields import SCHEMA_VERSION
+from trm_core.errors import DataError
+
+# Raise it whenever the same source and settings would give other bytes.
+BUILD_VERSION = 1
+
+
+def tool_version() -> str:
+    """Version of the installed package, "source" when it runs from a checkout that is not installed."""
+    try:
+        return metadata.version("trm")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+def source_sha256(source: str) -> str:
+    """SHA-256 of a file, of a folder (names and contents of its files, sorted), or of the embedded digits."""
+    path = Path(source)
+    if source == "digits" and not path.exists():
+        return digits_sha256()
+    if path.is_dir():
+        state = hashlib.sha256()
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            state.update(f"{file.relative_to(path).as_posix()}\0{_file_sha256(file)}\n".encode())
+        return state.hexdigest()
+    beside = solutions_path(path)
+    if beside is not None:  # part of what is read
+        return hashlib.sha256(f"{_file_sha256(path)} {_file_sha256(beside)}".encode()).hexdigest()
+    return _file_sha256(path)
+
+
+def build_fingerprint(hashes: list[str], config: BuildConfig) -> str:
+    """Hash of all that decides the content of the file; the number of workers does not."""
+    settings = config.model_dump(mode="json", exclude={"workers"})
+    parts = {
+        "sources": hashes,
+        "build": settings,
+        "schema": SCHEMA_VERSION,
+        "version": BUILD_VERSION,
+        "tool": tool_version(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None

@@ -1,0 +1,147 @@
+"""Pictures in a folder of class folders (or a flat folder), or in an npz file with images and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trm_core.data.build.array_files import ArrayFile, open_arrays
+from trm_core.data.build.arrays import LABEL_ARRAYS
+from trm_core.data.build.pictures import ImageFile
+from trm_core.data.build.records import Log, Record, digest_array
+from trm_core.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+IMAGE_ARRAYS = ("images", "image", "x", "X", "data")
+_GRAY_MODES = frozenset({"1", "L", "I", "I;16", "F", "LA"})
+
+
+class FolderReader:
+    """A folder whose sub-folders are the classes; without sub-folders, pictures without labels.
+
+    Sizes and colours of all pictures are looked at first (headers only). Contents are `ImageFile`s, decoded later.
+    """
+
+    def __init__(self, path: str, size: int | None, log: Log) -> None:
+        self.path = path
+        folders = class_folders(Path(path))
+        self.has_labels = bool(folders)
+        self._files: list[tuple[Path, str | None]] = []
+        ignored = 0
+        for folder in folders or [Path(path)]:
+            label = folder.name if folders else None
+            for file in sorted(folder.rglob("*") if folders else folder.iterdir()):
+                if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
+                    self._files.append((file, label))
+                elif file.is_file():
+                    ignored += 1
+        if not self._files:
+            raise DataError(f"{path}: holds no pictures", hint="known suffixes: " + ", ".join(sorted(IMAGE_SUFFIXES)))
+        if ignored:
+            log(f"{path}: {ignored} files that are not pictures were left out")
+        self._size = size
+        height, width, self._mode = self._examine()
+        self.shape = (height, width, 3 if self._mode == "RGB" else 1)
+
+    def records(self, *, digests: bool) -> Iterator[Record]:
+        for file, label in self._files:
+            content = ImageFile(file, self._mode, self._size)
+            yield Record(content, digest_array(content.load()) if digests else 0, label)
+
+    def _examine(self) -> tuple[int, int, str]:
+        """(height, width, mode) that fits all pictures."""
+        from PIL import Image, UnidentifiedImageError
+
+        sizes: dict[tuple[int, int], Path] = {}
+        colour = False
+        for file, _ in self._files:
+            try:
+                with Image.open(file) as picture:
+                    sizes.setdefault((picture.height, picture.width), file)
+                    colour = colour or picture.mode not in _GRAY_MODES
+            except Image.DecompressionBombError as error:
+                raise DataError(f"{file}: {error}") from None
+            except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+                raise DataError(
+                    f"{file}: cannot be decoded as an image ({error})", hint="remove or replace it"
+                ) from None
+        mode = "RGB" if colour else "L"
+        if self._size is not None:
+            return self._size, self._size, mode
+        if len(sizes) > 1:
+            (first, one), (second, other) = list(sizes.items())[:2]
+            raise DataError(
+                f"{other}: is {second[0]} x {second[1]}, but {one} is {first[0]} x {first[1]}",
+                hint="give data.build.image_size to bring all pictures to one size",
+            )
+        height, width = next(iter(sizes))
+        return height, width, mode
+
+
+class NpzImagesReader:
+    """Arrays [N, H, W] or [N, H, W, C] of pictures and, if there, [N] of labels in one npz file.
+
+    uint8 is divided by 255, anything else by its largest value if that is above 1.
+    """
+
+    def __init__(self, path: str, label: str | None, log: Log) -> None:
+        self.path = path
+        arrays = open_arrays(Path(path))
+        self._images, labels_name = find_images(path, arrays, label)
+        self._labels = arrays[labels_name] if labels_name else None
+        self.has_labels = self._labels is not None
+        height, width = self._images.shape[1:3]
+        self.shape = (height, width, self._images.shape[3] if len(self._images.shape) == 4 else 1)
+        if self._labels is not None and self._labels.shape != self._images.shape[:1]:
+            raise DataError(
+                f"{path}: {self._labels.name} has shape {list(self._labels.shape)} for {self._images.shape[0]} images"
+            )
+        if self._images.dtype.kind not in "fiu":
+            raise DataError(f"{path}: {self._images.name} has dtype {self._images.dtype}, expected numbers")
+        self._scale = None if self._images.dtype == np.uint8 else self._largest()
+        log(f"{path}: images {self._images.name!r} {list(self._images.shape)}, labels {labels_name or 'none'}")
+
+    def records(self, *, digests: bool) -> Iterator[Record]:
+        labels: Iterator[Any] = iter(()) if self._labels is None else self._labels.rows()
+        for image in self._images.rows():
+            pixels = image.reshape(self.shape)
+            if self._scale is not None:
+                pixels = (pixels / self._scale).astype(np.float32)
+            label = None if self._labels is None else str(next(labels))
+            yield Record(pixels, digest_array(pixels) if digests else 0, label)
+
+    def _largest(self) -> float:
+        largest = 1.0
+        for number, image in enumerate(self._images.rows()):
+            low, high = float(image.min()), float(image.max())
+            if not np.isfinite([low, high]).all():
+                raise DataError(f"{self.path}: image {number} holds NaN or infinity")
+            if low < 0:
+                raise DataError(
+                    f"{self.path}: image {number} has pixels below 0 ({low:.3g})", hint="scale them to 0..1"
+                )
+            largest = max(largest, high)
+        return largest
+
+
+def class_folders(path: Path) -> list[Path]:
+    """Sub-folders that hold pictures, sorted; empty for a flat folder."""
+    return [folder for folder in sorted(path.iterdir()) if folder.is_dir() and _holds_pictures(folder)]
+
+
+def find_images(path: str, arrays: dict[str, ArrayFile], label: str | None) -> tuple[ArrayFile, str | None]:
+    """(the images, the name of the labels or None). Raises `DataError` if it is not clear which array is which."""
+    there = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+    images = next((arrays[name] for name in IMAGE_ARRAYS if name in arrays), None)
+    if images is None or len(images.shape) not in (3, 4) or 0 in images.shape:
+        raise DataError(f"{path}: has no array images (or x) of [N, H, W] or [N, H, W, C]; there are: {there}")
+    if label is not None and label not in arrays:
+        raise DataError(f"{path}: has no array {label!r}; there are: {there}")
+    return images, label or next((name for name in LABEL_ARRAYS if name in arrays), None)
+
+
+def _holds_pictures(folder: Path) -> bool:
+    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))

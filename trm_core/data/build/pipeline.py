@@ -1,0 +1,224 @@
+"""From raw sources to one capsule file, in passes over the source: scan, fit, encode, write.
+
+Nothing of a large source is held in memory: the scan keeps a digest and two codes per sample, fitting sees a bounded
+sample of the training split, encoding works on chunks that are kept on disk until the file is written. A build that was
+killed goes on from those chunks; its result is bit for bit that of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trm_core.config.schema import BuildConfig
+from trm_core.data.build.augment import Augmentation
+from trm_core.data.build.chunks import Coder, chunk_list, encode_all
+from trm_core.data.build.detect import detect_kind
+from trm_core.data.build.encoders import Layout
+from trm_core.data.build.fingerprint import build_fingerprint, source_sha256
+from trm_core.data.build.fitting import fit_all
+from trm_core.data.build.modality import Modality, open_modality
+from trm_core.data.build.output import write_file
+from trm_core.data.build.plan import make_plan
+from trm_core.data.build.records import Log, Progress, silent
+from trm_core.data.build.report import BuildReport
+from trm_core.data.build.work import WorkDir, locked
+from trm_core.data.store.reader import open_capsules
+from trm_core.errors import ConfigError, DataError, UsageError
+
+_MAX_CHECKSUM_DIM = 64
+
+
+def build_capsules(
+    sources: Sequence[str],
+    out: Path,
+    config: BuildConfig,
+    *,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    log: Log | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> BuildReport:
+    """Build the capsule file `out` from `sources` (paths, or "digits").
+
+    `progress(stage, done, total)` is called often (total 0: unknown); `log` gets one line per decision; `should_stop`
+    is asked between chunks and ends the build with `StoppedEarly`, state saved. Raises `DataError` for what is wrong
+    with a source (nothing is left behind), `ConfigError` for what contradicts it, `UsageError` if `out` exists.
+    """
+    if not sources:
+        raise UsageError("no source given", hint="name a file, a folder, or digits")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out}: exists already", hint="give --overwrite, or another --out")
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder", hint="name a file, such as " + str(out / "capsules.h5"))
+    with locked(out.with_name(out.name + ".lock"), log or silent, wait=False):
+        return build_under_lock(
+            sources, out, config, progress=progress, overwrite=overwrite, log=log, should_stop=should_stop
+        )
+
+
+def build_under_lock(
+    sources: Sequence[str],
+    out: Path,
+    config: BuildConfig,
+    *,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    log: Log | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> BuildReport:
+    """`build_capsules` for a caller that holds the output's lock already and has looked whether `out` exists."""
+    return _build(list(sources), out, config, progress or _no_progress, overwrite, log or silent, should_stop or _never)
+
+
+def _build(
+    sources: list[str],
+    out: Path,
+    config: BuildConfig,
+    progress: Progress,
+    overwrite: bool,
+    log: Log,
+    should_stop: Callable[[], bool],
+) -> BuildReport:
+    started = time.monotonic()
+    messages: list[str] = []
+
+    def say(message: str) -> None:
+        messages.append(message)
+        log(message)
+
+    modalities = _open(sources, config, say)
+    hashes = [source_sha256(source) for source in sources]
+    work = WorkDir(out.with_name(out.name + ".work"), build_fingerprint(hashes, config), say)
+    try:
+        layouts = _layouts(modalities, config)
+        plan = make_plan(modalities, config, progress, say)
+        concepts = fit_all(modalities, layouts, plan, config, work, progress, say)
+        pictures = all(modality.kind in ("digits", "images") for modality in modalities)
+        augmentation = (
+            Augmentation(config.augment_shift, config.augment_warps, config.seed) if pictures else Augmentation()
+        )
+        coder = Coder([modality.encoder for modality in modalities], layouts, concepts, augmentation)
+        chunks = chunk_list(plan, layouts[0], augmentation)
+        reused = encode_all(modalities, coder, chunks, plan, work, config.workers, progress, should_stop)
+        if reused:
+            say(f"went on from an earlier run: {reused} of {len(chunks)} chunks were there")
+        paths = [(number, path) for number, modality in enumerate(modalities) for path in modality.paths]
+        manifest = {
+            "kind": "+".join(modality.kind for modality in modalities),
+            "kind_reason": "; ".join(modality.reason for modality in modalities),
+            "encoder": "+".join(modality.encoder.name for modality in modalities),
+            "encoder_settings": [
+                modality.encoder.settings() | {"sketch": layout.sketch}
+                for modality, layout in zip(modalities, layouts, strict=True)
+            ],
+            "build": config.model_dump(mode="json"),
+            "seed": config.seed,
+            "sources": [
+                {"path": path, "sha256": hashes[sources.index(path)], "rows": rows, "modality": number}
+                for (number, path), rows in zip(paths, plan.source_rows, strict=True)
+            ],
+            "checksum_seed": layouts[0].checksum_seed if layouts[0].checksum_dim and layouts[0].num_children else None,
+            "modalities": [modality.kind for modality in modalities],
+            "input_shape": [modality.encoder.settings() for modality in modalities],
+            "duplicates_in_source": plan.duplicates,
+        }
+        written = write_file(
+            out,
+            chunks,
+            layouts[0],
+            plan,
+            None if concepts is None else concepts.count,
+            modalities[0].prices if len(modalities) == 1 else None,
+            config,
+            work,
+            manifest,
+            overwrite,
+            progress,
+            say,
+        )
+    except (DataError, ConfigError):
+        # The source or the settings have to change, and then these chunks are of no use.
+        work.remove()
+        raise
+    work.remove()
+    built = open_capsules(out)
+    layout = layouts[0]
+    report = BuildReport(
+        path=out,
+        kind=str(manifest["kind"]),
+        reason=str(manifest["kind_reason"]),
+        encoder=str(manifest["encoder"]),
+        counts=written.counts,
+        num_capsules=layout.num_capsules,
+        num_children=layout.num_children,
+        dim=layout.dim,
+        checksum_dim=layout.checksum_dim,
+        task=written.target.task,
+        num_classes=written.target.num_classes,
+        class_names=written.target.class_names,
+        duplicates=plan.duplicates,
+        expansion_value=written.expansion_value,
+        content_hash=str(built.manifest["content_hash"]),
+        bytes=out.stat().st_size,
+        seconds=time.monotonic() - started,
+        chunks=len(chunks),
+        reused_chunks=reused,
+        messages=messages,
+    )
+    built.close()
+    return report
+
+
+def _open(sources: list[str], config: BuildConfig, log: Log) -> list[Modality]:
+    """Detect every source's kind and open sources of one kind together, in the order of their first source."""
+    by_kind: dict[str, list[str]] = {}
+    reasons: dict[str, str] = {}
+    for source in sources:
+        if sources.count(source) > 1:
+            raise UsageError(f"{source}: given twice")
+        kind, reason = detect_kind(source, config)
+        log(f"{source}: {kind} ({reason})")
+        by_kind.setdefault(kind, []).append(source)
+        reasons.setdefault(kind, reason)
+    if config.prices and list(by_kind) != ["table"]:
+        raise ConfigError("data.build.prices names table groups, but the source is " + "+".join(by_kind))
+    return [open_modality(kind, reasons[kind], paths, config, log) for kind, paths in by_kind.items()]
+
+
+def _layouts(modalities: list[Modality], config: BuildConfig) -> list[Layout]:
+    """One shape for the whole file; only the way sketches are made may differ between modalities."""
+    encoders = [modality.encoder for modality in modalities]
+    k, m, dim = (
+        max(values) for values in zip(*((e.num_capsules, e.num_children, e.dim) for e in encoders), strict=True)
+    )
+    if m and any(encoder.num_children == 0 for encoder in encoders):
+        raise ConfigError("a source without children cannot be mixed with sources that have them")
+    checksum_dim = min(_MAX_CHECKSUM_DIM, m * dim) if config.checksum_dim == "auto" else config.checksum_dim
+    if m == 0:
+        checksum_dim = encoders[0].given_checksums if len(encoders) == 1 else 0
+    masked = any(encoder.masks or encoder.num_capsules < k for encoder in encoders)
+    return [
+        Layout(
+            num_capsules=k,
+            num_children=m,
+            dim=dim,
+            checksum_dim=checksum_dim,
+            sketch=encoder.default_sketch if config.sketch == "auto" else config.sketch,
+            checksum_seed=config.seed % 2**31,
+            dtype=np.dtype(config.dtype).name,
+            with_mask=masked,
+        )
+        for encoder in encoders
+    ]
+
+
+def _no_progress(stage: str, done: int, total: int) -> None:
+    """Where nobody watches."""
+
+
+def _never() -> bool:
+    return False

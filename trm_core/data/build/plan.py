@@ -1,0 +1,138 @@
+"""The first pass over the sources: how many samples, which are duplicates, which labels, which split each goes to.
+
+Holds 8 bytes of digest, a label code and a split code per sample, and nothing else of the source.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from trm_core.config.schema import BuildConfig
+from trm_core.data.build.modality import Modality
+from trm_core.data.build.records import Log, Progress, Record, label_order
+from trm_core.data.build.splits import TRAIN, assign_splits, duplicate_groups
+from trm_core.data.fields import IGNORE_LABEL, SPLITS
+from trm_core.errors import DataError
+
+_SALT = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+@dataclass
+class Plan:
+    """What the scan found. Rows are numbered over all modalities and readers, in order.
+
+    split: int8 [rows]; labels: int64 [rows] of class ids (-100 for none), or None where targets are concepts or stand
+    in the arrays; starts: first row of each modality, and the total; source_rows: samples of each source, in order.
+    """
+
+    split: np.ndarray
+    labels: np.ndarray | None
+    class_names: list[str] | None
+    starts: list[int]
+    source_rows: list[int]
+    duplicates: int
+
+    @property
+    def rows(self) -> int:
+        return self.starts[-1]
+
+    @property
+    def label_rank(self) -> int:
+        return 1 if self.labels is not None else 2
+
+
+def make_plan(modalities: list[Modality], config: BuildConfig, progress: Progress, log: Log) -> Plan:
+    """Scan every source once. Raises `DataError` for no samples, labels all alike, or a label in only some sources."""
+    digests, codes = array("Q"), array("q")
+    names: dict[str, int] = {}
+    groups: list[str | None] = []
+    starts, source_rows = [0], []
+    for number, modality in enumerate(modalities):
+        for reader in modality.readers:
+            before = len(digests)
+            for record in reader.records(digests=True):
+                # Samples of different kinds are never duplicates of each other.
+                digests.append((record.digest + number * _SALT) & _MASK)
+                codes.append(-1 if record.label is None else names.setdefault(record.label, len(names)))
+                groups.append(record.group)
+                if len(digests) % 256 == 0:
+                    progress("scan", len(digests), 0)
+            if len(digests) == before:
+                raise DataError(f"{reader.path}: holds no samples", hint="check that this is the right file or folder")
+            source_rows.append(len(digests) - before)
+        starts.append(len(digests))
+    progress("scan", len(digests), len(digests))
+    labelled = _all_labelled(modalities)
+    digest_array = np.frombuffer(digests, dtype=np.uint64)
+    raw = np.frombuffer(codes, dtype=np.int64)
+    set_of = duplicate_groups(digest_array, groups)
+    split = assign_splits(raw if labelled else None, set_of, config, log)
+    duplicates = len(digest_array) - len(np.unique(digest_array))
+    if duplicates:
+        log(f"{duplicates} of {len(raw)} samples repeat an earlier one; each stays in the split of its twin")
+    labels, class_names = _class_ids(raw, list(names), split, log) if labelled else (None, None)
+    return Plan(split, labels, class_names, starts, source_rows, duplicates)
+
+
+def stream(modality: Modality, expected: int) -> Iterator[Record]:
+    """The records of a modality again, without digests. Raises `DataError` if there are not as many as before."""
+    count = 0
+    for reader in modality.readers:
+        for record in reader.records(digests=False):
+            count += 1
+            yield record
+    if count != expected:
+        paths = ", ".join(reader.path for reader in modality.readers)
+        raise DataError(
+            f"{paths}: held {expected} samples at first and {count} later", hint="do not change it meanwhile"
+        )
+
+
+def _all_labelled(modalities: list[Modality]) -> bool:
+    if any(modality.encoder.label_rank == 2 for modality in modalities):
+        if len(modalities) > 1:
+            raise DataError("arrays with a label per capsule cannot be mixed with other kinds")
+        return False
+    readers = [reader for modality in modalities for reader in modality.readers]
+    without = [reader.path for reader in readers if not reader.has_labels]
+    if without and len(without) < len(readers):
+        raise DataError(
+            f"{without[0]}: has no labels, but another source has",
+            hint="name its label column with data.build.label, or build the files apart",
+        )
+    return not without
+
+
+def _class_ids(raw: np.ndarray, names: list[str], split: np.ndarray, log: Log) -> tuple[np.ndarray, list[str]]:
+    """Class ids in the sorted order of the names that the training split has; others become -100, said once."""
+    seen = np.unique(raw[(split == TRAIN) & (raw >= 0)])
+    known = label_order({names[code] for code in seen})
+    if len(known) < 2:
+        only = f"all {known[0]!r}" if known else "missing"
+        raise DataError(
+            f"the labels of the training split are {only}: there is nothing to learn",
+            hint="check the label column, or build without labels to predict concepts",
+        )
+    labelled = int((raw >= 0).sum())
+    if len(known) > max(20, labelled // 2):
+        raise DataError(
+            f"the label has {len(known)} different values in {labelled} samples (such as {known[0]!r}): not a class",
+            hint="choose a column of classes with data.build.label, or bin the numbers first",
+        )
+    ids = {name: number for number, name in enumerate(known)}
+    table = np.asarray([ids.get(name, IGNORE_LABEL) for name in names] + [IGNORE_LABEL], dtype=np.int64)
+    labels = table[raw]  # a missing label is code -1: the last entry
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        for code in (1, 2):
+            lost = int(((labels == IGNORE_LABEL) & (raw >= 0) & (split == code)).sum())
+            if lost:
+                log(f"{lost} {SPLITS[code]} samples have a label that training lacks ({unknown[0]!r}, ...): not scored")
+    if missing := int((raw < 0).sum()):
+        log(f"{missing} samples have no label: they are kept and never scored")
+    return labels, known

@@ -1,0 +1,92 @@
+"""Rows of a csv, tsv or jsonl table, and what its columns are.
+
+Whether a column holds numbers or categories is looked at once over the whole file (it is a matter of type, not of
+statistics); means, spreads and categories are fitted on the training split by `encode_table`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trm_core.config.schema import BuildConfig
+from trm_core.data.build.delimited import Delimited, open_delimited
+from trm_core.data.build.records import Log, Record, digest_bytes
+from trm_core.data.build.text import LABEL_NAMES
+from trm_core.errors import DataError
+
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+_MAX_COUNTED = 256
+_LABEL_NAMES = (*LABEL_NAMES, "y", "species", "outcome")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A feature column. `distinct`: different values seen, counted up to 256; 0 for numbers."""
+
+    name: str
+    numeric: bool
+    distinct: int
+
+
+class TableReader:
+    """One table. Content of a record is the tuple of its feature cells, in the order of `columns`."""
+
+    def __init__(self, path: str, config: BuildConfig, log: Log) -> None:
+        self.path = path
+        self._table: Delimited = open_delimited(Path(path))
+        names = self._table.columns
+        label = config.label or next((name for name in _LABEL_NAMES if name in names), None)
+        if config.label is None:
+            log(f"{path}: " + (f"label column {label!r}" if label else "no label column: concepts are the targets"))
+        self._label = None if label is None else self._table.column(label)
+        self.has_labels = self._label is not None
+        self._indices = [index for index in range(len(names)) if index != self._label]
+        if not self._indices:
+            raise DataError(f"{path}: has no columns besides the label")
+        self.columns = self._examine()
+
+    def records(self, *, digests: bool) -> Iterator[Record]:
+        for _, values in self._table.rows():
+            cells = tuple(values[index].strip() for index in self._indices)
+            label = values[self._label].strip() if self._label is not None else ""
+            if label.casefold() in MISSING:
+                label = ""
+            yield Record(cells, digest_bytes(*(cell.encode() for cell in cells)) if digests else 0, label or None)
+
+    def _examine(self) -> list[Column]:
+        numeric = [True] * len(self._indices)
+        seen: list[set[str]] = [set() for _ in self._indices]
+        filled = [False] * len(self._indices)
+        for line, values in self._table.rows():
+            for position, index in enumerate(self._indices):
+                cell = values[index].strip()
+                if is_missing(cell):
+                    continue
+                filled[position] = True
+                if numeric[position]:
+                    number = to_number(cell)
+                    if number is None:
+                        numeric[position] = False
+                    elif math.isinf(number):
+                        raise DataError(f"{self.path}:{line}: column {self._table.columns[index]!r} holds infinity")
+                if len(seen[position]) < _MAX_COUNTED:
+                    seen[position].add(cell)
+        return [
+            Column(self._table.columns[index], numeric[p] and filled[p], 0 if numeric[p] else len(seen[p]))
+            for p, index in enumerate(self._indices)
+        ]
+
+
+def is_missing(cell: str) -> bool:
+    return cell.casefold() in MISSING
+
+
+def to_number(cell: str) -> float | None:
+    """The cell as a float, None if it is not a number."""
+    try:
+        return float(cell)
+    except ValueError:
+        return None

@@ -1,0 +1,99 @@
+"""Documents of text files: rows of csv, tsv and jsonl, lines `label<TAB>text`, paragraphs of plain text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from trm_core.data.build.delimited import Delimited, looks_labelled, open_delimited, text_lines
+from trm_core.data.build.records import Log, Record, digest_bytes
+from trm_core.errors import DataError
+
+LABEL_NAMES = ("label", "target", "class", "category")
+TEXT_NAMES = ("text", "sentence", "message", "document", "review", "content")
+_WRAPPED_LINE = 200
+_MIN_PARAGRAPH_WORDS = 4
+_HEADING = re.compile(r"^\s*(=+\s.*\s=+|#+\s.*)\s*$")
+
+
+class RowTextReader:
+    """One document per row of a csv, tsv, jsonl or `label<TAB>text` file. Content is the text."""
+
+    def __init__(self, path: str, label: str | None, text: str | None, log: Log) -> None:
+        self.path = path
+        self._table: Delimited = labelled_lines(Path(path)) or open_delimited(Path(path))
+        if text is None:
+            text = next((name for name in TEXT_NAMES if name in self._table.columns), None)
+            if text is None:
+                raise DataError(
+                    f"{path}: which column is the text? There are: {', '.join(self._table.columns)}",
+                    hint="name it with --text (data.build.text)",
+                )
+            log(f"{path}: text column {text!r}")
+        self._text = self._table.column(text)
+        if label is None:
+            label = next((name for name in LABEL_NAMES if name in self._table.columns and name != text), None)
+            log(f"{path}: " + (f"label column {label!r}" if label else "no label column: concepts are the targets"))
+        self._label = None if label is None else self._table.column(label)
+        self.has_labels = self._label is not None
+
+    def records(self, *, digests: bool) -> Iterator[Record]:
+        for _, values in self._table.rows():
+            text = values[self._text]
+            label = values[self._label].strip() if self._label is not None else ""
+            yield Record(text, text_digest(text) if digests else 0, label or None)
+
+
+class ParagraphReader:
+    """One document per paragraph of a plain text file; headings and scraps of under four words are left out."""
+
+    has_labels = False
+
+    def __init__(self, path: str, log: Log) -> None:
+        self.path = path
+        self._log: Log | None = log
+
+    def records(self, *, digests: bool) -> Iterator[Record]:
+        skipped = 0
+        for block in self._blocks():
+            for paragraph in _paragraphs(block):
+                if _HEADING.match(paragraph) or len(paragraph.split()) < _MIN_PARAGRAPH_WORDS:
+                    skipped += 1
+                else:
+                    yield Record(paragraph, text_digest(paragraph) if digests else 0)
+        if skipped and self._log is not None:
+            self._log(f"{self.path}: {skipped} headings and paragraphs of under {_MIN_PARAGRAPH_WORDS} words left out")
+            self._log = None
+
+    def _blocks(self) -> Iterator[list[str]]:
+        block: list[str] = []
+        for _, line in text_lines(Path(self.path)):
+            if line.strip():
+                block.append(line)
+            elif block:
+                yield block
+                block = []
+        if block:
+            yield block
+
+
+def labelled_lines(path: Path) -> Delimited | None:
+    """The file as `label<TAB>text` lines if a .txt file looks like that."""
+    if path.suffix.lower() != ".txt":
+        return None
+    lines = [line for _, line in islice(text_lines(path), 200) if line.strip()]
+    return Delimited(path, "labelled-lines", "\t", ("label", "text")) if looks_labelled(lines) else None
+
+
+def text_digest(text: str) -> int:
+    """Digest under which texts that differ in case or white space alone are duplicates."""
+    return digest_bytes(" ".join(text.casefold().split()).encode())
+
+
+def _paragraphs(block: list[str]) -> list[str]:
+    """A run of lines without a blank one: wrapped lines are one paragraph, long lines are one each."""
+    if len(block) > 1 and max(map(len, block)) < _WRAPPED_LINE and not any(_HEADING.match(line) for line in block):
+        return [" ".join(line.strip() for line in block)]
+    return [line.strip() for line in block]

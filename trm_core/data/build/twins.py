@@ -1,0 +1,50 @@
+"""Samples that became identical by being encoded: different words the encoder cannot tell apart, augmented pictures.
+
+They count as duplicates like any others: none may stand in the training split and in a held-out one. Used while
+building, and by the inspection of any capsule file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from trm_core.data.build.records import Log, digest_bytes
+from trm_core.data.build.splits import TRAIN
+from trm_core.data.fields import SPLITS
+
+DROPPED = -1
+
+
+def row_digests(fields: Mapping[str, np.ndarray]) -> np.ndarray:
+    """uint64 [n]: equal for samples that a model cannot tell apart. Takes sketches and, if there, children and mask."""
+    arrays = [np.ascontiguousarray(fields[name]) for name in ("sketches", "children", "mask") if name in fields]
+    return np.asarray(
+        [digest_bytes(*(values[row].tobytes() for values in arrays)) for row in range(len(arrays[0]))], dtype=np.uint64
+    )
+
+
+def separate_twins(split: np.ndarray, digests: np.ndarray, augmented: np.ndarray, log: Log) -> np.ndarray:
+    """Split codes with no twin across splits: augmented copies of held-out ones go, held-out twins join the earliest.
+
+    All arrays [rows]; returns a copy of `split`, with DROPPED for rows that must not be written.
+    """
+    result = split.copy()
+    held_out = np.unique(digests[split != TRAIN])
+    clash = augmented & np.isin(digests, held_out)
+    result[clash] = DROPPED
+    if clash.any():
+        log(f"{int(clash.sum())} copies of training pictures equal a held-out sample and were left out")
+    kept = np.flatnonzero(~clash)
+    _, group = np.unique(digests[kept], return_inverse=True)
+    earliest = np.full(int(group.max()) + 1, len(SPLITS), dtype=np.int8)
+    np.minimum.at(earliest, group, split[kept])
+    joined = earliest[group]
+    moved = joined != split[kept]
+    result[kept] = joined
+    if moved.any():
+        log(
+            f"{int(moved.sum())} held-out samples look the same as one of an earlier split once encoded and moved there"
+        )
+    return result
