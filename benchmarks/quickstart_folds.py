@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/quickstart_folds"))
     parser.add_argument("--unshuffled", action="store_true", help="contiguous folds: other writers in the test fold")
     parser.add_argument("--jobs", type=int, default=1, help="folds trained at once")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--plot", type=Path, help="draw the curves into this file")
     parser.add_argument("overrides", nargs="*")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,11 @@ import numpy as np
 import pytest
 from built_file import Build
 
+from trm_core.config.schema import BuildConfig
+from trm_core.data.build.fitting import _sample
+from trm_core.data.build.modality import open_modality
+from trm_core.data.build.plan import make_plan
+from trm_core.data.build.records import silent
 from trm_core.data.checksum import checksums
 from trm_core.errors import ConfigError, DataError
 
@@ -160,27 +163,11 @@ def test_settings_that_contradict_the_arrays(build: Build, tmp_path: Path) -> No
         build(tmp_path / "a.npz", encoder="tfidf-svd")
 
 
-def test_memory_does_not_grow_with_the_source(tmp_path: Path) -> None:
-    rows = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float16, (6000, 4, 4, 512))
-    for start in range(0, 6000, 500):
-        rows[start : start + 500] = np.random.default_rng(start).standard_normal((500, 4, 4, 512), dtype=np.float32)
-    rows.flush()
-    code = """
-import resource, sys
-import subprocess
-import sys
-from pathlib import Path
-from trm_core.config.schema import BuildConfig
-from trm_core.data.build import build_capsules
-from trm_core.data.threads import one_thread
-import sklearn.cluster, sklearn.decomposition, sklearn.discriminant_analysis
-one_thread().__enter__()
-used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before = used()
-build_capsules([sys.argv[1]], Path(sys.argv[2]), BuildConfig(num_concepts=4, checksum_dim=8))
-print(used() - before)
-"""
-    command = [sys.executable, "-c", code, str(tmp_path / "a.npy"), str(tmp_path / "out.h5")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    # The source has 94 MB in blocks of 8; measured: 60 MB of chunks, fits and file buffers.
-    assert float(done.stdout) < 150
+def test_the_sample_to_fit_on_does_not_hold_the_blocks_it_came_from(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.npz", embeddings(200))
+    config = BuildConfig()
+    modality = open_modality("arrays", "", [str(source)], config, silent)
+    plan = make_plan([modality], config, lambda *_: None, silent)
+    sample = _sample(modality, plan, 0, np.random.default_rng(0))
+    assert len(sample) == 160
+    assert all(content["children"].base is None for content in sample)
