@@ -182,11 +182,10 @@ def compare_curves(learned: dict[str, Any], threshold: dict[str, Any]) -> dict[s
         for key, p in learned.items()
         if p["opened"] >= x[0]
     }
-    return {
-        "by_price_factor": differences,
-        "lowest": min(differences.values()),
-        "mean": round(float(np.mean(list(differences.values()))), 2),
-    }
+    if not differences:  # the curves do not overlap: a model that has learned nothing
+        return {"by_price_factor": {}, "lowest": None, "mean": None}
+    values = list(differences.values())
+    return {"by_price_factor": differences, "lowest": min(values), "mean": round(float(np.mean(values)), 2)}
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
