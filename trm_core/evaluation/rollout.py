@@ -16,9 +16,9 @@ from trm_core.data.stream import CapsuleBatch
 from trm_core.dqn.actions import Action, valid_actions
 from trm_core.evaluation.policies import Policy, Situation
 from trm_core.losses import answer_quality
-from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.q_head import NUM_SCALARS
 from trm_core.model.trm import TinyRecursiveModel
+from trm_core.training.episodes import capsules_of, labels_of
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,9 @@ def _rollout_batch(
 ) -> Outcome:
     device = prices.device
     rows, T = len(batch), config.arch.max_steps
-    capsules = CapsuleState.closed(batch.sketches, batch.children, batch.checksums, batch.mask, prices)
+    capsules = capsules_of(batch, prices)
     capsules = capsules.opened(policy.open_first(capsules))
-    assert batch.labels is not None
-    labels = batch.labels[:, None] if batch.labels.dim() == 1 else batch.labels
+    labels = labels_of(batch)
     z_H, z_L = model.first_latents(rows)
     price = torch.full((rows,), policy.price, device=device)
     active = torch.arange(rows, device=device)

@@ -44,7 +44,6 @@ def capsules_of(batch: CapsuleBatch, prices: Tensor) -> CapsuleState:
 
 def labels_of(batch: CapsuleBatch) -> Tensor:
     """[B, P]: labels [N] become one answer per row."""
-    assert batch.labels is not None
     return batch.labels[:, None] if batch.labels.dim() == 1 else batch.labels
 
 
