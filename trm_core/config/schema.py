@@ -24,6 +24,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
+class HierarchyBias(Section):
+    """What hierarchical attention adds to its logits, by how the attending capsule is related to the other."""
+
+    parent_to_child: float = Field(1.0, description="A capsule looks at one of its children.")
+    child_to_parent: float = Field(0.5, description="A capsule looks at its parent.")
+    sibling: float = Field(0.5, description="A capsule looks at itself, or at one with the same parent.")
+    unrelated: float = Field(0.0, description="Any other pair.")
+
+
 class ArchConfig(Section):
     """The network: widths, cycles, heads."""
 
@@ -54,12 +63,34 @@ class ArchConfig(Section):
     child_aggregation: Literal["project", "attention", "mean", "first"] = Field(
         "project", description="How an opened capsule's m children become one vector."
     )
-    num_concepts: Count | Auto = Field("auto", description="Concept vocabulary; auto takes it from the capsule file.")
-    concept_dim: Count = Field(512, description="Width of a concept's embedding.")
+    enable_concepts: bool = Field(
+        False,
+        description="Pull z_H towards the nearest entry of a learned concept vocabulary after every H-cycle (VQ).",
+    )
+    num_concepts: Count | Auto = Field(
+        "auto",
+        description="Concept vocabulary; auto takes it from the capsule file, 256 where its targets are classes.",
+    )
+    concept_dim: Count | Auto = Field("auto", description="Width of a concept's embedding; auto: hidden_size.")
+    concept_mix: Fraction = Field(0.5, description="Share of the concept in z_H <- (1 - mix) z_H + mix concept.")
+    concept_decay: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.99, description="Decay of the codebook's averages."
+    )
+
+    enable_mtp: bool = Field(
+        False, description="Also predict the answers of the next positions (multi-token); needs an answer per capsule."
+    )
+    mtp_depth: Count = Field(2, description="How many following positions: depth d predicts position i + d.")
 
     q_head_type: Literal["mlp", "rnn", "attention"] = Field("mlp", description="Kind of Q-head.")
     q_head_num_actions: Literal[2, 3] = Field(3, description="2: CONTINUE, HALT. 3: also EXPAND.")
     q_head_hidden_dim: Count = Field(512, description="Hidden width of the Q-head.")
+    q_head_tokens: Count = Field(4, description="Pooled tokens that the attention Q-head reads (and replay stores).")
+    enable_q_continue: bool = Field(
+        False,
+        description="Learn HRM's continue logit by its bootstrapped target (costs a second forward); ACT then "
+        "halts where the halt logit exceeds it. Only without dqn.enabled.",
+    )
 
     enable_capsule_expansion: bool | Auto = Field("auto", description="Allow EXPAND; auto: when the file has children.")
     enable_adaptive_hcycles: bool = Field(
@@ -69,6 +100,7 @@ class ArchConfig(Section):
         2.0, description="Halt logit above which the H loop is left (2.0 is 88 %)."
     )
     enable_hierarchical_attention: bool = Field(False, description="Bias attention by true parent ids.")
+    hierarchy_bias: HierarchyBias = Field(default_factory=HierarchyBias)
 
     @model_validator(mode="after")
     def _check(self) -> ArchConfig:
@@ -85,9 +117,23 @@ class BuildConfig(Section):
     kind: Literal["auto", "digits", "images", "text", "arc", "table", "arrays", "legacy"] = Field(
         "auto", description="Kind of the source; auto detects it and says why."
     )
-    encoder: Literal["auto", "pixels", "patch-pca", "tfidf-svd", "hashing-svd", "columns", "none"] = Field(
-        "auto", description="Encoder of the details."
+    encoder: Literal[
+        "auto",
+        "pixels",
+        "patch-pca",
+        "tfidf-svd",
+        "hashing-svd",
+        "columns",
+        "none",
+        "sentence-transformers",
+        "timm",
+        "open_clip",
+    ] = Field("auto", description="Encoder of the details; the last three are pretrained ones behind extras.")
+    encoder_model: str | None = Field(
+        None, description="Pretrained encoders: a model's name, or the path of a local one."
     )
+    encoder_batch_size: Count = Field(64, description="Pretrained encoders: phrases or pictures per forward.")
+    encoder_device: str = Field("auto", description="Pretrained encoders: auto (a GPU if there is one), cpu, cuda, ...")
     num_capsules: Count | Auto = Field("auto", description="k: capsules per sample.")
     num_children: Count | Auto = Field("auto", description="m: children per capsule.")
     dim: Count | Auto = Field("auto", description="D: width of sketches and children.")
@@ -202,6 +248,7 @@ class TrainingConfig(Section):
         None,
         description="After this step only the Q-head and the cmi head go on learning; null: everything to the end.",
     )
+    monitor_gradients: bool = Field(True, description="Norms, zeros, NaN and Inf of the gradient per module group.")
     log_interval: Count = Field(1, description="Write metrics every n steps.")
     eval_interval: Count = Field(1000, description="Evaluate every n steps.")
     checkpoint_interval: Count = Field(5000, description="Save every n steps.")
@@ -216,19 +263,39 @@ class TrainingConfig(Section):
         return self
 
 
+Selector = Literal["cmi", "checksum", "entropy", "attention", "static", "random", "variance"]
+
+
 class DQNConfig(Section):
     """The decision process: replay, Q-learning, rewards, prices."""
 
     enabled: bool | Auto = Field("auto", description="Learn a policy; auto: when EXPAND is possible.")
-    expansion_selector: Literal["cmi", "checksum", "random"] = Field(
-        "cmi", description="Which unopened capsule EXPAND opens. checksum peeks at side information of unopened detail."
+    expansion_selector: Selector = Field(
+        "cmi",
+        description="Which unopened capsule EXPAND opens. checksum and variance peek at side information of unopened "
+        "detail.",
     )
     expand_count: Count = Field(1, description="Capsules opened by one EXPAND.")
     budget: Positive | None = Field(None, description="Most a row may spend, in price units; null: no limit.")
     buffer_capacity: Count = Field(100_000, description="States kept for replay.")
     buffer_min_size: Count = Field(1000, description="Transitions before Q-learning starts.")
     batch_size: Count = Field(256, description="Transitions replayed per step.")
+    buffer_dtype: Literal["float32", "float16"] = Field("float32", description="Precision of the stored states.")
     max_age: Count | None = Field(None, description="Training steps after which a transition is no longer sampled.")
+    replay: Literal["uniform", "prioritized"] = Field("uniform", description="How transitions are drawn.")
+    priority_alpha: Fraction = Field(0.6, description="Prioritized: chance proportional to |TD error| ** alpha.")
+    priority_beta_start: Fraction = Field(
+        0.4, description="Prioritized: exponent of the importance weights at the start; rises linearly to 1 at the end."
+    )
+    recent_fraction: Fraction = Field(
+        0.0, description="Share of each replayed batch that is drawn from the youngest tenth of the buffer."
+    )
+    td_error_threshold: NonNegative = Field(
+        0.0, description="A transition whose last |TD error| (scaled rewards) is below is stored but not sampled."
+    )
+    sequence_length: Count = Field(
+        1, description="rnn Q-head: consecutive transitions replayed together, through which its gradient runs."
+    )
     gamma: Fraction = Field(0.99, description="Discount.")
     target_update_freq: Count = Field(1000, description="Steps between copies to the target network.")
     target_tau: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
@@ -248,6 +315,9 @@ class DQNConfig(Section):
         description="Share of episodes that start with a random set already open, each at its own rate, so that the "
         "predictor is right in every state a policy can visit.",
     )
+    price_warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="The price level rises linearly from 0 over this many steps, so that EXPAND is tried first."
+    )
     expansion_cost_per_child: NonNegative = Field(
         0.01, description="Price level: reward paid per child of an opened capsule, times the capsule's own price."
     )
@@ -266,6 +336,18 @@ class DQNConfig(Section):
     reward_min_rise: NonNegative = Field(0.05, description="Rise of u that counts as helpful.")
     enable_entropy_regularization: bool = Field(False, description="Add the entropy term (biases Q; epsilon explores).")
     entropy_regularization_weight: NonNegative = Field(0.0, description="Weight of the entropy term.")
+    temperature_start: Positive = Field(1.0, description="First temperature of the entropy term's softmax(Q / tau).")
+    temperature_end: Positive = Field(1.0, description="Last temperature.")
+    temperature_decay: Count = Field(10_000, description="Steps of the linear change of temperature.")
+    memory_reward_bonus: NonNegative = Field(
+        0.05, description="Paid, where the memory bank is on, for a step after which u rose by reward_min_rise."
+    )
+    enable_curiosity: bool = Field(False, description="Pay for rarely seen states: hashed counts and RND.")
+    curiosity_weight: NonNegative = Field(0.1, description="Size of the intrinsic reward, in extrinsic standard units.")
+    curiosity_hash_bits: Annotated[int, Field(ge=1, le=20)] = Field(
+        12, description="Random projections of a state whose signs are its cell in the count table."
+    )
+    curiosity_rnd_dim: Count = Field(64, description="Width of the random features that the RND predictor learns.")
 
     @model_validator(mode="after")
     def _check(self) -> DQNConfig:
@@ -281,10 +363,24 @@ class MemoryConfig(Section):
 
     enabled: bool = Field(False, description="Read from and write to a bank of past states.")
     capacity: Count = Field(4096, description="Slots.")
-    key_dim: Count = Field(512, description="Width of keys.")
-    value_dim: Count = Field(512, description="Width of values.")
-    num_heads: Count = Field(8, description="Retrieval heads.")
+    key_dim: Count | Auto = Field("auto", description="Width of keys, at most arch.hidden_size; auto: that.")
+    value_dim: Count | Auto = Field("auto", description="Width of values, at most arch.hidden_size; auto: that.")
+    num_heads: Count = Field(8, description="Retrieval heads; must divide key_dim and value_dim.")
     top_k: Count = Field(4, description="Slots read per position.")
+    reward_threshold: float = Field(0.5, description="A row is written at HALT if its terminal reward reaches this.")
+    dedup_threshold: Fraction = Field(
+        0.98, description="Cosine of keys from which a new entry replaces the nearest old one instead of taking a slot."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> MemoryConfig:
+        if self.top_k > self.capacity:
+            raise ValueError(f"top_k={self.top_k} exceeds capacity={self.capacity}")
+        for name in ("key_dim", "value_dim"):
+            width = getattr(self, name)
+            if width != "auto" and width % self.num_heads:
+                raise ValueError(f"num_heads={self.num_heads} must divide {name}={width}")
+        return self
 
 
 class WeightRange(Section):
@@ -303,10 +399,11 @@ class LossWeights(Section):
     reconstruction_loss: NonNegative = 0.5
     expansion_cost: NonNegative = 0.01
     vq_loss: NonNegative = 0.25
-    dqn_loss: NonNegative | WeightRange = 0.5
+    dqn_loss: NonNegative | WeightRange = WeightRange(low=0.005, high=0.5)
     cmi_loss: NonNegative = 1.0
     mtp_loss: NonNegative = 0.5
     entropy_bonus: NonNegative = 1.0
+    rnd_loss: NonNegative = 1.0
 
 
 class LoggingConfig(Section):
