@@ -34,6 +34,13 @@ def command(
         str | None, typer.Option(metavar="P,...", help="Price levels (reward per price unit) of the learned policy.")
     ] = None,
     confidence: Annotated[float, typer.Option(min=0.0, max=1.0, help="Confidence at which 'threshold' halts.")] = 0.95,
+    selector: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another rule to choose capsules: cmi, static, entropy, attention, random; checksum, variance peek.",
+        ),
+    ] = None,
     checkpoint: Annotated[str, typer.Option(metavar="latest|best", help="Which checkpoint.")] = "latest",
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the accuracy/cost curves of learned and threshold.")
@@ -65,6 +72,7 @@ def command(
         data=data,
         prices=parse_prices(price),
         confidence=confidence,
+        selector=selector,
         checkpoint=checkpoint,
         curves=plot is not None,
         device=device,

@@ -31,6 +31,6 @@ def print_scores(evaluation: dict[str, Any]) -> None:
     )
     table(title, columns, rows)
     note = f"chance: {100 * chance['majority']:.1f} % (most frequent label)"
-    if evaluation.get("selector") == "checksum":
-        note += "; checksum selection peeks at side information about unopened capsules"
+    if evaluation.get("peeks"):
+        note += f"; {evaluation['selector']} selection peeks at side information about unopened capsules"
     out(note)

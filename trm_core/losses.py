@@ -8,28 +8,34 @@ docs/decision-process.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trm_core.config.schema import Config, WeightRange
+from trm_core.config.schema import Config
 from trm_core.data.fields import IGNORE_LABEL
+from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.learner import ReplayedTargets, td_loss
+from trm_core.dqn.schedules import temperature_at, weight_at
+from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.carry import Carry
+from trm_core.model.concepts import Quantised
 from trm_core.model.trm import StepOutput, TinyRecursiveModel
 
 
 @dataclass(frozen=True)
 class Term:
-    """A loss as a sum over examples and the number (or weight) of them."""
+    """A loss as a sum over examples and the number (or weight) of them; or several of those ([n] each), of which the
+    loss is the mean of their means.
+    """
 
-    total: Tensor
-    weight: Tensor
+    total: Tensor  # [] or [n]
+    weight: Tensor  # [] or [n]
 
     def mean(self) -> Tensor:
-        return self.total / self.weight.clamp(min=1e-8)
+        return (self.total / self.weight.clamp(min=1e-8)).mean()
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,66 @@ def row_term(values: Tensor, rows: Tensor) -> Term:
     return Term((values * rows).sum(), rows.sum().to(values.dtype))
 
 
-def halt_term(halt_logit: Tensor, quality: AnswerQuality) -> Term:
-    """BCE of the halt logit against "the answer is right" (row accuracy for several answers per row)."""
-    target = quality.accuracy.to(halt_logit.dtype)
-    return row_term(F.binary_cross_entropy_with_logits(halt_logit, target, reduction="none"), quality.valid)
+def halt_term(output: StepOutput, quality: AnswerQuality, labels: Tensor) -> Term:
+    """BCE of the halt logit against "the answer is right" (row accuracy for several answers per row): after the last
+    cycle, and after the earlier ones where rows may leave there (`output.early`).
+    """
+
+    def one(halt_logit: Tensor, accuracy: Tensor) -> Term:
+        loss = F.binary_cross_entropy_with_logits(halt_logit, accuracy.to(halt_logit.dtype), reduction="none")
+        return row_term(loss, quality.valid)
+
+    terms = [one(output.halt_logit, quality.accuracy)]
+    for reading in output.early:
+        with torch.no_grad():
+            accuracy = answer_quality(reading.logits, labels).accuracy
+        terms.append(one(reading.halt_logit, accuracy))
+    return Term(torch.stack([t.total for t in terms]).sum(), torch.stack([t.weight for t in terms]).sum())
+
+
+def continue_term(model: TinyRecursiveModel, carry: Carry, output: StepOutput, quality: AnswerQuality) -> Term:
+    """HRM's bootstrapped target (arXiv 2506.21734, section 2): what the next step, or halting there, would be worth.
+
+        target = sigmoid(halt')                 if the next step is the last
+                 sigmoid(max(halt', continue')) otherwise
+
+    The next step is computed without gradient; this step's continue logit learns it.
+    """
+    with torch.no_grad():
+        steps = carry.steps + 1
+        following = model(output.z_H, output.z_L, carry.capsules, steps, carry.price, output.q_memory)
+        assert following.continue_logit is not None
+        going_on = torch.maximum(following.halt_logit, following.continue_logit)
+        target = torch.where(steps >= model.max_steps, following.halt_logit, going_on).sigmoid()
+    assert output.continue_logit is not None
+    loss = F.binary_cross_entropy_with_logits(output.continue_logit, target, reduction="none")
+    # A row at its last step has no next one.
+    return row_term(loss, quality.valid & (carry.steps < model.max_steps))
+
+
+def mtp_term(model: TinyRecursiveModel, output: StepOutput, labels: Tensor) -> tuple[Term, list[Term]]:
+    """Multi-token prediction: the mean over depths of the cross-entropy, and each depth's accuracy.
+
+    Depth d at position i predicts the label of position i + d: the labels are moved, so the last d positions have none.
+    Every depth weighs alike, whatever its number of labels.
+    """
+    assert model.mtp is not None
+    depths, accuracies = [], []
+    for depth, logits in enumerate(model.mtp(output.z_H), start=1):
+        moved = labels[:, depth:]
+        valid = moved != IGNORE_LABEL
+        flat = (logits.float().flatten(0, 1), moved.flatten())
+        loss = F.cross_entropy(*flat, ignore_index=IGNORE_LABEL, reduction="sum")
+        count = valid.sum().to(loss.dtype)
+        depths.append(Term(loss, count))
+        accuracies.append(Term(((logits.argmax(-1) == moved) & valid).sum().to(loss.dtype), count))
+    return Term(torch.stack([t.total for t in depths]), torch.stack([t.weight for t in depths])), accuracies
+
+
+def vq_term(quantised: Quantised, capsules: CapsuleState) -> Term:
+    """Commitment: squared distance between z_H and its concept, over valid capsules."""
+    valid = capsules.valid().float()
+    return Term((quantised.distance * valid).sum(), valid.sum())
 
 
 def reconstruction_term(model: TinyRecursiveModel, carry: Carry, output: StepOutput) -> Term:
@@ -100,25 +162,18 @@ def cmi_term(model: TinyRecursiveModel, carry: Carry, quality: AnswerQuality) ->
     """Squared error of the fall of the answer's loss that the cmi head had promised for the capsules just opened."""
     assert model.cmi_head is not None
     opened = carry.pending.opened
-    promised = (model.cmi_head(carry.z_H, carry.x, carry.q_state) * opened).sum(1)
+    promised = (model.cmi_head(carry.z_H, carry.x, carry.q_state, carry.capsules.mask) * opened).sum(1)
     fall = carry.loss - quality.loss.detach()
     return row_term((promised - fall).square(), opened.any(1) & quality.valid)
 
 
-def entropy_term(q_values: Tensor) -> Term:
-    """Mean entropy of softmax(q), negated: a bonus for undecided actions. Invalid actions are left in: it is a
-    regulariser.
+def entropy_term(q_values: Tensor, temperature: float) -> Term:
+    """Mean entropy of softmax(q / temperature), negated: a bonus for undecided actions. Invalid actions are left in: it
+    is a regulariser.
     """
-    log_p = q_values.log_softmax(-1)
+    log_p = (q_values / temperature).log_softmax(-1)
     entropy = -(log_p.exp() * log_p).sum(-1)
-    return Term(-entropy.sum(), torch.tensor(float(len(entropy)), device=entropy.device))
-
-
-def scheduled(weight: float | WeightRange, progress: float) -> float:
-    """A weight at `progress` (0 to 1) of training; a range rises linearly from low to high."""
-    if isinstance(weight, WeightRange):
-        return weight.low + (weight.high - weight.low) * min(max(progress, 0.0), 1.0)
-    return weight
+    return Term(-entropy.sum(), torch.tensor(float(entropy.numel()), device=entropy.device))
 
 
 @dataclass(frozen=True)
@@ -129,7 +184,8 @@ class StepResult:
     terms: dict[str, Term]
     output: StepOutput
     quality: AnswerQuality
-    td_error: Tensor | None  # [n] of the replayed transitions
+    td_error: Tensor | None  # of the replayed transitions, in their shape
+    mtp_accuracy: list[Term] = field(default_factory=list)  # by depth
 
 
 class StepLoss(nn.Module):
@@ -140,47 +196,66 @@ class StepLoss(nn.Module):
     """
 
     def __init__(
-        self, model: TinyRecursiveModel, config: Config, share_weights: Callable[[Tensor], Tensor] = lambda local: local
+        self,
+        model: TinyRecursiveModel,
+        config: Config,
+        curiosity: Curiosity | None = None,
+        share_weights: Callable[[Tensor], Tensor] = lambda local: local,
     ) -> None:
         super().__init__()
         self.model = model
+        self.curiosity = curiosity
         self.config = config
         self.share_weights = share_weights
 
     def forward(
-        self, carry: Carry, replayed: ReplayedTargets | None, progress: float, policy_only: bool = False
+        self, carry: Carry, replayed: ReplayedTargets | None, step: int, policy_only: bool = False
     ) -> StepResult:
-        """carry: rows ready for their next step (halted ones already replaced); progress: share of training done.
+        """carry: rows ready for their next step (halted ones already replaced); step: optimiser steps done.
 
-        policy_only: the predictor is finished; only the value net and the cmi head get a gradient, and the recursion
-        keeps nothing for backward.
+        policy_only: the predictor is finished; only the value net, the cmi head and curiosity get a gradient, and the
+        recursion keeps nothing for backward.
         """
-        model, training = self.model, self.config.training
+        model, training, dqn = self.model, self.config.training, self.config.dqn
+        mtp_accuracy: list[Term] = []
         with torch.set_grad_enabled(torch.is_grad_enabled() and not policy_only):
-            output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price)
+            output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price, carry.q_memory)
             quality = answer_quality(output.logits, carry.labels, training.label_smoothing)
             terms = {
                 "lm_loss": row_term(quality.loss, quality.valid),
-                "q_halt_loss": halt_term(output.halt_logit, quality),
+                "q_halt_loss": halt_term(output, quality, carry.labels),
                 "reconstruction_loss": reconstruction_term(model, carry, output),
             }
+            if model.q_head.continue_net is not None:
+                terms["q_continue_loss"] = continue_term(model, carry, output, quality)
+            if output.concepts is not None:
+                terms["vq_loss"] = vq_term(output.concepts, carry.capsules)
+            if model.mtp is not None:
+                terms["mtp_loss"], mtp_accuracy = mtp_term(model, output, carry.labels)
         if model.cmi_head is not None:
             terms["cmi_loss"] = cmi_term(model, carry, quality)
+        if self.curiosity is not None:
+            errors = self.curiosity.errors(model.q_head.readable(output.q_state))
+            terms["rnd_loss"] = row_term(errors, torch.ones_like(errors))
         td_error = None
         if replayed is not None:
-            per_transition, td_error = td_loss(model.q_head, replayed, self.config.dqn.loss)
+            per_transition, td_error = td_loss(model.q_head, replayed, dqn.loss)
             terms["dqn_loss"] = Term((per_transition * replayed.weight).sum(), replayed.weight.sum())
-            if self.config.dqn.enable_entropy_regularization:
-                terms["entropy_bonus"] = entropy_term(model.q_head.values(replayed.state))
-        return StepResult(self.combine(terms, progress), terms, output, quality, td_error)
+            if dqn.enable_entropy_regularization:
+                q_values = model.q_head.values(replayed.state.flatten(0, -2))
+                terms["entropy_bonus"] = entropy_term(q_values, temperature_at(dqn, step))
+        return StepResult(self.combine(terms, step), terms, output, quality, td_error, mtp_accuracy)
 
-    def combine(self, terms: dict[str, Term], progress: float) -> Tensor:
+    def combine(self, terms: dict[str, Term], step: int) -> Tensor:
         """Weighted sum of the terms' global means."""
-        divisors = self.share_weights(torch.stack([term.weight.detach() for term in terms.values()])).clamp(min=1e-8)
-        factors = [self.factor(name, progress) for name in terms]
-        totals = torch.stack([term.total for term in terms.values()])
-        return (totals * totals.new_tensor(factors) / divisors).sum()
+        weights = torch.cat([term.weight.detach().flatten() for term in terms.values()])
+        totals = torch.cat([term.total.flatten() for term in terms.values()])
+        factors = [
+            self.factor(name, step) / term.total.numel() for name, term in terms.items() for _ in term.total.flatten()
+        ]
+        return (totals * totals.new_tensor(factors) / self.share_weights(weights).clamp(min=1e-8)).sum()
 
-    def factor(self, name: str, progress: float) -> float:
-        factor = scheduled(getattr(self.config.loss_weights, name), progress)
+    def factor(self, name: str, step: int) -> float:
+        """The weight of a term at this step."""
+        factor = weight_at(getattr(self.config.loss_weights, name), step / self.config.training.total_steps)
         return factor * self.config.dqn.entropy_regularization_weight if name == "entropy_bonus" else factor

@@ -42,7 +42,8 @@ def read_json(path: Path) -> Any:
 def metrics(run: Path) -> list[dict[str, float]]:
     """The lines without what the clock says."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.endswith("_per_sec")} for line in lines]
+    clock = ("_per_sec", "data_time_share", "rss_gb")
+    return [{k: v for k, v in line.items() if not k.endswith(clock)} for line in lines]
 
 
 def hashes(run: Path) -> dict[str, str]:
@@ -110,7 +111,25 @@ REFUSALS: list[tuple[str, dict[str, dict[str, Any]], int, str]] = [
     ("small replay", {"dqn": {"buffer_capacity": 20}}, 3, "dqn.buffer_capacity"),
     ("missing file", {"data": {"path": "/nowhere/file.h5"}}, 4, "/nowhere/file.h5"),
     ("no data", {"data": {"path": "null"}}, 3, "data.path"),
-    ("not here", {"memory": {"enabled": "true"}}, 3, "memory.enabled"),
+    (
+        "memory wider than z_H",
+        {"memory": {"enabled": "true", "key_dim": 64, "num_heads": 2}},
+        3,
+        "memory.key_dim=64 is wider than arch.hidden_size=16",
+    ),
+    ("memory heads", {"memory": {"enabled": "true", "num_heads": 3}}, 3, "change memory.num_heads"),
+    ("no parents", {"arch": {"enable_hierarchical_attention": "true"}}, 3, "has no parents"),
+    ("one answer", {"arch": {"enable_mtp": "true"}}, 3, "arch.enable_mtp=true"),
+    ("runs without memory", {"dqn": {"sequence_length": 2}}, 3, "dqn.sequence_length=2 is for arch.q_head_type=rnn"),
+    (
+        "runs longer than episodes",
+        {"arch": {"q_head_type": "rnn"}, "dqn": {"sequence_length": 9}},
+        3,
+        "longer than an episode of arch.max_steps=3",
+    ),
+    ("two rules of halting", {"arch": {"enable_q_continue": "true"}}, 3, "arch.enable_q_continue=true"),
+    ("nothing to leave", {"arch": {"enable_adaptive_hcycles": "true"}}, 3, "arch.H_cycles=1"),
+    ("many tokens", {"arch": {"q_head_type": "attention", "q_head_tokens": 9}}, 3, "arch.q_head_tokens=9"),
 ]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import tiny
 import torch
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from trm_core.config.schema import Selector
 from trm_core.dqn.actions import Action, affordable, epsilon_greedy, greedy, uniform_valid, valid_actions
-from trm_core.dqn.selectors import choose_capsules, selection_scores
+from trm_core.dqn.selectors import PEEKING, choose_capsules, selection_scores
 from trm_core.keyed_random import Purpose, keyed_uniform
 from trm_core.model.capsule_state import CapsuleState
 
@@ -152,7 +154,10 @@ def test_each_selector_scores_what_it_says() -> None:
     config = tiny.make_config()
     model = tiny.make_model(config)
     capsules = tiny.make_capsules(3)
-    output = model(*model.first_latents(3), capsules, torch.ones(3, dtype=torch.int64), torch.ones(3))
+    with torch.no_grad():
+        output = model(*model.first_latents(3), capsules, torch.ones(3, dtype=torch.int64), torch.ones(3))
+    model.requires_grad_(False)
+    assert capsules.children is not None
     draws = torch.rand(3, tiny.K)
 
     def scores(selector: str, **changes: Any) -> Tensor:
@@ -164,6 +169,23 @@ def test_each_selector_scores_what_it_says() -> None:
     error = (model.reconstruction.checksum(output.z_H) - capsules.checksums).square().mean(-1)
     assert torch.equal(scores("checksum"), error)
     assert bool((scores("cmi") > 0).all())
-    for selector in ("cmi", "random"):
-        assert torch.equal(scores(selector), scores(selector, checksums=None)), f"{selector} peeks"
+    for selector in set(get_args(Selector)) - set(PEEKING):
+        other = {"checksums": None, "children": capsules.children + 1.0}
+        assert torch.equal(scores(selector), scores(selector, **other)), f"{selector} peeks"
+    assert torch.equal(scores("variance"), capsules.children.var((2, 3), correction=0))
+    votes = model.answer.votes(output.z_H)
+    torch.testing.assert_close(votes.mean(1), output.logits[:, 0])
+    p = votes.softmax(-1)
+    torch.testing.assert_close(scores("entropy"), -(p * p.log()).sum(-1) / math.log(tiny.CLASSES))
+    attention = scores("attention")
+    torch.testing.assert_close(attention.sum(1), torch.ones(3))
+    block = model.recursion.high.blocks[-1].attention
+    q, k, _ = block.split(output.z_H)
+    weights = torch.stack([(q[:, h] @ k[:, h].mT / q.shape[-1] ** 0.5).softmax(-1) for h in range(2)])
+    torch.testing.assert_close(attention, weights.mean(0).mean(1))
+    assert model.opening_worth is not None
+    model.opening_worth.observe(torch.tensor([2.0, -1.0, 0.0, 3.0]), torch.tensor([2.0, 2.0, 0.0, 2.0]))
+    # Means 1, -0.5, (never opened: the mean of all) 4/6, 1.5; raised so that none is negative.
+    static = torch.tensor([1.5, 0.0, 4 / 6 + 0.5, 2.0])
+    torch.testing.assert_close(scores("static"), static.expand(3, -1))
     assert not torch.equal(scores("checksum"), scores("checksum", checksums=capsules.checksums + 1))

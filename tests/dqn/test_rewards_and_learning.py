@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm_core.dqn.actions import Action
-from trm_core.dqn.learner import TargetNetwork, epsilon_at, td_loss, td_targets
+from trm_core.dqn.learner import RewardDivisors, TargetNetwork, sequence_targets, td_loss, td_targets
 from trm_core.dqn.replay import Transitions
 from trm_core.dqn.rewards import RewardScale, step_reward, terminal_reward
-from trm_core.model.q_head import NUM_SCALARS, QHead
+from trm_core.dqn.schedules import epsilon_at
+from trm_core.model.q_head import NUM_SCALARS, QHead, RecurrentValueNet
 
 
 def test_step_reward() -> None:
@@ -27,7 +28,13 @@ def test_step_reward() -> None:
     cost, price = torch.tensor([0.0, 2.0, 1.0, 1.0, 0.0]), torch.tensor([9.0, 0.03, 0.03, 0.1, 1.0])
     expected = [0.2 - 0.01, 0.2 - 0.01 - 0.06 + 0.1, 0.04 - 0.01 - 0.03, -0.2 - 0.01 - 0.1, 0.05 - 0.01 + 0.1]
     after[4] += 1e-6  # a rise of exactly the minimum counts; 0.25 - 0.2 is a hair below 0.05 in float32
-    assert step_reward(dqn, before, after, action, cost, price).tolist() == pytest.approx(expected, abs=1e-5)
+    reward = step_reward(dqn, before, after, action, cost, price, remembers=False)
+    assert reward.total.tolist() == pytest.approx(expected, abs=1e-5)
+    assert reward.price.tolist() == pytest.approx([0.0, -0.06, -0.03, -0.1, 0.0])
+    assert not reward.memory_bonus.any()
+    remembering = step_reward(dqn, before, after, action, cost, price, remembers=True)
+    bonus = (remembering.total - reward.total).tolist()
+    assert bonus == pytest.approx([0.05, 0.05, 0.0, 0.0, 0.05], abs=1e-6)
 
 
 def test_terminal_reward_goes_by_accuracy() -> None:
@@ -59,9 +66,11 @@ def test_scale_has_a_floor() -> None:
     assert scale.value == 1e-3
 
 
-def head(seed: int) -> QHead:
+def head(seed: int, kind: str = "mlp") -> QHead:
     torch.manual_seed(seed)
-    made = QHead(4, 8, 3, 0.02, 10.0)
+    made = QHead(
+        tiny.make_config(arch={"hidden_size": 4, "q_head_hidden_dim": 8, "q_head_type": kind}).arch, 0.02, 10.0
+    )
     for p in made.parameters():
         torch.nn.init.normal_(p, std=0.5)
     return made
@@ -74,33 +83,86 @@ def transitions(rows: int = 16) -> Transitions:
     valid[:, Action.HALT] = True
     reward = torch.randn(rows, generator=generator) + 5.0
     return Transitions(
-        torch.arange(rows), states[0], torch.arange(rows) % 3, reward, states[1], valid, torch.arange(rows) % 4 == 0
+        slot=torch.arange(rows),
+        state=states[0],
+        action=torch.arange(rows) % 3,
+        reward=reward,
+        intrinsic=torch.rand(rows, generator=generator),
+        next_state=states[1],
+        next_valid=valid,
+        done=torch.arange(rows) % 4 == 0,
+        weight=torch.linspace(0.5, 1.0, rows),
     )
 
 
 def test_double_dqn_targets_are_scaled_but_not_centred() -> None:
     online, target, batch = head(0), head(1), transitions()
-    made = td_targets(online, target, batch, 0.9, 4.0)
+    made = td_targets(online, target, batch, 0.9, RewardDivisors(4.0, 2.0))
     for row in range(16):
         state = batch.next_state[row : row + 1]
         mine, theirs = online.values(state)[0].tolist(), target.values(state)[0].tolist()
         best = max((a for a in range(3) if batch.next_valid[row, a]), key=lambda a: mine[a])
         future = 0.0 if batch.done[row] else 0.9 * theirs[best]
-        assert float(made.target[row]) == pytest.approx(float(batch.reward[row]) / 4.0 + future, abs=1e-5)
+        reward = float(batch.reward[row]) / 4.0 + float(batch.intrinsic[row]) / 2.0
+        assert float(made.target[row]) == pytest.approx(reward + future, abs=1e-5)
     assert not made.target.requires_grad
+
+
+def test_runs_of_a_recurrent_head_equal_a_loop() -> None:
+    """The memory starts as it was stored and is computed along the run, by each network for itself."""
+    online, target = head(0, "rnn"), head(1, "rnn")
+    n, length, width = 3, 4, online.state_width
+    generator = torch.Generator().manual_seed(5)
+    states = torch.rand(n, length, width, generator=generator)
+    following = torch.rand(n, length, width, generator=generator)
+    alive = torch.tensor([[True, True, True, True], [True, True, False, False], [True, False, False, False]])
+    actions = torch.arange(n * length).view(n, length) % 3
+    flat = Transitions(
+        slot=torch.arange(n * length),
+        state=states.flatten(0, 1),
+        action=actions.flatten(),
+        reward=torch.randn(n * length, generator=generator),
+        intrinsic=torch.zeros(n * length),
+        next_state=following.flatten(0, 1),
+        next_valid=torch.ones(n * length, 3, dtype=torch.bool),
+        done=torch.zeros(n * length, dtype=torch.bool),
+        weight=torch.full((n * length,), 0.5),
+    )
+    made = sequence_targets(online, target, flat, alive, 0.9, RewardDivisors(1.0, 1.0))
+    loss, _ = td_loss(online, made, "mse")
+    assert torch.equal(made.weight, 0.5 * alive)
+    h = online.recurrent_width
+    for run in range(n):
+        mine = theirs = states[run, 0, :h][None]
+        for place in range(length):
+            now = states[run, place, h:][None]
+            values, mine = online.read(torch.cat([mine, now], 1))
+            _, theirs = target.read(torch.cat([theirs, now], 1))
+            after = following[run, place, h:][None]
+            best = int(online.values(torch.cat([mine, after], 1)).argmax())
+            future = float(target.values(torch.cat([theirs, after], 1))[0, best].detach())
+            wanted = float(flat.reward.view(n, length)[run, place]) + 0.9 * future
+            assert float(made.target[run, place]) == pytest.approx(wanted, abs=1e-5)
+            miss = float(values[0, actions[run, place]].detach()) - wanted
+            assert float(loss[run, place].detach()) == pytest.approx(miss**2, abs=1e-4)
+    assert isinstance(online.value_net, RecurrentValueNet)
+    loss[0, 2:].sum().backward()
+    moved = online.value_net.cell.weight_hh.grad
+    assert moved is not None
+    assert bool(moved.any()), "the gradient runs through the memory"
 
 
 @pytest.mark.parametrize("kind", ["huber", "mse"])
 def test_td_loss_moves_the_value_of_the_action_taken(kind: str) -> None:
     online, batch = head(0), transitions()
-    made = td_targets(online, head(1), batch, 0.9, 1.0)
+    made = td_targets(online, head(1), batch, 0.9, RewardDivisors(1.0, 1.0))
     loss, error = td_loss(online, made, kind)
     values = online.values(batch.state)
     for row in range(16):
         miss = float(values[row, batch.action[row]].detach() - made.target[row])
         assert float(error[row]) == pytest.approx(miss, abs=1e-5)
         expected = miss**2 if kind == "mse" else (0.5 * miss**2 if abs(miss) <= 1 else abs(miss) - 0.5)
-        assert float(loss[row]) == pytest.approx(expected, abs=1e-4)
+        assert float(loss[row].detach()) == pytest.approx(expected, abs=1e-4)
     loss.sum().backward()
     assert all(p.grad is not None for p in online.value_net.parameters())
     assert all(p.grad is None for p in online.halt_net.parameters())
@@ -142,5 +204,5 @@ def test_neither_q_values_nor_promises_move_the_trunk() -> None:
     assert model.cmi_head is not None
     inputs = [torch.rand(2, tiny.K, 16, requires_grad=True) for _ in range(2)]
     row = torch.rand(2, 16 + NUM_SCALARS, requires_grad=True)
-    model.cmi_head(*inputs, row).sum().backward()
+    model.cmi_head(*inputs, row, None).sum().backward()
     assert all(tensor.grad is None for tensor in [*inputs, row])

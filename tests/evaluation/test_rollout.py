@@ -27,7 +27,7 @@ from trm_core.evaluation.policies import (
     Situation,
     ThresholdPolicy,
 )
-from trm_core.evaluation.report import EvaluationData, Evaluator, chance, flops_per_step, pick_split
+from trm_core.evaluation.report import EvaluationData, Evaluator, chance, count_flops, pick_split
 from trm_core.evaluation.rollout import Outcome, rollout
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.trm import TinyRecursiveModel
@@ -104,7 +104,7 @@ def test_learned_policy_equals_one_row_at_a_time() -> None:
             if action == Action.HALT:
                 break
             if action == Action.EXPAND:
-                worth = (model.cmi_head(output.z_H, output.x, output.q_state)[0] / PRICES).tolist()
+                worth = (model.cmi_head(output.z_H, output.x, output.q_state, None)[0] / PRICES).tolist()
                 chosen = torch.zeros(1, tiny.K, dtype=torch.bool)
                 chosen[0, max(openable, key=lambda i: worth[i])] = True
                 capsules = capsules.opened(chosen)
@@ -235,7 +235,7 @@ def test_the_table_does_not_depend_on_the_batch_size(capsule_file: Path, monkeyp
         assert (one.policy, one.setting) == (other.policy, other.setting)
         for field in fields(one)[2:]:
             assert getattr(one, field.name) == pytest.approx(getattr(other, field.name), rel=1e-4, abs=1e-6), field.name
-        assert one.flops == pytest.approx(one.steps * flops_per_step(model, torch.ones(tiny.K)))
+        assert one.flops == pytest.approx(count_flops(model, torch.ones(tiny.K)).of(one.steps, one.cycles))
         assert one.low <= one.accuracy <= one.high
     by_name = {(s.policy, s.setting): s for s in tables[0]}
     for level in (0.01, 0.1):
@@ -247,7 +247,9 @@ def test_flops_count_the_network() -> None:
     # The two network calls alone: projections, attention and SwiGLU of every position; a multiply-add counts as two.
     hidden, ffn, k = 16, 32, tiny.K
     network = 2 * 2 * k * (4 * hidden * hidden + 3 * hidden * ffn + 2 * k * hidden)
-    flops = flops_per_step(model, torch.ones(k))
+    counted = count_flops(model, torch.ones(k))
+    flops = counted.cycle + counted.rest
+    assert counted.cycle == network
     assert network < flops < 2 * network
 
 

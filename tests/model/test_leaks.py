@@ -30,15 +30,16 @@ def think(model: TinyRecursiveModel, capsules: CapsuleState, steps: int = 2) -> 
     return output
 
 
-def seen(model: TinyRecursiveModel, output: StepOutput) -> dict[str, Tensor]:
+def seen(model: TinyRecursiveModel, capsules: CapsuleState) -> dict[str, Tensor]:
     """All that decisions and answers are made of."""
+    output = think(model, capsules)
     assert model.cmi_head is not None
     return {
         "logits": output.logits,
         "halt_logit": output.halt_logit,
         "q_values": output.q_values,
         "q_state": output.q_state,
-        "cmi": model.cmi_head(output.z_H, output.x, output.q_state),
+        "cmi": model.cmi_head(output.z_H, output.x, output.q_state, capsules.mask),
     }
 
 
@@ -67,17 +68,17 @@ def test_children_of_unopened_capsules_stay_hidden(
     assert capsules.children is not None
     capsules = capsules.opened(expanded)
     closed = ~capsules.expanded
-    before = seen(model, think(model, capsules))
+    before = seen(model, capsules)
     noise = torch.randn_like(capsules.children) * scale
     other = replace(capsules, children=torch.where(closed[:, :, None, None], noise, capsules.children))
-    after = seen(model, think(model, other))
+    after = seen(model, other)
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
     if bool(capsules.expanded.any()):
         moved = replace(
             capsules, children=torch.where(closed[:, :, None, None], capsules.children, capsules.children + 1.0)
         )
-        changed = seen(model, think(model, moved))
+        changed = seen(model, moved)
         rows = capsules.expanded.any(1)
         for name in ("halt_logit", "q_values", "q_state", "logits"):
             assert not torch.allclose(before[name][rows], changed[name][rows]), name
@@ -92,21 +93,21 @@ def test_the_content_of_padding_does_not_matter(kind: str, mask: Tensor, rank: i
     assert capsules.mask is not None
     assert capsules.children is not None
     assert torch.equal(capsules.expanded, capsules.mask), "padding cannot be opened"
-    before = seen(model, think(model, capsules))
+    before = seen(model, capsules)
     padding = ~capsules.mask
     sketches = torch.where(padding[:, :, None], 1e6, capsules.sketches)
     children = torch.where(padding[:, :, None, None], 1e6, capsules.children)
-    after = seen(model, think(model, replace(capsules, sketches=sketches, children=children)))
+    after = seen(model, replace(capsules, sketches=sketches, children=children))
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
 
 
 def test_a_row_does_not_see_its_neighbours() -> None:
     model, capsules = setting("project", 1, "flat", None)
-    before = seen(model, think(model, capsules))
+    before = seen(model, capsules)
     sketches = capsules.sketches.clone()
     sketches[1] += 1.0
-    after = seen(model, think(model, replace(capsules, sketches=sketches)))
+    after = seen(model, replace(capsules, sketches=sketches))
     for name, value in before.items():
         assert torch.equal(value[[0, 2]], after[name][[0, 2]]), name
         assert not torch.equal(value[1], after[name][1]), name

@@ -7,7 +7,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from trm_core.model.layers import padding_bias, rms_norm
+from trm_core.model.layers import attention_bias, rms_norm
 from trm_core.model.recursion import Recursion
 
 
@@ -17,6 +17,11 @@ def make(**arch: object) -> Recursion:
     for p in recursion.parameters():
         torch.nn.init.normal_(p, std=0.3)
     return recursion
+
+
+def same(z_H: Tensor) -> Tensor:
+    """Nothing happens between cycles."""
+    return z_H
 
 
 def inputs(rows: int = 2, width: int = 16) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,7 +39,9 @@ def test_cycles_and_where_the_gradient_ends(tied: bool, H: int, L: int, grad: in
     if not tied:
         recursion.high.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     z_H, z_L, x = inputs()
-    got_H, got_L = recursion(z_H, z_L, x, None)
+    states, got_L = recursion(z_H, z_L, x, None, same)
+    assert len(states) == H
+    got_H = states[-1]
     assert calls == [False] * (H - grad) * (L + 1) + [True] * grad * (L + 1)
     calls.clear()
     high = recursion.low if tied else recursion.high
@@ -63,8 +70,8 @@ def test_untied_networks_are_two() -> None:
 
 
 def test_states_keep_rms_one() -> None:
-    z_H, z_L = make(H_cycles=4, L_cycles=3)(*(100.0 * value for value in inputs()), None)
-    for z in (z_H, z_L):
+    states, z_L = make(H_cycles=4, L_cycles=3)(*(100.0 * value for value in inputs()), None, same)
+    for z in (*states, z_L):
         torch.testing.assert_close(z.square().mean(-1), torch.ones(z.shape[:2]), rtol=1e-3, atol=0)
     assert torch.equal(rms_norm(torch.zeros(2, 4)), torch.zeros(2, 4))
 
@@ -73,10 +80,10 @@ def test_attention_does_not_see_padding() -> None:
     recursion = make(H_cycles=2, L_cycles=2)
     mask = torch.tensor([[True, True, False, True], [True, False, False, False]])
     z_H, z_L, x = inputs()
-    before = recursion(z_H, z_L, x, padding_bias(mask))[0]
+    before = recursion(z_H, z_L, x, attention_bias(mask, None, None), same)[0][-1]
     other = torch.where(mask[:, :, None], x, 50.0 * torch.randn_like(x))
-    after = recursion(z_H, z_L, other, padding_bias(mask))[0]
+    after = recursion(z_H, z_L, other, attention_bias(mask, None, None), same)[0][-1]
     assert torch.equal(before[mask], after[mask])
     assert not torch.equal(before[~mask], after[~mask])
-    without = recursion(z_H, z_L, other, None)[0]
+    without = recursion(z_H, z_L, other, None, same)[0][-1]
     assert not torch.allclose(before[mask], without[mask])

@@ -12,7 +12,7 @@ from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.carry import tensors_of, with_tensors
 from trm_core.model.embedding import CapsuleEmbedding
 from trm_core.model.heads import AnswerHead
-from trm_core.model.q_head import NUM_SCALARS, build_q_state, readable
+from trm_core.model.q_head import NUM_SCALARS, QHead, build_q_state, pool_tokens
 from trm_core.model.trm import TinyRecursiveModel
 
 
@@ -23,7 +23,7 @@ def test_q_state_holds_what_it_says(masked: bool) -> None:
     logits = torch.randn(2, 3, 5, generator=generator)
     mask = torch.tensor([[True, False, True], [True, True, True]]) if masked else None
     progress, spent, log_price = torch.tensor([0.5, 1.0]), torch.tensor([0.0, 0.25]), torch.tensor([-2.0, -3.0])
-    state = build_q_state(z_H, mask, logits, progress, spent, log_price)
+    state = build_q_state(pool_tokens(z_H, mask, 1), mask, logits, progress, spent, log_price)
     for row in range(2):
         kept = [i for i in range(3) if mask is None or mask[row, i]]
         assert state[row, :4].tolist() == pytest.approx(
@@ -44,13 +44,14 @@ def test_readable_spreads_certainty_and_centres_the_price() -> None:
         return torch.tensor([[7.0, largest, 0.1, 0.5, 0.25, log_price]])
 
     level, spread = 0.02, 10.0
-    middle = readable(state(0.5, math.log(level)), level, spread)[0].tolist()
+    readable = QHead(tiny.make_config().arch, level, spread).readable
+    middle = readable(state(0.5, math.log(level)))[0].tolist()
     assert middle[0] == 7.0
     assert middle[1] == pytest.approx(0.0, abs=1e-6)
     assert middle[3:] == pytest.approx([0.0, 1.0, 0.0], abs=1e-6)
-    dear = readable(state(0.5, math.log(level * spread)), level, spread)[0]
+    dear = readable(state(0.5, math.log(level * spread)))[0]
     assert float(dear[-1]) == pytest.approx(1.0, abs=1e-6)
-    odds = [float(readable(state(p, 0.0), level, spread)[0, 1]) for p in (0.99, 0.999, 1.0)]
+    odds = [float(readable(state(p, 0.0))[0, 1]) for p in (0.99, 0.999, 1.0)]
     assert odds[1] - odds[0] > 0.5
     assert math.isfinite(odds[2])
 

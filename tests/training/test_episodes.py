@@ -29,7 +29,8 @@ PRICES = torch.tensor([1.0, 2.0, 0.5, 1.5])
 
 def make_episodes(config: Config, capacity: int = 500, dqn: bool = True) -> Episodes:
     model = tiny.make_model(config)
-    replay = ReplayBuffer(capacity, WIDTH, 3, torch.device("cpu"), None) if dqn else None
+    sized = config.dqn.model_copy(update={"buffer_capacity": capacity})
+    replay = ReplayBuffer(sized, WIDTH, 3, torch.device("cpu")) if dqn else None
     return Episodes(model, config, PRICES, replay)
 
 
@@ -42,7 +43,15 @@ def scripted(step: int, seed: int = 0) -> StepResult:
 
     z = uniform(ROWS, tiny.K, HIDDEN)
     output = StepOutput(
-        z, z + 1, z + 2, uniform(ROWS, 1, 3), uniform(ROWS) - 0.5, uniform(ROWS, WIDTH), uniform(ROWS, 3)
+        z_H=z,
+        z_L=z + 1,
+        x=z + 2,
+        logits=uniform(ROWS, 1, 3),
+        halt_logit=uniform(ROWS) - 0.5,
+        q_state=uniform(ROWS, WIDTH),
+        q_values=uniform(ROWS, 3),
+        q_memory=torch.zeros(ROWS, 0),
+        cycles=torch.ones(ROWS, dtype=torch.int64),
     )
     accuracy = (uniform(ROWS) < 0.5).float()
     quality = AnswerQuality(uniform(ROWS), uniform(ROWS), accuracy, accuracy.bool(), torch.ones(ROWS, dtype=torch.bool))
@@ -72,7 +81,14 @@ def test_rewards_are_settled_one_step_later(seed: int, signal: str, epsilon: flo
     config = tiny.make_config(
         arch={"max_steps": 4},
         training={"seed": seed},
-        dqn={"reward_signal": signal, "reward_step_penalty": 0.03, "reward_min_rise": 0.2, "expand_count": 2},
+        dqn={
+            "reward_signal": signal,
+            "reward_step_penalty": 0.03,
+            "reward_min_rise": 0.2,
+            "expand_count": 2,
+            "epsilon_start": epsilon,
+            "epsilon_end": epsilon,
+        },
     )
     episodes = make_episodes(config)
     dqn = config.dqn
@@ -90,7 +106,7 @@ def test_rewards_are_settled_one_step_later(seed: int, signal: str, epsilon: flo
                 current[row] = current[row] + 1
         result = scripted(step, seed)
         before = carry
-        carry, decision = episodes.decide(carry, result, epsilon, step)
+        carry, decision = episodes.decide(carry, result, step)
         utility = result.quality.probability if signal == "probability" else result.quality.accuracy
         for row in range(ROWS):
             opened = carry.capsules.expanded[row] & ~before.capsules.expanded[row]
@@ -120,7 +136,8 @@ def test_rewards_are_settled_one_step_later(seed: int, signal: str, epsilon: flo
                 reward += dqn.reward_expansion_bonus * (now.action == Action.EXPAND and rise >= 0.2)
                 expected[tuple(now.state)] = (now.action, reward, later.state, False)
     assert episodes.replay is not None
-    got = episodes.replay.read(episodes.replay.ready(15))
+    index = episodes.replay.index
+    got = episodes.replay.read(torch.from_numpy(index.complete.nonzero()[0]))
     assert len(got.action) == len(expected) == len(episodes.replay)
     for place in range(len(got.action)):
         action, reward, following, done = expected[tuple(got.state[place].tolist())]
@@ -140,7 +157,7 @@ def running_carry(episodes: Episodes, steps: int = 3, seed: int = 5) -> Carry:
     carry = episodes.initial_carry(tiny.make_batch(ROWS))
     for step in range(steps):
         carry = episodes.begin(carry, tiny.make_batch(int(carry.halted.sum()), seed=step), step)
-        carry, _ = episodes.decide(carry, scripted(step, seed), 1.0, step)
+        carry, _ = episodes.decide(carry, scripted(step, seed), step)
     return carry
 
 
@@ -218,7 +235,10 @@ def test_a_share_of_the_episodes_may_not_halt_at_once() -> None:
 
 
 def test_held_rows_do_anything_but_halt_until_the_end() -> None:
-    config = tiny.make_config(arch={"max_steps": 3}, dqn={"halt_exploration": 1.0, "random_open_fraction": 0.0})
+    config = tiny.make_config(
+        arch={"max_steps": 3},
+        dqn={"halt_exploration": 1.0, "random_open_fraction": 0.0, "epsilon_start": 0.0, "epsilon_end": 0.0},
+    )
     episodes = make_episodes(config)
     carry = episodes.initial_carry(tiny.make_batch(ROWS))
     carry = episodes.begin(carry, tiny.make_batch(ROWS), 0)
@@ -228,7 +248,7 @@ def test_held_rows_do_anything_but_halt_until_the_end() -> None:
         wants_halt = torch.tensor([0.0, 9.0, 0.0]).expand(ROWS, 3)
         result = replace(result, output=replace(result.output, q_values=wants_halt))
         held = (carry.steps < carry.min_steps) & (carry.steps < 3)
-        carry, decision = episodes.decide(carry, result, 0.0, step)
+        carry, decision = episodes.decide(carry, result, step)
         assert torch.equal(decision.action != Action.HALT, held)
         assert bool(decision.exploring[held].all())
         carry = replace(carry, halted=torch.zeros(ROWS, dtype=torch.bool), steps=carry.steps + 1)
@@ -253,10 +273,10 @@ def test_without_q_learning_the_halt_logit_decides() -> None:
     episodes = make_episodes(tiny.make_config(arch={"max_steps": 3}, dqn={"random_open_fraction": 0.0}), dqn=False)
     carry = episodes.begin(episodes.initial_carry(tiny.make_batch(ROWS)), tiny.make_batch(ROWS), 0)
     result = scripted(1)
-    following, decision = episodes.decide(carry, result, 1.0, 0)
+    following, decision = episodes.decide(carry, result, 0)
     assert torch.equal(decision.action == Action.HALT, result.output.halt_logit > 0)
     assert torch.equal(following.halted, result.output.halt_logit > 0)
     assert not decision.opened.any()
     at_the_end = replace(carry, steps=torch.full((ROWS,), 3))
-    assert bool((episodes.decide(at_the_end, result, 1.0, 0)[1].action == Action.HALT).all())
+    assert bool((episodes.decide(at_the_end, result, 0)[1].action == Action.HALT).all())
     assert vars(episodes.scale) == vars(RewardScale())

@@ -25,6 +25,7 @@ def aliases() -> dict[str, str]:
     table = {
         "model": "arch",
         "arch.expansion_cost_per_child": "dqn.expansion_cost_per_child",
+        "training.enable_mtp": "arch.enable_mtp",
         "dqn.enable_dqn": "dqn.enabled",
         "training.enable_dqn": "dqn.enabled",
         "memory.enable_memory": "memory.enabled",
@@ -70,10 +71,14 @@ def weights_without_effect(config: Config, given: Collection[str]) -> list[str]:
     no_expansion = config.arch.enable_capsule_expansion is False or config.arch.q_head_num_actions == 2
     reasons = {
         "expansion_cost": "it is a metric now; EXPAND is paid for in the reward (dqn.expansion_cost_per_child)",
-        "q_continue_loss": "the bootstrapped continue target is off",
-        "vq_loss": "concept quantisation is off",
-        "mtp_loss": "multi-token prediction is off",
     }
+    switches = {
+        "q_continue_loss": (config.arch.enable_q_continue, "arch.enable_q_continue is false"),
+        "vq_loss": (config.arch.enable_concepts, "arch.enable_concepts is false"),
+        "mtp_loss": (config.arch.enable_mtp, "arch.enable_mtp is false"),
+        "rnd_loss": (config.dqn.enable_curiosity, "dqn.enable_curiosity is false"),
+    }
+    reasons |= {name: why for name, (on, why) in switches.items() if not on}
     if config.dqn.enabled is False:
         reasons["dqn_loss"] = "dqn.enabled is false"
     if config.dqn.enabled is False or not config.dqn.enable_entropy_regularization:

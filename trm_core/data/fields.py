@@ -15,6 +15,7 @@ FORMAT = "trm-capsules"
 SCHEMA_VERSION = 1
 SPLITS = ("train", "validation", "test")
 IGNORE_LABEL = -100
+CONTROL_SYMBOLS = 4  # ids 0-3 of the token vocabulary; concept c is id c + 4
 PRICES = "prices"
 
 

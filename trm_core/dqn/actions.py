@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.trm import StepOutput
 
 
 class Action(IntEnum):
@@ -41,6 +42,16 @@ def valid_actions(
 def greedy(q_values: Tensor, valid: Tensor) -> Tensor:
     """[B] the best valid action."""
     return q_values.masked_fill(~valid, -torch.inf).argmax(1)
+
+
+def act_continues(output: StepOutput) -> Tensor:
+    """[B] bool: adaptive computation time without Q-learning thinks on.
+
+    It halts once the answer is probably right or, with HRM's continue logit, once halting is worth more than going on.
+    """
+    if output.continue_logit is not None:
+        return output.halt_logit <= output.continue_logit
+    return output.halt_logit <= 0
 
 
 def uniform_valid(valid: Tensor, choice: Tensor) -> Tensor:

@@ -17,26 +17,86 @@ from trm_core.model.q_head import QHead
 
 @dataclass(frozen=True)
 class ReplayedTargets:
-    """Replayed transitions with the values they should have."""
+    """Replayed transitions with the values they should have: n of them, or n runs of L consecutive ones ([n, L])."""
 
-    state: Tensor  # [n, S]
-    action: Tensor  # [n] int64
-    target: Tensor  # [n]
-    weight: Tensor  # [n] importance weights
+    slot: Tensor  # [n] or [n, L] int64
+    state: Tensor  # [n, S] or [n, L, S]
+    action: Tensor  # [n] or [n, L] int64
+    target: Tensor  # [n] or [n, L]
+    weight: Tensor  # [n] or [n, L] importance weights; 0 past the end of an episode
+
+
+@dataclass(frozen=True)
+class RewardDivisors:
+    """What rewards are divided by when they are sampled: the running scales of both kinds."""
+
+    extrinsic: float
+    intrinsic: float  # already divided by the curiosity weight
 
 
 @torch.no_grad()
-def td_targets(online: QHead, target: QHead, batch: Transitions, gamma: float, reward_scale: float) -> ReplayedTargets:
-    """r / scale + gamma * Q_target(s', argmax over valid a of Q_online(s', a)), and r / scale alone where done."""
-    best = greedy(online.values(batch.next_state), batch.next_valid)
-    future = target.values(batch.next_state).gather(1, best[:, None]).squeeze(1)
-    value = batch.reward / reward_scale + gamma * torch.where(batch.done, 0.0, future)
-    return ReplayedTargets(batch.state, batch.action, value, torch.ones_like(value))
+def td_targets(
+    online: QHead, target: QHead, batch: Transitions, gamma: float, divisors: RewardDivisors
+) -> ReplayedTargets:
+    """r + gamma * Q_target(s', argmax over valid a of Q_online(s', a)), and r alone where done; r in scaled units."""
+    value = _bootstrapped(batch, gamma, divisors, online.values(batch.next_state), target.values(batch.next_state))
+    return ReplayedTargets(batch.slot, batch.state, batch.action, value, batch.weight)
+
+
+@torch.no_grad()
+def sequence_targets(
+    online: QHead, target: QHead, batch: Transitions, alive: Tensor, gamma: float, divisors: RewardDivisors
+) -> ReplayedTargets:
+    """Targets of n runs of L transitions for a recurrent Q-head; `batch` holds n * L transitions, run after run.
+
+    alive [n, L] bool: false past the end of a run. The head's memory starts each run as it was stored ("stored state"
+    of Kapturowski et al., 2019) and is computed anew along the run, by both networks.
+    """
+    runs = alive.shape
+    states = batch.state.unflatten(0, runs)
+    following = batch.next_state
+    values = _bootstrapped(
+        batch,
+        gamma,
+        divisors,
+        online.values(with_memory(following, memories(online, states)[1].flatten(0, 1))),
+        target.values(with_memory(following, memories(target, states)[1].flatten(0, 1))),
+    )
+    weight = batch.weight.unflatten(0, runs) * alive
+    return ReplayedTargets(
+        batch.slot.unflatten(0, runs), states, batch.action.unflatten(0, runs), values.unflatten(0, runs), weight
+    )
+
+
+def _bootstrapped(
+    batch: Transitions, gamma: float, divisors: RewardDivisors, next_online: Tensor, next_target: Tensor
+) -> Tensor:
+    future = next_target.gather(1, greedy(next_online, batch.next_valid)[:, None]).squeeze(1)
+    reward = batch.reward / divisors.extrinsic + batch.intrinsic / divisors.intrinsic
+    return reward + gamma * torch.where(batch.done, 0.0, future)
+
+
+def with_memory(states: Tensor, memory: Tensor) -> Tensor:
+    """States [n, S] with another recurrent memory [n, width]."""
+    return torch.cat([memory, states[:, memory.shape[1] :]], 1)
+
+
+def memories(head: QHead, states: Tensor) -> tuple[Tensor, Tensor]:
+    """The values [n, L, A] along runs of states [n, L, S], and the head's memory after each [n, L, width]."""
+    memory = states[:, 0, : head.recurrent_width]
+    values, after = [], []
+    for place in range(states.shape[1]):
+        value, memory = head.read(with_memory(states[:, place], memory))
+        values.append(value)
+        after.append(memory)
+    return torch.stack(values, 1), torch.stack(after, 1)
 
 
 def td_loss(q_head: QHead, replayed: ReplayedTargets, kind: str) -> tuple[Tensor, Tensor]:
-    """Loss per transition [n] (with gradient to the value net) and TD errors [n] (without)."""
-    predicted = q_head.values(replayed.state).gather(1, replayed.action[:, None]).squeeze(1)
+    """Loss per transition (with gradient to the value net) and TD errors (without), in the shape of the targets."""
+    states = replayed.state
+    q_values = q_head.values(states) if states.dim() == 2 else memories(q_head, states)[0]
+    predicted = q_values.gather(-1, replayed.action[..., None]).squeeze(-1)
     if kind == "huber":
         loss = F.huber_loss(predicted, replayed.target, reduction="none")
     else:
@@ -59,9 +119,3 @@ class TargetNetwork:
             torch._foreach_lerp_(mine, theirs, self.tau)
         elif step % self.every == 0:
             torch._foreach_copy_(mine, theirs)
-
-
-def epsilon_at(config: DQNConfig, step: int) -> float:
-    """Exploration rate at a global step: linear from start to end over epsilon_decay steps."""
-    progress = min(step / config.epsilon_decay, 1.0)
-    return config.epsilon_start + (config.epsilon_end - config.epsilon_start) * progress

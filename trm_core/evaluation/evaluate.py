@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from trm_core.config.schema import Config, Selector
 from trm_core.data.store import CapsuleFile, open_capsules
+from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import CheckpointError, UsageError
 from trm_core.evaluation.load import TrainedRun, load_run
 from trm_core.evaluation.report import (
@@ -33,6 +35,7 @@ class EvalRequest:
     data: Path | None = None
     prices: list[float] | None = None
     confidence: float = 0.95
+    selector: str | None = None
     checkpoint: str = "latest"
     curves: bool = False
     device: str = "auto"
@@ -51,9 +54,10 @@ def evaluate_run(
     run = load_run(path, device, request.checkpoint)
     for note in run.notes:
         log(note)
-    names = request.policies or default_policies(run.config)
-    require_policies(names, run.config)
-    data = evaluation_data(run, request)
+    config = with_selector(run, request.selector)
+    names = request.policies or default_policies(config)
+    require_policies(names, config)
+    data = evaluation_data(run, config, request)
     passes = len(names) * len(request.prices or [1]) + request.curves * (len(CURVE_THRESHOLDS) + len(CURVE_PLACES))
     total, done = passes * data.file.rows[data.split], 0
 
@@ -62,7 +66,7 @@ def evaluate_run(
         done += rows
         on_rows(done, max(total, done))
 
-    evaluator = Evaluator(run.model, run.config, data, count)
+    evaluator = Evaluator(run.model, config, data, count)
     scores = evaluator.table(names, request.prices, request.confidence)
     record: dict[str, Any] = {
         "run": str(path),
@@ -70,23 +74,40 @@ def evaluate_run(
         "data": {"path": str(data.file.path), "split": data.split},
         "chance": chance(data, run.model.data.num_classes),
         "capsules": run.model.data.num_capsules,
-        "max_steps": run.config.arch.max_steps,
+        "max_steps": config.arch.max_steps,
         "price_level": run.model.price_level,
-        "selector": run.config.dqn.expansion_selector if run.config.arch.enable_capsule_expansion else None,
+        "selector": config.dqn.expansion_selector if config.arch.enable_capsule_expansion else None,
+        "peeks": config.arch.enable_capsule_expansion and config.dqn.expansion_selector in PEEKING,
         "scores": as_records(scores),
     }
     if request.curves:
         record["curves"] = {"threshold": as_records(evaluator.threshold_curve())}
-        if run.config.dqn.enabled:
+        if config.dqn.enabled:
             record["curves"]["learned"] = as_records(evaluator.learned_curve(request.prices))
     return record
 
 
-def evaluation_data(run: TrainedRun, request: EvalRequest) -> EvaluationData:
+def with_selector(run: TrainedRun, selector: str | None) -> Config:
+    """The run's config with another selector, if one is asked for. Raises UsageError if the model cannot select so."""
+    config, model = run.config, run.model
+    if selector is None:
+        return config
+    if selector not in get_args(Selector):
+        raise UsageError(f"no selector '{selector}'", hint=f"choose from {', '.join(get_args(Selector))}")
+    if not config.arch.enable_capsule_expansion:
+        raise UsageError(f"selector '{selector}': this run opens no capsules")
+    if selector == "cmi" and model.cmi_head is None:
+        raise UsageError("selector 'cmi' needs a run with dqn.expansion_selector=cmi: its head was not trained")
+    if selector == "checksum" and model.reconstruction.checksum is None:
+        raise UsageError("selector 'checksum' needs a capsule file with checksums")
+    return config.model_copy(update={"dqn": config.dqn.model_copy(update={"expansion_selector": selector})})
+
+
+def evaluation_data(run: TrainedRun, config: Config, request: EvalRequest) -> EvaluationData:
     """The file and split to evaluate; a file must fit the model."""
     recorded = run.data["eval"]
     file = open_capsules(request.data or recorded["path"])
-    require_fit(run, file)
+    require_fit(run, config, file)
     if request.split is not None:
         return EvaluationData(file, pick_split(file, request.split)[0])
     if request.data is None:
@@ -94,7 +115,7 @@ def evaluation_data(run: TrainedRun, request: EvalRequest) -> EvaluationData:
     return EvaluationData(file, pick_split(file, "auto")[0])
 
 
-def require_fit(run: TrainedRun, file: CapsuleFile) -> None:
+def require_fit(run: TrainedRun, config: Config, file: CapsuleFile) -> None:
     """Raises CheckpointError when the model cannot read or answer the file."""
     shape = run.model.data
     expected = {
@@ -105,8 +126,13 @@ def require_fit(run: TrainedRun, file: CapsuleFile) -> None:
     }
     if shape.num_children:
         expected["num_children"] = shape.num_children
-    if shape.checksum_dim and run.config.dqn.expansion_selector == "checksum":
+    if shape.checksum_dim and config.dqn.expansion_selector == "checksum":
         expected["checksum_dim"] = shape.checksum_dim
+    if shape.has_parents and not file.has("parents"):
+        raise CheckpointError(
+            f"{file.path} has no parents, but {run.path} was trained with hierarchical attention",
+            hint="evaluate on a file built with the same settings as the training file",
+        )
     for name, value in expected.items():
         if getattr(file, name) != value:
             raise CheckpointError(

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from trm_core.config.schema import DQNConfig
-from trm_core.dqn.actions import Action, affordable, greedy
+from trm_core.dqn.actions import Action, act_continues, affordable, greedy
 from trm_core.dqn.selectors import choose_capsules, selection_scores
 from trm_core.keyed_random import Purpose, keyed_uniform
 from trm_core.model.capsule_state import CapsuleState
-from trm_core.model.q_head import NUM_SCALARS
+from trm_core.model.q_head import largest_probability
 from trm_core.model.trm import StepOutput, TinyRecursiveModel
 
 
@@ -93,7 +93,7 @@ class ThresholdPolicy:
         return nothing(capsules)
 
     def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
-        largest = now.output.q_state[:, -NUM_SCALARS]
+        largest = largest_probability(now.output.q_state)
         can_expand = now.valid[:, Action.EXPAND] if now.valid.shape[1] > 2 else torch.zeros_like(now.valid[:, 0])
         wanted = torch.where(can_expand, Action.EXPAND, Action.CONTINUE)
         action = torch.where((largest >= self.confidence) | ~now.valid[:, Action.CONTINUE], Action.HALT, wanted)
@@ -142,7 +142,7 @@ class RandomPolicy:
 
 @dataclass
 class ActPolicy:
-    """Adaptive computation time without Q-learning: HALT once the halt logit says that the answer is right."""
+    """Adaptive computation time without Q-learning: HALT once the halt logit says so."""
 
     price: float
     name: str = "act"
@@ -151,5 +151,5 @@ class ActPolicy:
         return nothing(capsules)
 
     def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
-        going = now.valid[:, Action.CONTINUE] & (now.output.halt_logit <= 0)
+        going = now.valid[:, Action.CONTINUE] & act_continues(now.output)
         return torch.where(going, Action.CONTINUE, Action.HALT), nothing(now.capsules)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from trm_core.config.schema import Config
@@ -41,6 +42,7 @@ class Score:
     opened: float
     spent: float
     steps: float
+    cycles: float  # high-level cycles over all steps
     flops: float
     rows: int
 
@@ -83,8 +85,19 @@ def pick_split(file: CapsuleFile, asked: str) -> tuple[str, str]:
     raise UsageError(f"{file.path} has no rows")
 
 
-def flops_per_step(model: TinyRecursiveModel, prices: torch.Tensor) -> float:
-    """Floating-point operations of one reasoning step of one row."""
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of one row: of one high-level cycle, and of the rest of a reasoning step."""
+
+    cycle: float
+    rest: float
+
+    def of(self, steps: float, cycles: float) -> float:
+        return self.rest * steps + self.cycle * cycles
+
+
+def count_flops(model: TinyRecursiveModel, prices: torch.Tensor) -> Flops:
+    """Counted by torch on a row of zeros."""
     data = model.data
     k, device = data.num_capsules, prices.device
     capsules = CapsuleState.closed(
@@ -93,12 +106,19 @@ def flops_per_step(model: TinyRecursiveModel, prices: torch.Tensor) -> float:
         None,
         None,
         prices,
+        torch.full((1, k), -1, device=device) if data.has_parents else None,
     )
     one = torch.ones(1, dtype=torch.int64, device=device)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(*model.first_latents(1), capsules, one, one.float())
-    return float(counter.get_total_flops())
+    z_H, z_L = model.first_latents(1)
+    # The counter knows the plain attention, not the fused one of a processor.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        output = model(z_H, z_L, capsules, one, one.float(), model.first_q_memory(1))
+    step = float(counter.get_total_flops())
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        z_H, _ = model.recursion.cycle(z_H, z_L, output.x, model.attention_bias(capsules))
+        model.refine(z_H, None)
+    cycle = float(counter.get_total_flops())
+    return Flops(cycle, step - cycle * float(output.cycles[0]))
 
 
 def chance(data: EvaluationData, num_classes: int) -> dict[str, float]:
@@ -124,7 +144,7 @@ class Evaluator:
         self.model, self.config, self.data, self.on_rows = model, config, data, on_rows
         device = next(model.parameters()).device
         self.prices = torch.as_tensor(data.file.prices, dtype=torch.float32, device=device)
-        self.flops = flops_per_step(model, self.prices)
+        self.flops = count_flops(model, self.prices)
 
     def run(self, policy: Policy) -> Outcome:
         return rollout(self.model, self.config, self.data.batches(), policy, self.prices, self.on_rows)
@@ -139,10 +159,10 @@ class Evaluator:
         def mean(values: torch.Tensor) -> float:
             return float(values[rows].double().mean())
 
-        steps = mean(outcome.steps)
+        steps, cycles = mean(outcome.steps), mean(outcome.cycles)
         return Score(
             policy.name, setting, mean(outcome.accuracy), low, high, mean(outcome.exact), mean(outcome.loss),
-            mean(outcome.opened), mean(outcome.spent), steps, self.flops * steps, int(rows.sum()),
+            mean(outcome.opened), mean(outcome.spent), steps, cycles, self.flops.of(steps, cycles), int(rows.sum()),
         )  # fmt: skip
 
     def table(

@@ -16,7 +16,7 @@ from trm_core.data.stream import CapsuleBatch
 from trm_core.dqn.actions import Action, valid_actions
 from trm_core.evaluation.policies import Policy, Situation
 from trm_core.losses import answer_quality
-from trm_core.model.q_head import NUM_SCALARS
+from trm_core.model.q_head import largest_probability
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.episodes import capsules_of, labels_of
 
@@ -34,6 +34,7 @@ class Outcome:
     opened: Tensor  # [N] capsules opened
     spent: Tensor  # [N] price units
     steps: Tensor  # [N] reasoning steps
+    cycles: Tensor  # [N] high-level cycles of all steps
     actions: Tensor  # [N, T] int8; -1 after the end
     counts: Tensor  # [N, T] int32: capsules opened by each action
 
@@ -73,30 +74,33 @@ def _rollout_batch(
     capsules = capsules.opened(policy.open_first(capsules))
     labels = labels_of(batch)
     z_H, z_L = model.first_latents(rows)
+    q_memory = model.first_q_memory(rows)
     price = torch.full((rows,), policy.price, device=device)
     active = torch.arange(rows, device=device)
     logits = torch.zeros(rows, model.data.answers, model.data.num_classes, device=device)
     confidence, steps = torch.zeros(rows, device=device), torch.zeros(rows, dtype=torch.int64, device=device)
+    cycles = torch.zeros_like(steps)
     expanded = capsules.expanded.clone()
     actions = torch.full((rows, T), -1, dtype=torch.int8, device=device)
     counts = torch.zeros(rows, T, dtype=torch.int32, device=device)
     for t in range(T):
         done = torch.full_like(active, t + 1)
-        output = model(z_H, z_L, capsules, done, price[active])
+        output = model(z_H, z_L, capsules, done, price[active], q_memory)
         valid = valid_actions(capsules, done, T, model.q_head.num_actions, config.dqn.budget)
         action, opened = policy.decide(Situation(model, config.dqn, output, capsules, done, active + first, valid))
         actions[active, t] = action.to(torch.int8)
         counts[active, t] = opened.sum(1).to(torch.int32)
         logits[active] = output.logits.float()
-        confidence[active] = output.q_state[:, -NUM_SCALARS]
+        confidence[active] = largest_probability(output.q_state)
         steps[active] = t + 1
+        cycles[active] += output.cycles
         capsules = capsules.opened(opened)
         expanded[active] = capsules.expanded
         keep = (action != Action.HALT).nonzero().squeeze(1)
         if len(keep) == 0:
             break
         active, capsules = active[keep], capsules.select(keep)
-        z_H, z_L = output.z_H[keep], output.z_L[keep]
+        z_H, z_L, q_memory = output.z_H[keep], output.z_L[keep], output.q_memory[keep]
     quality = answer_quality(logits, labels)
     return Outcome(
         prediction=logits.argmax(-1),
@@ -108,6 +112,7 @@ def _rollout_batch(
         opened=expanded.sum(1),
         spent=(expanded * prices).sum(1),
         steps=steps,
+        cycles=cycles,
         actions=actions,
         counts=counts,
     )

@@ -22,6 +22,7 @@ class CapsuleState:
     mask: Tensor | None  # [B, k] bool; false where a capsule is padding
     expanded: Tensor  # [B, k] bool
     prices: Tensor  # [k] float32; cost of opening each capsule
+    parents: Tensor | None = None  # [B, k] int64, index of the parent capsule; -1: a root
 
     @staticmethod
     def closed(
@@ -30,10 +31,11 @@ class CapsuleState:
         checksums: Tensor | None,
         mask: Tensor | None,
         prices: Tensor,
+        parents: Tensor | None = None,
     ) -> CapsuleState:
         """A state in which nothing is open yet."""
         expanded = torch.zeros(sketches.shape[:2], dtype=torch.bool, device=sketches.device)
-        return CapsuleState(sketches, children, checksums, mask, expanded, prices)
+        return CapsuleState(sketches, children, checksums, mask, expanded, prices, parents)
 
     @property
     def rows(self) -> int:
@@ -78,4 +80,5 @@ class CapsuleState:
             mask=None if self.mask is None else self.mask[rows],
             expanded=self.expanded[rows],
             prices=self.prices,
+            parents=None if self.parents is None else self.parents[rows],
         )

@@ -38,7 +38,9 @@ class Carry:
     labels: Tensor  # [B, P] int64
     price: Tensor  # [B] price level of the episode
     q_state: Tensor  # [B, S] state after the last step
+    q_memory: Tensor  # [B, recurrent width] what a recurrent Q-head remembers
     utility: Tensor  # [B] u after the last step
+    accuracy: Tensor  # [B] after the last step
     loss: Tensor  # [B] answer loss after the last step
     pending: Pending
 

@@ -30,6 +30,7 @@ class DataShape:
     num_classes: int  # V
     label_rank: int  # 1: labels [N], one answer per row; 2: labels [N, k], one answer per capsule
     total_price: float  # cost of opening every capsule
+    has_parents: bool = False
 
     @property
     def answers(self) -> int:

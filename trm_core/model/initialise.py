@@ -9,6 +9,7 @@ from torch import nn
 
 from trm_core.config.schema import ArchConfig
 from trm_core.model.layers import Block, truncated_normal_
+from trm_core.model.memory import MemoryBank
 
 
 def initialise(model: nn.Module, arch: ArchConfig) -> None:
@@ -23,6 +24,8 @@ def initialise(model: nn.Module, arch: ArchConfig) -> None:
     | opened_mark                        | normal, 1                                                   |
     | answer head                        | 0: the first loss is ln V                                   |
     | outputs of Q, halt and cmi heads   | 0: no action is preferred before anything is known          |
+    | outputs of the mtp heads           | 0: as the answer head                                       |
+    | memory gate, query                 | 0; the key projection, so that like finds like              |
     | first z_H, z_L                     | truncated normal, 1, fixed                                  |
     """
     for module in model.modules():
@@ -35,11 +38,20 @@ def initialise(model: nn.Module, arch: ArchConfig) -> None:
             for matrix in (module.attention.out.weight, module.ffn.down.weight):
                 with torch.no_grad():
                     matrix.mul_(arch.residual_init_scale)
+        elif isinstance(module, MemoryBank):
+            module.reset_parameters()
     for name, parameter in model.named_parameters():
         if name.endswith(("embedding.position", "embedding.opened_mark")):
             nn.init.normal_(parameter, std=1.0)
         elif name.startswith(
-            ("answer.output", "q_head.value_net.output", "q_head.halt_net.output", "cmi_head.net.output")
+            (
+                "answer.output",
+                "mtp.depths.",
+                "q_head.value_net.output",
+                "q_head.halt_net.output",
+                "q_head.continue_net.output",
+                "cmi_head.net.output",
+            )
         ):
             nn.init.zeros_(parameter)
     for name, buffer in model.named_buffers():

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trm_core.config.schema import HierarchyBias
+
 
 def rms_norm(x: Tensor) -> Tensor:
     """x / RMS(x) over the last dimension, without a gain."""
@@ -27,9 +29,22 @@ class Attention(nn.Module):
 
     def forward(self, x_BKD: Tensor, bias: Tensor | None) -> Tensor:
         B, K, D = x_BKD.shape
-        q, k, v = self.qkv(x_BKD).view(B, K, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = self.split(x_BKD)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).reshape(B, K, D))
+
+    def split(self, x_BKD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, n, K, D / n]."""
+        B, K, D = x_BKD.shape
+        return self.qkv(x_BKD).view(B, K, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def received(self, x_BKD: Tensor, bias: Tensor | None) -> Tensor:
+        """[B, K] how much attention each position gets, as a mean over heads and asking positions."""
+        q, k, _ = self.split(x_BKD)
+        logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+        if bias is not None:
+            logits = logits.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else logits + bias
+        return logits.softmax(-1).mean((1, 2))
 
 
 class SwiGLU(nn.Module):
@@ -74,9 +89,26 @@ class Network(nn.Module):
         return x_BKD
 
 
-def padding_bias(mask: Tensor | None) -> Tensor | None:
-    """Attention mask [B, 1, 1, K] that hides padding capsules; None when there is none."""
-    return None if mask is None else mask[:, None, None, :]
+def attention_bias(mask: Tensor | None, parents: Tensor | None, weights: HierarchyBias | None) -> Tensor | None:
+    """What is added to the attention logits [B, 1, K or 1, K]; None where there is nothing to add.
+
+    mask [B, K] bool hides padding capsules. parents [B, K] (index of each capsule's parent, -1: a root) biases every
+    pair by how they are related (pipeline.md, "Hierarchical Attention"); bool instead of float where only padding is
+    hidden, which is the faster path.
+    """
+    hidden = None if mask is None else mask[:, None, None, :]
+    if weights is None:
+        return hidden
+    assert parents is not None
+    me = torch.arange(parents.shape[1], device=parents.device)
+    looks_at_parent = parents[:, :, None] == me  # [B, K, K]: the row's parent is the column
+    looks_at_child = looks_at_parent.transpose(1, 2)
+    siblings = (parents[:, :, None] == parents[:, None, :]) & (parents >= 0)[:, :, None]
+    near = siblings | (me[:, None] == me)
+    bias = torch.full_like(looks_at_parent, weights.unrelated, dtype=torch.float32)
+    bias = bias.masked_fill(near, weights.sibling).masked_fill(looks_at_parent, weights.child_to_parent)
+    bias = bias.masked_fill(looks_at_child, weights.parent_to_child)[:, None]
+    return bias if hidden is None else bias.masked_fill(~hidden, -torch.inf)
 
 
 class MLP(nn.Module):

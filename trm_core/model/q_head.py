@@ -1,10 +1,13 @@
 """The one state the policy sees, and the head that reads it.
 
-    q_state = [mean over valid positions of z_H, largest probability, entropy of the answer,
-               step / T, price spent / price of everything, log of the price level]
+    q_state = [recurrent memory of the head (rnn only),
+               mean of z_H over valid positions (attention: over each of a few groups of positions),
+               largest probability, entropy of the answer, step / T, price spent / price of everything,
+               log of the price level]
 
-The same vector is used for acting, in replay and for the target network. Two separate outputs: `values` (one per
-action, learned by TD, whose gradient stays in this head) and `halt` (a logit of "the answer is right", learned by BCE).
+The same vector is used for acting, in replay and for the target network. Separate outputs: `values` (one per action,
+learned by TD, whose gradient stays in this head), `halt` (a logit of "the answer is right", learned by BCE) and,
+where HRM's rule is wanted, `continue`.
 """
 
 from __future__ import annotations
@@ -12,27 +15,40 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trm_core.config.schema import ArchConfig
 from trm_core.model.layers import MLP
 
 NUM_SCALARS = 5
 
 
-def build_q_state(
-    z_H: Tensor, mask: Tensor | None, logits: Tensor, progress: Tensor, spent: Tensor, log_price: Tensor
-) -> Tensor:
-    """q_state [B, hidden + 5] float32.
+def pool_tokens(z_H: Tensor, mask: Tensor | None, tokens: int) -> Tensor:
+    """[B, K, hidden] -> [B, tokens * hidden]: means over valid positions of `tokens` runs of neighbouring positions."""
+    positions = z_H.shape[1]
+    if tokens == 1 and mask is None:
+        return z_H.mean(1)
+    run = torch.arange(positions, device=z_H.device) * tokens // positions
+    member = F.one_hot(run, tokens).T.to(z_H.dtype)  # [tokens, K]
+    weight = member if mask is None else member * mask[:, None].to(z_H.dtype)  # [.., tokens, K]
+    return (weight @ z_H / weight.sum(-1, keepdim=True).clamp(min=1.0)).flatten(1)
 
-    z_H [B, K, hidden]; mask [B, K] or None; logits [B, P, V] of P answers; progress = step / T, spent (share of the
-    price of everything) and log_price (natural log of the price level), each [B]. Probability and entropy (in units of
-    log V) are means over the row's valid answers.
+
+def build_q_state(
+    pooled: Tensor,
+    mask: Tensor | None,
+    logits: Tensor,
+    progress: Tensor,
+    spent: Tensor,
+    log_price: Tensor,
+) -> Tensor:
+    """q_state [B, pooled + 5] float32, without the head's recurrent memory.
+
+    pooled [B, ..] of `pool_tokens`; mask [B, K] or None; logits [B, P, V] of P answers; progress = step / T, spent
+    (share of the price of everything) and log_price (natural log of the price level), each [B]. Probability and
+    entropy (in units of log V) are means over the row's valid answers.
     """
-    if mask is None:
-        pooled = z_H.mean(1)
-    else:
-        weight = mask[:, :, None].to(z_H.dtype)
-        pooled = (z_H * weight).sum(1) / weight.sum(1).clamp(min=1.0)
     log_p = logits.float().log_softmax(-1)
     answers = torch.ones_like(log_p[..., 0]) if mask is None or log_p.shape[1] == 1 else mask.to(log_p.dtype)
     share = answers / answers.sum(1, keepdim=True).clamp(min=1.0)
@@ -41,34 +57,98 @@ def build_q_state(
     return torch.cat([pooled.float(), torch.stack([largest, entropy, progress, spent, log_price], 1)], 1)
 
 
-def readable(q_state: Tensor, price_level: float, price_spread: float) -> Tensor:
-    """q_state rescaled for a network: near certainty, 0.99 and 0.999 are far apart in odds though not in
-    probability.
+def largest_probability(q_state: Tensor) -> Tensor:
+    """[B] the model's confidence, out of its state."""
+    return q_state[:, -NUM_SCALARS]
+
+
+class AttentionValueNet(nn.Module):
+    """Values from a few pooled tokens: the scalars ask, the tokens answer.
+
+    [.., tokens * hidden + 5] -> [.., outputs].
     """
-    pooled, scalars = q_state[:, :-NUM_SCALARS], q_state[:, -NUM_SCALARS:]
-    largest, entropy, progress, spent, log_price = scalars.unbind(1)
-    log_odds = torch.logit(largest, eps=1e-6) / 4.0
-    log_entropy = torch.log(entropy.clamp(min=1e-6)) / 4.0 + 1.0
-    price = (log_price - math.log(price_level)) / math.log(max(price_spread, 1.001))
-    return torch.cat([pooled, torch.stack([log_odds, log_entropy, 2.0 * progress - 1.0, 4.0 * spent, price], 1)], 1)
+
+    def __init__(self, tokens: int, hidden_size: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.tokens, self.hidden_size = tokens, hidden_size
+        self.query = nn.Linear(NUM_SCALARS, width)
+        self.key_value = nn.Linear(hidden_size, 2 * width)
+        self.hidden = nn.Linear(width + NUM_SCALARS, width)
+        self.output = nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scalars = x[:, -NUM_SCALARS:]
+        key, value = self.key_value(x[:, :-NUM_SCALARS].unflatten(1, (self.tokens, self.hidden_size))).chunk(2, -1)
+        read = F.scaled_dot_product_attention(self.query(scalars)[:, None], key, value).squeeze(1)
+        return self.output(F.silu(self.hidden(torch.cat([read, scalars], 1))))
+
+
+class RecurrentValueNet(nn.Module):
+    """Values from a GRU that remembers the states before. (x [B, inputs], memory [B, width]) -> memory, then values."""
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(inputs, width)
+        self.output = nn.Linear(width, outputs)
 
 
 class QHead(nn.Module):
-    """q_state [B, S] -> values [B, A] and halt logit [B]."""
+    """q_state [B, S] -> values [B, A], halt logit [B], and what it remembers for the next step.
 
-    def __init__(
-        self, hidden_size: int, head_width: int, num_actions: int, price_level: float, price_spread: float
-    ) -> None:
+    S = `state_width`. Kinds: `mlp`; `rnn`, whose memory of the steps before is the first part of the state;
+    `attention` over a few pooled tokens.
+    """
+
+    def __init__(self, arch: ArchConfig, price_level: float, price_spread: float) -> None:
         super().__init__()
-        self.num_actions = num_actions
+        self.kind, self.num_actions = arch.q_head_type, arch.q_head_num_actions
         self.price_level, self.price_spread = price_level, price_spread
-        self.value_net = MLP(hidden_size + NUM_SCALARS, head_width, num_actions)
-        self.halt_net = MLP(hidden_size + NUM_SCALARS, head_width, 1)
+        self.tokens = arch.q_head_tokens if self.kind == "attention" else 1
+        self.recurrent_width = arch.q_head_hidden_dim if self.kind == "rnn" else 0
+        inputs, width = self.tokens * arch.hidden_size + NUM_SCALARS, arch.q_head_hidden_dim
+        self.state_width = self.recurrent_width + inputs
+        self.value_net: nn.Module
+        if self.kind == "rnn":
+            self.value_net = RecurrentValueNet(inputs, width, self.num_actions)
+        elif self.kind == "attention":
+            self.value_net = AttentionValueNet(self.tokens, arch.hidden_size, width, self.num_actions)
+        else:
+            self.value_net = MLP(inputs, width, self.num_actions)
+        self.halt_net = MLP(inputs, width, 1)
+        self.continue_net = MLP(inputs, width, 1) if arch.enable_q_continue else None
+
+    def readable(self, q_state: Tensor) -> Tensor:
+        """The state without the recurrent memory, rescaled for a network: near certainty, 0.99 and 0.999 are far apart
+        in odds though not in probability.
+        """
+        pooled, scalars = q_state[:, self.recurrent_width : -NUM_SCALARS], q_state[:, -NUM_SCALARS:]
+        largest, entropy, progress, spent, log_price = scalars.unbind(1)
+        log_odds = torch.logit(largest, eps=1e-6) / 4.0
+        log_entropy = torch.log(entropy.clamp(min=1e-6)) / 4.0 + 1.0
+        price = (log_price - math.log(self.price_level)) / math.log(max(self.price_spread, 1.001))
+        return torch.cat([pooled, torch.stack([log_odds, log_entropy, 2.0 * progress - 1.0, 4.0 * spent, price], 1)], 1)
+
+    def read(self, q_state: Tensor) -> tuple[Tensor, Tensor]:
+        """Values [B, A] and the memory for the next step [B, recurrent_width].
+
+        What comes from the trunk is detached: TD never moves it. The recurrent memory is not, so that a replayed
+        sequence can be learned through.
+        """
+        x = self.readable(q_state.detach())
+        if isinstance(self.value_net, RecurrentValueNet):
+            memory = self.value_net.cell(x, q_state[:, : self.recurrent_width])
+            return self.value_net.output(memory), memory
+        return self.value_net(x), q_state[:, :0]
 
     def values(self, q_state: Tensor) -> Tensor:
-        """[B, A]. The state is detached: TD never moves the trunk."""
-        return self.value_net(readable(q_state.detach(), self.price_level, self.price_spread))
+        """[B, A]"""
+        return self.read(q_state)[0]
 
     def halt_logit(self, q_state: Tensor) -> Tensor:
         """[B]"""
-        return self.halt_net(readable(q_state, self.price_level, self.price_spread)).squeeze(1)
+        return self.halt_net(self.readable(q_state)).squeeze(1)
+
+    def continue_logit(self, q_state: Tensor) -> Tensor:
+        """[B] HRM's other logit; only where `arch.enable_q_continue`."""
+        assert self.continue_net is not None
+        return self.continue_net(self.readable(q_state)).squeeze(1)

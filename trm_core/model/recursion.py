@@ -3,6 +3,7 @@
     for each of H cycles:
         for each of L cycles:  z_L = f(z_L + z_H + x)
         z_H = f(z_H + z_L)
+        z_H = refine(z_H)          # memory bank and concept vocabulary, where they are on
 
 All but the last `grad_cycles` high-level cycles run without gradient. One tied network serves both levels (TRM), or one
 each (`tied: false`, HRM).
@@ -10,11 +11,13 @@ each (`tied: false`, HRM).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from trm_core.config.schema import ArchConfig
-from trm_core.model.layers import Network
+from trm_core.model.layers import Block, Network
 
 
 class Recursion(nn.Module):
@@ -33,10 +36,21 @@ class Recursion(nn.Module):
             z_L = self.low(z_L + z_H + x, bias)
         return self.high(z_H + z_L, bias), z_L
 
-    def forward(self, z_H: Tensor, z_L: Tensor, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            for _ in range(self.H_cycles - self.grad_cycles):
+    def forward(
+        self, z_H: Tensor, z_L: Tensor, x: Tensor, bias: Tensor | None, refine: Callable[[Tensor], Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """z_H after every cycle, and the last z_L."""
+        cycles: list[Tensor] = []
+        for number in range(self.H_cycles):
+            learning = number >= self.H_cycles - self.grad_cycles
+            with torch.set_grad_enabled(torch.is_grad_enabled() and learning):
                 z_H, z_L = self.cycle(z_H, z_L, x, bias)
-        for _ in range(self.grad_cycles):
-            z_H, z_L = self.cycle(z_H, z_L, x, bias)
-        return z_H, z_L
+                z_H = refine(z_H)
+            cycles.append(z_H)
+        return cycles, z_L
+
+    def attention_received(self, z_H: Tensor, bias: Tensor | None) -> Tensor:
+        """[B, K] share of the attention that each position of z_H gets in the last block of the high level."""
+        last = self.high.blocks[-1]
+        assert isinstance(last, Block)
+        return last.attention.received(z_H, bias)

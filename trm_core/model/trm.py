@@ -2,29 +2,42 @@
 
 Unusual here: the capsules are embedded anew at every step, so an opened capsule reaches the model at the next step and
 the number of positions never changes; every head reads z_H; the Q-values see one state vector and send no gradient
-back. Reads a `CapsuleState`, returns a `StepOutput`; knows nothing of actions, rewards or losses.
+back; in evaluation a row may leave the high-level cycles early, and rows that left are not computed. Reads a
+`CapsuleState`, returns a `StepOutput`; knows nothing of actions, rewards or losses.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from trm_core.config.schema import Config
 from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.concepts import ConceptVocabulary, Quantised
 from trm_core.model.embedding import CapsuleEmbedding, DataShape, SketchDecoder
-from trm_core.model.heads import AnswerHead, CMIHead, ReconstructionHeads
+from trm_core.model.heads import AnswerHead, CMIHead, MTPHead, OpeningWorth, ReconstructionHeads
 from trm_core.model.initialise import initialise
-from trm_core.model.layers import padding_bias
-from trm_core.model.q_head import QHead, build_q_state
+from trm_core.model.layers import attention_bias
+from trm_core.model.memory import MemoryBank
+from trm_core.model.q_head import QHead, build_q_state, pool_tokens
 from trm_core.model.recursion import Recursion
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What the heads say of one z_H."""
+
+    logits: Tensor  # [B, P, V]
+    halt_logit: Tensor  # [B]
+    q_state: Tensor  # [B, S], attached to the trunk
+    continue_logit: Tensor | None = None  # [B] HRM's, where it is on
+
+
+@dataclass(frozen=True)
 class StepOutput:
-    """What one reasoning step leaves behind. z_H, logits and halt_logit carry gradient; the rest does not."""
+    """What one reasoning step leaves behind. z_H, logits, halt_logit and `early` carry gradient; the rest does not."""
 
     z_H: Tensor  # [B, k, hidden]
     z_L: Tensor  # [B, k, hidden]
@@ -33,6 +46,11 @@ class StepOutput:
     halt_logit: Tensor  # [B]
     q_state: Tensor  # [B, S]
     q_values: Tensor  # [B, A]
+    q_memory: Tensor  # [B, recurrent width] what a recurrent Q-head remembers
+    cycles: Tensor  # [B] int64: high-level cycles done
+    continue_logit: Tensor | None = None  # [B]
+    early: list[Reading] = field(default_factory=list)  # after every cycle but the last, where adaptive H is trained
+    concepts: Quantised | None = None  # of the last cycle
 
 
 class TinyRecursiveModel(nn.Module):
@@ -47,16 +65,27 @@ class TinyRecursiveModel(nn.Module):
         self.data = data
         self.max_steps = arch.max_steps
         self.halt_gradient = config.training.halt_gradient
+        self.hierarchy = arch.hierarchy_bias if arch.enable_hierarchical_attention else None
+        self.leave_above = arch.hcycle_confidence_threshold if arch.enable_adaptive_hcycles else None
         self.price_level = price_level(config, data)
         self.embedding = CapsuleEmbedding(arch, data)
         self.recursion = Recursion(arch)
+        self.memory = MemoryBank(config.memory, arch.hidden_size) if config.memory.enabled else None
+        self.concepts: ConceptVocabulary | None = None
+        if arch.enable_concepts:
+            # `auto` is settled by trm_core.training.features before a model is made.
+            assert isinstance(arch.num_concepts, int), arch.num_concepts
+            width = arch.hidden_size if arch.concept_dim == "auto" else arch.concept_dim
+            self.concepts = ConceptVocabulary(
+                arch.hidden_size, arch.num_concepts, width, arch.concept_mix, arch.concept_decay
+            )
         self.answer = AnswerHead(arch, data)
+        self.mtp = MTPHead(arch, data) if arch.enable_mtp else None
         self.reconstruction = ReconstructionHeads(arch, data)
         self.sketch_decoder = SketchDecoder(arch, data) if data.num_children else None
-        self.q_head = QHead(
-            arch.hidden_size, arch.q_head_hidden_dim, arch.q_head_num_actions, self.price_level, config.dqn.price_spread
-        )
+        self.q_head = QHead(arch, self.price_level, config.dqn.price_spread)
         self.cmi_head = CMIHead(arch) if with_cmi else None
+        self.opening_worth = OpeningWorth(data.num_capsules) if data.num_children else None
         self.register_buffer("first_z_H", torch.empty(arch.hidden_size))
         self.register_buffer("first_z_L", torch.empty(arch.hidden_size))
         initialise(self, arch)
@@ -66,30 +95,147 @@ class TinyRecursiveModel(nn.Module):
         shape = (rows, self.data.num_capsules, -1)
         return self.first_z_H.expand(*shape), self.first_z_L.expand(*shape)
 
-    def forward(self, z_H: Tensor, z_L: Tensor, capsules: CapsuleState, steps: Tensor, price: Tensor) -> StepOutput:
+    def first_q_memory(self, rows: int) -> Tensor:
+        """What a recurrent Q-head remembers before the first step: [rows, recurrent width] zeros."""
+        return self.first_z_H.new_zeros(rows, self.q_head.recurrent_width)
+
+    def forward(
+        self,
+        z_H: Tensor,
+        z_L: Tensor,
+        capsules: CapsuleState,
+        steps: Tensor,
+        price: Tensor,
+        q_memory: Tensor | None = None,
+    ) -> StepOutput:
         """One reasoning step.
 
-        z_H, z_L [B, k, hidden] from the step before; steps [B] int64, steps done including this one; price [B], the
-        price level of each row's episode.
+        z_H, z_L [B, k, hidden] and q_memory [B, recurrent width] (None: nothing yet) from the step before; steps [B]
+        int64, steps done including this one; price [B], the price level of each row's episode.
         """
+        if q_memory is None:
+            q_memory = self.first_q_memory(len(steps))
         x = self.embedding(capsules)
-        z_H, z_L = self.recursion(z_H, z_L, x, padding_bias(capsules.mask))
+        if self.leave_above is not None and not self.training and not torch.is_grad_enabled():
+            return self._forward_adaptively(z_H, z_L, x, capsules, steps, price, q_memory)
+        quantised: Quantised | None = None
+
+        def refine(z: Tensor) -> Tensor:
+            nonlocal quantised
+            z, quantised = self.refine(z, capsules.mask)
+            return z
+
+        cycles, z_L = self.recursion(z_H, z_L, x, self.attention_bias(capsules), refine)
+        early = []
+        if self.leave_above is not None and self.training:
+            early = [self.read(z, capsules, steps, price, q_memory) for z in cycles[:-1]]
+        now = self.read(cycles[-1], capsules, steps, price, q_memory)
+        return self._output(cycles[-1], z_L, x, now, torch.full_like(steps, len(cycles)), early, quantised)
+
+    def _forward_adaptively(
+        self,
+        z_H: Tensor,
+        z_L: Tensor,
+        x: Tensor,
+        capsules: CapsuleState,
+        steps: Tensor,
+        price: Tensor,
+        q_memory: Tensor,
+    ) -> StepOutput:
+        """A step in which rows that are sure enough leave the high-level cycles; the others go on, a smaller batch."""
+        assert self.leave_above is not None
+        rows = torch.arange(len(steps), device=steps.device)
+        final: list[Tensor] = []
+        cycles = torch.zeros_like(steps)
+        here, z_H_here, z_L_here, x_here = capsules, z_H, z_L, x
+        for number in range(1, self.recursion.H_cycles + 1):
+            z_H_here, z_L_here = self.recursion.cycle(z_H_here, z_L_here, x_here, self.attention_bias(here))
+            z_H_here, _ = self.refine(z_H_here, here.mask)
+            now = self.read(z_H_here, here, steps[rows], price[rows], q_memory[rows])
+            found = [z_H_here, z_L_here, now.logits, now.halt_logit, now.q_state]
+            if now.continue_logit is not None:
+                found.append(now.continue_logit)
+            # The first cycle sees every row; later ones write over the rows that went on.
+            final = (
+                found if not final else [old.index_copy(0, rows, new) for old, new in zip(final, found, strict=True)]
+            )
+            cycles[rows] = number
+            going_on = (now.halt_logit <= self.leave_above).nonzero().squeeze(1)
+            if len(going_on) == 0:
+                break
+            if len(going_on) < len(rows):
+                rows, here = rows[going_on], here.select(going_on)
+                z_H_here, z_L_here, x_here = z_H_here[going_on], z_L_here[going_on], x_here[going_on]
+        return self._output(final[0], final[1], x, Reading(*final[2:]), cycles, [], None)
+
+    def _output(
+        self,
+        z_H: Tensor,
+        z_L: Tensor,
+        x: Tensor,
+        now: Reading,
+        cycles: Tensor,
+        early: list[Reading],
+        quantised: Quantised | None,
+    ) -> StepOutput:
+        with torch.no_grad():
+            q_values, q_memory = self.q_head.read(now.q_state)
+        return StepOutput(
+            z_H=z_H,
+            z_L=z_L,
+            x=x,
+            logits=now.logits,
+            halt_logit=now.halt_logit,
+            q_state=now.q_state.detach(),
+            q_values=q_values,
+            q_memory=q_memory,
+            cycles=cycles,
+            continue_logit=now.continue_logit,
+            early=early,
+            concepts=quantised,
+        )
+
+    def attention_bias(self, capsules: CapsuleState) -> Tensor | None:
+        """What every attention adds to its logits: hidden padding and, where it is on, the hierarchy."""
+        if self.hierarchy is None:
+            return attention_bias(capsules.mask, None, None)
+        return attention_bias(capsules.mask, capsules.parents, self.hierarchy)
+
+    def refine(self, z_H: Tensor, mask: Tensor | None) -> tuple[Tensor, Quantised | None]:
+        """What happens to z_H after every cycle: what the memory bank remembers is added, concepts pull."""
+        quantised = None
+        if self.memory is not None:
+            z_H = z_H + self.memory.read(z_H)
+        if self.concepts is not None:
+            z_H, quantised = self.concepts(z_H, mask)
+        return z_H, quantised
+
+    def read(self, z_H: Tensor, capsules: CapsuleState, steps: Tensor, price: Tensor, q_memory: Tensor) -> Reading:
+        """Answer, state and halt logit of one z_H."""
         logits = self.answer(z_H, capsules.mask)
-        q_state = build_q_state(
-            z_H,
+        pooled = pool_tokens(z_H, capsules.mask, self.q_head.tokens)
+        state = build_q_state(
+            pooled,
             capsules.mask,
             logits,
             steps / self.max_steps,
             capsules.spent / self.data.total_price,
             price.log(),
         )
-        # The confidence features are inputs of the halt head, not a way to move the answer.
-        halt_input = torch.cat([q_state[:, : z_H.shape[-1]], q_state[:, z_H.shape[-1] :].detach()], 1)
+        state = torch.cat([q_memory, state], 1)
+        halt_input = self.halt_input(state, pooled.shape[1])
+        going_on = None if self.q_head.continue_net is None else self.q_head.continue_logit(halt_input)
+        return Reading(logits, self.q_head.halt_logit(halt_input), state, going_on)
+
+    def halt_input(self, state: Tensor, pooled_width: int) -> Tensor:
+        """The state as the halt and continue nets read it: the confidence features are inputs, not a way to move the
+        answer.
+        """
         if self.halt_gradient == "head":
-            halt_input = halt_input.detach()
-        with torch.no_grad():
-            q_values = self.q_head.values(q_state)
-        return StepOutput(z_H, z_L, x, logits, self.q_head.halt_logit(halt_input), q_state.detach(), q_values)
+            return state.detach()
+        begin = self.q_head.recurrent_width
+        parts = (state[:, :begin].detach(), state[:, begin : begin + pooled_width])
+        return torch.cat([*parts, state[:, begin + pooled_width :].detach()], 1)
 
 
 def price_level(config: Config, data: DataShape) -> float:

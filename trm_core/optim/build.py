@@ -7,6 +7,7 @@ would hardly slow the policy down.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +39,17 @@ class Optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
 
-    def clip(self, model_norm: float, policy_norm: float) -> tuple[Tensor, Tensor]:
-        """Clip each part by its own limit; returns both norms from before clipping."""
-        return (
-            nn.utils.clip_grad_norm_(self.model_params, model_norm),
-            nn.utils.clip_grad_norm_(self.policy_params, policy_norm),
+    def norms(self) -> tuple[Tensor, Tensor]:
+        """The gradient norm of each part: model, policy."""
+        return tuple(  # type: ignore[return-value]
+            nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])
+            for part in (self.model_params, self.policy_params)
         )
+
+    def clip(self, norms: Sequence[Tensor], limits: Sequence[float]) -> None:
+        """Scale each part's gradient down to its limit; `norms` as they are now."""
+        for part, norm, limit in zip((self.model_params, self.policy_params), norms, limits, strict=True):
+            nn.utils.clip_grads_with_norm_(part, limit, norm)
 
     def step(self) -> None:
         for optimizer in self.all:
@@ -54,10 +60,15 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
 
-def build_optimizers(model: TinyRecursiveModel, config: Config) -> Optimizers:
-    """Partition the parameters and make the optimisers of `training.optimizer`."""
+def build_optimizers(model: TinyRecursiveModel, config: Config, policy_modules: Sequence[nn.Module] = ()) -> Optimizers:
+    """Partition the parameters and make the optimisers of `training.optimizer`.
+
+    policy_modules: modules outside of the model that learn with the policy.
+    """
     training = config.training
-    policy, matrices, rest = [], [], []
+    matrices, rest = [], []
+    policy = [p for module in policy_modules for p in module.parameters() if p.requires_grad]
+    beside = len(policy)
     for name, parameter in model.named_parameters():
         if name.startswith(POLICY_PREFIXES):
             policy.append(parameter)
@@ -65,7 +76,7 @@ def build_optimizers(model: TinyRecursiveModel, config: Config) -> Optimizers:
             matrices.append(parameter)
         else:
             rest.append(parameter)
-    assert len(policy) + len(matrices) + len(rest) == len(list(model.parameters()))
+    assert len(policy) - beside + len(matrices) + len(rest) == len(list(model.parameters()))
 
     settings: dict[str, Any] = {"betas": training.betas, "weight_decay": training.weight_decay}
     policy_lr = config.dqn.lr or training.base_lr

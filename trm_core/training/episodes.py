@@ -13,15 +13,16 @@ from torch import Tensor
 
 from trm_core.config.schema import Config
 from trm_core.data.stream import CapsuleBatch
-from trm_core.dqn.actions import Action, affordable, epsilon_greedy, uniform_valid, valid_actions
+from trm_core.dqn.actions import Action, act_continues, affordable, epsilon_greedy, uniform_valid, valid_actions
+from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.replay import ReplayBuffer
-from trm_core.dqn.rewards import RewardScale, step_reward, terminal_reward
+from trm_core.dqn.rewards import RewardScale, StepReward, step_reward, terminal_reward
+from trm_core.dqn.schedules import epsilon_at, price_share_at
 from trm_core.dqn.selectors import choose_capsules, selection_scores
 from trm_core.keyed_random import Purpose, keyed_uniform
 from trm_core.losses import StepResult
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.carry import Carry, Pending
-from trm_core.model.q_head import NUM_SCALARS
 from trm_core.model.trm import TinyRecursiveModel
 
 
@@ -32,14 +33,16 @@ class Decision:
     action: Tensor
     exploring: Tensor
     opened: Tensor  # [B, k] bool
-    reward: Tensor  # of the rewards settled now; see `settled`
+    reward: StepReward  # of the rewards settled now; see `settled`
+    intrinsic: Tensor  # of the same actions
     settled: Tensor  # [B] bool: a reward of an earlier action was settled
-    terminal: Tensor  # reward of HALT; see action
+    terminal: Tensor  # reward of HALT; see `ended`
+    ended: Tensor  # [B] bool: the row halted, and has a label
 
 
 def capsules_of(batch: CapsuleBatch, prices: Tensor) -> CapsuleState:
     """The closed capsule state of a batch."""
-    return CapsuleState.closed(batch.sketches, batch.children, batch.checksums, batch.mask, prices)
+    return CapsuleState.closed(batch.sketches, batch.children, batch.checksums, batch.mask, prices, batch.parents)
 
 
 def labels_of(batch: CapsuleBatch) -> Tensor:
@@ -51,11 +54,17 @@ class Episodes:
     """The rows of one process. `first_row` is the global number of its first row."""
 
     def __init__(
-        self, model: TinyRecursiveModel, config: Config, prices: Tensor, replay: ReplayBuffer | None, first_row: int = 0
+        self,
+        model: TinyRecursiveModel,
+        config: Config,
+        prices: Tensor,
+        replay: ReplayBuffer | None,
+        curiosity: Curiosity | None = None,
+        first_row: int = 0,
     ) -> None:
         self.model, self.config, self.prices, self.replay = model, config, prices, replay
-        self.first_row = first_row
-        self.scale = RewardScale()
+        self.curiosity, self.first_row = curiosity, first_row
+        self.scale, self.intrinsic_scale = RewardScale(), RewardScale()
 
     def draws(self, step: int, purpose: Purpose, rows: int, width: int | None = None) -> Tensor:
         numbers = torch.arange(rows, device=self.prices.device) + self.first_row
@@ -77,8 +86,10 @@ class Episodes:
             capsules=capsules_of(batch, self.prices),
             labels=labels_of(batch),
             price=torch.ones_like(zeros),
-            q_state=torch.zeros(rows, z_H.shape[-1] + NUM_SCALARS, device=z_H.device),
+            q_state=torch.zeros(rows, self.model.q_head.state_width, device=z_H.device),
+            q_memory=self.model.first_q_memory(rows),
             utility=zeros,
+            accuracy=zeros,
             loss=zeros,
             pending=Pending(numbers - 1, numbers, zeros, torch.zeros(rows, k, dtype=torch.bool, device=z_H.device)),
         )
@@ -92,6 +103,7 @@ class Episodes:
         fresh = fresh.opened(self.open_at_start(fresh, rows, step))
         spread = self.config.dqn.price_spread
         price = self.model.price_level * spread ** (2 * self.draws(step, Purpose.PRICE, len(carry.halted))[rows] - 1)
+        price = price * price_share_at(self.config.dqn, step)
         z_H, z_L = self.model.first_latents(len(rows))
 
         def put(old: Tensor, new: Tensor) -> Tensor:
@@ -108,6 +120,7 @@ class Episodes:
             put_optional(old.mask, fresh.mask),
             put(old.expanded, fresh.expanded),
             self.prices,
+            put_optional(old.parents, fresh.parents),
         )
         halted = carry.halted
         pending = replace(
@@ -125,6 +138,7 @@ class Episodes:
             capsules=capsules,
             labels=put(carry.labels, labels_of(batch)),
             price=put(carry.price, price),
+            q_memory=carry.q_memory.masked_fill(halted[:, None], 0.0),
             pending=pending,
         )
 
@@ -147,46 +161,41 @@ class Episodes:
         return torch.where(held, steps, 1)
 
     @torch.no_grad()
-    def decide(self, carry: Carry, result: StepResult, epsilon: float, step: int) -> tuple[Carry, Decision]:
+    def decide(self, carry: Carry, result: StepResult, step: int) -> tuple[Carry, Decision]:
         """Settle the rewards of the last actions, choose and carry out the next ones."""
-        dqn, arch = self.config.dqn, self.config.arch
+        dqn = self.config.dqn
         output, quality, capsules = result.output, result.quality, carry.capsules
-        rows = len(carry.steps)
         utility = quality.probability if dqn.reward_signal == "probability" else quality.accuracy
-        budget = dqn.budget
-        valid = valid_actions(capsules, carry.steps, arch.max_steps, self.model.q_head.num_actions, budget)
-        if self.replay is None:
-            going = (output.halt_logit <= 0) & (carry.steps < arch.max_steps)
-            action = torch.where(going, Action.CONTINUE, Action.HALT)
-            exploring = torch.zeros_like(going)
-        else:
-            explore = self.draws(step, Purpose.EXPLORE, rows)
-            choice = self.draws(step, Purpose.EXPLORE_ACTION, rows)
-            action, exploring = epsilon_greedy(output.q_values, valid, epsilon, explore, choice)
-            held = (action == Action.HALT) & (carry.steps < carry.min_steps) & (carry.steps < arch.max_steps)
-            instead = valid.clone()
-            instead[:, Action.HALT] = False
-            action = torch.where(held, uniform_valid(instead, choice), action)
-            exploring = exploring | held
-
+        action, valid, exploring = self.choose(carry, result, step)
         opened = torch.zeros_like(capsules.expanded)
         if bool((action == Action.EXPAND).any()):
             opened = self.select(carry, result, action, exploring, step)
-        reward = step_reward(dqn, carry.utility, utility, carry.pending.action, carry.pending.cost, carry.price)
+        reward = step_reward(
+            dqn,
+            carry.utility,
+            utility,
+            carry.pending.action,
+            carry.pending.cost,
+            carry.price,
+            remembers=self.model.memory is not None,
+        )
         terminal = terminal_reward(dqn, quality.accuracy)
-        settled = carry.pending.slot >= 0
-        slots = torch.zeros(rows, dtype=torch.int64, device=valid.device)
+        # A row without a label has no utility, so there is nothing to learn from what was done in it.
+        settled, ended = (carry.pending.slot >= 0) & quality.valid, (action == Action.HALT) & quality.valid
+        slots = torch.zeros_like(carry.steps)
+        intrinsic = torch.zeros_like(utility)
         if self.replay is not None:
-            halting = action == Action.HALT
+            if self.curiosity is not None:
+                states = self.model.q_head.readable(output.q_state)
+                intrinsic = self.curiosity.bonus(states)
+                self.curiosity.observe(states)
+                self.intrinsic_scale.update(intrinsic[settled])
             slots = self.replay.push(output.q_state, valid, step)
-            # A row without a label has no utility, so there is nothing to learn from what was done in it.
-            settled, ended = settled & quality.valid, halting & quality.valid
-            self.replay.complete(
-                carry.pending.slot, settled, carry.pending.action, reward, slots, torch.zeros_like(settled)
-            )
-            self.replay.complete(slots, ended, action, terminal, slots, ended)
-            self.scale.update(torch.cat([reward[settled], terminal[ended]]))
-        pending = Pending(slots, action, (opened * self.prices).sum(1), opened)
+            going_on = torch.zeros_like(settled)
+            pending = carry.pending
+            self.replay.complete(pending.slot, settled, pending.action, reward.total, intrinsic, slots, going_on)
+            self.replay.complete(slots, ended, action, terminal, torch.zeros_like(intrinsic), slots, ended)
+            self.scale.update(torch.cat([reward.total[settled], terminal[ended]]))
         following = replace(
             carry,
             z_H=output.z_H.detach(),
@@ -195,11 +204,29 @@ class Episodes:
             halted=action == Action.HALT,
             capsules=capsules.opened(opened),
             q_state=output.q_state,
+            q_memory=output.q_memory,
             utility=utility,
+            accuracy=quality.accuracy,
             loss=quality.loss.detach(),
-            pending=pending,
+            pending=Pending(slots, action, (opened * self.prices).sum(1), opened),
         )
-        return following, Decision(action, exploring, opened, reward, settled, terminal)
+        return following, Decision(action, exploring, opened, reward, intrinsic, settled, terminal, ended)
+
+    def choose(self, carry: Carry, result: StepResult, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions [B], which were valid [B, A], and which were exploratory [B]."""
+        dqn, T, output = self.config.dqn, self.config.arch.max_steps, result.output
+        valid = valid_actions(carry.capsules, carry.steps, T, self.model.q_head.num_actions, dqn.budget)
+        if self.replay is None:
+            going = act_continues(output) & (carry.steps < T)
+            return torch.where(going, Action.CONTINUE, Action.HALT), valid, torch.zeros_like(going)
+        rows = len(carry.steps)
+        explore = self.draws(step, Purpose.EXPLORE, rows)
+        choice = self.draws(step, Purpose.EXPLORE_ACTION, rows)
+        action, exploring = epsilon_greedy(output.q_values, valid, epsilon_at(dqn, step), explore, choice)
+        held = (action == Action.HALT) & (carry.steps < carry.min_steps) & (carry.steps < T)
+        instead = valid.clone()
+        instead[:, Action.HALT] = False
+        return torch.where(held, uniform_valid(instead, choice), action), valid, exploring | held
 
     def select(self, carry: Carry, result: StepResult, action: Tensor, exploring: Tensor, step: int) -> Tensor:
         """[B, k] bool: capsules that the EXPAND rows open. Exploring rows open at random, so every capsule gets

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from trm_core.config.schema import Config
 from trm_core.model.embedding import DataShape
-from trm_core.model.q_head import NUM_SCALARS
+from trm_core.model.trm import TinyRecursiveModel
 
 _FLOAT = 4
+_REPLAY_COLUMNS = 64  # bytes of a transition besides its state
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class MemoryEstimate:
         return sum(getattr(self, name) for name in self.__dataclass_fields__)
 
 
-def estimate_memory(config: Config, shape: DataShape, model: nn.Module, dqn: bool) -> MemoryEstimate:
+def estimate_memory(config: Config, shape: DataShape, model: TinyRecursiveModel, dqn: bool) -> MemoryEstimate:
     """Counted from shapes. Activations: what backward keeps of every block application that carries gradient."""
     arch, rows = config.arch, config.training.global_batch_size
     parameters = sum(p.numel() for p in model.parameters()) * _FLOAT
@@ -42,7 +41,8 @@ def estimate_memory(config: Config, shape: DataShape, model: nn.Module, dqn: boo
     applications = arch.grad_cycles * (arch.L_cycles + 1) * arch.num_layers
     children = shape.num_children * shape.dim
     carry = positions * (3 * hidden + shape.dim + children + shape.checksum_dim) * _FLOAT
-    replay = config.dqn.buffer_capacity * ((hidden + NUM_SCALARS) * _FLOAT + 26) if dqn else 0
+    number = 2 if config.dqn.buffer_dtype == "float16" else _FLOAT
+    replay = config.dqn.buffer_capacity * (model.q_head.state_width * number + _REPLAY_COLUMNS) if dqn else 0
     return MemoryEstimate(
         parameters=parameters,
         gradients=parameters,

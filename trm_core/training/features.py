@@ -6,12 +6,17 @@ The only place that resolves `auto` and that knows which switches need what. Its
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trm_core.config.schema import Config
+from trm_core.data.fields import CONTROL_SYMBOLS
 from trm_core.data.store import CapsuleFile
+from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import ConfigError
 from trm_core.model.embedding import DataShape
+
+_DEFAULT_CONCEPTS = 256  # codebook of arch.enable_concepts where the targets are classes
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Features:
     expansion: bool
     dqn: bool
     cmi: bool
+    curiosity: bool
+    concept_targets: bool  # the answers are concepts of capsules, not classes
     status: list[Feature]
 
 
@@ -75,9 +82,7 @@ def resolve_features(config: Config, file: CapsuleFile) -> Features:
             f"arch.num_concepts={arch.num_concepts}, but {file.path} has {(file.num_classes or 4) - 4} concepts: "
             "set it to auto"
         )
-    problems += [
-        f"{key} is on, but this version has no {what}: set {key}={off}" for key, what, off in _not_here(config)
-    ]
+    problems += _contradictions(config, file, expansion, use_dqn)
     if problems:
         raise ConfigError("the config contradicts the data or itself:\n  " + "\n  ".join(problems))
     if file.num_classes is None:
@@ -93,31 +98,70 @@ def resolve_features(config: Config, file: CapsuleFile) -> Features:
         num_classes=file.num_classes,
         label_rank=file.label_rank,
         total_price=float(file.prices.sum()),
+        has_parents=arch.enable_hierarchical_attention,
     )
     cmi = expansion and dqn.expansion_selector == "cmi"
-    return Features(shape, expansion, use_dqn, cmi, _status(config, file, expansion, use_dqn))
+    curiosity = use_dqn and dqn.enable_curiosity
+    status = _status(config, file, expansion, use_dqn)
+    return Features(shape, expansion, use_dqn, cmi, curiosity, file.task == "concepts", status)
 
 
 def resolved(config: Config, features: Features) -> Config:
     """The config without `auto`, as it is written to the run directory."""
+    known = features.shape.num_classes - CONTROL_SYMBOLS if features.concept_targets else _DEFAULT_CONCEPTS
     arch = config.arch.model_copy(
         update={
             "enable_capsule_expansion": features.expansion,
             "q_head_num_actions": 3 if features.expansion else 2,
+            "num_concepts": known if config.arch.num_concepts == "auto" else config.arch.num_concepts,
         }
     )
     return config.model_copy(update={"arch": arch, "dqn": config.dqn.model_copy(update={"enabled": features.dqn})})
 
 
-def _not_here(config: Config) -> list[tuple[str, str, str]]:
-    arch = config.arch
-    wanted = [
-        (config.memory.enabled, "memory.enabled", "memory bank", "false"),
-        (arch.enable_adaptive_hcycles, "arch.enable_adaptive_hcycles", "adaptive H-cycles", "false"),
-        (arch.enable_hierarchical_attention, "arch.enable_hierarchical_attention", "hierarchical attention", "false"),
-        (arch.q_head_type != "mlp", "arch.q_head_type", f"{arch.q_head_type} Q-head", "mlp"),
-    ]
-    return [(key, what, off) for on, key, what, off in wanted if on]
+def _contradictions(config: Config, file: CapsuleFile, expansion: bool, use_dqn: bool) -> Iterator[str]:
+    """What the optional parts need and do not have, each with the key to change."""
+    arch, dqn, memory = config.arch, config.dqn, config.memory
+    if arch.enable_hierarchical_attention and not file.has("parents"):
+        yield (
+            f"arch.enable_hierarchical_attention=true, but {file.path} has no parents: set it to false, or build the "
+            "file from text, images or grids"
+        )
+    if arch.enable_mtp and file.label_rank != 2:
+        yield "arch.enable_mtp=true, but a sample has one answer, so no next position to predict: set it to false"
+    elif arch.enable_mtp and arch.mtp_depth >= file.num_capsules:
+        yield f"arch.mtp_depth={arch.mtp_depth} reaches past the {file.num_capsules} capsules: at most one less"
+    if memory.enabled:
+        for name in ("key_dim", "value_dim"):
+            width = getattr(memory, name)
+            if width != "auto" and width > arch.hidden_size:
+                yield (
+                    f"memory.{name}={width} is wider than arch.hidden_size={arch.hidden_size}: "
+                    f"set memory.{name} to auto"
+                )
+            if width == "auto" and arch.hidden_size % memory.num_heads:
+                yield (
+                    f"memory.num_heads={memory.num_heads} does not divide arch.hidden_size={arch.hidden_size}, "
+                    f"which memory.{name}=auto takes: change memory.num_heads"
+                )
+    if arch.enable_q_continue and use_dqn:
+        yield "arch.enable_q_continue=true is for halting without Q-learning: set it to false, or dqn.enabled=false"
+    if dqn.enable_curiosity and not use_dqn:
+        yield "dqn.enable_curiosity=true, but there is no policy to reward: set it to false, or dqn.enabled=true"
+    if dqn.sequence_length > 1 and arch.q_head_type != "rnn":
+        yield (
+            f"dqn.sequence_length={dqn.sequence_length} is for arch.q_head_type=rnn, not {arch.q_head_type}: "
+            "set it to 1"
+        )
+    if dqn.sequence_length > arch.max_steps:
+        yield (
+            f"dqn.sequence_length={dqn.sequence_length} is longer than an episode of arch.max_steps={arch.max_steps}: "
+            "lower it"
+        )
+    if arch.enable_adaptive_hcycles and arch.H_cycles == 1:
+        yield "arch.enable_adaptive_hcycles=true has nothing to leave with arch.H_cycles=1: set it to false"
+    if arch.q_head_type == "attention" and arch.q_head_tokens > file.num_capsules:
+        yield f"arch.q_head_tokens={arch.q_head_tokens} exceeds the {file.num_capsules} capsules of {file.path}"
 
 
 def _status(config: Config, file: CapsuleFile, expansion: bool, use_dqn: bool) -> list[Feature]:
@@ -155,9 +199,25 @@ def _status(config: Config, file: CapsuleFile, expansion: bool, use_dqn: bool) -
             f"width {file.checksum_dim}" if file.checksum_dim else "none in the file",
         ),
         Feature("ema", config.training.ema_decay is not None, f"decay {config.training.ema_decay}"),
-        Feature("enable_adaptive_hcycles", False, "not in this version"),
-        Feature("enable_hierarchical_attention", False, "not in this version"),
-        Feature("enable_memory", False, "not in this version"),
-        Feature("concepts", False, "not in this version"),
-        Feature("mtp", False, "not in this version"),
+        Feature(
+            "enable_adaptive_hcycles",
+            arch.enable_adaptive_hcycles,
+            f"leaves the H loop at a halt logit above {arch.hcycle_confidence_threshold}, in evaluation",
+        ),
+        Feature(
+            "enable_hierarchical_attention",
+            arch.enable_hierarchical_attention,
+            f"{file.path.name} has {'' if file.has('parents') else 'no '}parents",
+        ),
+        Feature("enable_memory", config.memory.enabled, f"{config.memory.capacity} slots, top {config.memory.top_k}"),
+        Feature("concepts", arch.enable_concepts, f"mix {arch.concept_mix}"),
+        Feature("mtp", arch.enable_mtp, "one answer per sample" if file.label_rank == 1 else f"depth {arch.mtp_depth}"),
+        Feature("q_head_type", use_dqn, arch.q_head_type),
+        Feature("replay", use_dqn, dqn.replay),
+        Feature("curiosity", use_dqn and dqn.enable_curiosity, f"weight {dqn.curiosity_weight}"),
+        Feature("expansion_selector", expansion, dqn.expansion_selector + _peeks(dqn.expansion_selector)),
     ]
+
+
+def _peeks(selector: str) -> str:
+    return " (peeks at unopened detail)" if selector in PEEKING else ""

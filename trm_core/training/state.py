@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trm_core.data.stream import SampleStream
+from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.learner import TargetNetwork
 from trm_core.dqn.replay import ReplayBuffer
 from trm_core.dqn.rewards import RewardScale
@@ -28,19 +29,21 @@ class TrainingState:
     """| part | in the checkpoint |
     | --- | --- |
     | model | model.safetensors (the average, if there is one); raw weights in training.safetensors |
-    | optimizers, average, target, replay, carry | training.safetensors, numbers in state.json |
-    | stream, scale, step | state.json |
+    | optimizers, average, target, replay, curiosity, carry | training.safetensors, numbers in state.json |
+    | stream, reward scales, step | state.json |
     | torch's generator (dropout) | training.safetensors |
 
     Exploration, prices and replay draws are functions of seed, step and row, so they have no state.
     """
 
     model: TinyRecursiveModel
+    curiosity: Curiosity | None
     optimizers: Optimizers
     average: WeightAverage | None
     target: TargetNetwork | None
     replay: ReplayBuffer | None
     scale: RewardScale
+    intrinsic_scale: RewardScale
     stream: SampleStream
     carry: Carry
     step: int = 0
@@ -49,7 +52,8 @@ class TrainingState:
         """`about`: what else state.json should say (config, data)."""
         weights = self.model.state_dict()
         tensors = {f"weights.{name}": value for name, value in weights.items()} if self.average else {}
-        numbers: dict[str, Any] = {"step": self.step, "stream": self.stream.state_dict(), "scale": vars(self.scale)}
+        numbers: dict[str, Any] = {"step": self.step, "stream": self.stream.state_dict()}
+        numbers |= {"scale": vars(self.scale), "intrinsic_scale": vars(self.intrinsic_scale)}
         numbers["optimizers"] = []
         for index, optimizer in enumerate(self.optimizers.all):
             state = optimizer.state_dict()
@@ -66,6 +70,8 @@ class TrainingState:
         if self.replay is not None:
             replay, numbers["replay"] = self.replay.state_dict()
             tensors.update({f"replay.{k}": v for k, v in replay.items()})
+        if self.curiosity is not None:
+            tensors.update({f"curiosity.{k}": v for k, v in self.curiosity.state_dict().items()})
         tensors.update({f"carry.{k}": v for k, v in tensors_of(self.carry).items()})
         tensors["generator"] = torch.get_rng_state()
         return Checkpoint(self.step, model, tensors, {**numbers, **about})
@@ -96,9 +102,12 @@ class TrainingState:
                 self.target.head.load_state_dict(_part(tensors, "target."))
             if self.replay is not None:
                 self.replay.load_state_dict(_part(tensors, "replay."), numbers["replay"])
+            if self.curiosity is not None:
+                self.curiosity.load_state_dict(_part(tensors, "curiosity."))
             self.carry = with_tensors(self.carry, _part(tensors, "carry."))
-            for name in ("count", "mean", "squares"):
-                setattr(self.scale, name, numbers["scale"][name])
+            for scale, key in ((self.scale, "scale"), (self.intrinsic_scale, "intrinsic_scale")):
+                for name in ("count", "mean", "squares"):
+                    setattr(scale, name, numbers[key][name])
             torch.set_rng_state(tensors["generator"])
         except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
             raise CheckpointError(

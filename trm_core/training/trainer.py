@@ -8,33 +8,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trm_core.config.schema import Config
 from trm_core.data.store import CapsuleFile
 from trm_core.data.stream import CapsuleBatch, SampleStream, sequential_batches
-from trm_core.dqn.actions import Action
-from trm_core.dqn.learner import ReplayedTargets, TargetNetwork, epsilon_at, td_targets
+from trm_core.dqn.curiosity import Curiosity
+from trm_core.dqn.learner import ReplayedTargets, RewardDivisors, TargetNetwork, sequence_targets, td_targets
 from trm_core.dqn.replay import ReplayBuffer
+from trm_core.dqn.schedules import beta_at
 from trm_core.errors import CheckpointError, DivergedError
 from trm_core.keyed_random import Purpose
 from trm_core.losses import StepLoss, StepResult
-from trm_core.model.q_head import NUM_SCALARS
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import build_optimizers
 from trm_core.optim.ema import WeightAverage
 from trm_core.optim.schedule import lr_factor
 from trm_core.training import checkpoint as checkpoints
+from trm_core.training import measure
 from trm_core.training.episodes import Decision, Episodes
 from trm_core.training.features import Features
+from trm_core.training.gradient_monitor import GradientMonitor
 from trm_core.training.loggers import MetricsLogger
 from trm_core.training.metrics import Averages
 from trm_core.training.state import TrainingState
 from trm_core.training.stopping import StopFlag
+from trm_core.training.upkeep import keep_up
 
 _SCALE_ROWS = 2048  # rows that the input scale is taken from
 
@@ -72,24 +76,33 @@ class Trainer:
         model = model.to(device)
         # Files that are mixed agree on everything, prices included (`trm_core.runs.prepare`).
         prices = torch.as_tensor(files[0][0].prices, dtype=torch.float32, device=device)
-        replay = target = None
+        replay = target = curiosity = None
         if features.dqn:
-            width = config.arch.hidden_size + NUM_SCALARS
-            replay = ReplayBuffer(dqn.buffer_capacity, width, model.q_head.num_actions, device, dqn.max_age)
+            replay = ReplayBuffer(dqn, model.q_head.state_width, model.q_head.num_actions, device)
             target = TargetNetwork(model.q_head, dqn)
-        self.episodes = Episodes(model, config, prices, replay)
+        if features.curiosity:
+            head = model.q_head
+            curiosity = Curiosity(dqn, head.state_width - head.recurrent_width).to(device)
+        self.episodes = Episodes(model, config, prices, replay, curiosity)
         shapes = stream_like(files[0][0], training.global_batch_size).to(device)
         self.state = TrainingState(
             model=model,
-            optimizers=build_optimizers(model, config),
+            curiosity=curiosity,
+            optimizers=build_optimizers(model, config, [] if curiosity is None else [curiosity]),
             average=None if training.ema_decay is None else WeightAverage(model, training.ema_decay),
             target=target,
             replay=replay,
             scale=self.episodes.scale,
+            intrinsic_scale=self.episodes.intrinsic_scale,
             stream=stream,
             carry=self.episodes.initial_carry(shapes),
         )
-        self.loss = StepLoss(model, config)
+        self.loss = StepLoss(model, config, curiosity)
+        self.gradients: GradientMonitor | None = None
+        if training.monitor_gradients:
+            optimizers = self.state.optimizers
+            named = (pair for pair in self.loss.named_parameters() if pair[1].requires_grad)
+            self.gradients = GradientMonitor(named, (optimizers.model_params, optimizers.policy_params))
         self.averages = Averages()
         self.best: float | None = None
 
@@ -101,17 +114,26 @@ class Trainer:
     def replayed(self, step: int) -> ReplayedTargets | None:
         """Transitions to learn Q from, or None before there are enough."""
         state, dqn = self.state, self.config.dqn
-        if state.replay is None or state.target is None or len(state.replay.ready(step)) < dqn.buffer_min_size:
+        if state.replay is None or state.target is None or state.replay.num_ready(step) < dqn.buffer_min_size:
             return None
+        divisors = RewardDivisors(state.scale.value, state.intrinsic_scale.value / max(dqn.curiosity_weight, 1e-8))
+        networks = (state.model.q_head, state.target.head)
         draws = self.episodes.draws(step, Purpose.REPLAY, dqn.batch_size)
-        batch = state.replay.sample(draws, step)
-        return td_targets(state.model.q_head, state.target.head, batch, dqn.gamma, state.scale.value)
+        batch = state.replay.sample(draws, step, beta_at(self.config, step))
+        if dqn.sequence_length == 1:
+            return td_targets(*networks, batch, dqn.gamma, divisors)
+        slots, alive = state.replay.sequences(batch.slot, dqn.sequence_length)
+        weight = batch.weight.repeat_interleave(dqn.sequence_length)
+        runs = replace(state.replay.read(slots.flatten()), weight=weight)
+        return sequence_targets(*networks, runs, alive, dqn.gamma, divisors)
 
     def step(self) -> tuple[StepResult, Decision]:
         """One optimiser step. Raises DivergedError before anything is updated."""
         state, training, step = self.state, self.config.training, self.state.step
-        fresh = int(state.carry.halted.sum())
-        state.carry = self.episodes.begin(state.carry, state.stream.take(fresh).to(self.device), step)
+        began = time.perf_counter()
+        fresh = state.stream.take(int(state.carry.halted.sum())).to(self.device)
+        waited = time.perf_counter() - began
+        state.carry = self.episodes.begin(state.carry, fresh, step)
         replayed = self.replayed(step)
         policy_only = training.predictor_steps is not None and step >= training.predictor_steps
         # Dropout belongs to learning: a finished predictor shows the policy the states that evaluation will show it.
@@ -119,16 +141,54 @@ class Trainer:
         if step == training.predictor_steps and state.average is not None:
             # The policy has to learn from the states that it will meet: those of the averaged weights.
             state.average.copy_to(state.model)
-        result = self.loss(state.carry, replayed, step / training.total_steps, policy_only)
+        result = self.loss(state.carry, replayed, step, policy_only)
         if not bool(result.loss.isfinite()):
-            bad = [name for name, term in result.terms.items() if not bool(term.total.isfinite())]
+            bad = [name for name, term in result.terms.items() if not bool(term.total.isfinite().all())]
             raise self.diverged(f"the loss is not finite ({', '.join(bad) or 'the sum'})")
         if result.loss.requires_grad:
             result.loss.backward()
-        optimizers = state.optimizers
-        norms = optimizers.clip(training.grad_clip_norm, self.config.dqn.grad_clip_norm)
+        self.update(step)
+        before = state.carry
+        state.carry, decision = self.episodes.decide(before, result, step)
+        upkeep = keep_up(state.model, self.config, before, result, decision, step)
+        if state.replay is not None and replayed is not None and result.td_error is not None:
+            self.reprioritise(state.replay, replayed, result.td_error)
+        state.step = step + 1
+        add = self.averages.add
+        for pair in measure.every_step(before, state.carry, result, decision, upkeep):
+            add(*pair)
+        if state.replay is not None:
+            for pair in measure.rewards(decision, self.config.dqn.curiosity_weight):
+                add(*pair)
+        if self.logs_at(state.step):
+            for pair in measure.now(state, self.config, before, result, replayed, decision):
+                add(*pair)
+        elapsed = torch.tensor(time.perf_counter() - began)
+        add("train/data_time_share", torch.tensor(waited), elapsed)
+        add("train/samples_per_sec", torch.tensor(float(len(before.steps))), elapsed)
+        return result, decision
+
+    def logs_at(self, step: int) -> bool:
+        """Whether a line of metrics is written after `step` steps."""
+        return step % self.config.training.log_interval == 0 or step == self.config.training.total_steps
+
+    def update(self, step: int) -> None:
+        """Clip, step every optimiser at its rate, and let averages and target follow. Raises DivergedError first."""
+        state, training, optimizers = self.state, self.config.training, self.state.optimizers
+        norms: tuple[Tensor, ...]
+        if self.gradients is None:
+            norms = optimizers.norms()
+        else:
+            measured = self.gradients.measure()
+            norms = measured.totals
+            self.averages.add_vector(measured.names, measured.values)
         if not bool(torch.stack(norms).isfinite().all()):
             raise self.diverged("the gradient is not finite")
+        limits = (training.grad_clip_norm, self.config.dqn.grad_clip_norm)
+        for part, norm, limit in zip(("", "policy_"), norms, limits, strict=True):
+            self.averages.add_mean(f"train/{part}grad_norm", norm)
+            self.averages.add_mean(f"train/{part}grad_clip_ratio", (norm > limit).float())
+        optimizers.clip(norms, limits)
         warmup, least = training.lr_warmup_steps, training.lr_min_ratio
         # The model's cosine ends where its learning ends.
         optimizers.set_factors(
@@ -141,12 +201,13 @@ class Trainer:
             state.average.update(state.model)
         if state.target is not None:
             state.target.follow(state.model.q_head, step + 1)
-        state.carry, decision = self.episodes.decide(state.carry, result, epsilon_at(self.config.dqn, step), step)
-        state.step = step + 1
-        for name, norm in zip(("train/grad_norm", "train/policy_grad_norm"), norms, strict=True):
-            self.averages.add_mean(name, norm)
-        self.measure(result, decision)
-        return result, decision
+
+    def reprioritise(self, replay: ReplayBuffer, replayed: ReplayedTargets, td_error: Tensor) -> None:
+        """Tell the buffer how wrong the values of the replayed transitions were, where it wants to know."""
+        dqn = self.config.dqn
+        if dqn.replay == "prioritized" or dqn.td_error_threshold > 0:
+            alive = replayed.weight > 0
+            replay.update_priorities(replayed.slot[alive], td_error[alive])
 
     def diverged(self, what: str) -> DivergedError:
         training = self.config.training
@@ -156,50 +217,6 @@ class Trainer:
             f"{training.grad_clip_norm / 2:g}",
         )
 
-    @torch.no_grad()
-    def measure(self, result: StepResult, decision: Decision) -> None:
-        """Add one step to the averages."""
-        add, mean = self.averages.add, self.averages.add_mean
-        mean("train/loss", result.loss)
-        for name, term in result.terms.items():
-            add(f"train/{name}", term.total, term.weight)
-        quality, rows = result.quality, result.quality.valid
-        add("train/accuracy", (quality.accuracy * rows).sum(), rows.sum())
-        add("train/exact_accuracy", (quality.exact & rows).sum(), rows.sum())
-        halted = decision.action == Action.HALT
-        add("train/final_accuracy", (quality.accuracy * (halted & rows)).sum(), (halted & rows).sum())
-        capsules = self.state.carry.capsules
-        add("train/num_expansions", (capsules.num_opened * halted).sum(), halted.sum())
-        add("train/expansion_cost", (capsules.spent * halted).sum(), halted.sum())
-        add("train/ponder_cost", (self.state.carry.steps * halted).sum(), halted.sum())
-        for action, name in ((0, "action_0_continue"), (1, "action_1_halt"), (2, "action_2_expand")):
-            mean(f"train/{name}", (decision.action == action).float())
-        mean("train/action_expand_pct", 100.0 * (decision.action == Action.EXPAND).float())
-        if self.features.dqn:
-            q_values = result.output.q_values
-            mean("train/dqn_q_mean", q_values)
-            if q_values.shape[1] > Action.EXPAND:
-                mean("train/q_expand_mean", q_values[:, Action.EXPAND])
-            rewards = torch.cat([decision.reward[decision.settled], decision.terminal[halted]])
-            if len(rewards):
-                mean("train/dqn_reward_mean", rewards)
-        if result.td_error is not None:
-            mean("train/dqn_td_error_mean", result.td_error.abs())
-
-    def numbers_now(self) -> dict[str, float]:
-        """Metrics that are read off the state instead of averaged."""
-        state = self.state
-        values = {
-            "train/lr": state.optimizers.all[-2].param_groups[0]["lr"],
-            "train/step": float(state.step),
-            "train/epoch": state.stream.epoch,
-        }
-        if state.replay is not None:
-            values["train/dqn_epsilon"] = epsilon_at(self.config.dqn, state.step - 1)
-            values["train/dqn_buffer_size"] = float(len(state.replay))
-            values["train/dqn_reward_scale"] = state.scale.value
-        return values
-
     def run(self, logger: MetricsLogger, stop: StopFlag, hooks: Hooks) -> str:
         """Train. Returns 'done', 'stopped' (state saved) or 'interrupted' (state saved)."""
         training = self.config.training
@@ -208,8 +225,8 @@ class Trainer:
         while self.state.step < training.total_steps:
             self.step()
             step = self.state.step
-            if step % training.log_interval == 0 or step == training.total_steps:
-                values = {**self.averages.take(), **self.numbers_now()}
+            if self.logs_at(step):
+                values = {**self.averages.take(), **measure.numbers_now(self.state, self.config, self.device)}
                 values["train/steps_per_sec"] = (step - first) / max(time.perf_counter() - began, 1e-9)
                 logger.log(step, values)
                 hooks.on_step(step, values)

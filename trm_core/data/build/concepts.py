@@ -10,10 +10,9 @@ import warnings
 import numpy as np
 
 from trm_core.data.build.records import Log
-from trm_core.data.fields import IGNORE_LABEL
+from trm_core.data.fields import CONTROL_SYMBOLS, IGNORE_LABEL
 from trm_core.errors import DataError
 
-CONTROL_SYMBOLS = 4
 _FIT_BYTES = 64 << 20
 _FIT_CAPSULES_PER_CONCEPT = 100
 

@@ -1,0 +1,195 @@
+"""What one training step says about itself: names and (sum, weight) pairs for `Averages`.
+
+`every_step` is averaged over all steps between two log lines; `now` looks closer, at the steps that are logged only.
+The names stand in `trm_core.training.metric_registry`.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trm_core.config.schema import Config
+from trm_core.dqn.actions import Action
+from trm_core.dqn.learner import ReplayedTargets
+from trm_core.dqn.schedules import beta_at, epsilon_at, price_share_at, temperature_at, weight_at
+from trm_core.losses import StepResult
+from trm_core.model.carry import Carry
+from trm_core.training.episodes import Decision
+from trm_core.training.state import TrainingState
+from trm_core.training.upkeep import Upkeep
+
+Pair = tuple[str, Tensor, Tensor | float]
+
+
+def _mean(name: str, values: Tensor) -> Pair:
+    return f"train/{name}", values.detach().double().sum(), float(values.numel())
+
+
+def _over(name: str, values: Tensor, rows: Tensor) -> Pair:
+    """The mean of `values` over the rows where `rows` holds."""
+    return f"train/{name}", (values * rows).sum(), rows.sum()
+
+
+@torch.no_grad()
+def every_step(before: Carry, after: Carry, result: StepResult, decision: Decision, upkeep: Upkeep) -> Iterator[Pair]:
+    """before: the carry that the step read; after: the one that the decision left."""
+    yield _mean("loss", result.loss)
+    for name, term in result.terms.items():
+        yield (f"train/{name}", term.total, term.weight) if term.total.dim() == 0 else _mean(name, term.mean())
+    for depth, accuracy in enumerate(result.mtp_accuracy, start=1):
+        yield f"train/mtp_accuracy_d{depth}", accuracy.total, accuracy.weight
+    quality, rows, action = result.quality, result.quality.valid, decision.action
+    halted = action == Action.HALT
+    yield _over("accuracy", quality.accuracy, rows)
+    yield _over("exact_accuracy", quality.exact, rows)
+    yield _over("final_accuracy", quality.accuracy, halted & rows)
+    yield _over("halt_accuracy", ((result.output.halt_logit > 0) == quality.exact).float(), rows)
+    yield _over("num_expansions", after.capsules.num_opened, halted)
+    yield _over("expansion_cost", after.capsules.spent, halted)
+    yield _over("ponder_cost", after.steps, halted)
+    counts = torch.bincount(action, minlength=3).double()
+    for number, name in enumerate(("action_0_continue", "action_1_halt", "action_2_expand")):
+        yield f"train/{name}", counts[number], float(len(action))
+    yield "train/action_expand_pct", 100.0 * counts[Action.EXPAND], float(len(action))
+    if upkeep.memory is not None:
+        yield _mean("memory_writes", torch.tensor(float(upkeep.memory.free + upkeep.memory.evicting)))
+        yield _mean("memory_merged", torch.tensor(float(upkeep.memory.merged)))
+        yield _mean("memory_evicted", torch.tensor(float(upkeep.memory.evicting)))
+    for name, value in upkeep.concepts.items():
+        yield _mean(name, torch.tensor(value))
+
+
+@torch.no_grad()
+def rewards(decision: Decision, curiosity_weight: float) -> Iterator[Pair]:
+    """The rewards settled in this step, each component apart, as means over all transitions completed."""
+    settled, ended, parts = decision.settled, decision.ended, decision.reward
+    completed = settled.sum() + ended.sum()
+    terminal = (decision.terminal * ended).sum()
+    yield _over("terminal_reward", decision.terminal, ended)
+    yield "train/dqn_reward_extrinsic", (parts.total * settled).sum() + terminal, completed
+    intrinsic = (decision.intrinsic * settled).sum() * curiosity_weight
+    yield "train/dqn_reward_intrinsic", intrinsic, completed
+    yield "train/dqn_reward_mean", (parts.total * settled).sum() + terminal + intrinsic, completed
+    yield "train/dqn_reward_terminal", terminal, completed
+    for name, values in (
+        ("improvement", parts.improvement),
+        ("step", parts.step),
+        ("expansion_price", parts.price),
+        ("expansion_bonus", parts.expansion_bonus),
+        ("memory_bonus", parts.memory_bonus),
+    ):
+        yield f"train/dqn_reward_{name}", (values * settled).sum(), completed
+    yield "train/dqn_stored", completed.double(), 1.0
+
+
+@torch.no_grad()
+def now(
+    state: TrainingState,
+    config: Config,
+    before: Carry,
+    result: StepResult,
+    replayed: ReplayedTargets | None,
+    decision: Decision,
+) -> Iterator[Pair]:
+    """The closer look. `before`: the carry that the step read."""
+    output, quality, model = result.output, result.quality, state.model
+    log_p = output.logits.float().log_softmax(-1)
+    yield _mean("prediction_entropy", -(log_p.exp() * log_p).sum(-1))
+    predicted = torch.bincount(output.logits.argmax(-1).flatten(), minlength=output.logits.shape[-1])
+    yield _mean("prediction_top_share", predicted.max() / predicted.sum())
+    yield _mean("logit_abs_max", output.logits.abs().max())
+    capsules, embedding = before.capsules, model.embedding
+    target = (capsules.sketches - embedding.sketch_mean) * embedding.sketch_scale
+    cosine = F.cosine_similarity(model.reconstruction.sketch(output.z_H), target, dim=-1)
+    yield _over("cos_sim_mean", cosine, capsules.valid())
+    if model.reconstruction.checksum is not None and capsules.checksums is not None:
+        error = (model.reconstruction.checksum(output.z_H) - capsules.checksums).square().mean(-1)
+        yield _over("checksum_loss", error, capsules.valid())
+    if model.sketch_decoder is not None and capsules.children is not None:
+        yield _over(
+            "cycle_loss", model.sketch_decoder(embedding, capsules.children, capsules.sketches), capsules.valid()
+        )
+    if output.early and model.leave_above is not None:
+        left = torch.stack([reading.halt_logit > model.leave_above for reading in output.early]).any(0)
+        yield _mean("hcycle_exit_pct", 100.0 * left.float())
+    going_on = decision.settled
+    if model.cmi_head is not None:
+        opened = before.pending.opened
+        looked = opened.any(1) & quality.valid
+        promised = (model.cmi_head(before.z_H, before.x, before.q_state, before.capsules.mask) * opened).sum(1)
+        yield _over("cmi_promised", promised, looked)
+        yield _over("cmi_measured", before.loss - quality.loss, looked)
+    if state.replay is None:
+        return
+    q_values, dqn = output.q_values, config.dqn
+    yield _mean("dqn_q_mean", q_values)
+    yield _mean("q_abs_max", q_values.abs().max())
+    names = ("continue", "halt", "expand")[: q_values.shape[1]]
+    for number, name in enumerate(names):
+        yield _mean(f"q_{name}_mean", q_values[:, number])
+    log_q = (q_values / temperature_at(dqn, state.step)).log_softmax(-1)
+    yield _mean("q_entropy", -(log_q.exp() * log_q).sum(-1))
+    yield _over("dqn_accuracy_improvement", quality.accuracy - before.accuracy, going_on)
+    paid = torch.cat([decision.reward.total[going_on], decision.terminal[decision.ended]])
+    if len(paid) > 1:
+        yield _mean("dqn_reward_std", paid.std())
+    if state.curiosity is not None:
+        states = model.q_head.readable(output.q_state)
+        yield _mean("curiosity_count_mean", state.curiosity.counts[state.curiosity.cells(states)].double())
+    if replayed is not None and result.td_error is not None:
+        alive = replayed.weight > 0
+        error = result.td_error[alive]
+        yield _mean("dqn_td_error_mean", error.abs())
+        yield _mean("dqn_target_mean", replayed.target[alive])
+        for number, name in enumerate(names):
+            yield _over(f"dqn_td_error_{name}", error, replayed.action[alive] == number)
+
+
+@torch.no_grad()
+def numbers_now(state: TrainingState, config: Config, device: torch.device) -> dict[str, float]:
+    """Metrics that are read off the state."""
+    step, dqn = state.step - 1, config.dqn
+    values = {
+        "train/lr": float(state.optimizers.all[-2].param_groups[0]["lr"]),
+        "train/step": float(state.step),
+        "train/epoch": state.stream.epoch,
+        "train/param_norm": float(torch.stack(torch._foreach_norm(list(state.model.parameters()))).norm()),
+        "train/rss_gb": resident_bytes() / 1e9,
+    }
+    if device.type == "cuda":
+        values["train/gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+        values["train/gpu_reserved_gb"] = torch.cuda.memory_reserved(device) / 1e9
+        torch.cuda.reset_peak_memory_stats(device)
+    if state.model.memory is not None:
+        found = state.model.memory.statistics()
+        values |= {f"train/memory_{name}": float(found[name]) for name in ("filled", "quality", "gate")}
+    if state.replay is not None:
+        values["train/dqn_epsilon"] = epsilon_at(dqn, step)
+        values["train/dqn_temperature"] = temperature_at(dqn, step)
+        values["train/dqn_price_level"] = state.model.price_level * price_share_at(dqn, step)
+        values["train/dqn_weight"] = weight_at(config.loss_weights.dqn_loss, step / config.training.total_steps)
+        values["train/dqn_buffer_size"] = float(len(state.replay))
+        values["train/dqn_sampleable_pct"] = 100.0 * state.replay.num_ready(step) / max(len(state.replay), 1)
+        values["train/dqn_reward_scale"] = state.scale.value
+        values["train/dqn_target_age"] = 0.0 if dqn.target_tau else float(state.step % dqn.target_update_freq)
+        if dqn.replay == "prioritized":
+            values["train/dqn_beta"] = beta_at(config, step)
+        if state.curiosity is not None:
+            values["train/dqn_intrinsic_scale"] = state.intrinsic_scale.value
+    return values
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; where /proc is missing, its peak."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
