@@ -84,7 +84,7 @@ def import_encoder(encoder: str) -> ModuleType:
         return importlib.import_module(module)
     except Exception as error:
         advice = f"{install}; if it is installed, it or what it imports does not fit this torch ({_version('torch')})"
-        if "torchvision" in f"{error}{_chain(error)}":
+        if "torchvision" in _whole_story(error):
             advice = f"install the torchvision that belongs to torch {_version('torch')}, from the same index as torch"
         raise ConfigError(
             f"data.build.encoder={encoder}: the package {distribution} cannot be imported ({brief(error)})", hint=advice
@@ -130,14 +130,14 @@ def _version(distribution: str) -> str:
         return "unknown"
 
 
-def _chain(error: BaseException) -> str:
-    """Files that the error came through: the package at fault is often not named in the message."""
-    names = []
-    trace = error.__traceback__
-    while trace is not None:
-        names.append(trace.tb_frame.f_code.co_filename)
-        trace = trace.tb_next
-    return " ".join(names)
+def _whole_story(error: BaseException) -> str:
+    """The error and those it was raised from: the last message often does not name the package at fault."""
+    parts: list[str] = []
+    at: BaseException | None = error
+    while at is not None:
+        parts.append(str(at))
+        at = at.__cause__ or at.__context__
+    return " ".join(parts)
 
 
 def _existing(name: str) -> Path | None:
