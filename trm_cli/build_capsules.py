@@ -46,7 +46,18 @@ def command(
     ] = None,
     dim: Annotated[int | None, typer.Option("--dim", metavar="D", help="Width of sketches and children.")] = None,
     encoder: Annotated[
-        str | None, typer.Option("--encoder", help="pixels, patch-pca, tfidf-svd, hashing-svd, columns or none.")
+        str | None,
+        typer.Option(
+            "--encoder",
+            help="pixels, patch-pca, tfidf-svd, hashing-svd, columns or none; pretrained: "
+            "sentence-transformers, timm or open_clip.",
+        ),
+    ] = None,
+    encoder_model: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder-model", metavar="MODEL", help="Pretrained encoders: a model's name, or the path of a local one."
+        ),
     ] = None,
     sketch: Annotated[
         str | None, typer.Option("--sketch", help="mean, leading or none: what the coarse view keeps.")
@@ -90,6 +101,7 @@ def command(
         "num_children": num_children,
         "dim": dim,
         "encoder": encoder,
+        "encoder_model": encoder_model,
         "sketch": sketch,
         "seed": seed,
         "validation": validation,

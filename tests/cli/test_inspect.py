@@ -41,8 +41,8 @@ def test_what_it_shows(digits: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     for text in (
         "k = 16, m = 4, D = 1, R = 4",
-        "children, checksums, labels",
-        "parents, mask, modality, prices",
+        "children, checksums, labels, parents",
+        "mask, modality, prices",
         "1797 x 16 x 4 x 1",
         "what EXPAND can be worth here: ",
         "no problems found",

@@ -1,7 +1,8 @@
 """Embeddings that were made elsewhere: npy, npz and h5 arrays, and legacy `.pt` files.
 
-Arrays are known by name: `children` [N, k, m, D], `sketches` [N, k, D], `checksums` [N, k, R], `labels` [N] or [N, k];
-or one array under another name, known by its rank (4: children, 3: sketches). Content of a record is its row of each.
+Arrays are known by name: `children` [N, k, m, D], `sketches` [N, k, D], `checksums` [N, k, R], `labels` [N] or [N, k],
+`parents` [N, k]; or one array under another name, known by its rank (4: children, 3: sketches). Content of
+a record is its row of each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from trm_core.data.build.array_files import ArrayFile, MemoryArray, open_arrays
 from trm_core.data.build.encoders import Encoded, State
+from trm_core.data.build.forest import is_forest
 from trm_core.data.build.records import Log, Record, digest_bytes
 from trm_core.data.fields import FIELDS, IGNORE_LABEL
 from trm_core.errors import DataError
@@ -45,6 +47,11 @@ class ArraysReader:
                     raise DataError(
                         f"{self.path}: {name}: row {number} holds NaN or infinity", hint="remove or repair it"
                     )
+                if digests and name == "parents" and not is_forest(row):
+                    raise DataError(
+                        f"{self.path}: parents: row {number} is {row.tolist()}: not a hierarchy",
+                        hint="each is the index of another capsule of the sample, or -1 for a root; no circles",
+                    )
             digest = digest_bytes(*(np.ascontiguousarray(row).tobytes() for row in rows)) if digests else 0
             label: str | None = None
             if self._labels is not None:
@@ -68,6 +75,7 @@ class ArraysEncoder:
         self.num_children = like.shapes["children"][1] if "children" in like.shapes else 0
         self.given_checksums = 0 if self.num_children else like.shapes.get("checksums", (0, 0))[1]
         self.label_rank = 2 if like.label_rank == 2 else 1
+        self.parents = "parents" in like.shapes
         row_bytes = 4 * sum(int(np.prod(shape)) for shape in like.shapes.values())
         self.fit_rows = max(1, min(20_000, _FIT_BYTES // row_bytes))
         self._names = sorted(like.shapes)
@@ -76,11 +84,17 @@ class ArraysEncoder:
         """Nothing to learn."""
 
     def encode(self, contents: Sequence[Mapping[str, np.ndarray]]) -> Encoded:
-        fields = {name: np.stack([content[name] for content in contents]).astype(np.float32) for name in self._names}
-        labels = None
+        fields = {
+            name: np.stack([content[name] for content in contents]).astype(np.float32)
+            for name in self._names
+            if name in _EMBEDDINGS
+        }
+        labels = parents = None
+        if self.parents:
+            parents = np.stack([content["parents"] for content in contents]).astype(np.int64)
         if self.label_rank == 2:
             labels = np.stack([content["labels"] for content in contents]).astype(np.int64)
-        return Encoded(fields.get("children"), None, fields.get("sketches"), fields.get("checksums"), labels)
+        return Encoded(fields.get("children"), None, fields.get("sketches"), fields.get("checksums"), labels, parents)
 
     def state(self) -> State:
         return {}
@@ -116,6 +130,7 @@ def _roles(
     name = label or next((candidate for candidate in LABEL_ARRAYS if candidate in left), None)
     labels = left.pop(name) if name is not None else None
     fields = {field: left.pop(field) for field in _EMBEDDINGS if field in left}
+    parents = left.pop("parents", None)
     if not fields and len(left) == 1:
         other, array = left.popitem()
         rank = len(array.shape)
@@ -136,6 +151,8 @@ def _roles(
     if "checksums" in fields and "children" in fields:
         del fields["checksums"]
         log(f"{path}: its checksums are replaced by ours, which can be verified")
+    if parents is not None:
+        fields["parents"] = parents
     return fields, labels
 
 
@@ -146,7 +163,7 @@ def _check_shapes(path: str, fields: Mapping[str, ArrayFile], labels: ArrayFile 
         where = f"{path}: {array.name}"
         if len(array.shape) not in FIELDS[name].ranks:
             raise DataError(f"{where} has shape {list(array.shape)}, expected {FIELDS[name].shape_text()} for {name}")
-        kinds = "iubUf" if name == "labels" else "fiu"
+        kinds = {"labels": "iubUf", "parents": "iu"}.get(name, "fiu")
         if array.dtype.kind not in kinds or (
             name == "labels" and len(array.shape) == 2 and array.dtype.kind not in "iu"
         ):

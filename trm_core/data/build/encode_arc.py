@@ -2,7 +2,8 @@
 
 A grid is padded with "outside" to the next multiple of its lattice of sub-cells, so small grids fill all cells too.
 A child is the share of each colour and of outside in its sub-cell, and the grid's height and width (over 30), which the
-relative lattice would lose. Nothing is fitted.
+relative lattice would lose. Nothing is fitted. The parents of input cells are the quadtree of their lattice; the parent
+of an output cell is the input cell at the same place, which is what it is made from.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class ArcEncoder:
     name = "colours"
     default_sketch = "mean"
     masks = True
+    parents = True
     label_rank = 1
     given_checksums = 0
     fit_rows = 4096
@@ -44,6 +46,9 @@ class ArcEncoder:
         self.dim = dim
         self._cells = factor(num_capsules // 2, MAX_SIDE, MAX_SIDE)
         self._subcells = factor(num_children, MAX_SIDE, MAX_SIDE)
+        half = num_capsules // 2
+        tree = Lattice(MAX_SIDE, MAX_SIDE, self._cells, self._subcells).parents
+        self._parents = np.concatenate([tree, np.arange(half, dtype=np.int64)])
 
     def fit(self, contents: Sequence[GridPair], seed: int) -> None:
         """Nothing to learn."""
@@ -57,7 +62,7 @@ class ArcEncoder:
                 if grid is not None:
                     children[row, begin : begin + half, :, :FEATURES] = self._cut(grid)
                     mask[row, begin : begin + half] = True
-        return Encoded(children, mask)
+        return Encoded(children, mask, parents=np.tile(self._parents, (len(contents), 1)))
 
     def state(self) -> State:
         return {}

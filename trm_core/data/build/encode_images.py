@@ -22,12 +22,13 @@ _FIT_PATCHES = 20_000
 _PCA_BATCH = 4096
 
 
-class _PictureEncoder:
-    """What both encoders share: pictures in, patches [n, k, m, values] out."""
+class PictureEncoder:
+    """What all encoders of pictures share: pictures in, patches [n, k, m, values] out."""
 
     name = ""
     default_sketch = "mean"
     masks = False
+    parents = True
     label_rank = 1
     given_checksums = 0
 
@@ -49,6 +50,11 @@ class _PictureEncoder:
             )
         return self.lattice.cut(pictures)
 
+    def _encoded(self, children: np.ndarray) -> Encoded:
+        """Children [n, k, m, width], widened to D, with the quadtree of the cells as their hierarchy."""
+        parents = np.tile(self.lattice.parents, (len(children), 1))
+        return Encoded(_widen(children, self.dim), parents=parents)
+
     def settings(self) -> dict[str, Any]:
         return {
             "picture": [self.lattice.height, self.lattice.width, self.channels],
@@ -59,7 +65,7 @@ class _PictureEncoder:
         }
 
 
-class PixelEncoder(_PictureEncoder):
+class PixelEncoder(PictureEncoder):
     """Children are the raw pixels of their sub-cell in [0, 1]; nothing is fitted."""
 
     name = "pixels"
@@ -68,7 +74,7 @@ class PixelEncoder(_PictureEncoder):
         """Nothing to learn."""
 
     def encode(self, contents: Sequence[Any]) -> Encoded:
-        return Encoded(_widen(self.patches(contents), self.dim))
+        return self._encoded(self.patches(contents))
 
     def state(self) -> State:
         return {}
@@ -77,7 +83,7 @@ class PixelEncoder(_PictureEncoder):
         """Nothing to restore."""
 
 
-class PatchPCAEncoder(_PictureEncoder):
+class PatchPCAEncoder(PictureEncoder):
     """Children are sub-cells projected on the strongest directions of training sub-cells."""
 
     name = "patch-pca"
@@ -111,7 +117,7 @@ class PatchPCAEncoder(_PictureEncoder):
 
     def encode(self, contents: Sequence[Any]) -> Encoded:
         coded = ((self.patches(contents) - self._mean) @ self._components.T) * self._scale
-        return Encoded(_widen(coded, self.dim))
+        return self._encoded(coded)
 
     def state(self) -> State:
         return {

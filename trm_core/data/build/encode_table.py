@@ -38,6 +38,7 @@ class TableEncoder:
     name = "columns"
     default_sketch = "none"
     masks = False
+    parents = False  # groups of columns have no order among themselves
     label_rank = 1
     given_checksums = 0
     fit_rows = _FIT_ROWS

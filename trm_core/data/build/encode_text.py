@@ -1,41 +1,28 @@
 """Phrases to vectors without any download: tf-idf or hashing of words and character n-grams, then truncated SVD.
 
-Documents are cut into k segments of m phrases (`segment`); a phrase is a child, a segment a capsule. Everything is
-fitted on phrases of training documents. Vectors are scaled so that a training phrase has RMS 1 per dimension.
+Vectors are scaled so that a training phrase has RMS 1 per dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from trm_core.data.build.encoders import Encoded, State
-from trm_core.data.build.segment import segment
+from trm_core.data.build.encoders import State
+from trm_core.data.build.phrases import PhraseEncoder
 from trm_core.errors import DataError
 
 _MAX_WORDS = 20_000
 _MAX_CHARACTER_GRAMS = 20_000
 _HASHED = 1 << 16
-_FIT_DOCUMENTS = 20_000
-_FIT_PHRASES = 40_000
 
 
-class _SvdTextEncoder:
-    """Segmentation, SVD and scaling; subclasses give the sparse features of a list of phrases."""
-
-    name = ""
-    default_sketch = "leading"
-    masks = True
-    label_rank = 1
-    given_checksums = 0
-    fit_rows = _FIT_DOCUMENTS
+class _SvdTextEncoder(PhraseEncoder):
+    """SVD and scaling; subclasses give the sparse features of a list of phrases."""
 
     def __init__(self, num_capsules: int, num_children: int, dim: int) -> None:
-        self.num_capsules = num_capsules
-        self.num_children = num_children
-        self.dim = dim
+        super().__init__(num_capsules, num_children, dim)
         self._components = np.zeros((0, 0), dtype=np.float32)
         self._scale = np.ones((), dtype=np.float32)
         self._kept = 0.0
@@ -50,16 +37,9 @@ class _SvdTextEncoder:
     def _feature_state(self) -> State:
         raise NotImplementedError
 
-    def fit(self, contents: Sequence[str], seed: int) -> None:
+    def _learn(self, phrases: list[str], seed: int) -> None:
         from sklearn.decomposition import TruncatedSVD
 
-        phrases = [phrase for document in contents for phrase in _flat(self._cut(document)) if phrase]
-        if not phrases:
-            raise DataError("the training documents hold no words", hint="check the text column")
-        if len(phrases) > _FIT_PHRASES:
-            rng = np.random.default_rng([seed % 2**63, 0x7E87])
-            chosen = np.sort(rng.choice(len(phrases), _FIT_PHRASES, replace=False))
-            phrases = [phrases[index] for index in chosen]
         self._learn_features(phrases)
         features = self._features(phrases)
         components = min(self.dim, features.shape[1] - 1, len(phrases) - 1)
@@ -72,18 +52,9 @@ class _SvdTextEncoder:
         self._scale = np.asarray(1.0 / rms if rms > 0 else 1.0, dtype=np.float32)
         self._kept = float(np.sum(svd.explained_variance_ratio_))
 
-    def encode(self, contents: Sequence[str]) -> Encoded:
-        phrases = [phrase for document in contents for phrase in _flat(self._cut(document))]
-        real = np.asarray([bool(phrase) for phrase in phrases])
-        children = np.zeros((len(phrases), self.dim), dtype=np.float32)
-        if real.any():
-            features = self._features([phrase for phrase in phrases if phrase])
-            children[real, : len(self._components)] = (features @ self._components.T) * self._scale
-        shape = (len(contents), self.num_capsules, self.num_children)
-        mask = real.reshape(shape)
-        # A sample needs at least one capsule that is not padding, even where the document is empty.
-        mask[~mask.any(axis=(1, 2)), 0, 0] = True
-        return Encoded(children.reshape(*shape, self.dim), mask)
+    def _vectors(self, phrases: list[str]) -> np.ndarray:
+        vectors: np.ndarray = (self._features(phrases) @ self._components.T) * self._scale
+        return vectors
 
     def state(self) -> State:
         own = {"components": self._components, "scale": self._scale, "kept": np.asarray(self._kept)}
@@ -94,9 +65,6 @@ class _SvdTextEncoder:
 
     def settings(self) -> dict[str, Any]:
         return {"components": len(self._components), "variance_kept": round(self._kept, 4)}
-
-    def _cut(self, document: str) -> list[list[str]]:
-        return segment(document, self.num_capsules, self.num_children)
 
 
 class TfidfSvdEncoder(_SvdTextEncoder):
@@ -183,7 +151,3 @@ def _restored(settings: dict[str, Any], name: str, state: State) -> Any:
     vectorizer = _tfidf(settings | {"vocabulary": {term: index for index, term in enumerate(terms)}})
     vectorizer.idf_ = state[f"{name}_idf"]
     return vectorizer
-
-
-def _flat(segments: list[list[str]]) -> list[str]:
-    return [phrase for phrases in segments for phrase in phrases]

@@ -24,8 +24,8 @@ class Encoded:
     """A chunk of samples as an encoder gives them.
 
     children: float32 [n, k, m, D], or None where the source holds only sketches; child_mask: bool [n, k, m], True for
-    a real child (None: all). Only where the source itself gives them (arrays), else None: sketches [n, k, D], checksums
-    [n, k, R], labels int64 [n, k].
+    a real child (None: all); parents: int64 [n, k], where the encoder knows a hierarchy. Only where the source itself
+    gives them (arrays), else None: sketches [n, k, D], checksums [n, k, R], labels int64 [n, k].
     """
 
     children: np.ndarray | None
@@ -33,14 +33,16 @@ class Encoded:
     sketches: np.ndarray | None = None
     checksums: np.ndarray | None = None
     labels: np.ndarray | None = None
+    parents: np.ndarray | None = None
 
 
 class Encoder(Protocol):
     """One modality's encoder.
 
     num_children is 0 and children are None where the source holds only sketches. `masks`: some capsules may be padding.
-    `fit_rows`: how many training samples `fit` wants at most. `label_rank` is 2 where the source labels every capsule.
-    `given_checksums`: width of the checksums that the source itself holds, 0 for none.
+    `parents`: it gives a hierarchy of capsules. `fit_rows`: how many training samples `fit` wants at most. `label_rank`
+    is 2 where the source labels every capsule. `given_checksums`: width of the checksums that the source itself holds,
+    0 for none.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Encoder(Protocol):
     default_sketch: str
     fit_rows: int
     masks: bool
+    parents: bool
     label_rank: int
     given_checksums: int
 
@@ -76,9 +79,10 @@ class Layout:
     checksum_seed: int
     dtype: str
     with_mask: bool
+    with_parents: bool = False
 
     def finish(self, encoded: Encoded) -> dict[str, np.ndarray]:
-        """The stored fields of a chunk: sketches, children, checksums, mask, padded to the file's k, m and D.
+        """The stored fields of a chunk: sketches, children, checksums, mask, parents, padded to the file's k, m and D.
 
         Raises `DataError` if a value does not fit the stored precision.
         """
@@ -103,7 +107,20 @@ class Layout:
             fields["checksums"] = self._store("checksums", encoded.checksums)
         if mask is not None:
             fields["mask"] = mask
+        if self.with_parents:
+            fields["parents"] = self._parents(encoded, n, k, mask)
         return fields
+
+    def _parents(self, encoded: Encoded, n: int, k: int, mask: np.ndarray | None) -> np.ndarray:
+        """int64 [n, K]; padding, and samples of an encoder that knows no hierarchy, have no parents."""
+        parents = np.full((n, self.num_capsules), -1, dtype=np.int64)
+        if encoded.parents is not None:
+            parents[:, :k] = encoded.parents
+        if mask is not None:
+            parents[~mask] = -1
+            orphans = (parents >= 0) & ~np.take_along_axis(mask, np.maximum(parents, 0), axis=1)
+            assert not orphans.any(), f"parents that are padding: {np.argwhere(orphans)[:5].tolist()}"
+        return parents
 
     def _sketch(self, encoded: Encoded) -> np.ndarray:
         children = encoded.children

@@ -10,11 +10,12 @@ from pathlib import Path
 from trm_core.config.schema import BuildConfig
 from trm_core.data.build.arc import solutions_path
 from trm_core.data.build.digits import digits_sha256
+from trm_core.data.build.extras import is_pretrained, model_spec
 from trm_core.data.fields import SCHEMA_VERSION
 from trm_core.errors import DataError
 
 # Raise it whenever the same source and settings would give other bytes.
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 
 
 def tool_version() -> str:
@@ -42,8 +43,14 @@ def source_sha256(source: str) -> str:
 
 
 def build_fingerprint(hashes: list[str], config: BuildConfig) -> str:
-    """Hash of all that decides the content of the file; the number of workers does not."""
+    """Hash of all that decides the content of the file; the number of workers does not.
+
+    A pretrained model on this disk counts by its content, one that is fetched by its name. Raises `ConfigError` if the
+    model that is named is not there.
+    """
     settings = config.model_dump(mode="json", exclude={"workers"})
+    if is_pretrained(config):
+        settings["encoder_model"] = model_fingerprint(config)
     parts = {
         "sources": hashes,
         "build": settings,
@@ -52,6 +59,12 @@ def build_fingerprint(hashes: list[str], config: BuildConfig) -> str:
         "tool": tool_version(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def model_fingerprint(config: BuildConfig) -> str:
+    """Architecture and SHA-256 of a local file or folder, else the name; needs none of the encoders' packages."""
+    spec = model_spec(config)
+    return spec.name if spec.path is None else f"{spec.architecture or ''}:{source_sha256(str(spec.path.resolve()))}"
 
 
 def _file_sha256(path: Path) -> str:

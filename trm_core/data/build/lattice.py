@@ -46,6 +46,23 @@ class Lattice:
         rows, columns = self.subcell_shape
         return rows * self.cells[0] * self.subcells[0], columns * self.cells[1] * self.subcells[1]
 
+    @cached_property
+    def parents(self) -> np.ndarray:
+        """int64 [k]: a quadtree over the cells, -1 for its root, cell (0, 0).
+
+        The parent of a cell is the top-left cell of its block of 2 x 2 cells; that of a block's top-left cell is the
+        top-left cell of the 4 x 4 block around it, and so on. Blocks at the right and the bottom may be smaller.
+        """
+        rows, columns = self.cells
+        found = np.full(rows * columns, -1, dtype=np.int64)
+        for cell in range(1, rows * columns):
+            row, column = divmod(cell, columns)
+            side = 2
+            while row % side == 0 and column % side == 0:
+                side *= 2
+            found[cell] = row // side * side * columns + column // side * side
+        return found
+
     def cut(self, pictures: np.ndarray, fill: float = 0.0) -> np.ndarray:
         """[n, height, width, channels] -> [n, k, m, rows * columns * channels], row-major everywhere."""
         n, _, _, channels = pictures.shape

@@ -14,9 +14,12 @@ from trm_core.data.build.arrays import ArraysEncoder, ArraysReader, array_reader
 from trm_core.data.build.digits import SIZE, DigitsReader
 from trm_core.data.build.encode_arc import FEATURES, ArcEncoder
 from trm_core.data.build.encode_images import MAX_PIXEL_DIM, PatchPCAEncoder, PixelEncoder
+from trm_core.data.build.encode_pretrained_images import PretrainedPictureEncoder
+from trm_core.data.build.encode_pretrained_text import SentenceEncoder
 from trm_core.data.build.encode_table import group_prices, make_groups, table_encoder
 from trm_core.data.build.encode_text import HashingSvdEncoder, TfidfSvdEncoder
 from trm_core.data.build.encoders import Encoder
+from trm_core.data.build.extras import PICTURE_ENCODERS, TEXT_ENCODERS, is_pretrained, model_spec
 from trm_core.data.build.images import FolderReader, NpzImagesReader
 from trm_core.data.build.lattice import make_lattice
 from trm_core.data.build.records import Log, Reader
@@ -44,6 +47,11 @@ class Modality:
 
 def open_modality(kind: str, reason: str, paths: list[str], config: BuildConfig, log: Log) -> Modality:
     """Open every source of a kind and choose its encoder. Raises `DataError` or `ConfigError`."""
+    if config.encoder_model is not None and not is_pretrained(config):
+        raise ConfigError(
+            f"data.build.encoder_model={config.encoder_model} is for pretrained encoders, not for {config.encoder}",
+            hint=f"set data.build.encoder to {', '.join((*TEXT_ENCODERS, *PICTURE_ENCODERS))}, or leave it out",
+        )
     readers, encoder, prices = _OPENERS[kind](paths, config, log)
     return Modality(kind, reason, paths, readers, encoder, prices)
 
@@ -77,7 +85,7 @@ def _images(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
 
 
 def _picture_encoder(shape: tuple[int, int, int], config: BuildConfig, log: Log) -> Encoder:
-    """`pixels` where a sub-cell has few values, else `patch-pca`."""
+    """`pixels` where a sub-cell has few values, else `patch-pca`; a pretrained model where one is asked for."""
     height, width, channels = shape
     lattice = make_lattice(
         height, width, _or(config.num_capsules, _IMAGE_CAPSULES), _or(config.num_children, _CHILDREN)
@@ -89,7 +97,11 @@ def _picture_encoder(shape: tuple[int, int, int], config: BuildConfig, log: Log)
     if name == "auto":
         name = "pixels" if values <= limit else "patch-pca"
         log(f"encoder {name}: a sub-cell has {values} values, up to {limit} are kept as they are")
-    _check_encoder("pictures", name, ("pixels", "patch-pca"))
+    _check_encoder("pictures", name, ("pixels", "patch-pca", *PICTURE_ENCODERS))
+    if name in PICTURE_ENCODERS:
+        return PretrainedPictureEncoder(
+            lattice, channels, None if config.dim == "auto" else config.dim, model_spec(config)
+        )
     if name == "patch-pca":
         return PatchPCAEncoder(lattice, channels, min(limit, values) if config.dim == "auto" else limit)
     if config.dim != "auto" and values > config.dim:
@@ -108,13 +120,15 @@ def _text(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
             raise DataError(f"{path}: plain text has no column {config.label!r}", hint="leave data.build.label out")
         readers.append(ParagraphReader(path, log) if plain else RowTextReader(path, config.label, config.text, log))
     k, m = _or(config.num_capsules, _TEXT_CAPSULES), _or(config.num_children, _TEXT_CHILDREN)
-    dim = _or(config.dim, _TEXT_DIM)
     name = config.encoder
     if name == "auto":
         size = sum(Path(path).stat().st_size for path in paths)
         name = "hashing-svd" if size > _LARGE_TEXT_BYTES else "tfidf-svd"
         log(f"encoder {name}: {size / 1e6:.1f} MB of text")
-    _check_encoder("text", name, ("tfidf-svd", "hashing-svd"))
+    _check_encoder("text", name, ("tfidf-svd", "hashing-svd", *TEXT_ENCODERS))
+    if name in TEXT_ENCODERS:
+        return readers, SentenceEncoder(k, m, None if config.dim == "auto" else config.dim, model_spec(config)), None
+    dim = _or(config.dim, _TEXT_DIM)
     return readers, (TfidfSvdEncoder if name == "tfidf-svd" else HashingSvdEncoder)(k, m, dim), None
 
 

@@ -73,6 +73,7 @@ def write_file(
             label_rank=1 if target.label_rank == 1 else 2,
             dtype=config.dtype,
             with_mask=layout.with_mask,
+            with_parents=layout.with_parents,
             with_modality=len(plan.starts) > 2,
             with_ids=True,
             prices=prices,

@@ -211,6 +211,7 @@ def _layouts(modalities: list[Modality], config: BuildConfig) -> list[Layout]:
             checksum_seed=config.seed % 2**31,
             dtype=np.dtype(config.dtype).name,
             with_mask=masked,
+            with_parents=any(encoder.parents for encoder in encoders),
         )
         for encoder in encoders
     ]

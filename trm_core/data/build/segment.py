@@ -21,14 +21,27 @@ _MIN_PHRASE_WORDS = 2
 
 def segment(document: str, num_segments: int, num_phrases: int) -> list[list[str]]:
     """[num_segments][num_phrases] strings; "" is padding, always at the end. No word is lost or repeated."""
+    return segment_tree(document, num_segments, num_phrases)[0]
+
+
+def segment_tree(document: str, num_segments: int, num_phrases: int) -> tuple[list[list[str]], list[int]]:
+    """(the phrases as `segment` gives them, the parent of each segment).
+
+    Of the segments that one sentence was cut into, the first is the parent of the others. It is itself a child of
+    segment 0, the root (-1). A segment of several whole sentences stands for its first one. Padding has no parent.
+    """
     sentences = _pieces(_SENTENCE_END, document)
-    segments = _fit(sentences, num_segments, _MIN_SEGMENT_WORDS)
+    segments, sentence_of = _fit(sentences, num_segments, _MIN_SEGMENT_WORDS)
     result = []
     for text in segments:
-        phrases = _fit(_pieces(_PHRASE_END, text), num_phrases, _MIN_PHRASE_WORDS)
+        phrases, _ = _fit(_pieces(_PHRASE_END, text), num_phrases, _MIN_PHRASE_WORDS)
         result.append(phrases + [""] * (num_phrases - len(phrases)))
     result += [[""] * num_phrases] * (num_segments - len(segments))
-    return result
+    parents = [-1] * num_segments
+    for index in range(1, len(segments)):
+        head = sentence_of.index(sentence_of[index])
+        parents[index] = head if head != index else 0
+    return result, parents
 
 
 def _pieces(boundary: re.Pattern[str], text: str) -> list[str]:
@@ -42,17 +55,20 @@ def _pieces(boundary: re.Pattern[str], text: str) -> list[str]:
     return [stripped for piece in pieces if (stripped := " ".join(piece.split()))]
 
 
-def _fit(pieces: list[str], limit: int, min_words: int) -> list[str]:
+def _fit(pieces: list[str], limit: int, min_words: int) -> tuple[list[str], list[int]]:
+    """At most `limit` pieces, and for each a number that is equal for those cut from the same piece."""
     if len(pieces) > limit:
-        return _join(pieces, limit)
-    pieces = list(pieces)
+        joined = _join(pieces, limit)
+        return joined, list(range(len(joined)))
+    pieces, origin = list(pieces), list(range(len(pieces)))
     while len(pieces) < limit and pieces:
         longest = max(range(len(pieces)), key=lambda index: len(pieces[index].split()))
         halves = _halve(pieces[longest], min_words)
         if halves is None:
             break
         pieces[longest : longest + 1] = halves
-    return pieces
+        origin[longest : longest + 1] = [origin[longest]] * 2
+    return pieces, origin
 
 
 def _join(pieces: list[str], limit: int) -> list[str]:
