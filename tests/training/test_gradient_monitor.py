@@ -275,5 +275,5 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tiny.ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     case = json.loads(out.read_text())["cases"]["quickstart"]
-    assert case["tensors"] == case["tensors_with_gradient"] > 20
+    assert 20 < case["tensors_with_gradient"] <= case["tensors"], "Q-learning has not begun after so few steps"
     assert case["gross_pct"]["low"] <= case["gross_pct"]["median"] <= case["gross_pct"]["high"]
