@@ -36,7 +36,7 @@ def group_of(name: str) -> str:
     if modules[0] not in SPLIT:
         return modules[0]
     block = [part for part in modules[2:] if part.isdecimal()][:1]
-    return ".".join(modules[:2])
+    return ".".join(modules[:2] + block)
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,8 @@ class GradientMonitor:
     norm past its range counts as Inf, and a parameter with both NaN and Inf as NaN.
     """
 
-    def __init__(
-        self, parameters: Iterable[tuple[str, nn.Parameter]], parts: Sequence[Iterable[nn.Parameter]] | None = None
-    ) -> None:
-        named = dict(parameters)
+    def __init__(self, model: nn.Module, parts: Sequence[Iterable[nn.Parameter]] | None = None) -> None:
+        named = dict(model.named_parameters())
         assert named, "a model without parameters has no gradients"
         self.parameters = list(named.values())
         self.elements = sum(parameter.numel() for parameter in self.parameters)

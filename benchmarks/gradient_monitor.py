@@ -1,0 +1,157 @@
+"""What the gradient monitor costs, as a share of a training step.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.gradient_monitor --out benchmarks/results/gradient_monitor.json
+
+Each pair times, in turn: one real training step without the monitor; `clip_grad_norm_` on a kept real gradient; and the
+monitor (measure, accumulate) with clipping by the norms it already has. `gross` is all that the monitor does over the
+step, `net` leaves out the norms that clipping would have taken anyway. Medians over pairs with a bootstrap interval
+of 95 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trm_core.config import load_config
+from trm_core.runs import RunHooks, prepare
+from trm_core.training.gradient_monitor import GradientMonitor
+from trm_core.training.metrics import Averages
+from trm_core.training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+WIDE = [
+    "arch.hidden_size=512",
+    "arch.num_heads=8",
+    "arch.q_head_hidden_dim=512",
+    "training.optimizer=adamatan2",
+    "training.base_lr=3e-4",
+]
+CASES = {
+    "quickstart": [],
+    "quickstart, predictor at rest": ["training.predictor_steps=10"],
+    "512 wide, 2 layers": WIDE,
+}
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Of one call, with the device's work done."""
+    synchronise()
+    began = time.perf_counter()
+    action()
+    synchronise()
+    return time.perf_counter() - began
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def keep_gradients(model: nn.Module, step: Callable[[], object]) -> dict[nn.Parameter, torch.Tensor]:
+    """The gradients of one step, which clears its own."""
+    kept: dict[nn.Parameter, torch.Tensor] = {}
+
+    def keep(parameter: torch.Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        assert parameter.grad is not None
+        kept[parameter] = parameter.grad.clone()
+
+    handles = [parameter.register_post_accumulate_grad_hook(keep) for parameter in model.parameters()]
+    step()
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
+def measure(overrides: list[str], pairs: int, warmup: int) -> dict[str, Any]:
+    """One case."""
+    off = ["training.monitor_gradients=false", "training.lr_warmup_steps=5"]
+    prepared = prepare(load_config(ROOT / "configs/quickstart.yaml", [*off, *overrides]).config, RunHooks())
+    trainer = Trainer(prepared.config, prepared.features, prepared.files, prepared.device)
+    model, optimizers = trainer.state.model, trainer.state.optimizers
+    for _ in range(warmup):
+        trainer.step()
+    kept = keep_gradients(model, trainer.step)
+    parts, limits = (optimizers.model_params, optimizers.policy_params), (1e9, 1e9)
+    monitor, averages = GradientMonitor(model, parts), Averages()
+
+    def with_gradients(action: Callable[[], object]) -> float:
+        for parameter, gradient in kept.items():
+            parameter.grad = gradient
+        taken = seconds(action)
+        optimizers.zero_grad()
+        return taken
+
+    def clip_alone() -> None:
+        for part, limit in zip(parts, limits, strict=True):
+            nn.utils.clip_grad_norm_(part, limit)
+
+    def observe() -> tuple[torch.Tensor, ...]:
+        stats = monitor.measure()
+        averages.add_vector(stats.names, stats.values)
+        return stats.totals
+
+    def clip_observed() -> None:
+        for part, limit, total in zip(parts, limits, observe(), strict=True):
+            nn.utils.clip_grads_with_norm_(part, limit, total)
+
+    rows = []
+    for _ in range(pairs):
+        step = seconds(trainer.step)
+        gross, plain, both = (with_gradients(action) for action in (observe, clip_alone, clip_observed))
+        rows.append((step, gross, both - plain))
+    trainer.state.stream.close()
+    step, gross, net = np.array(rows).T
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tensors": len(monitor.parameters),
+        "tensors_with_gradient": len(kept),
+        "groups": list(monitor.groups),
+        "step_ms": round(1e3 * float(np.median(step)), 3),
+        "monitor_ms": round(1e3 * float(np.median(gross)), 3),
+        "gross_pct": interval(100 * gross / step),
+        "net_pct": interval(100 * net / step),
+    }
+
+
+def interval(ratios: np.ndarray) -> dict[str, float]:
+    """Median and the bootstrap interval of the median."""
+    draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
+    low, high = np.percentile(np.median(draws, 1), [2.5, 97.5])
+    return {"median": round(float(np.median(ratios)), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--warmup", type=int, default=40, help="steps first; enough for Q-learning to have begun")
+    parser.add_argument("--case", choices=list(CASES), action="append")
+    arguments = parser.parse_args()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    record: dict[str, Any] = {
+        "torch": torch.__version__,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "pairs": arguments.pairs,
+        "cases": {
+            name: measure(CASES[name], arguments.pairs, arguments.warmup) for name in arguments.case or list(CASES)
+        },
+    }
+    text = json.dumps(record, indent=2) + "\n"
+    if arguments.out is not None:
+        arguments.out.write_text(text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
