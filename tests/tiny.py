@@ -138,6 +138,7 @@ def write_capsules(path: Path, rows: dict[str, int], seed: int = 0, **changes: A
         label_rank=changes.get("label_rank", 1),
         dtype="float32",
         prices=changes.get("prices"),
+        with_parents=changes.get("parents", False),
     )
     with writer:
         for split, n in rows.items():
@@ -148,6 +149,8 @@ def write_capsules(path: Path, rows: dict[str, int], seed: int = 0, **changes: A
                 "sketches": random.normal(size=(n, k, dim)) + 0.5 * signal[:, None, None],
                 "labels": labels,
             }
+            if changes.get("parents"):
+                arrays["parents"] = np.tile(np.r_[-1, np.zeros(k - 1, np.int64)], (n, 1))
             if m:
                 arrays["children"] = random.normal(size=(n, k, m, dim)) + signal[:, None, None, None]
                 if width:

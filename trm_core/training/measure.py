@@ -58,6 +58,8 @@ def every_step(before: Carry, after: Carry, result: StepResult, decision: Decisi
     for number, name in enumerate(("action_0_continue", "action_1_halt", "action_2_expand")):
         yield f"train/{name}", counts[number], float(len(action))
     yield "train/action_expand_pct", 100.0 * counts[Action.EXPAND], float(len(action))
+    if upkeep.memory_reads is not None:
+        yield _mean("memory_reads", upkeep.memory_reads)
     if upkeep.memory is not None:
         yield _mean("memory_writes", torch.tensor(float(upkeep.memory.free + upkeep.memory.evicting)))
         yield _mean("memory_merged", torch.tensor(float(upkeep.memory.merged)))
@@ -148,6 +150,7 @@ def now(
         error = result.td_error[alive]
         yield _mean("dqn_td_error_mean", error.abs())
         yield _mean("dqn_target_mean", replayed.target[alive])
+        yield _mean("dqn_replay_age_mean", state.replay.ages(replayed.slot[alive]))
         for number, name in enumerate(names):
             yield _over(f"dqn_td_error_{name}", error, replayed.action[alive] == number)
 

@@ -260,7 +260,6 @@ Q_LEARNING = _group(
         Range(_POSITIVE, above=0),
     ),
     Metric("train/dqn_replay_age_mean", "age of the replayed transitions", "steps"),
-    Metric("train/dqn_priority_mean", "mean priority of the replayed transitions"),
     Metric("train/dqn_beta", "exponent of the importance weights (now)"),
     Metric(
         "train/dqn_target_age",
@@ -326,9 +325,6 @@ ACTIONS = _group(
         Range("ours: within a factor of three of what came", low=1 / 3, high=3, of="train/cmi_measured"),
     ),
     Metric("train/cmi_measured", "fall of the loss after those openings", "nats"),
-    Metric(
-        "train/selector_<quantity>", "<quantity> of the selector (dqn.expansion_selector) at the openings chosen by it"
-    ),
 )
 
 PARTS = _group(
@@ -349,7 +345,9 @@ PARTS = _group(
         Range("ours: one or two concepts for everything is a collapsed codebook", low=2),
     ),
     Metric("train/concept_usage", "concepts chosen at least once lately", "share", Range(_POSITIVE, above=0)),
-    Metric("train/concept_revived", "dead concepts put back among the data per step", "concepts"),
+    Metric(
+        "train/concept_dead", "concepts used too little to be kept, put back among the data as rows allow", "concepts"
+    ),
 )
 
 GRADIENTS = _group(
@@ -426,12 +424,6 @@ GRADIENTS = _group(
         Range("pipeline.md 5.4: near 0", low=-0.1, high=0.1, of="train/grad/std"),
     ),
     Metric("train/grad/std", "standard deviation of the elements of the whole gradient", "", Range(_POSITIVE, above=0)),
-    Metric(
-        "train/skipped_steps",
-        "steps left out since the start because loss or gradient was not finite (now)",
-        "steps",
-        Range("ours: one in a thousand", high=0.001, of="train/step"),
-    ),
     Metric(
         "train/param_norm", "norm of all weights (now)", "", Range("ours: weights that run away", high=5, of="first")
     ),

@@ -7,13 +7,13 @@ decision per row (`Episodes`). Evaluation is handed in as a function, so that th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trm_core.config.schema import Config
 from trm_core.data.store import CapsuleFile
@@ -101,8 +101,11 @@ class Trainer:
         self.gradients: GradientMonitor | None = None
         if training.monitor_gradients:
             optimizers = self.state.optimizers
-            named = (pair for pair in self.loss.named_parameters() if pair[1].requires_grad)
-            self.gradients = GradientMonitor(named, (optimizers.model_params, optimizers.policy_params))
+            learners = dict(model.named_children())
+            if curiosity is not None:
+                learners["curiosity"] = curiosity.predictor
+            parts = (optimizers.model_params, optimizers.policy_params)
+            self.gradients = GradientMonitor(nn.ModuleDict(learners), parts)
         self.averages = Averages()
         self.best: float | None = None
 
@@ -195,7 +198,11 @@ class Trainer:
             lr_factor(step, warmup, training.predictor_steps or training.total_steps, least),
             lr_factor(step, warmup, training.total_steps, least),
         )
+        weights = [*optimizers.model_params, *optimizers.policy_params]
+        before = [p.detach().clone() for p in weights] if self.logs_at(step + 1) else None
         optimizers.step()
+        if before is not None:
+            self.averages.add_mean("train/update_ratio", update_ratio(before, weights))
         optimizers.zero_grad()
         if state.average is not None:
             state.average.update(state.model)
@@ -282,6 +289,13 @@ class Trainer:
         self.state.restore(saved)
         self.best = saved.state.get("best")
         return [*notes, f"resuming from {folder.name} (step {saved.step})"]
+
+
+@torch.no_grad()
+def update_ratio(before: list[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """Norm of the change of all weights over their norm."""
+    change = torch._foreach_norm(torch._foreach_sub(list(after), before))
+    return torch.stack(change).norm() / torch.stack(torch._foreach_norm(before)).norm().clamp(min=1e-12)
 
 
 def stream_like(file: CapsuleFile, rows: int) -> CapsuleBatch:

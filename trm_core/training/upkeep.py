@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from trm_core.collectives import all_rows, all_sum
 from trm_core.config.schema import Config
@@ -25,6 +26,7 @@ class Upkeep:
     """What was done, for the metrics."""
 
     memory: WriteCounts | None = None
+    memory_reads: Tensor | None = None  # [] slots read by this rank's step
     concepts: dict[str, float] = field(default_factory=dict)
 
 
@@ -35,14 +37,17 @@ def keep_up(
     """`carry` as the forward of this step read it; `decision` as it was taken after it."""
     if model.opening_worth is not None:
         observe_openings(model, carry, result)
-    memory = None if model.memory is None else remember(model, config, carry, result, decision, step)
+    memory = reads = None
+    if model.memory is not None:
+        reads = model.memory.pending.sum()
+        memory = remember(model, config, carry, result, decision, step)
     concepts: dict[str, float] = {}
     quantised = result.output.concepts
     if model.concepts is not None and quantised is not None and model.training:
         model.concepts.update(*quantised.rows(), step, config.training.seed)
         found = model.concepts.statistics(quantised.ids)
         concepts = {"concept_perplexity": found.perplexity, "concept_usage": found.used, "concept_dead": found.dead}
-    return Upkeep(memory, concepts)
+    return Upkeep(memory, reads, concepts)
 
 
 def observe_openings(model: TinyRecursiveModel, carry: Carry, result: StepResult) -> None:

@@ -1,0 +1,76 @@
+"""Every number that training logs is registered, and every registered name is logged by some run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+
+from trm_core.training.metric_list import ALL
+from trm_core.training.metric_registry import describe
+
+# What a run on this machine cannot log.
+ELSEWHERE = {"train/gpu_memory_gb", "train/gpu_reserved_gb"}
+
+
+def logged(run: Path, file: Path, **sections: dict[str, object]) -> set[str]:
+    overrides = tiny.as_overrides(
+        **{
+            **sections,
+            "data": {"path": file},
+            "training": {"run_dir": run, "total_steps": 24, "eval_interval": 12, **sections.get("training", {})},
+        }
+    )
+    done = tiny.invoke("train", *overrides)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {name for line in lines for name in line} - {"step"}
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Of two runs that have every part switched on between them."""
+    folder = tmp_path_factory.mktemp("logged")
+    file = tiny.write_capsules(folder / "concepts.h5", {"train": 64, "validation": 20}, label_rank=2, parents=True)
+    everything = logged(
+        folder / "everything",
+        file,
+        arch={
+            "enable_mtp": "true",
+            "enable_concepts": "true",
+            "num_concepts": 6,
+            "enable_hierarchical_attention": "true",
+            "enable_adaptive_hcycles": "true",
+            "H_cycles": 2,
+            "hcycle_confidence_threshold": -0.5,
+        },
+        memory={"enabled": "true", "capacity": 16, "num_heads": 2, "reward_threshold": -0.5},
+        dqn={
+            "replay": "prioritized",
+            "enable_curiosity": "true",
+            "enable_entropy_regularization": "true",
+            "entropy_regularization_weight": 0.01,
+        },
+    )
+    halting = logged(
+        folder / "halting",
+        file,
+        arch={"enable_capsule_expansion": "false", "q_head_num_actions": 2, "enable_q_continue": "true"},
+        dqn={"enabled": "false"},
+    )
+    return everything | halting
+
+
+def test_what_is_logged_is_registered(names: set[str]) -> None:
+    assert not [name for name in names if describe(name) is None]
+
+
+def test_what_is_registered_is_logged(names: set[str]) -> None:
+    wanted = {name for metric in ALL for name in (metric.members or (metric.name,))} - ELSEWHERE
+    families = [name for name in wanted if "<" in name]
+    stems = {name: name.split("<")[0] for name in families}
+    missing = [name for name in wanted - set(families) if name not in names]
+    missing += [name for name, stem in stems.items() if not any(seen.startswith(stem) for seen in names)]
+    assert not missing
