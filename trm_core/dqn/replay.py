@@ -1,126 +1,200 @@
 """Replay of (state, action, reward, next state): a ring of states in which a transition is a pair of slots.
 
 The trainer pushes one state per row and step. The action taken in it and the reward, known only a step later, are
-filled in by `complete`, together with the slot of the next state; so every state is stored once. A pair never
-outlives its second half: the next state is always younger and overwritten later. All operations are over whole batches.
+filled in by `complete`, together with the slot of the next state; so every state is stored once. All operations are
+over whole batches. What the Q-head reads lies on its device, in this file; which slots are drawn is decided in host
+memory, by `ReplayIndex`, whose file says what may be sampled, with what chance and weight.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from trm_core.config.schema import DQNConfig
+from trm_core.dqn.priorities import Places, Values
+from trm_core.dqn.replay_index import ReplayIndex
 from trm_core.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """A sample of n transitions."""
+    """n transitions."""
 
     slot: Tensor  # [n] int64
     state: Tensor  # [n, S] float32
     action: Tensor  # [n] int64
-    reward: Tensor  # [n] as paid, not scaled
-    next_state: Tensor  # [n, S] float32; arbitrary where done
+    reward: Tensor  # [n] extrinsic, as paid, not scaled
+    intrinsic: Tensor  # [n] as paid, not scaled
+    next_state: Tensor  # [n, S] float32; the state itself where done
     next_valid: Tensor  # [n, A] bool
     done: Tensor  # [n] bool
+    weight: Tensor  # [n] float32 importance weights, at most 1
 
 
 class ReplayBuffer:
-    """Ring of `capacity` states of width S, sampled uniformly over complete transitions."""
+    """Ring of `config.buffer_capacity` states of width S = `state_width`, of which A = `num_actions` can be done.
 
-    def __init__(
-        self, capacity: int, state_width: int, num_actions: int, device: torch.device, max_age: int | None
-    ) -> None:
-        self.capacity = capacity
-        self.max_age = max_age
-        self.tensors: dict[str, Tensor] = {
-            "states": torch.zeros(capacity, state_width, dtype=torch.float32, device=device),
-            "valid": torch.zeros(capacity, num_actions, dtype=torch.bool, device=device),
-            "actions": torch.zeros(capacity, dtype=torch.int8, device=device),
-            "rewards": torch.zeros(capacity, dtype=torch.float32, device=device),
-            "next_slots": torch.full((capacity,), -1, dtype=torch.int64, device=device),
-            "done": torch.zeros(capacity, dtype=torch.bool, device=device),
-            "complete": torch.zeros(capacity, dtype=torch.bool, device=device),
-            "born": torch.full((capacity,), -1, dtype=torch.int64, device=device),
+    A buffer must hold two pushes: 2 B <= capacity. Training steps that are handed in never fall.
+    """
+
+    def __init__(self, config: DQNConfig, state_width: int, num_actions: int, device: torch.device) -> None:
+        capacity = config.buffer_capacity
+        self.device = device
+        self.index = ReplayIndex(config)
+        self.tensors = {
+            "states": _zeros((capacity, state_width), config.buffer_dtype, device),
+            "valid": _zeros((capacity, num_actions), "bool", device),
+            # Action, reward, intrinsic reward: one write and one read for three. Small whole numbers are exact.
+            "outcomes": _zeros((capacity, 3), "float32", device),
         }
-        self.head = 0  # next slot to write
-        self.filled = 0  # slots ever written, at most capacity
-
-    def push(self, states: Tensor, valid: Tensor, step: int) -> Tensor:
-        """Store states [B, S] with their action masks [B, A]; returns their slots [B]."""
-        rows = len(states)
-        t = self.tensors
-        slots = (torch.arange(rows, device=states.device) + self.head) % self.capacity
-        t["states"][slots] = states.to(t["states"].dtype)
-        t["valid"][slots] = valid
-        t["complete"][slots] = False
-        t["born"][slots] = step
-        self.head = (self.head + rows) % self.capacity
-        self.filled = min(self.filled + rows, self.capacity)
-        return slots
-
-    def complete(
-        self, slots: Tensor, which: Tensor, actions: Tensor, rewards: Tensor, next_slots: Tensor, done: Tensor
-    ) -> None:
-        """Fill in what was done in the states at `slots` [B], for the rows where `which` [B] holds."""
-        t = self.tensors
-        rows = which.nonzero().squeeze(1)
-        slots = slots[rows]
-        t["actions"][slots] = actions[rows].to(torch.int8)
-        t["rewards"][slots] = rewards[rows]
-        t["next_slots"][slots] = next_slots[rows]
-        t["done"][slots] = done[rows]
-        t["complete"][slots] = True
-
-    def ready(self, step: int) -> Tensor:
-        """[n] slots of the transitions that may be sampled at training step `step`."""
-        usable = self.tensors["complete"][: self.filled]
-        if self.max_age is not None:
-            usable = usable & (self.tensors["born"][: self.filled] >= step - self.max_age)
-        return usable.nonzero().squeeze(1)
 
     def __len__(self) -> int:
-        return int(self.tensors["complete"].sum())
+        """Complete transitions, ready or not."""
+        return self.index.num_complete
 
-    def sample(self, draws: Tensor, step: int) -> Transitions:
-        """One transition per draw [n] in [0, 1), uniformly over those that are ready."""
-        ready = self.ready(step)
-        return self.read(ready[(draws * len(ready)).long().clamp(max=len(ready) - 1)])
+    def push(self, states: Tensor, valid: Tensor, step: int) -> Tensor:
+        """Store states [B, S] with their action masks [B, A]; returns their slots [B]. What was there is gone."""
+        head, done = self.index.head, 0
+        for start, end in self.index.push(len(states), step):
+            self.tensors["states"][start:end] = states[done : done + end - start]
+            self.tensors["valid"][start:end] = valid[done : done + end - start]
+            done += end - start
+        return self._tensor(np.arange(head, head + done) % self.index.capacity)
+
+    def complete(
+        self,
+        slots: Tensor,
+        which: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        intrinsic: Tensor,
+        next_slots: Tensor,
+        done: Tensor,
+    ) -> None:
+        """Fill in what was done in the states at `slots` [B], for the rows where `which` [B] holds: all different.
+
+        next_slots: [B], pushed after `slots`; any number where done.
+        """
+        rows = np.flatnonzero(_host(which))
+        if len(rows) == 0:
+            return
+        places = _host(slots)[rows]
+        self.index.settle(places, _host(next_slots)[rows], _host(done)[rows])
+        chosen, into = self._tensor(rows), self._tensor(places)
+        outcomes = torch.stack([actions.float(), rewards.float(), intrinsic.float()], dim=1)
+        self.tensors["outcomes"].index_copy_(0, into, outcomes.index_select(0, chosen))
+
+    def num_ready(self, step: int) -> int:
+        """Transitions that may be sampled at training step `step`."""
+        return self.index.num_ready(step)
+
+    def sample(self, draws: Tensor, step: int, beta: float) -> Transitions:
+        """One transition per draw [n] in [0, 1); at least one must be ready. beta: exponent of the weights."""
+        return self._read(*self.index.draw(_host(draws).astype(np.float64), step, beta))
+
+    def update_priorities(self, slots: Tensor, td_errors: Tensor) -> None:
+        """Take the TD errors [n] of the transitions at `slots` [n], in units of scaled rewards, of any sign.
+
+        Call it before the next push: a slot that was overwritten since is taken for its new owner's (which stays
+        unready while it is incomplete). Raises ValueError, and changes nothing, where a TD error is not finite, a slot
+        is not in the ring, or the shapes differ.
+        """
+        places, sizes = _host(slots), np.abs(_host(td_errors).astype(np.float64))
+        if places.shape != sizes.shape or places.ndim != 1:
+            raise ValueError(f"TD errors of shape {sizes.shape} for slots of shape {places.shape}")
+        if not bool(np.isfinite(sizes).all()):
+            raise ValueError(f"TD errors that are not finite: {sizes[~np.isfinite(sizes)][:4]}")
+        outside = (places < 0) | (places >= self.index.filled)
+        if bool(outside.any()):
+            raise ValueError(f"slots {places[outside][:4]} are not among the {self.index.filled} states stored")
+        self.index.update(places, sizes)
 
     def read(self, slots: Tensor) -> Transitions:
-        t = self.tensors
-        following = t["next_slots"][slots].clamp(min=0)
-        return Transitions(
-            slot=slots,
-            state=t["states"][slots].float(),
-            action=t["actions"][slots].long(),
-            reward=t["rewards"][slots],
-            next_state=t["states"][following].float(),
-            next_valid=t["valid"][following],
-            done=t["done"][slots],
-        )
+        """The complete transitions at `slots` [n], with weights of 1."""
+        return self._read(_host(slots), None)
 
-    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """Tensors (only the slots ever written) and numbers."""
-        return {k: v[: self.filled] for k, v in self.tensors.items()}, {"head": self.head, "filled": self.filled}
+    def sequences(self, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """The transitions that follow those at `slots` [n], which must be complete.
 
-    def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
-        """Raises CheckpointError when the state was saved by a buffer of another shape."""
-        head, filled = numbers["head"], numbers["filled"]
-        if not (0 <= head < self.capacity and 0 <= filled <= self.capacity):
+        Returns slots [n, length] and alive [n, length]: a sequence goes on while a transition is not done and the next
+        is complete, too. Place 0 is always alive; dead places repeat the last alive slot. What follows is younger, so
+        it is in the ring and within max_age; whether it may be sampled by itself does not matter.
+        """
+        places, alive = self.index.follow(_host(slots), length)
+        return self._tensor(places), self._tensor(alive)
+
+    def check_valid(self) -> tuple[bool, str]:
+        """Whether all invariants hold, and which does not. Reads everything: for diagnosis and tests."""
+        why = self.index.fault()
+        for name in ("states", "outcomes"):
+            if why is None and not bool(torch.isfinite(self.tensors[name][: self.index.filled]).all()):
+                why = f"{name} are not finite"
+        return why is None, why or "ok"
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Tensors (views, only of the slots ever written) and numbers."""
+        index = self.index
+        numbers = {"head": index.head, "filled": index.filled, "young": index.young, "max_priority": index.max_priority}
+        return {name: column[: index.filled] for name, column in self._columns().items()}, numbers
+
+    def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
+        """Raises CheckpointError, and changes nothing, when the state was saved by a buffer of another shape."""
+        head, filled, young = (int(numbers[name]) for name in ("head", "filled", "young"))
+        capacity = self.index.capacity
+        # A ring that was full goes on at its head, which another size has elsewhere; one that was not ends there.
+        if not (0 <= head < capacity and 0 <= young <= filled and filled in (head, capacity)):
             raise CheckpointError(
-                f"the saved replay holds {filled} states, this buffer has room for {self.capacity}",
+                f"the saved replay holds {filled} states and goes on at {head}, this buffer has room for {capacity}",
                 hint="resume with the dqn.buffer_capacity of the run",
             )
-        for name, mine in self.tensors.items():
+        columns = self._columns()
+        for name, mine in columns.items():
             saved = tensors[name]
             if saved.shape != (filled, *mine.shape[1:]) or saved.dtype != mine.dtype:
                 raise CheckpointError(
                     f"saved replay '{name}' is {saved.dtype} {tuple(saved.shape)}, expected {mine.dtype} "
                     f"{(filled, *mine.shape[1:])}"
                 )
-            mine[:filled] = saved.to(mine.device)
-        self.head, self.filled = head, filled
+        for name, mine in columns.items():
+            mine[:filled] = tensors[name].to(mine.device)
+        self.index.restored(head, filled, young, float(numbers["max_priority"]))
+
+    def _columns(self) -> dict[str, Tensor]:
+        """Everything with a value per slot; those of the index share their memory with it."""
+        return self.tensors | {name: torch.from_numpy(column) for name, column in self.index.columns().items()}
+
+    def _read(self, places: Places, weights: Values | None) -> Transitions:
+        index, t, count = self.index, self.tensors, len(places)
+        both = self._tensor(np.concatenate([places, index.next_slots[places]]))
+        slots, following = both[:count], both[count:]
+        states = t["states"].index_select(0, both).float()
+        action, reward, intrinsic = t["outcomes"].index_select(0, slots).unbind(1)
+        return Transitions(
+            slot=slots,
+            state=states[:count],
+            action=action.long(),
+            reward=reward,
+            intrinsic=intrinsic,
+            next_state=states[count:],
+            next_valid=t["valid"].index_select(0, following),
+            done=self._tensor(index.done[places]),
+            weight=self._tensor((np.ones(count) if weights is None else weights).astype(np.float32)),
+        )
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def _zeros(shape: tuple[int, ...], dtype: str, device: torch.device) -> Tensor:
+    """By way of numpy, which asks for huge pages: rows gathered from all over a large tensor cost a fifth less."""
+    return torch.from_numpy(np.zeros(shape, dtype=dtype)).to(device)
+
+
+def _host(tensor: Tensor) -> NDArray[Any]:
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,259 @@
+"""Which slots of the replay ring may be sampled, how they are drawn, and what their draws weigh.
+
+**What may be sampled** is *ready*: complete, at most `max_age` training steps old, and not put aside by
+`td_error_threshold` (last |TD error| below it; a transition without a TD error yet is never put aside). States are
+pushed in the order of their age, so those that expire are a moving end of the ring.
+
+**How** (P is the chance of one draw):
+
+- uniform: P = 1 / ready. Weights are 1.
+- prioritized (Schaul et al. 2016, proportional): P = p^alpha / sum p^alpha, p = |TD error| + 1e-6. A new transition
+  gets the largest p ever seen (1 before the first), so that it is replayed soon. Weights are (ready * P)^-beta over
+  their largest in the batch.
+- recent_fraction f: the first round(f n) of the n draws are uniform over the ready transitions R among the youngest
+  tenth of the states stored (from everything while none of them is ready). The batch then comes from the mixture
+  Q = (1 - f') P + f' [in R] / |R|, f' = round(f n) / n, and the prioritized weights use Q in the place of P (the
+  balance heuristic of Veach and Guibas 1995): at beta = 1 they undo recency and priorities alike. Uniform replay keeps
+  weights of 1: there the preference for recent transitions is what was asked for, and no beta says how far to undo it.
+
+All of it is numpy in host memory, whatever the device of the states: it decides slots, needs Python numbers at every
+step, and is some dozens of calls on a few hundred numbers, each of which would be a kernel launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm_core.config.schema import DQNConfig
+from trm_core.dqn.priorities import Places, SumTree, Values
+
+Flags = NDArray[np.bool_]
+
+PRIORITY_FLOOR = 1e-6  # so that a TD error of 0 can be drawn again
+RECENT_PART = 10  # recent: the youngest tenth
+
+
+class ReplayIndex:
+    """The bookkeeping of a ring of `config.buffer_capacity` slots. Nothing costs more in a larger ring, but `fault`."""
+
+    def __init__(self, config: DQNConfig) -> None:
+        self.config = config
+        self.prioritized = config.replay == "prioritized"
+        self.capacity = capacity = config.buffer_capacity
+        self.next_slots = np.zeros(capacity, dtype=np.int64)  # own slot where done
+        self.done = np.zeros(capacity, dtype=np.bool_)
+        self.complete = np.zeros(capacity, dtype=np.bool_)
+        self.born = np.zeros(capacity, dtype=np.int64)  # training step of the push
+        self.mass = SumTree(capacity)  # p^alpha (uniform: 1) where ready, else 0
+        # 1 where ready, for the ranks of the recent draws. The same tree where all masses are 1.
+        self.ready = SumTree(capacity) if self.prioritized and config.recent_fraction > 0.0 else self.mass
+        self.head = 0  # next slot to write
+        self.filled = 0  # slots ever written, at most capacity
+        self.young = 0  # so many of the last pushed are within max_age
+        self.num_complete = 0
+        self.num_usable = 0  # ready, but for those that have expired since `num_ready` was asked last
+        self.max_priority = 1.0  # largest |TD error| + floor ever seen
+
+    def push(self, rows: int, step: int) -> list[tuple[int, int]]:
+        """Take the next slots for the states of `rows` rows; returns them as ranges."""
+        # Otherwise the states of the step before, whose rewards are still to come, could be overwritten by this push.
+        assert 2 * rows <= self.capacity, f"a ring of {self.capacity} states is too small for {rows} rows per step"
+        assert self.filled == 0 or step >= self.born[self.head - 1], f"step {step} after {self.born[self.head - 1]}"
+        pieces = list(self._pieces(self.head, rows))
+        for start, end in pieces:
+            self.num_complete -= int(np.count_nonzero(self.complete[start:end]))
+            self.complete[start:end] = False
+            self.born[start:end] = step
+            self._forget(start, end)
+        self.head = (self.head + rows) % self.capacity
+        self.filled = min(self.filled + rows, self.capacity)
+        self.young = min(self.young + rows, self.capacity)
+        return pieces
+
+    def settle(self, places: Places, next_slots: Places, done: Flags) -> None:
+        """The transitions at places [n], all different, are complete now. next_slots [n]: any number where done.
+
+        A next slot must be younger than its own: the ring overwrites the older first, so that no transition outlives
+        its next state.
+        """
+        following = np.where(done, places, next_slots)
+        age, next_age = self._age(places), self._age(following)
+        written = places.min() >= 0 and following.min() >= 0 and age.max() < self.filled
+        assert written, f"slots {places}, next {following} of a ring with {self.filled} states"
+        assert bool((next_age < age + done).all()), f"next slots {following} are not all younger than {places}"
+        self.num_complete += len(places) - int(np.count_nonzero(self.complete[places]))
+        self.complete[places] = True
+        self.next_slots[places] = following
+        self.done[places] = done
+        self._put(places, age < self.young, self._largest_mass())
+
+    def num_ready(self, step: int) -> int:
+        """Transitions that may be sampled at training step `step`. Steps never fall."""
+        self._expire(step)
+        return self.num_usable
+
+    def draw(self, fractions: Values, step: int, beta: float) -> tuple[Places, Values | None]:
+        """One slot per fraction [n] in [0, 1), and their weights [n] (None: all 1). At least one must be ready."""
+        ready, count = self.num_ready(step), len(fractions)
+        assert ready > 0, f"none of {self.num_complete} transitions may be sampled at step {step}"
+        recent, first, among = 0, 0, 0
+        if self.config.recent_fraction > 0.0:
+            first, among = self._recent()
+            recent = round(self.config.recent_fraction * count) if among else 0
+        total = self.mass.total
+        places = self.mass.find(fractions[recent:] * total)
+        if recent:
+            ranks = first + np.minimum(np.floor(fractions[:recent] * among), among - 1)
+            places = np.concatenate([self.ready.find(ranks % ready), places])
+        if not self.prioritized:
+            return places, None
+        chance = self.mass.values[places] / total
+        if recent:
+            share = recent / count
+            chance = (1.0 - share) * chance + share * (self._age(places) < self._recent_states()) / among
+        # (ready * P)^-beta over its largest: the number of ready ones cancels.
+        return places, (chance.min() / chance) ** beta
+
+    def update(self, places: Places, td_errors: Values) -> None:
+        """Take the |TD errors| [n] of the transitions at places [n]; of a place that occurs twice the last counts."""
+        threshold = self.config.td_error_threshold
+        if len(places) == 0 or not (self.prioritized or threshold > 0.0):
+            return
+        if threshold > 0.0:  # readiness may change, so a place must not be counted twice
+            places, last = np.unique(places[::-1], return_index=True)
+            td_errors = td_errors[::-1][last]
+        usable = self.complete[places] & (self._age(places) < self.young) & (td_errors >= threshold)
+        mass: Values | float = 1.0
+        if self.prioritized:
+            priority = td_errors + PRIORITY_FLOOR
+            self.max_priority = max(self.max_priority, float(priority.max()))
+            mass = priority**self.config.priority_alpha
+        self._put(places, usable, mass)
+
+    def follow(self, places: Places, length: int) -> tuple[Places, Flags]:
+        """The transitions that follow those at places [n], and which of them there are: see ReplayBuffer.sequences."""
+        assert bool(self.complete[places].all()), f"incomplete: {places[~self.complete[places]]}"
+        slots = np.empty((len(places), length), dtype=np.int64)
+        alive = np.ones((len(places), length), dtype=np.bool_)
+        slots[:, 0] = places
+        for place in range(1, length):
+            last = slots[:, place - 1]
+            following = self.next_slots[last]
+            alive[:, place] = alive[:, place - 1] & ~self.done[last] & self.complete[following]
+            slots[:, place] = np.where(alive[:, place], following, last)
+        return slots, alive
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns that are saved, whole; `restored` makes the rest from them."""
+        return {
+            "next_slots": self.next_slots,
+            "done": self.done,
+            "complete": self.complete,
+            "born": self.born,
+            "mass": self.mass.values,
+        }
+
+    def restored(self, head: int, filled: int, young: int, max_priority: float) -> None:
+        """The first `filled` of every column were overwritten; make sums and counters fit. What was there before a
+        shorter state was loaded is forgotten.
+        """
+        self.head, self.filled, self.young, self.max_priority = head, filled, young, max_priority
+        self.complete[filled:] = False
+        self.num_complete = int(np.count_nonzero(self.complete))
+        mass = self.mass.values[:filled].copy()
+        self.mass.load(mass)
+        self.num_usable = int(np.count_nonzero(mass))
+        if self.ready is not self.mass:
+            self.ready.load((mass > 0.0).astype(np.float64))
+
+    def fault(self) -> str | None:
+        """The invariant that does not hold; None if all do. Reads everything."""
+        capacity, filled = self.capacity, self.filled
+        if not (0 <= self.head < capacity and 0 <= self.young <= filled <= capacity):
+            return f"head {self.head}, young {self.young}, filled {filled}, capacity {capacity}"
+        if filled < capacity and self.head != filled:
+            return f"head {self.head} of a ring that holds {filled} of {capacity}"
+        places = np.flatnonzero(self.complete)
+        if len(places) != self.num_complete:
+            return f"{len(places)} transitions are complete, the counter says {self.num_complete}"
+        if len(places) and places[-1] >= filled:
+            return f"slot {places[-1]} is complete, but only {filled} were written"
+        if bool((np.diff(self.born[(self.head - filled + np.arange(filled)) % capacity]) < 0).any()):
+            return "a state is older than one that was pushed before it"
+        following = self.next_slots[places]
+        inside = (following >= 0) & (following < capacity)
+        wrong = ~self.done[places] & ~(inside & (self._age(following) < self._age(places)))
+        if bool(wrong.any()):
+            return f"the next slots of {places[wrong][:4]} are not younger: {following[wrong][:4]}"
+        for name, tree in (("mass", self.mass), ("ready", self.ready)):
+            why = tree.fault()
+            if why is not None:
+                return f"{name}: {why}"
+        drawn = np.flatnonzero(self.mass.values)
+        wrong = ~self.complete[drawn] | (self._age(drawn) >= self.young)
+        if bool(wrong.any()):
+            return f"incomplete or expired slots can be drawn: {drawn[wrong][:4]}"
+        if len(drawn) != self.num_usable:
+            return f"{len(drawn)} slots can be drawn, the counter says {self.num_usable}"
+        if self.ready is not self.mass and not np.array_equal(self.ready.values, self.mass.values > 0.0):
+            return "the slots that count as ready are not those that can be drawn"
+        if not bool((self.mass.values <= self._largest_mass() * (1 + 1e-9)).all()):
+            return f"a mass of {self.mass.values.max()} exceeds that of the largest priority, {self._largest_mass()}"
+        return None
+
+    def _largest_mass(self) -> float:
+        return float(self.max_priority**self.config.priority_alpha) if self.prioritized else 1.0
+
+    def _pieces(self, start: int, count: int) -> Iterator[tuple[int, int]]:
+        """The slots start, start + 1, ... (start may be negative) as one or two ranges that do not wrap."""
+        start %= self.capacity
+        end = min(start + count, self.capacity)
+        yield start, end
+        if end - start < count:
+            yield 0, count - (end - start)
+
+    def _age(self, places: Places) -> Places:
+        """[n] how many states were pushed after those at `places` [n]."""
+        return (self.head - 1 - places) % self.capacity
+
+    def _put(self, places: Places, usable: Flags, mass: Values | float) -> None:
+        """The slots at places [n] are usable or not. Places are all different, or stay as usable as they are."""
+        self.num_usable += int(np.count_nonzero(usable)) - int(np.count_nonzero(self.mass.values[places]))
+        self.mass.set(places, np.where(usable, mass, 0.0))
+        if self.ready is not self.mass:
+            self.ready.set(places, usable.astype(np.float64))
+
+    def _forget(self, start: int, end: int) -> None:
+        """These slots cannot be drawn from now on."""
+        self.num_usable -= int(np.count_nonzero(self.mass.values[start:end]))
+        self.mass.clear(start, end)
+        if self.ready is not self.mass:
+            self.ready.clear(start, end)
+
+    def _expire(self, step: int) -> None:
+        """Move the end behind which states are older than max_age."""
+        if self.config.max_age is None or self.young == 0:
+            return
+        limit = step - self.config.max_age
+        for start, end in self._pieces(self.head - self.young, self.young):
+            if self.born[start] >= limit:
+                return
+            expired = int(np.searchsorted(self.born[start:end], limit))
+            self._forget(start, start + expired)
+            self.young -= expired
+
+    def _recent_states(self) -> int:
+        """The youngest tenth, at least one."""
+        return -(-self.filled // RECENT_PART)
+
+    def _recent(self) -> tuple[int, int]:
+        """Of the ready transitions in the order of slots: how many come before the recent ones (which may wrap around),
+        and how many these are.
+        """
+        start = self.head - self._recent_states()
+        first, last = self.ready.before(start % self.capacity), self.ready.before(self.head)
+        return int(first), int(last - first if start >= 0 else self.ready.total - first + last)
