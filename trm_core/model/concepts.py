@@ -159,8 +159,8 @@ class ConceptVocabulary(nn.Module):
             weights = all_rows((inputs - self.codebook[codes]).square().sum(1))
         else:
             weights = inputs.new_ones(total)
-        # Without replacement: the smallest of Exponential(1) / weight (Efraimidis and Spirakis 2006). An input that sits
-        # on its code (weight 0) would only give it a twin.
+        # Without replacement: the smallest of Exponential(1) / weight (Efraimidis and Spirakis 2006). An input on its
+        # code (weight 0) would only give it a twin.
         draws = keyed_uniform(seed, step, _REVIVE, torch.arange(total, device=inputs.device)).clamp(min=2.0**-25)
         most = min(len(dead), max(round(PLACED_SHARE * len(self.codebook)), 1), int((weights > 0).sum()))
         chosen = (-torch.log1p(-draws) / weights).argsort(stable=True)[:most]
