@@ -1,0 +1,130 @@
+"""The concept vocabulary against vector-quantize-pytorch: time of a forward, and of a forward with its update.
+
+    pip install vector-quantize-pytorch
+    python -m benchmarks.concepts --out benchmarks/results/concepts.json
+
+Both start from the same codebook and averages and see the same inputs; they alternate within every round, and the
+figures are medians over rounds of ours / theirs, so that other load on the machine strikes both. Prints one JSON
+document. The library's forward in training holds its update; a forward alone is its `freeze_codebook=True`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trm_core.model.concepts import DEAD_SHARE, ConceptVocabulary
+
+DECAY = 0.99
+PLACING = 20  # updates before the clock starts: all codes are placed
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def summary(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
+    return {
+        "ours_ms": round(1e3 * statistics.median(ours), 2),
+        "library_ms": round(1e3 * statistics.median(theirs), 2),
+        "ours_over_library": round(statistics.median(ratios), 3),
+        "ratio_low": round(ratios[len(ratios) // 10], 3),
+        "ratio_high": round(ratios[-1 - len(ratios) // 10], 3),
+    }
+
+
+def measure(library: Any, size: argparse.Namespace) -> dict[str, Any]:
+    """Ratios of both ways at one size."""
+    generator = torch.Generator().manual_seed(0)
+    # As many clusters as codes, so that codes stay in use and few of them die on either side.
+    centres = torch.randn(size.codes, size.width, generator=generator)
+
+    def draw() -> Tensor:
+        cluster = torch.randint(size.codes, (size.rows, size.capsules), generator=generator)
+        return centres[cluster] + 0.5 * torch.randn(*cluster.shape, size.width, generator=generator)
+
+    ours = ConceptVocabulary(size.width, size.codes, size.width, 0.5, DECAY)
+    for step in range(PLACING):
+        ours.update(*ours(draw(), None)[1].rows(), step, 0)
+    theirs = library.VectorQuantize(
+        size.width,
+        size.codes,
+        decay=DECAY,
+        rotation_trick=False,  # plain straight-through, as ours
+        threshold_ema_dead_code=DEAD_SHARE * size.rows * size.capsules / size.codes,
+    )
+    theirs._codebook.embed.copy_(ours.codebook[None])
+    theirs._codebook.embed_avg.copy_(ours.ema_sums[None])
+    theirs._codebook.cluster_size.copy_(ours.ema_counts[None])
+
+    def our_step(z: Tensor, step: int) -> None:
+        _, found = ours(z, None)
+        ours.update(*found.rows(), step, 0)
+
+    times: dict[str, list[float]] = {name: [] for name in ("ours", "theirs", "ours_forward", "theirs_forward")}
+    for round_ in range(size.warmup + size.rounds):
+        z = draw().requires_grad_()
+        work = {
+            "ours": lambda z=z, step=round_ + PLACING: our_step(z, step),
+            "theirs": lambda z=z: theirs(z),
+            "ours_forward": lambda z=z: ours(z, None),
+            "theirs_forward": lambda z=z: theirs(z, freeze_codebook=True),
+        }
+        # Either goes first every other round.
+        for name in list(work) if round_ % 2 else reversed(work):
+            taken = seconds(work[name])
+            if round_ >= size.warmup:
+                times[name].append(taken)
+    return {
+        "forward and update": summary(times["ours"], times["theirs"]),
+        "forward": summary(times["ours_forward"], times["theirs_forward"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--capsules", type=int, default=12)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--codes", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    try:
+        import vector_quantize_pytorch as library
+    except ModuleNotFoundError:
+        raise SystemExit("compares with vector-quantize-pytorch: pip install vector-quantize-pytorch") from None
+    torch.set_num_threads(arguments.threads)
+    record = {
+        "size": {name: getattr(arguments, name) for name in ("rows", "capsules", "width", "codes")},
+        "rounds": arguments.rounds,
+        "threads": arguments.threads,
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "library": version("vector-quantize-pytorch"),
+        **measure(library, arguments),
+    }
+    text = json.dumps(record, indent=2)
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
