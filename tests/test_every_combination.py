@@ -76,14 +76,14 @@ def covering_array() -> list[Row]:
         rest = [name for name in names if name not in row]
         draw.shuffle(rest)
         for name in rest:
-
-            def gain(value: Any, name: str = name, row: Row = row) -> int:
-                return sum(
+            choices = [value for value in FEATURES[name] if allowed({**row, name: value})]
+            gains = {
+                value: sum(
                     ((c, z, name, value) in open_pairs) + ((name, value, c, z) in open_pairs) for c, z in row.items()
                 )
-
-            choices = [value for value in FEATURES[name] if allowed({**row, name: value})]
-            row[name] = max(draw.sample(choices, len(choices)), key=gain)
+                for value in draw.sample(choices, len(choices))
+            }
+            row[name] = max(gains.items(), key=lambda pair: pair[1])[0]
         rows.append({name: row[name] for name in names})
         open_pairs -= {(c, row[c], d, row[d]) for c, d in itertools.combinations(names, 2)}
     return rows

@@ -129,6 +129,11 @@ class ReplayBuffer:
         places, alive = self.index.follow(_host(slots), length)
         return self._tensor(places), self._tensor(alive)
 
+    def ages(self, slots: Tensor) -> Tensor:
+        """[n] training steps between the push of these slots and the newest push."""
+        born = self.index.born
+        return self._tensor(born[(self.index.head - 1) % self.index.capacity] - born[_host(slots)])
+
     def check_valid(self) -> tuple[bool, str]:
         """Whether all invariants hold, and which does not. Reads everything: for diagnosis and tests."""
         why = self.index.fault()
