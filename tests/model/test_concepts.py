@@ -164,6 +164,8 @@ def test_a_narrower_vocabulary_learns_its_projections_from_the_task() -> None:
     mixed.square().sum().backward()
     for parameter in vocabulary.parameters():
         assert bool(parameter.grad.any())
+    empty = ConceptVocabulary(6, 8, 3, 0.25, 0.9)
+    assert torch.equal(empty(z, None)[0], z), "there is nothing to mix with before the first update"
 
 
 def test_half_precision_does_not_choose_other_codes() -> None:
@@ -239,7 +241,7 @@ def test_a_new_code_has_time_to_be_used() -> None:
         vocabulary.update(x, codes, step, SEED)
     last = vocabulary.codebook[7].clone()
     lived = 0
-    while torch.equal(vocabulary.codebook[7], last):
+    while torch.equal(vocabulary.codebook[7], last) and lived < 300:
         lived += 1
         vocabulary.update(x, codes, 8 + lived, SEED)  # only code 0 is used
     # It starts at the mean use of 40 / 8 and decays; the others that are unused are placed again before it.
