@@ -16,6 +16,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """This process's number among `world_size`; 0 outside of torch.distributed."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def all_sum(values: Tensor) -> Tensor:
     """The sum of `values` over all ranks, as a new tensor; `values` itself in a single process."""
     if world_size() == 1:

@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     REPLAY = 9
     HOLD_EPISODE = 10
     HOLD_STEPS = 11
+    REVIVE_CONCEPT = 12
 
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)

@@ -12,7 +12,7 @@ same on every rank without any rank being special, and no generator has to be sa
 
 Few codes are placed at a time, on inputs drawn by the squared distance to their code, so that later codes go where
 earlier ones are far away (k-means++, Arthur and Vassilvitskii 2007; in rounds, Bahmani et al. 2012). With 24 codes for
-16 clusters and 20 seeds a cluster was missed by 10 seeds when all codes were placed at once and evenly, by none so.
+16 clusters a cluster was missed in 10 of 20 runs when all codes were placed at once and evenly, in 2 of 40 so.
 
 Shapes: B rows, K positions, D = hidden_size, C codes, d = concept_dim, n valid positions of this rank.
 """
@@ -20,17 +20,13 @@ Shapes: B rows, K positions, D = hidden_size, C codes, d = concept_dim, n valid 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from trm_core.collectives import all_rows, all_sum, world_size
+from trm_core.collectives import all_rows, all_sum, rank, world_size
+from trm_core.data.fields import CONTROL_SYMBOLS
 from trm_core.keyed_random import Purpose, keyed_uniform
-
-NUM_CONTROL = 4
-"""Ids 0-3 of the token vocabulary are control symbols; concept c is id c + 4."""
 
 DEAD_SHARE = 0.1
 """A code is dead when its average use is at or below this share of the mean use of all codes. A code is placed with
@@ -38,8 +34,6 @@ the mean use, so an unused one lives ln(10) / (1 - decay) updates: 229 at a deca
 
 PLACED_SHARE = 1 / 16
 """Share of the codes that one update places at most (at least one code)."""
-
-_REVIVE = cast(Purpose, 40)
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ class Quantised:
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Inputs [n, d] and codes [n] of the valid positions: what `ConceptVocabulary.update` takes."""
-        codes = self.ids - NUM_CONTROL
+        codes = self.ids - CONTROL_SYMBOLS
         if self.mask is None:
             return self.inputs.flatten(0, 1), codes.flatten()
         return self.inputs[self.mask], codes[self.mask]
@@ -103,7 +97,7 @@ class ConceptVocabulary(nn.Module):
         mixed = torch.lerp(z_BKD, concept.to(z_BKD.dtype), self.mix)
         mixed = torch.where(placed, mixed, z_BKD)
         error = x - q
-        ids = codes + NUM_CONTROL
+        ids = codes + CONTROL_SYMBOLS
         if mask is not None:
             mixed = torch.where(mask[:, :, None], mixed, z_BKD)
             error = error.masked_fill(~mask[:, :, None], 0.0)
@@ -161,7 +155,8 @@ class ConceptVocabulary(nn.Module):
             weights = inputs.new_ones(total)
         # Without replacement: the smallest of Exponential(1) / weight (Efraimidis and Spirakis 2006). An input on its
         # code (weight 0) would only give it a twin.
-        draws = keyed_uniform(seed, step, _REVIVE, torch.arange(total, device=inputs.device)).clamp(min=2.0**-25)
+        numbers = torch.arange(total, device=inputs.device)
+        draws = keyed_uniform(seed, step, Purpose.REVIVE_CONCEPT, numbers).clamp(min=2.0**-25)
         most = min(len(dead), max(round(PLACED_SHARE * len(self.codebook)), 1), int((weights > 0).sum()))
         chosen = (-torch.log1p(-draws) / weights).argsort(stable=True)[:most]
         revived = dead[: len(chosen)]
@@ -174,7 +169,7 @@ class ConceptVocabulary(nn.Module):
     def statistics(self, ids: Tensor) -> ConceptStatistics:
         """Of ids of any shape in the token vocabulary (those below 4 do not count), over all ranks: all call it."""
         size = len(self.codebook)
-        counts = all_sum(torch.bincount(ids[ids >= NUM_CONTROL] - NUM_CONTROL, minlength=size)).double().cpu()
+        counts = all_sum(torch.bincount(ids[ids >= CONTROL_SYMBOLS] - CONTROL_SYMBOLS, minlength=size)).double().cpu()
         dead = int(self._dead().sum())
         if not bool(counts.any()):
             return ConceptStatistics(0.0, 0.0, dead)
@@ -188,7 +183,7 @@ def _rows_of_all_ranks(rows: Tensor, chosen: Tensor) -> Tensor:
     if world_size() == 1:
         return rows[chosen]
     lengths = all_rows(torch.tensor([len(rows)], device=rows.device))
-    local = chosen - lengths[: dist.get_rank()].sum()
+    local = chosen - lengths[: rank()].sum()
     mine = (local >= 0) & (local < len(rows))
     found = rows.new_zeros(len(chosen), rows.shape[1])
     found[mine] = rows[local[mine]]
