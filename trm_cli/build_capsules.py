@@ -62,6 +62,9 @@ def command(
     sketch: Annotated[
         str | None, typer.Option("--sketch", help="mean, leading or none: what the coarse view keeps.")
     ] = None,
+    sketch_dims: Annotated[
+        int | None, typer.Option("--sketch-dims", help="Dimensions that --sketch leading keeps; default: a quarter.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of splits, projections and encoders.")] = None,
     validation: Annotated[float | None, typer.Option("--validation", help="Share of samples for validation.")] = None,
     test: Annotated[float | None, typer.Option("--test", help="Share of samples for the final test.")] = None,
@@ -75,6 +78,10 @@ def command(
     augment_warps: Annotated[
         int | None,
         typer.Option("--augment-warps", metavar="N", help="Add N slightly turned and stretched copies per picture."),
+    ] = None,
+    augment_grids: Annotated[
+        int | None,
+        typer.Option("--augment-grids", metavar="N", help="Add N turned and recoloured copies per pair of grids."),
     ] = None,
     groups: Annotated[
         list[str] | None, typer.Option("--group", metavar="NAME=COL,COL", help="A capsule of a table; repeat.")
@@ -103,6 +110,7 @@ def command(
         "encoder": encoder,
         "encoder_model": encoder_model,
         "sketch": sketch,
+        "sketch_dims": sketch_dims,
         "seed": seed,
         "validation": validation,
         "test": test,
@@ -111,6 +119,7 @@ def command(
         "image_size": image_size,
         "augment_shift": augment_shift,
         "augment_warps": augment_warps,
+        "augment_grids": augment_grids,
         "groups": {name: columns.split(",") for name, columns in _pairs("--group", groups).items()} or None,
         "prices": {name: _price(name, price) for name, price in _pairs("--price", prices).items()} or None,
         "workers": workers,

@@ -360,7 +360,7 @@ def learn_clusters(vocabulary: ConceptVocabulary, updates: int, seed: int) -> tu
 
 
 def test_the_codebook_finds_clusters() -> None:
-    """Nearly always: k-means has local optima. Placing all codes at once and evenly misses a cluster half of the time."""
+    """Nearly always: k-means has local optima. Placing all codes at once and evenly misses one half of the time."""
     found = 0
     for seed in range(10):
         error, perplexity, ids = learn_clusters(ConceptVocabulary(16, 24, 16, 0.5, 0.9), 200, seed)

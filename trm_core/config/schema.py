@@ -142,9 +142,10 @@ class BuildConfig(Section):
     )
     sketch: Literal["auto", "mean", "leading", "none"] = Field(
         "auto",
-        description="What the coarse view keeps: the mean of the children; only the leading quarter of its dimensions; "
+        description="What the coarse view keeps: the mean of the children; only its leading dimensions (sketch_dims); "
         "or nothing. auto: mean for images, grids and arrays, leading for text, none for tables.",
     )
+    sketch_dims: Count | Auto = Field("auto", description="Dimensions that sketch=leading keeps; auto: a quarter.")
     dtype: Literal["float16", "float32"] = Field("float16", description="Stored precision of embeddings.")
     validation: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="Share of the samples for validation.")
     test: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
@@ -174,6 +175,10 @@ class BuildConfig(Section):
     augment_warps: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Images: add this many copies of each training image, rotated, scaled, sheared and moved a little.",
+    )
+    augment_grids: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="ARC grids: add this many copies of each training pair, turned or mirrored and recoloured.",
     )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Processes that read and encode; 0: in this process.")
 

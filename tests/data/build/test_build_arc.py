@@ -12,7 +12,8 @@ import pytest
 from built_file import Build
 from small_sources import write_arc
 
-from trm_core.data.build.arc import GridPair
+from trm_core.data.build.arc import COLOURS, GridPair
+from trm_core.data.build.augment import GridCopies
 from trm_core.data.build.encode_arc import FEATURES, ArcEncoder
 from trm_core.errors import ConfigError, DataError
 
@@ -101,3 +102,31 @@ def test_the_real_concept_arc(build: Build) -> None:
     built = build(source, label="concept")
     assert len(built.manifest["class_names"]) == 16
     assert "TopBottom3D" in built.manifest["class_names"]
+
+
+def test_copies_of_grids_keep_the_task_and_are_for_training_alone(build: Build, tmp_path: Path) -> None:
+    source = write_arc(tmp_path / "arc", tasks=20)
+    plain, more = (build(source, name=f"{n}.h5", augment_grids=n, num_concepts=16) for n in (0, 3))
+    assert len(more.splits["train"]["ids"]) > 2 * len(plain.splits["train"]["ids"])
+    for split in ("validation", "test"):
+        assert np.array_equal(plain.splits[split]["children"], more.splits[split]["children"])
+
+
+def test_a_copy_is_one_symmetry_of_both_grids() -> None:
+    random = np.random.default_rng(0)
+    left, right = (random.integers(0, COLOURS, (4, 6)).astype(np.int8) for _ in range(2))
+    original, *copies = GridCopies(12, seed=1).variants(GridPair(left, right))
+    assert original.input is left
+    assert len({copy.input.tobytes() for copy in copies}) > 8
+    for copy in copies:
+        assert copy.output is not None
+        pairs = set(zip(left.ravel().tolist(), right.ravel().tolist(), strict=True))
+        moved = set(zip(copy.input.ravel().tolist(), copy.output.ravel().tolist(), strict=True))
+        assert len(pairs) == len(moved), "the same cells and colours still stand for each other"
+        assert (copy.input == 0).sum() == (left == 0).sum(), "the background stays"
+        assert sorted(np.bincount(copy.input.ravel(), minlength=COLOURS)) == sorted(
+            np.bincount(left.ravel(), minlength=COLOURS)
+        )
+    again = GridCopies(12, seed=1).variants(GridPair(left, right))
+    assert all(np.array_equal(a.input, b.input) for a, b in zip(copies, again[1:], strict=True))
+    assert GridCopies(2, seed=1).variants(GridPair(left, None))[1].output is None

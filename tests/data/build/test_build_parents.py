@@ -93,7 +93,7 @@ def test_an_output_cell_hangs_on_the_input_cell_at_its_place() -> None:
     assert encoded.parents is not None
     assert encoded.parents[0, 9:].tolist() == list(range(9))
     assert np.array_equal(encoded.parents[0, :9], naive_quadtree(3, 3))
-    fields = Layout(20, 4, FEATURES, 0, "mean", 0, "float16", True, True).finish(encoded)
+    fields = Layout(20, 4, FEATURES, 0, "mean", 0, "float16", True, 1, True).finish(encoded)
     assert fields["parents"][0, 18:].tolist() == [-1, -1]
     assert (fields["parents"][1, 9:] == -1).all()  # no output: padding
     assert is_forest(fields["parents"][0])
@@ -103,7 +103,7 @@ def test_parents_of_padding_are_refused() -> None:
     mask = np.asarray([[[True], [False], [True]]])
     encoded = Encoded(np.zeros((1, 3, 1, 2), np.float32), mask, parents=np.asarray([[-1, 0, 1]]))
     with pytest.raises(AssertionError, match="parents that are padding"):
-        Layout(3, 1, 2, 0, "mean", 0, "float16", True, True).finish(encoded)
+        Layout(3, 1, 2, 0, "mean", 0, "float16", True, 1, True).finish(encoded)
 
 
 Writer = Callable[[Path], Path]

@@ -13,7 +13,7 @@ from small_sources import write_messages
 
 from trm_core.data.build.text import ParagraphReader, text_digest
 from trm_core.data.fields import IGNORE_LABEL
-from trm_core.errors import DataError
+from trm_core.errors import ConfigError, DataError
 
 SMALL = {"num_capsules": 4, "num_children": 2, "dim": 16}
 
@@ -60,6 +60,11 @@ def test_the_sketch_is_the_leading_quarter_of_the_mean(build: Build, tmp_path: P
     sketches = built.all("sketches").astype(np.float32)
     assert (sketches[..., 4:] == 0).all()
     assert np.allclose(sketches[..., :4], mean[..., :4], atol=0.02)
+    two = build(tmp_path / "messages.tsv", name="two.h5", sketch_dims=2, **SMALL).all("sketches").astype(np.float32)
+    assert np.allclose(two[..., :2], mean[..., :2], atol=0.02)
+    assert not two[..., 2:].any()
+    with pytest.raises(ConfigError, match="sketch_dims=99"):
+        build(tmp_path / "messages.tsv", name="none.h5", sketch_dims=99, **SMALL)
     whole = build(tmp_path / "messages.tsv", name="mean.h5", sketch="mean", **SMALL)
     assert (whole.all("sketches")[..., 4:] != 0).any()
     assert not build(tmp_path / "messages.tsv", name="none.h5", sketch="none", **SMALL).all("sketches").any()

@@ -1,14 +1,19 @@
-"""More training pictures out of those there are: shifted by whole pixels, or warped a little.
+"""More training samples out of those there are: pictures shifted by whole pixels or warped a little, grids turned and
+recoloured.
 
-A copy depends on the picture's own content and the seed alone, so chunks and workers do not change it.
+A copy depends on the sample's own content and the seed alone, so chunks and workers do not change it.
 """
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+
+from trm_core.data.build.arc import COLOURS, GridPair
+from trm_core.data.build.pictures import to_picture
 
 # Limits of a warp, each drawn uniformly. About what separates two writings of one digit by one hand.
 _ROTATION = np.deg2rad(12.0)
@@ -17,8 +22,17 @@ _SHEAR = 0.1
 _SHIFT = 0.075  # of the picture's side
 
 
+class Augmentation(Protocol):
+    """`most`: samples that one becomes at most, itself included. `variants`: the sample itself and its copies."""
+
+    @property
+    def most(self) -> int: ...
+
+    def variants(self, content: Any) -> list[Any]: ...
+
+
 @dataclass(frozen=True)
-class Augmentation:
+class PictureCopies:
     """Which copies a training picture gets."""
 
     shift: int = 0  # every shift by up to this many pixels
@@ -27,12 +41,45 @@ class Augmentation:
 
     @property
     def most(self) -> int:
-        """Pictures that one picture becomes at most, itself included."""
         return (2 * self.shift + 1) ** 2 + self.warps
 
-    def copies(self, picture: np.ndarray) -> list[np.ndarray]:
-        """The copies of a float32 picture [height, width, channels]."""
-        return shifted(picture, self.shift) + warped(picture, self.warps, self.seed)
+    def variants(self, content: Any) -> list[Any]:
+        """float32 pictures [height, width, channels]."""
+        picture = to_picture(content)
+        return [picture, *shifted(picture, self.shift), *warped(picture, self.warps, self.seed)]
+
+
+@dataclass(frozen=True)
+class GridCopies:
+    """So many copies of a training pair of grids, each under a random symmetry of the square and permutation of the
+    colours 1 to 9 (0 is the background); the same ones for input and output, so that the task stays the same.
+    """
+
+    count: int
+    seed: int = 0
+
+    @property
+    def most(self) -> int:
+        return 1 + self.count
+
+    def variants(self, content: GridPair) -> list[Any]:
+        random = np.random.default_rng([self.seed & 0xFFFFFFFF, zlib.crc32(content.input.tobytes())])
+        found = [content]
+        for _ in range(self.count):
+            turns, mirrored = int(random.integers(4)), bool(random.integers(2))
+            colours = np.concatenate([[0], 1 + random.permutation(COLOURS - 1)]).astype(np.int8)
+            grids = [
+                None if grid is None else moved(colours[grid], turns, mirrored)
+                for grid in (content.input, content.output)
+            ]
+            assert grids[0] is not None
+            found.append(GridPair(grids[0], grids[1]))
+        return found
+
+
+def moved(grid: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:
+    """A grid [h, w] turned by quarter turns, and mirrored before if asked for."""
+    return np.ascontiguousarray(np.rot90(grid[:, ::-1] if mirrored else grid, turns))
 
 
 def warped(picture: np.ndarray, copies: int, seed: int) -> list[np.ndarray]:

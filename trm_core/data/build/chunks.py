@@ -21,7 +21,6 @@ from trm_core.data.build.concepts import Concepts
 from trm_core.data.build.encoders import Encoder, Layout
 from trm_core.data.build.fitting import detail_of
 from trm_core.data.build.modality import Modality
-from trm_core.data.build.pictures import to_picture
 from trm_core.data.build.plan import Plan, stream
 from trm_core.data.build.records import Progress
 from trm_core.data.build.splits import TRAIN
@@ -51,13 +50,13 @@ class Coder:
     encoders: list[Encoder]
     layouts: list[Layout]
     concepts: Concepts | None
-    augmentation: Augmentation
+    augmentation: Augmentation | None
 
     def run(self, modality: int, contents: list[Any], train: np.ndarray, with_modality: bool) -> dict[str, np.ndarray]:
         """Stored fields of a chunk, with `source` (index into `contents`), `augmented` and `digest` for each row."""
         source = np.arange(len(contents), dtype=np.int64)
         augmented = np.zeros(len(contents), dtype=bool)
-        if self.augmentation.most > 1:
+        if self.augmentation is not None:
             contents, source, augmented = _augment(contents, train, self.augmentation)
         with one_thread():
             encoded = self.encoders[modality].encode(contents)
@@ -71,9 +70,15 @@ class Coder:
         return fields | {"source": source, "augmented": augmented, "digest": row_digests(fields)}
 
 
-def chunk_list(plan: Plan, layout: Layout, augmentation: Augmentation) -> list[Chunk]:
+def chunk_list(plan: Plan, layout: Layout, augmentation: Augmentation | None) -> list[Chunk]:
     """Cut the plan's rows into chunks of a bounded number of bytes."""
-    row_bytes = 4 * layout.num_capsules * layout.dim * (layout.num_children + 1) * augmentation.most
+    row_bytes = (
+        4
+        * layout.num_capsules
+        * layout.dim
+        * (layout.num_children + 1)
+        * (1 if augmentation is None else augmentation.most)
+    )
     rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // row_bytes))
     chunks: list[Chunk] = []
     for number, (start, stop) in enumerate(zip(plan.starts[:-1], plan.starts[1:], strict=True)):
@@ -184,14 +189,13 @@ def _pooled(
 def _augment(
     contents: list[Any], train: np.ndarray, augmentation: Augmentation
 ) -> tuple[list[Any], np.ndarray, np.ndarray]:
-    """Training pictures followed by their copies; the others as they are."""
-    pictures: list[Any] = []
+    """Training samples followed by their copies; the others alone."""
+    samples: list[Any] = []
     source: list[int] = []
     augmented: list[bool] = []
     for row, content in enumerate(contents):
-        picture = to_picture(content)
-        copies = augmentation.copies(picture) if train[row] else []
-        pictures += [picture, *copies]
-        source += [row] * (1 + len(copies))
-        augmented += [False] + [True] * len(copies)
-    return pictures, np.asarray(source, dtype=np.int64), np.asarray(augmented, dtype=bool)
+        variants = augmentation.variants(content) if train[row] else [content]
+        samples += variants
+        source += [row] * len(variants)
+        augmented += [False] + [True] * (len(variants) - 1)
+    return samples, np.asarray(source, dtype=np.int64), np.asarray(augmented, dtype=bool)

@@ -79,6 +79,7 @@ class Layout:
     checksum_seed: int
     dtype: str
     with_mask: bool
+    sketch_dims: int  # leading dimensions that sketch=leading keeps
     with_parents: bool = False
 
     def finish(self, encoded: Encoded) -> dict[str, np.ndarray]:
@@ -134,7 +135,7 @@ class Layout:
             real = encoded.child_mask[..., None]
             mean = (children * real).sum(axis=2, dtype=np.float32) / np.maximum(real.sum(axis=2), 1)
         if self.sketch == "leading":
-            mean[..., max(1, dim // 4) :] = 0.0
+            mean[..., self.sketch_dims :] = 0.0
         return mean.astype(np.float32, copy=False)
 
     def _store(self, name: str, values: np.ndarray) -> np.ndarray:

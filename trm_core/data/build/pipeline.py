@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from trm_core.config.schema import BuildConfig
-from trm_core.data.build.augment import Augmentation
+from trm_core.data.build.augment import Augmentation, GridCopies, PictureCopies
 from trm_core.data.build.chunks import Coder, chunk_list, encode_all
 from trm_core.data.build.detect import detect_kind
 from trm_core.data.build.encoders import Layout
@@ -97,10 +97,7 @@ def _build(
         layouts = _layouts(modalities, config)
         plan = make_plan(modalities, config, progress, say)
         concepts = fit_all(modalities, layouts, plan, config, work, progress, say)
-        pictures = all(modality.kind in ("digits", "images") for modality in modalities)
-        augmentation = (
-            Augmentation(config.augment_shift, config.augment_warps, config.seed) if pictures else Augmentation()
-        )
+        augmentation = choose_augmentation({modality.kind for modality in modalities}, config)
         coder = Coder([modality.encoder for modality in modalities], layouts, concepts, augmentation)
         chunks = chunk_list(plan, layouts[0], augmentation)
         reused = encode_all(modalities, coder, chunks, plan, work, config.workers, progress, should_stop)
@@ -200,6 +197,8 @@ def _layouts(modalities: list[Modality], config: BuildConfig) -> list[Layout]:
     checksum_dim = min(_MAX_CHECKSUM_DIM, m * dim) if config.checksum_dim == "auto" else config.checksum_dim
     if m == 0:
         checksum_dim = encoders[0].given_checksums if len(encoders) == 1 else 0
+    if config.sketch_dims != "auto" and config.sketch_dims > dim:
+        raise ConfigError(f"data.build.sketch_dims={config.sketch_dims} exceeds the width of {dim}", hint="lower it")
     masked = any(encoder.masks or encoder.num_capsules < k for encoder in encoders)
     return [
         Layout(
@@ -212,9 +211,19 @@ def _layouts(modalities: list[Modality], config: BuildConfig) -> list[Layout]:
             dtype=np.dtype(config.dtype).name,
             with_mask=masked,
             with_parents=any(encoder.parents for encoder in encoders),
+            sketch_dims=max(1, dim // 4) if config.sketch_dims == "auto" else config.sketch_dims,
         )
         for encoder in encoders
     ]
+
+
+def choose_augmentation(kinds: set[str], config: BuildConfig) -> Augmentation | None:
+    """The copies that training samples of these kinds get; None for none."""
+    if kinds <= {"digits", "images"} and (config.augment_shift or config.augment_warps):
+        return PictureCopies(config.augment_shift, config.augment_warps, config.seed)
+    if kinds == {"arc"} and config.augment_grids:
+        return GridCopies(config.augment_grids, config.seed)
+    return None
 
 
 def _no_progress(stage: str, done: int, total: int) -> None:
