@@ -1,0 +1,165 @@
+"""How much time halting and adaptive H-cycles save at inference, on the same opened capsules.
+
+    python -m benchmarks.adaptive_inference RUN --out benchmarks/results/adaptive_inference.json
+
+RUN was trained with `arch.enable_adaptive_hcycles=true` and at least two H-cycles. The learned policy first decides
+which capsules each test sample opens. Then two ways of thinking read exactly those, open from the start:
+
+    all       every sample runs T steps with every cycle; T: the smallest within 0.1 points of the best of 1..max_steps
+    adaptive  a sample halts once its halt logit is high, leaves the H loop above its threshold; the batch shrinks
+
+Wall-clock on one thread, in alternation, for all samples and for the easier and the harder half (by confidence after
+the first step, opened capsules as above). The halt logit to halt at is the smallest of a few within 0.3 points of `all`
+on the validation or training samples, not on the ones that are reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import alternate, ratio
+from trm_core.config.schema import Config
+from trm_core.data.store import open_capsules
+from trm_core.data.stream import CapsuleBatch, sequential_batches
+from trm_core.dqn.actions import Action
+from trm_core.evaluation.load import load_run
+from trm_core.evaluation.policies import LearnedPolicy, Situation, nothing
+from trm_core.evaluation.rollout import Outcome, rollout
+from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.trm import TinyRecursiveModel
+
+HALTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+@dataclass
+class Given:
+    """Opens the given capsules before step 1 and halts above a halt logit, or after `steps`."""
+
+    opened: Tensor  # [N, k]
+    halt: float
+    steps: int
+    price: float
+    name: str = "given"
+    first: int = 0
+
+    def open_first(self, capsules: CapsuleState) -> Tensor:
+        rows = len(capsules.expanded)
+        here = self.opened[self.first : self.first + rows]
+        self.first = (self.first + rows) % len(self.opened)
+        return here
+
+    def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
+        stop = (now.output.halt_logit > self.halt) | (now.steps >= self.steps) | ~now.valid[:, Action.CONTINUE]
+        return torch.where(stop, Action.HALT, Action.CONTINUE), nothing(now.capsules)
+
+
+class Opened(LearnedPolicy):
+    """The learned policy, keeping what it opened."""
+
+    def __init__(self, price: float, rows: int, k: int) -> None:
+        super().__init__(price)
+        self.opened = torch.zeros(rows, k, dtype=torch.bool)
+
+    def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
+        action, opened = super().decide(now)
+        self.opened[now.rows] |= opened
+        return action, opened
+
+
+class Bench:
+    """One model on one split."""
+
+    def __init__(self, model: TinyRecursiveModel, config: Config, batch: CapsuleBatch, prices: Tensor) -> None:
+        self.model, self.config, self.batch, self.prices = model, config, batch, prices
+        policy = Opened(model.price_level, len(batch), model.data.num_capsules)
+        rollout(model, config, [batch], policy, prices)
+        self.opened = policy.opened
+
+    def run(self, halt: float, steps: int, leave: float | None, rows: Tensor | None = None) -> Outcome:
+        batch = self.batch if rows is None else self.batch.select(rows)
+        opened = self.opened if rows is None else self.opened[rows]
+        self.model.leave_above = leave
+        return rollout(
+            self.model, self.config, [batch], Given(opened, halt, steps, self.model.price_level), self.prices
+        )
+
+    def needed_steps(self) -> tuple[int, list[float]]:
+        """The smallest T within 0.1 points of the best, and the accuracy of every T."""
+        never = float("inf")
+        curve = [
+            float(self.run(never, steps, None).accuracy.mean()) for steps in range(1, self.config.arch.max_steps + 1)
+        ]
+        return next(t for t, a in enumerate(curve, start=1) if a >= max(curve) - 0.001), curve
+
+
+def whole_split(file: Any, split: str, limit: int = 4000) -> CapsuleBatch:
+    return next(sequential_batches(file, split, min(file.rows[split], limit)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--repetitions", type=int, default=30)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    loaded = load_run(arguments.run, torch.device("cpu"))
+    config, model = loaded.config, loaded.model
+    if model.leave_above is None:
+        raise SystemExit("the run was not trained with arch.enable_adaptive_hcycles=true")
+    threshold = model.leave_above
+    file = open_capsules(loaded.data["eval"]["path"])
+    prices = torch.as_tensor(file.prices)
+    tuning = "validation" if file.rows.get("validation") else "train"
+    tune = Bench(model, config, whole_split(file, tuning, 1000), prices)
+    steps, _ = tune.needed_steps()
+    full = float(tune.run(float("inf"), steps, None).accuracy.mean())
+    halt = next(
+        (h for h in HALTS if float(tune.run(h, steps, threshold).accuracy.mean()) >= full - 0.003), float("inf")
+    )
+
+    bench = Bench(model, config, whole_split(file, "test"), prices)
+    confidence = bench.run(float("inf"), 1, None).confidence
+    order = confidence.argsort(descending=True)
+    half = len(order) // 2
+    parts = {"all samples": torch.arange(len(order)), "easy half": order[:half], "hard half": order[half:]}
+    record: dict[str, Any] = {
+        "run": arguments.run.name,
+        "T": steps,
+        "accuracy by T on the test split": bench.needed_steps()[1],
+        "halt logit": halt,
+        "leaves the H loop above": threshold,
+        "tuned on": tuning,
+        "opened": float(bench.opened.sum(1).float().mean()),
+    }
+    for name, rows in parts.items():
+
+        def adaptive(rows: Tensor = rows) -> Outcome:
+            return bench.run(halt, steps, threshold, rows)
+
+        def everything(rows: Tensor = rows) -> Outcome:
+            return bench.run(float("inf"), steps, None, rows)
+
+        works: dict[str, Callable[[], object]] = {"all": everything, "adaptive": adaptive}
+        seconds = alternate(works, arguments.repetitions)
+        fast, slow = adaptive(), everything()
+        record[name] = {
+            "times faster": ratio(seconds["all"], seconds["adaptive"]),
+            "accuracy": {"all": float(slow.accuracy.mean()), "adaptive": float(fast.accuracy.mean())},
+            "steps": {"all": float(slow.steps.float().mean()), "adaptive": float(fast.steps.float().mean())},
+            "cycles": {"all": float(slow.cycles.float().mean()), "adaptive": float(fast.cycles.float().mean())},
+        }
+    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()

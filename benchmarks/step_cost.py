@@ -1,0 +1,103 @@
+"""What DQN and EXPAND add to a training step.
+
+    python -m benchmarks.step_cost --out benchmarks/results/step_cost.json [--hidden 128 --layers 4 --batch 96]
+
+The multimodal config of the pipeline (k = 12, m = 4, D = 512, H 3, L 2, every step learning) at a reduced width, on
+random capsules. Three trainers in one process take a step in turn:
+
+    plain     halting by the halt logit, sketches only
+    dqn       the same with replay and Q-learning over CONTINUE and HALT
+    expand    the same with EXPAND over capsules with children
+
+Ratios of neighbouring steps with 95 % intervals; one thread. The buffers are full enough to learn before timing begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.timing import alternate, ratio
+from trm_core.config.schema import Config
+from trm_core.data.store import CapsuleWriter, open_capsules
+from trm_core.training.features import resolve_features, resolved
+from trm_core.training.trainer import Trainer
+
+K, M, D, ROWS, CLASSES = 12, 4, 512, 600, 10
+VARIANTS = {
+    "plain": {"dqn": {"enabled": False}, "arch": {"enable_capsule_expansion": False, "q_head_num_actions": 2}},
+    "dqn": {"dqn": {"enabled": True}, "arch": {"enable_capsule_expansion": False, "q_head_num_actions": 2}},
+    "expand": {"dqn": {"enabled": True}, "arch": {"enable_capsule_expansion": True}},
+}
+
+
+def write_random(path: Path) -> Path:
+    """Random capsules with random labels: only the cost of a step matters here."""
+    random = np.random.default_rng(0)
+    with CapsuleWriter(path, num_capsules=K, dim=D, num_children=M, checksum_dim=0, label_rank=1) as writer:
+        for _ in range(ROWS // 100):
+            children = random.normal(size=(100, K, M, D)).astype(np.float16)
+            labels = np.arange(100) % CLASSES
+            writer.append("train", {"sketches": children.mean(2), "children": children, "labels": labels})
+        writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays"})
+    return path
+
+
+def make_trainer(path: Path, variant: str, arguments: argparse.Namespace) -> Trainer:
+    settings = VARIANTS[variant]
+    config = Config.model_validate(
+        {
+            "arch": {
+                "hidden_size": arguments.hidden,
+                "num_layers": arguments.layers,
+                "num_heads": 4,
+                "q_head_hidden_dim": arguments.hidden,
+                **settings["arch"],
+            },
+            "training": {"global_batch_size": arguments.batch, "lr_warmup_steps": 10, "device": "cpu"},
+            "dqn": {"buffer_min_size": 256, **settings["dqn"]},
+        }
+    )
+    file = open_capsules(path)
+    features = resolve_features(config, file)
+    return Trainer(resolved(config, features), features, [(file, 1.0)], torch.device("cpu"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--repetitions", type=int, default=40)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_random(Path(folder) / "random.h5")
+        trainers = {name: make_trainer(path, name, arguments) for name in VARIANTS}
+        for trainer in trainers.values():
+            for _ in range(12):
+                trainer.step()
+        for name in ("dqn", "expand"):
+            assert trainers[name].replayed(trainers[name].state.step) is not None, "the buffer is still filling"
+        seconds = alternate({name: trainer.step for name, trainer in trainers.items()}, arguments.repetitions)
+    record = {
+        "hidden": arguments.hidden,
+        "layers": arguments.layers,
+        "batch": arguments.batch,
+        "dqn over plain": ratio(seconds["dqn"], seconds["plain"]),
+        "expand over plain": ratio(seconds["expand"], seconds["plain"]),
+        "expand over dqn": ratio(seconds["expand"], seconds["dqn"]),
+        "median milliseconds": {name: float(1e3 * np.median(values)) for name, values in seconds.items()},
+    }
+    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()
