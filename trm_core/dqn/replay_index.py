@@ -119,19 +119,17 @@ class ReplayIndex:
         return places, (chance.min() / chance) ** beta
 
     def update(self, places: Places, td_errors: Values) -> None:
-        """Take the |TD errors| [n] of the transitions at places [n]; of a place that occurs twice the last counts."""
+        """Take the |TD errors| of places [n], n > 0. Of a place that occurs twice the last counts."""
         threshold = self.config.td_error_threshold
-        if len(places) == 0 or not (self.prioritized or threshold > 0.0):
+        if not (self.prioritized or threshold > 0.0):
             return
+        if self.prioritized:
+            self.max_priority = max(self.max_priority, float(td_errors.max()) + PRIORITY_FLOOR)
         if threshold > 0.0:  # readiness may change, so a place must not be counted twice
             places, last = np.unique(places[::-1], return_index=True)
             td_errors = td_errors[::-1][last]
         usable = self.complete[places] & (self._age(places) < self.young) & (td_errors >= threshold)
-        mass: Values | float = 1.0
-        if self.prioritized:
-            priority = td_errors + PRIORITY_FLOOR
-            self.max_priority = max(self.max_priority, float(priority.max()))
-            mass = priority**self.config.priority_alpha
+        mass = (td_errors + PRIORITY_FLOOR) ** self.config.priority_alpha if self.prioritized else 1.0
         self._put(places, usable, mass)
 
     def follow(self, places: Places, length: int) -> tuple[Places, Flags]:
