@@ -381,11 +381,13 @@ def test_priorities_that_make_no_sense_change_nothing(slots: list[Any], errors: 
 
 
 def test_what_could_lose_a_next_state_is_refused() -> None:
-    buffer = filled([False] * 6)
+    buffer = filled([False, True, False, False, False, False])
     ones, no = torch.ones(1), torch.tensor([False])
     for slot, following in [(3, 3), (3, 2), (0, 6), (-1, 2), (3, -1)]:
         with pytest.raises(AssertionError):
             buffer.complete(torch.tensor([slot]), ~no, ones, ones, ones, torch.tensor([following]), no)
+    with pytest.raises(AssertionError, match="complete already"):
+        buffer.complete(torch.tensor([1]), ~no, ones, ones, ones, torch.tensor([1]), ~no)
     with pytest.raises(AssertionError, match="too small"):
         buffer.push(torch.zeros(4, WIDTH), torch.ones(4, ACTIONS, dtype=torch.bool), 6)
     with pytest.raises(AssertionError, match="step 2 after 5"):
@@ -443,7 +445,7 @@ CORRUPTIONS: dict[str, Callable[[ReplayBuffer], object]] = {
     "negative mass": lambda b: b.index.mass.set(np.array([2]), np.array([-1.0])),
     "too large a mass": lambda b: b.index.mass.set(np.array([2]), np.array([50.0])),
     "rank": lambda b: b.index.ready.set(np.array([2]), np.array([0.0])),
-    "reward": lambda b: b.rewards.__setitem__(2, np.nan),
+    "reward": lambda b: b.index.outcomes["reward"].__setitem__(2, np.nan),
     "state": lambda b: b.states.__setitem__((2, 1), float("inf")),
 }
 

@@ -115,8 +115,8 @@ class SumTree:
             return
         places = np.concatenate(self._touched)
         self._touched.clear()
-        for level in range(1, len(self.levels)):
-            self.levels[level][places] = _cumulated(self._blocks[level - 1][places])[:, -1]
+        for blocks, above in zip(self._blocks, self.levels[1:], strict=False):
+            above[places] = _cumulated(blocks[places])[:, -1]
             places //= FAN
 
 

@@ -53,9 +53,6 @@ class ReplayBuffer:
         # By way of numpy, which asks for huge pages: rows from all over a large array are gathered in 3/4 of the time.
         self.states = torch.from_numpy(np.zeros((capacity, state_width), dtype=config.buffer_dtype)).to(device)
         self.valid = np.zeros((capacity, num_actions), dtype=np.bool_)
-        self.actions = np.zeros(capacity, dtype=np.int8)
-        self.rewards = np.zeros(capacity, dtype=np.float32)
-        self.intrinsic = np.zeros(capacity, dtype=np.float32)
 
     def __len__(self) -> int:
         """Complete transitions, ready or not."""
@@ -85,21 +82,22 @@ class ReplayBuffer:
 
         next_slots: [B], pushed after `slots`; any number where done.
         """
-        rows = np.flatnonzero(_host(which))
+        rows = _host(which).nonzero()[0]
         if len(rows) == 0:
             return
         places = _host(slots)[rows]
         self.index.settle(places, _host(next_slots)[rows], _host(done)[rows])
-        self.actions[places] = _host(actions)[rows]
-        self.rewards[places] = _host(rewards)[rows]
-        self.intrinsic[places] = _host(intrinsic)[rows]
+        for name, column in (("action", actions), ("reward", rewards), ("intrinsic", intrinsic)):
+            self.index.outcomes[name][places] = _host(column)[rows]
 
     def num_ready(self, step: int) -> int:
         """Transitions that may be sampled at training step `step`."""
         return self.index.num_ready(step)
 
     def sample(self, draws: Tensor, step: int, beta: float) -> Transitions:
-        """One transition per draw [n] in [0, 1); at least one must be ready. beta: exponent of the weights."""
+        """One transition per draw [n] in [0, 1), not in the order of the draws; at least one must be ready. beta:
+        exponent of the weights.
+        """
         return self._read(*self.index.draw(_host(draws).astype(np.float64), step, beta))
 
     def update_priorities(self, slots: Tensor, td_errors: Tensor) -> None:
@@ -139,7 +137,7 @@ class ReplayBuffer:
         """Whether all invariants hold, and which does not. Reads everything: for diagnosis and tests."""
         why = self.index.fault()
         columns = self._columns()
-        for name in ("states", "rewards", "intrinsic"):
+        for name in ("states", "reward", "intrinsic"):
             if why is None and not bool(torch.isfinite(columns[name][: self.index.filled]).all()):
                 why = f"{name} are not finite"
         return why is None, why or "ok"
@@ -174,29 +172,24 @@ class ReplayBuffer:
 
     def _columns(self) -> dict[str, Tensor]:
         """Everything with a value per slot, whole. They share their memory with the arrays."""
-        host = {
-            "valid": self.valid,
-            "actions": self.actions,
-            "rewards": self.rewards,
-            "intrinsic": self.intrinsic,
-            **self.index.columns(),
-        }
+        host = {"valid": self.valid, **self.index.columns()}
         return {"states": self.states} | {name: torch.from_numpy(column) for name, column in host.items()}
 
     def _read(self, places: Places, weights: Values | None) -> Transitions:
         count = len(places)
-        following = self.index.next_slots[places]
+        outcome = self.index.outcomes.take(places)
+        following = outcome["next_slot"]
         both = self._tensor(np.concatenate([places, following]))
         states = self.states.index_select(0, both).float()
         return Transitions(
             slot=both[:count],
             state=states[:count],
-            action=self._tensor(self.actions[places].astype(np.int64)),
-            reward=self._tensor(self.rewards[places]),
-            intrinsic=self._tensor(self.intrinsic[places]),
+            action=self._tensor(outcome["action"].astype(np.int64)),
+            reward=self._tensor(outcome["reward"].copy()),
+            intrinsic=self._tensor(outcome["intrinsic"].copy()),
             next_state=states[count:],
             next_valid=self._tensor(self.valid[following]),
-            done=self._tensor(self.index.done[places]),
+            done=self._tensor(outcome["done"].copy()),
             weight=self._tensor(np.ones(count, np.float32) if weights is None else weights.astype(np.float32)),
         )
 
@@ -205,4 +198,4 @@ class ReplayBuffer:
 
 
 def _host(tensor: Tensor) -> NDArray[Any]:
-    return tensor.detach().cpu().numpy()
+    return tensor.numpy(force=True)
