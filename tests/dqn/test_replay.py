@@ -383,7 +383,7 @@ def test_priorities_that_make_no_sense_change_nothing(slots: list[Any], errors: 
 def test_what_could_lose_a_next_state_is_refused() -> None:
     buffer = filled([False, True, False, False, False, False])
     ones, no = torch.ones(1), torch.tensor([False])
-    for slot, following in [(3, 3), (3, 2), (0, 6), (-1, 2), (3, -1)]:
+    for slot, following in [(3, 3), (3, 2), (3, 0), (0, 6), (0, 11), (-1, 2), (3, -1), (9, 5)]:
         with pytest.raises(AssertionError):
             buffer.complete(torch.tensor([slot]), ~no, ones, ones, ones, torch.tensor([following]), no)
     with pytest.raises(AssertionError, match="complete already"):

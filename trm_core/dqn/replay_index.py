@@ -90,9 +90,11 @@ class ReplayIndex:
         its next state.
         """
         following = np.where(done, places, next_slots)
-        age, next_age = self._age(places), self._age(following)
-        written = places.min() >= 0 and following.min() >= 0 and age.max() < self.filled
-        assert written, f"slots {places}, next {following} of a ring with {self.filled} states"
+        both = np.concatenate([places, following])
+        inside = both.min() >= 0 and both.max() < self.filled
+        assert inside, f"{both} are not all among the {self.filled} states stored"
+        ages = self._age(both)
+        age, next_age = ages[: len(places)], ages[len(places) :]
         assert bool((next_age < age + done).all()), f"next slots {following} are not all younger than {places}"
         assert not self.complete[places].any(), f"some of the slots {places} are complete already"
         self.num_complete += len(places)
