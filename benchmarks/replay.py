@@ -1,4 +1,4 @@
-"""Time of one training step's work on the replay buffer, against cpprb and against a list.
+"""Time of one training step's work on the replay buffer, against cpprb and against rows in a list.
 
 One step: store the transitions of 96 rows, sample 256 by priority with importance weights, give them new priorities.
 States have 517 numbers (q_state of hidden_size 512), float32. The buffers are full before the clock starts. Contenders
@@ -7,9 +7,9 @@ neighbouring times, its interval the bootstrap's 95 % of that median. The compar
 
 - `cpprb`: PrioritizedReplayBuffer with obs, act, rew, next_obs, done (`pip install cpprb`; left out where absent). It
   has no masks and no intrinsic rewards; ours store and return those as well. Its arrays stay numpy, ours are tensors.
-- `list`: a Python list of tuples written row by row, a numpy array of priorities, np.random.choice with p. Prioritised
-  replay as tutorials write it.
-- ourselves at other capacities, for the growth with N.
+- `rows`: pushed row by row as tensors into a list, priorities in a numpy array, np.random.choice with p.
+- `rows, lists`: the same with the priorities in a list and random.choices, i.e. all of it in Python.
+- ourselves at other capacities, with whole states and with states of one number (which leaves the bookkeeping).
 
     OMP_NUM_THREADS=1 python -m benchmarks.replay [--out FILE] [--turns 60]
 
@@ -24,6 +24,7 @@ import importlib.util
 import json
 import os
 import platform
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trm_core.config.schema import DQNConfig
 from trm_core.dqn.replay import ReplayBuffer
@@ -54,7 +56,7 @@ class Source:
         self.draws = self.random.random((8, BATCH), dtype=np.float32)
 
 
-def ours(capacity: int, source: Source, **changes: Any) -> Step:
+def ours(capacity: int, source: Source, width: int = WIDTH, **changes: Any) -> Step:
     """Push, complete the step before and what ends now, sample, update: what the trainer does."""
     config = DQNConfig(
         **{
@@ -65,8 +67,9 @@ def ours(capacity: int, source: Source, **changes: Any) -> Step:
             **changes,
         }
     )
-    buffer = ReplayBuffer(config, WIDTH, ACTIONS, torch.device("cpu"))
+    buffer = ReplayBuffer(config, width, ACTIONS, torch.device("cpu"))
     states, td_errors, draws = (torch.from_numpy(a) for a in (source.states, source.td_errors, source.draws))
+    states = states[..., :width].contiguous()
     actions, rewards, done = (torch.from_numpy(a) for a in (source.actions, source.rewards, source.done))
     valid, nothing = torch.ones(ROWS, ACTIONS, dtype=torch.bool), torch.zeros(ROWS, dtype=torch.bool)
     intrinsic = torch.zeros(ROWS)
@@ -93,10 +96,10 @@ def ours(capacity: int, source: Source, **changes: Any) -> Step:
     return step
 
 
-def spread_priorities(buffer: ReplayBuffer, random: np.random.Generator) -> None:
+def spread_priorities(buffer: ReplayBuffer, generator: np.random.Generator) -> None:
     """A TD error for everything stored, so that sampling visits all of the buffer."""
     slots = torch.from_numpy(np.flatnonzero(buffer.index.complete))
-    buffer.update_priorities(slots, torch.from_numpy(np.abs(random.standard_normal(len(slots)))))
+    buffer.update_priorities(slots, torch.from_numpy(np.abs(generator.standard_normal(len(slots)))))
 
 
 def cpprb_step(capacity: int, source: Source) -> Step:
@@ -130,42 +133,57 @@ def cpprb_step(capacity: int, source: Source) -> Step:
     return step
 
 
-def list_step(capacity: int, source: Source) -> Step:
-    memory: list[tuple[Any, ...]] = []
-    priorities: NDArray[np.float64] = np.zeros(capacity)
+def rows_step(capacity: int, source: Source, lists: bool) -> Step:
+    memory: list[tuple[Tensor, int, float, Tensor, bool]] = []
+    priorities: Any = [0.0] * capacity if lists else np.zeros(capacity)
+    states, rewards = torch.from_numpy(source.states), torch.from_numpy(source.rewards)
+    actions, done = torch.from_numpy(source.actions), torch.from_numpy(source.done)
+    pick = random.Random(0)
+    largest = 1.0
     place = turn = 0
 
-    def store() -> None:
-        nonlocal place, turn
-        turn += 1
-        states, following = source.states[turn % 8], source.states[(turn + 1) % 8]
-        largest = priorities.max() if memory else 1.0
-        for row in range(ROWS):
-            entry = (states[row].copy(), int(source.actions[row]), float(source.rewards[row]), following[row].copy())
-            entry = (*entry, bool(source.done[row]))
-            if len(memory) < capacity:
-                memory.append(entry)
-            else:
-                memory[place] = entry
-            priorities[place] = largest
-            place = (place + 1) % capacity
+    def push(state: Tensor, action: Tensor, reward: Tensor, following: Tensor, ended: Tensor) -> None:
+        nonlocal place
+        entry = (state.clone(), int(action), float(reward), following.clone(), bool(ended))
+        if len(memory) < capacity:
+            memory.append(entry)
+        else:
+            memory[place] = entry
+        priorities[place] = largest
+        place = (place + 1) % capacity
 
-    def step() -> None:
-        store()
+    def store() -> None:
+        nonlocal turn
+        turn += 1
+        for row in range(ROWS):
+            push(states[turn % 8, row], actions[row], rewards[row], states[(turn + 1) % 8, row], done[row])
+
+    def sample() -> tuple[Any, NDArray[np.float64]]:
+        """Indexes and their chances."""
+        if lists:
+            mass = [priority**ALPHA for priority in priorities[: len(memory)]]
+            indexes = pick.choices(range(len(memory)), mass, k=BATCH)
+            return indexes, np.array([mass[index] for index in indexes]) / sum(mass)
         chances = priorities[: len(memory)] ** ALPHA
         chances /= chances.sum()
         indexes = source.random.choice(len(memory), BATCH, p=chances)
-        state, action, reward, following, done = zip(*(memory[index] for index in indexes), strict=True)
-        for array in (np.stack(state), np.array(action), np.array(reward), np.stack(following), np.array(done)):
-            torch.from_numpy(array)
-        weights = (len(memory) * chances[indexes]) ** -BETA
+        return indexes, chances[indexes]
+
+    def step() -> None:
+        nonlocal largest
+        store()
+        indexes, chances = sample()
+        state, action, reward, following, ended = zip(*(memory[index] for index in indexes), strict=True)
+        torch.stack(state), torch.tensor(action), torch.tensor(reward), torch.stack(following), torch.tensor(ended)
+        weights = (len(memory) * chances) ** -BETA
         torch.from_numpy(weights / weights.max())
         for index, error in zip(indexes, source.td_errors[turn % 8], strict=True):
             priorities[index] = abs(float(error)) + 1e-6
+            largest = max(largest, priorities[index])
 
     for _ in range(capacity // ROWS + 2):
         store()
-    priorities[:] = np.abs(source.random.standard_normal(capacity)) + 1e-6
+    priorities[:] = (np.abs(source.random.standard_normal(capacity)) + 1e-6).tolist()
     return step
 
 
@@ -224,11 +242,12 @@ def main() -> None:
         for capacity in (middle, large):
             steps = {"ours": ours(capacity, source), "cpprb": cpprb_step(capacity, source)}
             record[f"cpprb, {capacity}"] = compare(steps, turns, repeats=20)
-    record[f"list, {middle}"] = compare(
-        {"ours": ours(middle, source), "list": list_step(middle, source)}, turns, repeats=3
-    )
-    sizes = {str(capacity): ours(capacity, source, buffer_dtype="float16") for capacity in (large, middle, small)}
-    record["float16, by capacity"] = compare(sizes, turns, repeats=20)
+    for name, lists in (("rows", False), ("rows, lists", True)):
+        steps = {"ours": ours(middle, source), name: rows_step(middle, source, lists)}
+        record[f"{name}, {middle}"] = compare(steps, turns, repeats=3)
+    for name, width in (("whole states", WIDTH), ("states of one number", 1)):
+        sizes = {str(n): ours(n, source, width, buffer_dtype="float16") for n in (large, middle, small)}
+        record[f"capacities, {name}"] = compare(sizes, turns, repeats=20)
     kinds: dict[str, dict[str, Any]] = {
         "prioritized": {},
         "uniform": {"replay": "uniform"},

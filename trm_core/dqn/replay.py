@@ -2,8 +2,11 @@
 
 The trainer pushes one state per row and step. The action taken in it and the reward, known only a step later, are
 filled in by `complete`, together with the slot of the next state; so every state is stored once. All operations are
-over whole batches. What the Q-head reads lies on its device, in this file; which slots are drawn is decided in host
-memory, by `ReplayIndex`, whose file says what may be sampled, with what chance and weight.
+over whole batches.
+
+The states, nearly all of the bytes, lie on the Q-head's device. All that has a few bytes per slot lies in host memory
+on every device, where reading and writing some hundred places costs 1 µs, not a kernel launch. `ReplayIndex` decides
+which slots are drawn; its file says what may be sampled, with what chance and weight.
 """
 
 from __future__ import annotations
@@ -47,12 +50,9 @@ class ReplayBuffer:
         capacity = config.buffer_capacity
         self.device = device
         self.index = ReplayIndex(config)
-        self.tensors = {
-            "states": _zeros((capacity, state_width), config.buffer_dtype, device),
-            "valid": _zeros((capacity, num_actions), "bool", device),
-            # Action, reward, intrinsic reward: one write and one read for three. Small whole numbers are exact.
-            "outcomes": _zeros((capacity, 3), "float32", device),
-        }
+        # By way of numpy, which asks for huge pages: rows from all over a large array are gathered in 3/4 of the time.
+        self.states = torch.from_numpy(np.zeros((capacity, state_width), dtype=config.buffer_dtype)).to(device)
+        self.valid = np.zeros((capacity, num_actions), dtype=np.bool_)
 
     def __len__(self) -> int:
         """Complete transitions, ready or not."""
@@ -60,12 +60,13 @@ class ReplayBuffer:
 
     def push(self, states: Tensor, valid: Tensor, step: int) -> Tensor:
         """Store states [B, S] with their action masks [B, A]; returns their slots [B]. What was there is gone."""
-        head, done = self.index.head, 0
+        slots = (self.index.head + np.arange(len(states))) % self.index.capacity
+        done = 0
         for start, end in self.index.push(len(states), step):
-            self.tensors["states"][start:end] = states[done : done + end - start]
-            self.tensors["valid"][start:end] = valid[done : done + end - start]
+            self.states[start:end] = states[done : done + end - start]
             done += end - start
-        return self._tensor(np.arange(head, head + done) % self.index.capacity)
+        self.valid[slots] = _host(valid)
+        return self._tensor(slots)
 
     def complete(
         self,
@@ -81,21 +82,22 @@ class ReplayBuffer:
 
         next_slots: [B], pushed after `slots`; any number where done.
         """
-        rows = np.flatnonzero(_host(which))
+        rows = _host(which).nonzero()[0]
         if len(rows) == 0:
             return
         places = _host(slots)[rows]
         self.index.settle(places, _host(next_slots)[rows], _host(done)[rows])
-        chosen, into = self._tensor(rows), self._tensor(places)
-        outcomes = torch.stack([actions.float(), rewards.float(), intrinsic.float()], dim=1)
-        self.tensors["outcomes"].index_copy_(0, into, outcomes.index_select(0, chosen))
+        for name, column in (("action", actions), ("reward", rewards), ("intrinsic", intrinsic)):
+            self.index.outcomes[name][places] = _host(column)[rows]
 
     def num_ready(self, step: int) -> int:
         """Transitions that may be sampled at training step `step`."""
         return self.index.num_ready(step)
 
     def sample(self, draws: Tensor, step: int, beta: float) -> Transitions:
-        """One transition per draw [n] in [0, 1); at least one must be ready. beta: exponent of the weights."""
+        """One transition per draw [n] in [0, 1), not in the order of the draws; at least one must be ready. beta:
+        exponent of the weights.
+        """
         return self._read(*self.index.draw(_host(draws).astype(np.float64), step, beta))
 
     def update_priorities(self, slots: Tensor, td_errors: Tensor) -> None:
@@ -108,11 +110,13 @@ class ReplayBuffer:
         places, sizes = _host(slots), np.abs(_host(td_errors).astype(np.float64))
         if places.shape != sizes.shape or places.ndim != 1:
             raise ValueError(f"TD errors of shape {sizes.shape} for slots of shape {places.shape}")
-        if not bool(np.isfinite(sizes).all()):
+        if len(places) == 0:
+            return
+        if not np.isfinite(sizes.max()):
             raise ValueError(f"TD errors that are not finite: {sizes[~np.isfinite(sizes)][:4]}")
-        outside = (places < 0) | (places >= self.index.filled)
-        if bool(outside.any()):
-            raise ValueError(f"slots {places[outside][:4]} are not among the {self.index.filled} states stored")
+        low, high, filled = places.min(), places.max(), self.index.filled
+        if low < 0 or high >= filled:
+            raise ValueError(f"slots {low}..{high} are not all among the {filled} states stored")
         self.index.update(places, sizes)
 
     def read(self, slots: Tensor) -> Transitions:
@@ -137,8 +141,9 @@ class ReplayBuffer:
     def check_valid(self) -> tuple[bool, str]:
         """Whether all invariants hold, and which does not. Reads everything: for diagnosis and tests."""
         why = self.index.fault()
-        for name in ("states", "outcomes"):
-            if why is None and not bool(torch.isfinite(self.tensors[name][: self.index.filled]).all()):
+        columns = self._columns()
+        for name in ("states", "reward", "intrinsic"):
+            if why is None and not bool(torch.isfinite(columns[name][: self.index.filled]).all()):
                 why = f"{name} are not finite"
         return why is None, why or "ok"
 
@@ -171,35 +176,31 @@ class ReplayBuffer:
         self.index.restored(head, filled, young, float(numbers["max_priority"]))
 
     def _columns(self) -> dict[str, Tensor]:
-        """Everything with a value per slot; those of the index share their memory with it."""
-        return self.tensors | {name: torch.from_numpy(column) for name, column in self.index.columns().items()}
+        """Everything with a value per slot, whole. They share their memory with the arrays."""
+        host = {"valid": self.valid, **self.index.columns()}
+        return {"states": self.states} | {name: torch.from_numpy(column) for name, column in host.items()}
 
     def _read(self, places: Places, weights: Values | None) -> Transitions:
-        index, t, count = self.index, self.tensors, len(places)
-        both = self._tensor(np.concatenate([places, index.next_slots[places]]))
-        slots, following = both[:count], both[count:]
-        states = t["states"].index_select(0, both).float()
-        action, reward, intrinsic = t["outcomes"].index_select(0, slots).unbind(1)
+        count = len(places)
+        outcome = self.index.outcomes.take(places)
+        following = outcome["next_slot"]
+        both = self._tensor(np.concatenate([places, following]))
+        states = self.states.index_select(0, both).float()
         return Transitions(
-            slot=slots,
+            slot=both[:count],
             state=states[:count],
-            action=action.long(),
-            reward=reward,
-            intrinsic=intrinsic,
+            action=self._tensor(outcome["action"].astype(np.int64)),
+            reward=self._tensor(outcome["reward"].copy()),
+            intrinsic=self._tensor(outcome["intrinsic"].copy()),
             next_state=states[count:],
-            next_valid=t["valid"].index_select(0, following),
-            done=self._tensor(index.done[places]),
-            weight=self._tensor((np.ones(count) if weights is None else weights).astype(np.float32)),
+            next_valid=self._tensor(self.valid[following]),
+            done=self._tensor(outcome["done"].copy()),
+            weight=self._tensor(np.ones(count, np.float32) if weights is None else weights.astype(np.float32)),
         )
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
 
-def _zeros(shape: tuple[int, ...], dtype: str, device: torch.device) -> Tensor:
-    """By way of numpy, which asks for huge pages: rows gathered from all over a large tensor cost a fifth less."""
-    return torch.from_numpy(np.zeros(shape, dtype=dtype)).to(device)
-
-
 def _host(tensor: Tensor) -> NDArray[Any]:
-    return tensor.detach().cpu().numpy()
+    return tensor.numpy(force=True)
