@@ -251,7 +251,8 @@ def test_held_rows_do_anything_but_halt_until_the_end() -> None:
         carry, decision = episodes.decide(carry, result, step)
         assert torch.equal(decision.action != Action.HALT, held)
         assert bool(decision.exploring[held].all())
-        carry = replace(carry, halted=torch.zeros(ROWS, dtype=torch.bool), steps=carry.steps + 1)
+        pending = replace(carry.pending, slot=carry.pending.slot.masked_fill(carry.halted, -1))
+        carry = replace(carry, pending=pending, halted=torch.zeros(ROWS, dtype=torch.bool), steps=carry.steps + 1)
 
 
 def test_exploration_depends_on_the_global_row_alone() -> None:

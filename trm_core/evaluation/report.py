@@ -110,6 +110,8 @@ def count_flops(model: TinyRecursiveModel, prices: torch.Tensor) -> Flops:
     )
     one = torch.ones(1, dtype=torch.int64, device=device)
     z_H, z_L = model.first_latents(1)
+    was_training = model.training
+    model.eval()  # looking at the cost is not a read that a memory bank counts
     # The counter knows the plain attention, not the fused one of a processor.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         output = model(z_H, z_L, capsules, one, one.float(), model.first_q_memory(1))
@@ -118,6 +120,7 @@ def count_flops(model: TinyRecursiveModel, prices: torch.Tensor) -> Flops:
         z_H, _ = model.recursion.cycle(z_H, z_L, output.x, model.attention_bias(capsules))
         model.refine(z_H, None)
     cycle = float(counter.get_total_flops())
+    model.train(was_training)
     return Flops(cycle, step - cycle * float(output.cycles[0]))
 
 
