@@ -34,3 +34,5 @@ def print_scores(evaluation: dict[str, Any]) -> None:
     if evaluation.get("peeks"):
         note += f"; {evaluation['selector']} selection peeks at side information about unopened capsules"
     out(note)
+    for name, area in evaluation.get("areas", {}).items():
+        out(f"area under accuracy/opened, {name}: {100 * area:.2f} % (mean accuracy over 0 to all capsules open)")

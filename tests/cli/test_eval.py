@@ -147,3 +147,28 @@ def test_damaged_checkpoints(trained_run: Path, tmp_path: Path) -> None:
     assert "no checkpoint that verifies" in done.stderr
     assert str(weights) in done.stderr
     assert done.stdout == ""
+
+
+def test_a_sweep_of_prices_has_an_area(trained_run: Path) -> None:
+    done = tiny.invoke("eval", trained_run, "--policy", "learned,never", "--price", "0.001,0.01,0.1", "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    scores = {(s["policy"], s["setting"]): s for s in record["scores"]}
+    points = sorted((s["opened"], s["accuracy"]) for s in record["scores"])
+    assert points[0] == (0.0, scores["never", None]["accuracy"])
+    assert min(a for _, a in points) <= record["areas"]["learned"] <= max(a for _, a in points)
+    assert "areas" not in json.loads(tiny.invoke("eval", trained_run, "--policy", "never", "--json").stdout)
+
+
+def test_another_selector_can_be_asked_for(trained_run: Path, tmp_path: Path) -> None:
+    records = {}
+    for selector in ("cmi", "variance"):
+        done = tiny.invoke("eval", trained_run, "--policy", "threshold,never", "--selector", selector, "--json")
+        assert done.returncode == 0, done.stderr
+        records[selector] = json.loads(done.stdout)
+        assert records[selector]["selector"] == selector
+        assert records[selector]["peeks"] == (selector == "variance")
+    assert records["cmi"]["scores"][1] == records["variance"]["scores"][1], "never opens nothing"
+    shown = tiny.invoke("eval", trained_run, "--policy", "threshold", "--selector", "variance")
+    assert "peeks at side information" in shown.stdout
+    assert tiny.invoke("eval", trained_run, "--selector", "best").returncode == 2

@@ -11,6 +11,7 @@ from trm_core.config.schema import Config, Selector
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import CheckpointError, UsageError
+from trm_core.evaluation.area import curve_area
 from trm_core.evaluation.load import TrainedRun, load_run
 from trm_core.evaluation.report import (
     CURVE_PLACES,
@@ -84,7 +85,19 @@ def evaluate_run(
         record["curves"] = {"threshold": as_records(evaluator.threshold_curve())}
         if config.dqn.enabled:
             record["curves"]["learned"] = as_records(evaluator.learned_curve(request.prices))
+    curves = dict(record.get("curves", {}))
+    if "learned" not in curves and len(request.prices or []) > 1 and "learned" in names:
+        curves["learned"] = [score for score in record["scores"] if score["policy"] == "learned"]
+    if curves:
+        # Between nothing opened and a curve's first point one may choose by lot, so every curve starts at `never`.
+        start = as_records(evaluator.table(["never"]))[0]
+        record["areas"] = {name: area_of([start, *curve], record["capsules"]) for name, curve in curves.items()}
     return record
+
+
+def area_of(scores: list[dict[str, Any]], num_capsules: int) -> float:
+    """Area under accuracy/opened of these scores."""
+    return curve_area([score["opened"] for score in scores], [score["accuracy"] for score in scores], num_capsules)
 
 
 def with_selector(run: TrainedRun, selector: str | None) -> Config:
