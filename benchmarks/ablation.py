@@ -143,20 +143,25 @@ def main() -> None:
     parser.add_argument("--arc", type=Path, help="an ARC challenges file, its solutions beside it")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1200, help="training steps of a cell")
+    parser.add_argument("--steps", type=int, default=900, help="training steps of a cell of digits and SMS")
+    parser.add_argument("--arc-steps", type=int, default=1500, help="of ARC grids, which need more")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     arguments = parser.parse_args()
-    datasets = {"digits": ("configs/quickstart.yaml", [])}
+    datasets: dict[str, tuple[str, list[str], int]] = {"digits": ("configs/quickstart.yaml", [], arguments.steps)}
     if arguments.sms:
-        datasets["sms"] = ("configs/sms.yaml", [f"data.source={arguments.sms}"])
+        datasets["sms"] = ("configs/sms.yaml", [f"data.source={arguments.sms}"], arguments.steps)
     if arguments.arc:
-        datasets["arc"] = ("configs/arc_capsules.yaml", [f"data.source={arguments.arc}"])
+        datasets["arc"] = ("configs/arc_capsules.yaml", [f"data.source={arguments.arc}"], arguments.arc_steps)
 
-    record: dict[str, Any] = {"steps": arguments.steps, "cells": {}}
+    record: dict[str, Any] = {"steps": {name: steps for name, (_, _, steps) in datasets.items()}, "cells": {}}
     if arguments.out.exists():
-        record = json.loads(arguments.out.read_text())
-        if record["steps"] != arguments.steps:
-            raise SystemExit(f"{arguments.out} holds cells of {record['steps']} steps, not {arguments.steps}")
+        known = json.loads(arguments.out.read_text())
+        for name, steps in known["steps"].items():
+            if record["steps"].setdefault(name, steps) != steps:
+                raise SystemExit(
+                    f"{arguments.out} holds cells of {name} with {steps} steps, not {record['steps'][name]}"
+                )
+        record["cells"] = known["cells"]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     cells, lock = record["cells"], Lock()
     # Seed by seed, so that a table that was stopped early has whole seeds.
@@ -170,8 +175,8 @@ def main() -> None:
 
     def job(cell: tuple[str, str, int]) -> None:
         dataset, row, seed = cell
-        config, data = datasets[dataset]
-        found = run_cell(config, data, row, arguments.steps, seed)
+        config, data, steps = datasets[dataset]
+        found = run_cell(config, data, row, steps, seed)
         with lock:
             cells[f"{dataset}|{row}|{seed}"] = found
             record["table"] = summary(cells, list(datasets), arguments.seeds)
