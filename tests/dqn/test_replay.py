@@ -348,6 +348,18 @@ def test_old_transitions_are_not_sampled() -> None:
         buffer.sample(draws, 8, 0.4)
 
 
+def test_what_expired_while_it_was_pending_is_not_sampled() -> None:
+    buffer = filled([False] * 3 + [True] * 3, max_age=2)
+    assert buffer.num_ready(6) == 2
+    zero = torch.zeros(1)
+    buffer.complete(torch.tensor([1]), torch.tensor([True]), zero, zero, zero, torch.tensor([4]), torch.tensor([False]))
+    assert buffer.num_ready(6) == 2
+    assert len(buffer) == 4
+    one(buffer, 6, True)
+    assert buffer.index.young == 3, "what has expired is not looked at again"
+    assert buffer.check_valid() == (True, "ok")
+
+
 def test_a_small_td_error_puts_a_transition_aside_until_it_grows() -> None:
     buffer = filled([True] * 4, td_error_threshold=0.1, replay="prioritized")
     buffer.update_priorities(torch.tensor([0, 1, 1]), torch.tensor([-0.1, 1.0, 0.05]))
