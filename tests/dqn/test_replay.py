@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -229,7 +230,7 @@ def test_equals_a_list_under_random_episodes(seed: int, rows: int, extra: int, c
 def reloaded(buffer: ReplayBuffer) -> ReplayBuffer:
     """Its state in a buffer that was used for something else. The same draws must give the same, bit for bit."""
     tensors, numbers = buffer.state_dict()
-    tensors = {name: value.clone() for name, value in tensors.items()}
+    tensors = safetensors.torch.load(safetensors.torch.save(tensors))
     other = ReplayBuffer(buffer.index.config, WIDTH, ACTIONS, CPU)
     for step in range(buffer.index.capacity + 1):
         one(other, step, done=True)
@@ -479,6 +480,7 @@ def test_size_of_a_buffer_as_users_have_it(dtype: str, gigabytes: float) -> None
     """100,000 states of a hidden_size of 512 with the five scalars of q_state, every column and the sums."""
     config = settings_of(100_000, buffer_dtype=dtype, replay="prioritized", recent_fraction=0.1)
     buffer = ReplayBuffer(config, 517, ACTIONS, CPU)
-    size = sum(column.nbytes for column in buffer._columns().values())
-    size += sum(level.nbytes for level in (*buffer.index.mass.levels[1:], *buffer.index.ready.levels))
+    index = buffer.index
+    columns = [buffer.states, buffer.valid, index.outcomes, index.complete, index.born]
+    size = sum(array.nbytes for array in (*columns, *index.mass.levels, *index.ready.levels))
     assert size / 1e9 <= gigabytes
