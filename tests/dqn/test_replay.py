@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -229,7 +230,7 @@ def test_equals_a_list_under_random_episodes(seed: int, rows: int, extra: int, c
 def reloaded(buffer: ReplayBuffer) -> ReplayBuffer:
     """Its state in a buffer that was used for something else. The same draws must give the same, bit for bit."""
     tensors, numbers = buffer.state_dict()
-    tensors = {name: value.clone() for name, value in tensors.items()}
+    tensors = safetensors.torch.load(safetensors.torch.save(tensors))
     other = ReplayBuffer(buffer.index.config, WIDTH, ACTIONS, CPU)
     for step in range(buffer.index.capacity + 1):
         one(other, step, done=True)
@@ -346,6 +347,18 @@ def test_old_transitions_are_not_sampled() -> None:
     assert buffer.num_ready(8) == 0, "a TD error does not make it young"
     with pytest.raises(AssertionError, match="none of 6"):
         buffer.sample(draws, 8, 0.4)
+
+
+def test_what_expired_while_it_was_pending_is_not_sampled() -> None:
+    buffer = filled([False] * 3 + [True] * 3, max_age=2)
+    assert buffer.num_ready(6) == 2
+    zero = torch.zeros(1)
+    buffer.complete(torch.tensor([1]), torch.tensor([True]), zero, zero, zero, torch.tensor([4]), torch.tensor([False]))
+    assert buffer.num_ready(6) == 2
+    assert len(buffer) == 4
+    one(buffer, 6, True)
+    assert buffer.index.young == 3, "what has expired is not looked at again"
+    assert buffer.check_valid() == (True, "ok")
 
 
 def test_a_small_td_error_puts_a_transition_aside_until_it_grows() -> None:
@@ -467,6 +480,7 @@ def test_size_of_a_buffer_as_users_have_it(dtype: str, gigabytes: float) -> None
     """100,000 states of a hidden_size of 512 with the five scalars of q_state, every column and the sums."""
     config = settings_of(100_000, buffer_dtype=dtype, replay="prioritized", recent_fraction=0.1)
     buffer = ReplayBuffer(config, 517, ACTIONS, CPU)
-    size = sum(column.nbytes for column in buffer._columns().values())
-    size += sum(level.nbytes for level in (*buffer.index.mass.levels[1:], *buffer.index.ready.levels))
+    index = buffer.index
+    columns = [buffer.states, buffer.valid, index.outcomes, index.complete, index.born]
+    size = sum(array.nbytes for array in (*columns, *index.mass.levels, *index.ready.levels))
     assert size / 1e9 <= gigabytes

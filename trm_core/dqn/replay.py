@@ -148,10 +148,10 @@ class ReplayBuffer:
         return why is None, why or "ok"
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Tensors (views, only of the slots ever written) and numbers."""
+        """Tensors (only of the slots ever written; contiguous, as safetensors wants them, partly views) and numbers."""
         index = self.index
         numbers = {"head": index.head, "filled": index.filled, "young": index.young, "max_priority": index.max_priority}
-        return {name: column[: index.filled] for name, column in self._columns().items()}, numbers
+        return {name: column[: index.filled].contiguous() for name, column in self._columns().items()}, numbers
 
     def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
         """Raises CheckpointError, and changes nothing, when the state was saved by a buffer of another shape."""
