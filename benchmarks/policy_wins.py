@@ -27,14 +27,15 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 K, M = 4, 16
-FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)  # the prices that it was trained on
 LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 TRAINING = [
     "arch.max_steps=6",
     "dqn.expand_count=1",
-    "dqn.expansion_cost_per_child=0.001",
-    "dqn.price_spread=30",
-    "training.total_steps=2400",
+    "dqn.expansion_cost_per_child=0.004",
+    "dqn.price_spread=10",
+    "dqn.lr=2e-3",
+    "training.total_steps=3400",
     "training.predictor_steps=1400",
     "dqn.epsilon_decay=1400",
     "training.eval_interval=100000",
@@ -202,7 +203,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/policy_wins"))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--broken", type=float, default=0.4, help="share of the samples whose detail is blank")
+    parser.add_argument("--broken", type=float, default=0.5, help="share of the samples whose detail is blank")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("overrides", nargs="*")
