@@ -56,7 +56,7 @@ def one_seed(run: TrainedRun, seed: int, arguments: argparse.Namespace) -> dict[
     """Everything about one seed. Raises TrmError."""
     notes: list[str] = list(run.notes)
     file = open_capsules(arguments.data or run.data["eval"]["path"])
-    require_fit(run, file)
+    require_fit(run, run.config, file)
     split, _ = pick_split(file, arguments.split if arguments.split != "auto" else held_out_split(file))
     notes += doubts(run, file)
     began = time.monotonic()
