@@ -14,6 +14,7 @@ from benchmarks.acquisition.summary import OWN
 from trm_core.config.schema import Config, Selector
 from trm_core.data.stream import CapsuleBatch
 from trm_core.dqn.actions import Action
+from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import TrmError
 from trm_core.evaluation.load import TrainedRun
 from trm_core.evaluation.policies import FixedPolicy, LearnedPolicy, RandomPolicy, Situation, ThresholdPolicy, nothing
@@ -21,7 +22,6 @@ from trm_core.evaluation.report import EvaluationData, Evaluator
 from trm_core.evaluation.rollout import Outcome
 from trm_core.model.capsule_state import CapsuleState
 
-PEEKING = ("checksum", "variance")
 SELECTORS = ("cmi", "static", "entropy", "attention", "random", *PEEKING)
 PRICE_FACTORS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 CONFIDENCES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.9999)
