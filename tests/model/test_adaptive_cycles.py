@@ -31,8 +31,11 @@ def think(model: TinyRecursiveModel, rows: slice = slice(None), grad: bool = Fal
     capsules = capsules.opened(torch.rand(ROWS, tiny.K, generator=torch.Generator().manual_seed(1)) < 0.5)
     capsules = capsules.select(torch.arange(ROWS)[rows])
     n = len(capsules.expanded)
+    memory = torch.rand(ROWS, model.q_head.recurrent_width, generator=torch.Generator().manual_seed(2))[rows]
     with torch.set_grad_enabled(grad):
-        return model(*model.first_latents(n), capsules, torch.ones(n, dtype=torch.int64), torch.full((n,), 0.02))
+        return model(
+            *model.first_latents(n), capsules, torch.ones(n, dtype=torch.int64), torch.full((n,), 0.02), memory
+        )
 
 
 def middling_threshold() -> float:

@@ -190,6 +190,16 @@ def test_begin_replaces_exactly_the_halted_rows(halted: Tensor, seed: int) -> No
     assert not torch.equal(after.price[halted], carry.price[halted])
 
 
+def test_a_new_episode_forgets_what_the_q_head_remembered() -> None:
+    episodes = make_episodes(tiny.make_config(arch={"q_head_type": "rnn"}), dqn=False)
+    carry = episodes.initial_carry(tiny.make_batch(ROWS))
+    halted = torch.tensor([True, False] * (ROWS // 2))
+    carry = replace(carry, halted=halted, q_memory=torch.ones_like(carry.q_memory))
+    after = episodes.begin(carry, tiny.make_batch(ROWS // 2), 3)
+    assert not after.q_memory[halted].any()
+    assert bool((after.q_memory[~halted] == 1).all())
+
+
 def test_the_wrong_number_of_samples_is_a_bug() -> None:
     episodes = make_episodes(tiny.make_config())
     carry = episodes.initial_carry(tiny.make_batch(ROWS))

@@ -254,6 +254,9 @@ def test_continue_learns_what_the_next_step_is_worth() -> None:
         arch={"enable_q_continue": True, "enable_capsule_expansion": False, "q_head_num_actions": 2}
     )
     model = tiny.make_model(config, with_cmi=False)
+    assert model.q_head.continue_net is not None
+    with torch.no_grad():
+        model.q_head.continue_net.output.bias += 3.0  # going on looks better than halting, so the last step shows
     carry = replace(make_carry(model), steps=torch.tensor([1, 2, 3, 1]))  # of at most 3
     carry.labels[3] = IGNORE_LABEL
     output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price)
