@@ -5,7 +5,8 @@
 RUN was trained with `arch.enable_adaptive_hcycles=true` and at least two H-cycles. The learned policy first decides
 which capsules each test sample opens. Then two ways of thinking read exactly those, open from the start:
 
-    all       every sample runs T steps with every cycle; T: the smallest within 0.1 points of the best of 1..max_steps
+    all       every sample runs T steps with every cycle; T: the smallest within 0.1 points of the best of 1..max_steps,
+              on the samples that are reported or those of tuning, whichever needs fewer
     adaptive  a sample halts once its halt logit is high, leaves the H loop above its threshold; the batch shrinks
 
 Wall-clock on one thread, in alternation, for all samples and for the easier and the harder half (by confidence after
@@ -120,13 +121,14 @@ def main() -> None:
     prices = torch.as_tensor(file.prices)
     tuning = "validation" if file.rows.get("validation") else "train"
     tune = Bench(model, config, whole_split(file, tuning, 1000), prices)
-    steps, _ = tune.needed_steps()
+    bench = Bench(model, config, whole_split(file, "test"), prices)
+    test_steps, curve = bench.needed_steps()
+    steps = min(test_steps, tune.needed_steps()[0])
     full = float(tune.run(float("inf"), steps, None).accuracy.mean())
     halt = next(
         (h for h in HALTS if float(tune.run(h, steps, threshold).accuracy.mean()) >= full - 0.003), float("inf")
     )
 
-    bench = Bench(model, config, whole_split(file, "test"), prices)
     confidence = bench.run(float("inf"), 1, None).confidence
     order = confidence.argsort(descending=True)
     half = len(order) // 2
@@ -134,7 +136,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "run": arguments.run.name,
         "T": steps,
-        "accuracy by T on the test split": bench.needed_steps()[1],
+        "accuracy by T on the test split": curve,
         "halt logit": halt,
         "leaves the H loop above": threshold,
         "tuned on": tuning,
