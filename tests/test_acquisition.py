@@ -314,6 +314,7 @@ def test_the_script_from_runs_to_a_merged_record(
     assert groups["gdfs, budget"] == groups["gdfs, confidence"] == "field"
     assert any("dime: did not install" in note for note in both["notes"])
     assert any("nonsense" in note for note in both["notes"])
+    assert not any("cut short" in note for note in both["notes"])
     assert both["split"] == "test"
     for curve in both["seeds"][0]["curves"]:
         assert all(0 <= p["opened"] <= K for p in curve["points"])

@@ -76,6 +76,9 @@ def one_seed(run: TrainedRun, seed: int, arguments: argparse.Namespace) -> dict[
             continue
         found += trained.curves
         all_of[name], facts[name] = trained.everything, trained.facts
+        for stage in ("pretraining", "joint training"):
+            if trained.facts[stage]["capped"]:
+                notes.append(f"{name}, seed {seed}: {stage} cut short by --cap-seconds {arguments.cap_seconds:g}")
     return {
         "seed": seed, "run": str(run.path), "file": str(file.path), "split": split, "rows": file.rows[split],
         "content_hash": file.manifest.get("content_hash"), "capsules": file.num_capsules,

@@ -102,8 +102,7 @@ def fit(
     lightning.fit(module, *loaders(data))
     if best["weights"] is not None:
         module.load_state_dict(best["weights"])
-    stopped = bool(module.num_bad_epochs > module.early_stopping_epochs) or lightning.should_stop
-    return {"epochs": lightning.current_epoch, "capped": timed_out(lightning), "stopped_early": stopped}
+    return {"epochs": lightning.current_epoch, "capped": timed_out(lightning)}
 
 
 def timed_out(lightning: Any) -> bool:
