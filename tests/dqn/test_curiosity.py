@@ -39,7 +39,7 @@ def test_the_predictor_learns_what_it_visits_and_nothing_else() -> None:
     known = torch.randn(64, 6, generator=generator) * 0.3 + 1.0
     strange = torch.randn(64, 6, generator=generator) * 0.3 - 3.0
     target = [p.clone() for p in curiosity.target.parameters()]
-    before = float(curiosity.errors(known).mean())
+    before = float(curiosity.errors(known).mean().detach())
     optimizer = torch.optim.Adam([p for p in curiosity.parameters() if p.requires_grad], 1e-2)
     for _ in range(200):
         optimizer.zero_grad()
