@@ -45,8 +45,8 @@ def test_the_predictor_learns_what_it_visits_and_nothing_else() -> None:
         optimizer.zero_grad()
         curiosity.errors(known).mean().backward()
         optimizer.step()
-    assert float(curiosity.errors(known).mean()) < 0.05 * before
-    assert float(curiosity.errors(strange).mean()) > 10 * float(curiosity.errors(known).mean())
+    assert float(curiosity.errors(known).mean().detach()) < 0.05 * before
+    assert float(curiosity.errors(strange).mean().detach()) > 10 * float(curiosity.errors(known).mean().detach())
     assert all(torch.equal(a, b) for a, b in zip(target, curiosity.target.parameters(), strict=True))
 
 
