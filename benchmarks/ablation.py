@@ -5,7 +5,7 @@
 Rows: a recursive model that halts by its halt logit and sees only sketches -> + adaptive H-cycles -> + DQN with EXPAND
 -> + hierarchical attention -> + memory bank -> + concepts. Every cell (data set, row, seed) is one `trm train` followed
 by one `trm eval` on the test split, in processes of their own, and is written into --out as soon as it is done: started
-again, the finished cells are kept. Accuracy is of the policy that the row learns (`act` or `learned`), at the middle
+again, the finished cells of the same config are kept. Accuracy is of the policy that the row learns (`act` or `learned`), at the middle
 price.
 Intervals: 95 %, Student's t over seeds. The time of a cell is divided by that of the same seed's baseline.
 """
@@ -13,6 +13,7 @@ Intervals: 95 %, Student's t over seeds. The time of a cell is divided by that o
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -84,6 +85,7 @@ def run_cell(config: str, data: list[str], row: str, steps: int, seed: int) -> d
     keep = ("accuracy", "exact_accuracy", "loss", "opened", "steps", "cycles", "flops", "rows")
     scores = {score["policy"]: {name: score[name] for name in keep} for score in record["scores"]}
     return {
+        "config": fingerprint(config),
         "policy": policy,
         "scores": scores,
         "chance": record["chance"]["majority"],
@@ -92,13 +94,19 @@ def run_cell(config: str, data: list[str], row: str, steps: int, seed: int) -> d
     }
 
 
-def interval(values: list[float]) -> list[float]:
-    """Mean and half width of the 95 % interval over seeds."""
+def fingerprint(config: str) -> str:
+    """Of the files that a config is made of: a cell of another config is measured anew."""
+    parts = [(ROOT / name).read_bytes() for name in (config, "configs/small.yaml")]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def interval(values: list[float]) -> list[float | None]:
+    """Mean and half width of the 95 % interval over seeds; None for a single one."""
     from scipy.stats import t
 
     mean = float(np.mean(values))
     if len(values) < 2:
-        return [mean, float("nan")]
+        return [mean, None]
     return [mean, float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)]
 
 
@@ -170,7 +178,7 @@ def main() -> None:
         for seed in arguments.seeds
         for dataset in datasets
         for row in arguments.rows
-        if f"{dataset}|{row}|{seed}" not in cells
+        if cells.get(f"{dataset}|{row}|{seed}", {}).get("config") != fingerprint(datasets[dataset][0])
     ]
 
     def job(cell: tuple[str, str, int]) -> None:

@@ -49,7 +49,9 @@ def main() -> None:
     record: dict[str, Any] = {
         dataset: {
             "seeds": len(seeds),
-            "mean, half width": {name: [round(v, 3) for v in interval([s[name] for s in seeds])] for name in seeds[0]},
+            "mean, half width": {
+                name: [v if v is None else round(v, 3) for v in interval([s[name] for s in seeds])] for name in seeds[0]
+            },
         }
         for dataset, seeds in runs.items()
     }
