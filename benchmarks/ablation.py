@@ -5,8 +5,8 @@
 Rows: a recursive model that halts by its halt logit and sees only sketches -> + adaptive H-cycles -> + DQN with EXPAND
 -> + hierarchical attention -> + memory bank -> + concepts. Every cell (data set, row, seed) is one `trm train` followed
 by one `trm eval` on the test split, in processes of their own, and is written into --out as soon as it is done: started
-again, the finished cells of the same config are kept. Accuracy is of the policy that the row learns (`act` or `learned`), at the middle
-price.
+again, the finished cells of the same config are kept. Accuracy is of the policy that the row learns (`act` or
+`learned`), at the middle price.
 Intervals: 95 %, Student's t over seeds. The time of a cell is divided by that of the same seed's baseline.
 """
 
