@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import tiny
 
+from trm_core.dqn.replay import ReplayBuffer
 from trm_core.training.run_dir import locked
 
 FILES = {
@@ -335,3 +337,28 @@ def test_signals_save_and_stop_and_the_run_goes_on(tmp_path: Path, capsule_file:
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+def test_priorities_are_updated_before_new_states_take_the_slots(
+    tmp_path: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a ring this small the states of a step overwrite transitions that the same step replayed."""
+    calls: list[str] = []
+    for name in ("sample", "update_priorities", "push"):
+        method = getattr(ReplayBuffer, name)
+
+        def spy(self: ReplayBuffer, *given: Any, name: str = name, method: Any = method) -> Any:
+            calls.append(name)
+            return method(self, *given)
+
+        monkeypatch.setattr(ReplayBuffer, name, spy)
+    overrides = tiny.as_overrides(
+        data={"path": capsule_file},
+        training={"run_dir": tmp_path / "run", "total_steps": 20},
+        dqn={"replay": "prioritized", "buffer_capacity": 48, "buffer_min_size": 8},
+    )
+    done = tiny.invoke("train", *overrides)
+    assert done.returncode == 0, done.stderr
+    assert calls.count("update_priorities") > 10
+    after = [following for call, following in itertools.pairwise(calls) if call == "sample"]
+    assert set(after) == {"update_priorities"}

@@ -90,7 +90,8 @@ def evaluate_run(
         curves["learned"] = [score for score in record["scores"] if score["policy"] == "learned"]
     if curves:
         # Between nothing opened and a curve's first point one may choose by lot, so every curve starts at `never`.
-        start = as_records(evaluator.table(["never"]))[0]
+        never = [score for score in record["scores"] if score["policy"] == "never"]
+        start = (never or as_records(evaluator.table(["never"])))[0]
         record["areas"] = {name: area_of([start, *curve], record["capsules"]) for name, curve in curves.items()}
     return record
 

@@ -151,11 +151,12 @@ class Trainer:
         if result.loss.requires_grad:
             result.loss.backward()
         self.update(step)
+        if state.replay is not None and replayed is not None and result.td_error is not None:
+            # Before the decision stores new states: their slots may be those of the transitions just replayed.
+            self.reprioritise(state.replay, replayed, result.td_error)
         before = state.carry
         state.carry, decision = self.episodes.decide(before, result, step)
         upkeep = keep_up(state.model, self.config, before, result, decision, step)
-        if state.replay is not None and replayed is not None and result.td_error is not None:
-            self.reprioritise(state.replay, replayed, result.td_error)
         state.step = step + 1
         add = self.averages.add
         for pair in measure.every_step(before, state.carry, result, decision, upkeep):
