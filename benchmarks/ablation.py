@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,9 +23,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numpy as np
+from benchmarks.runs import ROOT, interval, trm
 
-ROOT = Path(__file__).resolve().parent.parent
 SKETCHES_ONLY = ["dqn.enabled=false", "arch.enable_capsule_expansion=false", "arch.q_head_num_actions=2"]
 WITH_POLICY = ["dqn.enabled=true", "arch.enable_capsule_expansion=true"]
 ROWS: dict[str, list[str]] = {
@@ -63,17 +60,8 @@ def overrides_of(row: str, steps: int, seed: int, run: Path) -> list[str]:
 
 def run_cell(config: str, data: list[str], row: str, steps: int, seed: int) -> dict[str, Any]:
     """Train and evaluate one cell."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-
-        def trm(*arguments: str) -> str:
-            command = [sys.executable, "-m", "trm_cli.main", *arguments]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(f"{row}, seed {seed}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-            return done.stdout
-
         trm("train", "--config", str(ROOT / config), *data, *overrides_of(row, steps, seed, run), "--json")
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         rates = [line["train/steps_per_sec"] for line in lines if "train/steps_per_sec" in line]
@@ -98,16 +86,6 @@ def fingerprint(config: str) -> str:
     """Of the files that a config is made of: a cell of another config is measured anew."""
     parts = [(ROOT / name).read_bytes() for name in (config, "configs/small.yaml")]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
-
-
-def interval(values: list[float]) -> list[float | None]:
-    """Mean and half width of the 95 % interval over seeds; None for a single one."""
-    from scipy.stats import t
-
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return [mean, None]
-    return [mean, float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)]
 
 
 def summary(cells: dict[str, dict[str, Any]], datasets: list[str], seeds: list[int]) -> dict[str, Any]:

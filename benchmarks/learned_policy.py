@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation import interval
+from benchmarks.runs import interval
 from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
 
 

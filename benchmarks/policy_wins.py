@@ -19,9 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.runs import ROOT, trm
 from trm_core.data.store import CapsuleWriter, open_capsules
 from trm_core.dqn.actions import Action
 from trm_core.evaluation.load import load_run
 from trm_core.evaluation.policies import FixedPolicy, LearnedPolicy, Policy, Situation, ThresholdPolicy
 from trm_core.evaluation.report import EvaluationData, Evaluator
 
-ROOT = Path(__file__).resolve().parent.parent
 QUADRANTS, K = 4, 8
 FACTORS = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 10.0)
 HEADLINE = 2.0  # the factor of the summary, fixed on validation digits with another seed
@@ -67,14 +64,6 @@ class CappedThreshold(ThresholdPolicy):
         action, opened = super().decide(now)
         full = now.capsules.expanded.sum(1) >= self.cap
         return torch.where(full, Action.HALT, action), opened & ~full[:, None]
-
-
-def trm(*arguments: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "trm_cli.main", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
 
 
 def write_blank(source: Path, target: Path, share: float, seed: int) -> None:

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.runs import ROOT, trm
+
 PRICE_FACTORS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998)
 RANDOM_DRAWS = 10
@@ -30,8 +28,7 @@ RANDOM_DRAWS = 10
 def train_fold(fold: int, shuffle: bool, folder: Path, threads: int, overrides: list[str]) -> dict[str, Any]:
     """Train one fold in a process of its own."""
     run = folder / f"fold{fold}"
-    command = [sys.executable, "-m", "trm_cli.main", "train", "--config", str(ROOT / "configs/quickstart.yaml")]
-    command += [
+    settings = [
         f"training.run_dir={run}",
         f"training.seed={fold}",
         f"training.threads={threads}",
@@ -39,11 +36,8 @@ def train_fold(fold: int, shuffle: bool, folder: Path, threads: int, overrides: 
         f"data.build.shuffle={str(shuffle).lower()}",
         *overrides,
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
     began = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"fold {fold} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")
+    trm("train", "--config", ROOT / "configs/quickstart.yaml", *settings, threads=threads)
     return {"run": str(run), "seconds": round(time.perf_counter() - began, 1)}
 
 

@@ -28,6 +28,7 @@ FEATURES: dict[str, list[Any]] = {
     "arch.enable_mtp": ["false", "true"],
     "arch.enable_hierarchical_attention": ["false", "true"],
     "arch.enable_adaptive_hcycles": ["false", "true"],
+    "arch.restart_on_expand": ["true", "false"],
     "arch.tied": ["true", "false"],
     "arch.child_aggregation": ["project", "attention", "mean", "first"],
     "arch.readout": ["flat", "mean"],

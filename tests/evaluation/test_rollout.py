@@ -80,9 +80,13 @@ def test_results_do_not_depend_on_the_batch_size(name: str, selector: str) -> No
             assert torch.equal(mine, theirs), field.name
 
 
-def test_learned_policy_equals_one_row_at_a_time() -> None:
-    """A row alone, without compaction: think, take the best valid action, open what scores best per price."""
+@pytest.mark.parametrize("restart", [True, False])
+def test_learned_policy_equals_one_row_at_a_time(restart: bool) -> None:
+    """A row alone, without compaction: think, take the best valid action, open what scores best per price. Once it has
+    opened something, its answer starts over.
+    """
     model, config = setup(budget=3.0)
+    model.restart_on_expand = restart
     outcome = rollout(model, config, batches(N), LearnedPolicy(0.02), PRICES)
     batch = tiny.make_batch(N)
     assert {int(a) for a in outcome.actions.unique()} == {-1, 0, 1, 2}, "the example shows every action"
@@ -109,6 +113,8 @@ def test_learned_policy_equals_one_row_at_a_time() -> None:
                 chosen[0, max(openable, key=lambda i: worth[i])] = True
                 capsules = capsules.opened(chosen)
             z_H, z_L = output.z_H, output.z_L
+            if restart and action == Action.EXPAND:
+                z_H = model.first_latents(1)[0]
         assert outcome.actions[row, : len(taken)].tolist() == taken
         assert bool((outcome.actions[row, len(taken) :] == -1).all())
         assert int(outcome.steps[row]) == len(taken)

@@ -93,6 +93,11 @@ class ArchConfig(Section):
     )
 
     enable_capsule_expansion: bool | Auto = Field("auto", description="Allow EXPAND; auto: when the file has children.")
+    restart_on_expand: bool = Field(
+        True,
+        description="After EXPAND the row's z_H starts over and z_L goes on: an answer that has settled hardly "
+        "listens to detail that comes later.",
+    )
     enable_adaptive_hcycles: bool = Field(
         False, description="In evaluation, leave the H loop when the halt logit is high."
     )

@@ -100,7 +100,8 @@ def _rollout_batch(
         if len(keep) == 0:
             break
         active, capsules = active[keep], capsules.select(keep)
-        z_H, z_L, q_memory = output.z_H[keep], output.z_L[keep], output.q_memory[keep]
+        z_H, z_L = model.next_z_H(output.z_H[keep], opened[keep]), output.z_L[keep]
+        q_memory = output.q_memory[keep]
     quality = answer_quality(logits, labels)
     return Outcome(
         prediction=logits.argmax(-1),

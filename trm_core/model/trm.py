@@ -64,6 +64,7 @@ class TinyRecursiveModel(nn.Module):
         arch = config.arch
         self.data = data
         self.max_steps = arch.max_steps
+        self.restart_on_expand = arch.restart_on_expand
         self.halt_gradient = config.training.halt_gradient
         self.hierarchy = arch.hierarchy_bias if arch.enable_hierarchical_attention else None
         self.leave_above = arch.hcycle_confidence_threshold if arch.enable_adaptive_hcycles else None
@@ -94,6 +95,16 @@ class TinyRecursiveModel(nn.Module):
         """z_H and z_L of rows that have not begun: [rows, k, hidden] each."""
         shape = (rows, self.data.num_capsules, -1)
         return self.first_z_H.expand(*shape), self.first_z_L.expand(*shape)
+
+    def next_z_H(self, z_H: Tensor, opened: Tensor) -> Tensor:
+        """z_H [B, k, hidden] that the next step starts from, where `opened` [B, k] were opened after this one.
+
+        In rows that opened something the answer starts over and only z_L goes on: with z_H kept, an answer that has
+        settled on the sketches hardly listens to detail that comes later (measured in docs/decision-process.md).
+        """
+        if not self.restart_on_expand:
+            return z_H
+        return torch.where(opened.any(1)[:, None, None], self.first_z_H.to(z_H.dtype), z_H)
 
     def first_q_memory(self, rows: int) -> Tensor:
         """What a recurrent Q-head remembers before the first step: [rows, recurrent width] zeros."""
