@@ -1,13 +1,17 @@
 """How far the learned policy gets from opening nothing to opening everything, and how far above a random choice.
 
     python -m benchmarks.learned_policy --out out.json --run digits=runs/a --run digits=runs/b ... --run sms=runs/c ...
+        [--price sms=0.05]
 
-Each run is one seed of a data set, trained by `trm train`. On the test split, at the middle price:
+Each run is one seed of a data set, trained by `trm train`. On the test split, at the run's middle price level or the
+one of --price:
 
     way    (learned - never) / (all - never), with the share of the capsules that it opens (of those `all` opens)
     gap    (learned - random) / (all - random), where random opens as many, at the same moments
 
-Means over seeds with 95 % intervals (Student's t).
+Figures are means over seeds with 95 % intervals (Student's t). Shares are of the mean differences: of a single seed
+they have no meaning where random does as well as all. Their intervals are those of the differences, which stand beside
+them.
 """
 
 from __future__ import annotations
@@ -17,23 +21,41 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.runs import interval
 from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
 
 
-def one_run(path: Path) -> dict[str, float]:
+def one_run(path: Path, prices: list[float]) -> dict[str, float]:
     """The figures of one seed."""
-    record = evaluate_run(path, EvalRequest(policies=["learned", "threshold", "never", "all", "random"], split="test"))
+    names = ["learned", "threshold", "never", "all", "random"]
+    record = evaluate_run(path, EvalRequest(policies=names, split="test", prices=prices))
     scores = {score["policy"]: score for score in record["scores"]}
-    accuracy = {name: score["accuracy"] for name, score in scores.items()}
+    accuracy = {name: 100 * score["accuracy"] for name, score in scores.items()}
     return {
-        **{f"accuracy, {name}": 100 * value for name, value in accuracy.items()},
+        **{f"accuracy, {name}": value for name, value in accuracy.items()},
         "opened": scores["learned"]["opened"],
         "opened, threshold": scores["threshold"]["opened"],
         "steps": scores["learned"]["steps"],
         "share opened, %": 100 * scores["learned"]["opened"] / scores["all"]["opened"],
-        "way, %": 100 * (accuracy["learned"] - accuracy["never"]) / (accuracy["all"] - accuracy["never"]),
-        "gap, %": 100 * (accuracy["learned"] - accuracy["random"]) / (accuracy["all"] - accuracy["random"]),
+        "learned - never": accuracy["learned"] - accuracy["never"],
+        "all - never": accuracy["all"] - accuracy["never"],
+        "learned - random": accuracy["learned"] - accuracy["random"],
+        "all - random": accuracy["all"] - accuracy["random"],
+    }
+
+
+def summary(seeds: list[dict[str, float]]) -> dict[str, Any]:
+    """Means with intervals, and the two shares of the means."""
+    mean = {name: float(np.mean([seed[name] for seed in seeds])) for name in seeds[0]}
+    return {
+        "seeds": len(seeds),
+        "way, %": round(100 * mean["learned - never"] / mean["all - never"], 1),
+        "gap, %": round(100 * mean["learned - random"] / mean["all - random"], 1),
+        "mean, half width": {
+            name: [v if v is None else round(v, 3) for v in interval([s[name] for s in seeds])] for name in mean
+        },
     }
 
 
@@ -41,20 +63,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--run", action="append", required=True, metavar="DATASET=RUN")
+    parser.add_argument("--price", action="append", default=[], metavar="DATASET=LEVEL")
     arguments = parser.parse_args()
+    prices = {name: [float(level)] for name, _, level in (entry.partition("=") for entry in arguments.price)}
     runs: dict[str, list[dict[str, float]]] = {}
-    for entry in arguments.run:
-        dataset, _, path = entry.partition("=")
-        runs.setdefault(dataset, []).append(one_run(Path(path)))
-    record: dict[str, Any] = {
-        dataset: {
-            "seeds": len(seeds),
-            "mean, half width": {
-                name: [v if v is None else round(v, 3) for v in interval([s[name] for s in seeds])] for name in seeds[0]
-            },
-        }
-        for dataset, seeds in runs.items()
-    }
+    for dataset, _, path in (entry.partition("=") for entry in arguments.run):
+        runs.setdefault(dataset, []).append(one_run(Path(path), prices.get(dataset, [])))
+    record = {dataset: {"price": prices.get(dataset), **summary(seeds)} for dataset, seeds in runs.items()}
     arguments.out.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
 
