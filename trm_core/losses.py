@@ -219,7 +219,9 @@ class StepLoss(nn.Module):
         model, training, dqn = self.model, self.config.training, self.config.dqn
         mtp_accuracy: list[Term] = []
         with torch.set_grad_enabled(torch.is_grad_enabled() and not policy_only):
-            output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price, carry.q_memory)
+            # carry.z_H is as it was when the capsules were chosen: the cmi head learns from what it then saw.
+            z_H = model.next_z_H(carry.z_H, carry.pending.opened)
+            output = model(z_H, carry.z_L, carry.capsules, carry.steps, carry.price, carry.q_memory)
             quality = answer_quality(output.logits, carry.labels, training.label_smoothing)
             terms = {
                 "lm_loss": row_term(quality.loss, quality.valid),

@@ -190,23 +190,6 @@ def test_begin_replaces_exactly_the_halted_rows(halted: Tensor, seed: int) -> No
     assert not torch.equal(after.price[halted], carry.price[halted])
 
 
-@pytest.mark.parametrize("restart", [True, False])
-def test_the_answer_starts_over_in_exactly_the_rows_that_opened_something(restart: bool) -> None:
-    epsilon = {"epsilon_start": 1.0, "epsilon_end": 1.0}
-    episodes = make_episodes(tiny.make_config(arch={"restart_on_expand": restart}, dqn=epsilon))
-    carry = episodes.begin(episodes.initial_carry(tiny.make_batch(ROWS)), tiny.make_batch(ROWS), 0)
-    result = scripted(0, 5)
-    after, decision = episodes.decide(carry, result, 0)
-    expanded = decision.action == Action.EXPAND
-    assert expanded.any(), "the example has such rows"
-    assert not expanded.all(), "and others"
-    expected = result.output.z_H.detach().clone()
-    if restart:
-        expected[expanded] = episodes.model.first_latents(1)[0][0]
-    assert torch.equal(after.z_H, expected)
-    assert torch.equal(after.z_L, result.output.z_L.detach())
-
-
 def test_a_new_episode_forgets_what_the_q_head_remembered() -> None:
     episodes = make_episodes(tiny.make_config(arch={"q_head_type": "rnn"}), dqn=False)
     carry = episodes.initial_carry(tiny.make_batch(ROWS))

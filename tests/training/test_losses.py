@@ -384,6 +384,26 @@ def test_which_parameters_a_term_moves(term: str, changes: dict[str, str], expec
     assert moved_by(terms[term].total, model) == expected
 
 
+@pytest.mark.parametrize("restart", [True, False])
+def test_the_answer_starts_over_where_something_was_opened(restart: bool) -> None:
+    """And the cmi head still learns from the z_H that it saw when the capsules were chosen."""
+    config = tiny.make_config(arch={"restart_on_expand": restart})
+    model = tiny.make_model(config)
+    assert model.cmi_head is not None
+    carry = make_carry(model)
+    expanded = carry.pending.opened.any(1)
+    assert expanded.any(), "the example has such rows"
+    assert not expanded.all(), "and others"
+    z_H = carry.z_H.clone()
+    if restart:
+        z_H[expanded] = model.first_latents(1)[0][0]
+    expected = model(z_H, carry.z_L, carry.capsules, carry.steps, carry.price, carry.q_memory)
+    result = StepLoss(model, config)(carry, None, 6)
+    torch.testing.assert_close(result.output.logits, expected.logits)
+    settled = cmi_term(model, carry, result.quality)
+    torch.testing.assert_close(result.terms["cmi_loss"].total, settled.total)
+
+
 def test_policy_only_moves_the_policy_alone() -> None:
     config = tiny.make_config()
     model = tiny.make_model(config)

@@ -72,7 +72,7 @@ class ArchConfig(Section):
         description="Concept vocabulary; auto takes it from the capsule file, 256 where its targets are classes.",
     )
     concept_dim: Count | Auto = Field("auto", description="Width of a concept's embedding; auto: hidden_size.")
-    concept_mix: Fraction = Field(0.5, description="Share of the concept in z_H <- (1 - mix) z_H + mix concept.")
+    concept_mix: Fraction = Field(0.1, description="Share of the concept in z_H <- (1 - mix) z_H + mix concept.")
     concept_decay: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.99, description="Decay of the codebook's averages."
     )

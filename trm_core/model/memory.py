@@ -1,6 +1,6 @@
 """The memory bank: good past states, looked up by every position of z_H (pipeline.md, "Multi-Position Memory Queries").
 
-    z_H <- z_H + gate * output(retrieve(z_H))                 `read` returns what is added
+    z_H <- norm(z_H + gate * output(retrieve(z_H)))           `read` returns what is added
 
 Unusual here: the slots are buffers that only `write` changes, never a gradient; what is learned is how to ask (query),
 how to use the answer (output) and how much (gate). The shapes never depend on how full the bank is, so a read needs no

@@ -19,7 +19,7 @@ from trm_core.model.concepts import ConceptVocabulary, Quantised
 from trm_core.model.embedding import CapsuleEmbedding, DataShape, SketchDecoder
 from trm_core.model.heads import AnswerHead, CMIHead, MTPHead, OpeningWorth, ReconstructionHeads
 from trm_core.model.initialise import initialise
-from trm_core.model.layers import attention_bias
+from trm_core.model.layers import attention_bias, rms_norm
 from trm_core.model.memory import MemoryBank
 from trm_core.model.q_head import QHead, build_q_state, pool_tokens
 from trm_core.model.recursion import Recursion
@@ -97,7 +97,7 @@ class TinyRecursiveModel(nn.Module):
         return self.first_z_H.expand(*shape), self.first_z_L.expand(*shape)
 
     def next_z_H(self, z_H: Tensor, opened: Tensor) -> Tensor:
-        """z_H [B, k, hidden] that the next step starts from, where `opened` [B, k] were opened after this one.
+        """z_H [B, k, hidden] that a step starts from, where `opened` [B, k] were opened after the step before.
 
         In rows that opened something the answer starts over and only z_L goes on: with z_H kept, an answer that has
         settled on the sketches hardly listens to detail that comes later (measured in docs/decision-process.md).
@@ -216,7 +216,8 @@ class TinyRecursiveModel(nn.Module):
         """What happens to z_H after every cycle: what the memory bank remembers is added, concepts pull."""
         quantised = None
         if self.memory is not None:
-            z_H = z_H + self.memory.read(z_H)
+            # Without the norm z_H grows with every read, and x weighs less and less beside it.
+            z_H = rms_norm(z_H + self.memory.read(z_H))
         if self.concepts is not None:
             z_H, quantised = self.concepts(z_H, mask)
         return z_H, quantised

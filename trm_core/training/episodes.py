@@ -198,7 +198,7 @@ class Episodes:
             self.scale.update(torch.cat([reward.total[settled], terminal[ended]]))
         following = replace(
             carry,
-            z_H=self.model.next_z_H(output.z_H.detach(), opened),
+            z_H=output.z_H.detach(),
             z_L=output.z_L.detach(),
             x=output.x.detach(),
             halted=action == Action.HALT,
