@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from hypothesis import given, reject, settings
@@ -265,6 +266,17 @@ def test_at_first_the_bank_changes_nothing_but_its_gate_learns_at_once() -> None
     assert bool(bank.output.weight.grad.any())
     assert bank.query.weight.grad is not None
     assert bool(bank.query.weight.grad.any())
+
+
+def test_reading_keeps_z_H_at_rms_1() -> None:
+    """Otherwise z_H grows with every read, and the input weighs less and less beside it."""
+    model = tiny.make_model(tiny.make_config(memory={"enabled": True, "capacity": 8, "top_k": 2, "num_heads": 2}))
+    assert model.memory is not None
+    model.memory.write(torch.randn(8, model.first_z_H.shape[0]), torch.rand(8), step=0)
+    with torch.no_grad():
+        model.memory.gate.fill_(5.0)
+    refined, _ = model.refine(rms_normalised(torch.randn(3, tiny.K, model.first_z_H.shape[0])), None)
+    torch.testing.assert_close(refined.square().mean(-1), torch.ones(3, tiny.K), rtol=1e-3, atol=1e-3)
 
 
 def test_learning_moves_parameters_and_never_slots() -> None:
