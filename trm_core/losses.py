@@ -154,7 +154,8 @@ def reconstruction_term(model: TinyRecursiveModel, carry: Carry, output: StepOut
         error = F.mse_loss(model.reconstruction.checksum(output.z_H), capsules.checksums, reduction="none").mean(-1)
         per_capsule = per_capsule + error
     if model.sketch_decoder is not None and capsules.children is not None:
-        per_capsule = per_capsule + 0.2 * model.sketch_decoder(embedding, capsules.children, capsules.sketches)
+        detail = embedding.detail(capsules.children) if output.detail is None else output.detail
+        per_capsule = per_capsule + 0.2 * model.sketch_decoder(embedding, detail, capsules.sketches)
     return Term((per_capsule * valid).sum(), valid.sum())
 
 

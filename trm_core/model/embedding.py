@@ -97,15 +97,21 @@ class CapsuleEmbedding(nn.Module):
             getattr(self, f"{name}_mean").copy_(flat.mean(0))
             getattr(self, f"{name}_scale").copy_(1.0 / spread)
 
-    def standard_children(self, children: Tensor) -> Tensor:
-        return (children - self.child_mean) * self.child_scale
+    def detail(self, children: Tensor) -> Tensor:
+        """Children [.., k, m, D] -> one vector per capsule [.., k, hidden]."""
+        assert self.child_aggregation is not None
+        return self.child_aggregation((children - self.child_mean) * self.child_scale)
 
-    def forward(self, capsules: CapsuleState) -> Tensor:
+    def forward(self, capsules: CapsuleState, detail: Tensor | None = None) -> Tensor:
+        """detail [B, k, hidden]: `detail` of all children where the caller needs that as well; only what is open is
+        looked at.
+        """
         x = self.sketch((capsules.sketches - self.sketch_mean) * self.sketch_scale) + self.position
-        visible = capsules.visible_children()
-        if self.child_aggregation is not None and visible is not None:
-            detail = self.child_aggregation(self.standard_children(visible)) + self.opened_mark
-            x = x + torch.where(capsules.expanded[:, :, None], detail, 0.0)
+        if self.child_aggregation is not None:
+            if detail is None and (visible := capsules.visible_children()) is not None:
+                detail = self.detail(visible)
+            if detail is not None:
+                x = x + torch.where(capsules.expanded[:, :, None], detail + self.opened_mark, 0.0)
         if capsules.mask is not None:
             x = x * capsules.mask[:, :, None]
         return x / math.sqrt(2.0)
@@ -118,9 +124,7 @@ class SketchDecoder(nn.Module):
         super().__init__()
         self.decode = nn.Linear(arch.hidden_size, data.dim)
 
-    def forward(self, embedding: CapsuleEmbedding, children: Tensor, sketches: Tensor) -> Tensor:
-        """Squared error [B, k] between the decoded and the standardised sketch."""
-        assert embedding.child_aggregation is not None
-        decoded = self.decode(embedding.child_aggregation(embedding.standard_children(children)))
+    def forward(self, embedding: CapsuleEmbedding, detail: Tensor, sketches: Tensor) -> Tensor:
+        """Squared error [B, k] between the sketch decoded from `detail` [B, k, hidden] and the standardised sketch."""
         target = (sketches - embedding.sketch_mean) * embedding.sketch_scale
-        return F.mse_loss(decoded, target, reduction="none").mean(-1)
+        return F.mse_loss(self.decode(detail), target, reduction="none").mean(-1)

@@ -8,7 +8,7 @@ back; in evaluation a row may leave the high-level cycles early, and rows that l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one reasoning step leaves behind. z_H, logits, halt_logit and `early` carry gradient; the rest does not."""
+    """What one reasoning step leaves behind. z_H, logits, halt_logit, `early` and `detail` carry gradient."""
 
     z_H: Tensor  # [B, k, hidden]
     z_L: Tensor  # [B, k, hidden]
@@ -51,6 +51,7 @@ class StepOutput:
     continue_logit: Tensor | None = None  # [B]
     early: list[Reading] = field(default_factory=list)  # after every cycle but the last, where adaptive H is trained
     concepts: Quantised | None = None  # of the last cycle
+    detail: Tensor | None = None  # [B, k, hidden] of all children, open or not; only in training, for the cycle term
 
 
 class TinyRecursiveModel(nn.Module):
@@ -126,7 +127,11 @@ class TinyRecursiveModel(nn.Module):
         """
         if q_memory is None:
             q_memory = self.first_q_memory(len(steps))
-        x = self.embedding(capsules)
+        detail = None
+        if self.training and self.sketch_decoder is not None and capsules.children is not None:
+            # The cycle term needs it of every capsule; a projection of its own for the open ones would cost as much.
+            detail = self.embedding.detail(capsules.children)
+        x = self.embedding(capsules, detail)
         if self.leave_above is not None and not self.training and not torch.is_grad_enabled():
             return self._forward_adaptively(z_H, z_L, x, capsules, steps, price, q_memory)
         quantised: Quantised | None = None
@@ -141,7 +146,8 @@ class TinyRecursiveModel(nn.Module):
         if self.leave_above is not None and self.training:
             early = [self.read(z, capsules, steps, price, q_memory) for z in cycles[:-1]]
         now = self.read(cycles[-1], capsules, steps, price, q_memory)
-        return self._output(cycles[-1], z_L, x, now, torch.full_like(steps, len(cycles)), early, quantised)
+        output = self._output(cycles[-1], z_L, x, now, torch.full_like(steps, len(cycles)), early, quantised)
+        return replace(output, detail=detail)
 
     def _forward_adaptively(
         self,

@@ -115,9 +115,8 @@ def now(
         error = (model.reconstruction.checksum(output.z_H) - capsules.checksums).square().mean(-1)
         yield _over("checksum_loss", error, capsules.valid())
     if model.sketch_decoder is not None and capsules.children is not None:
-        yield _over(
-            "cycle_loss", model.sketch_decoder(embedding, capsules.children, capsules.sketches), capsules.valid()
-        )
+        detail = embedding.detail(capsules.children)
+        yield _over("cycle_loss", model.sketch_decoder(embedding, detail, capsules.sketches), capsules.valid())
     if output.early and model.leave_above is not None:
         left = torch.stack([reading.halt_logit > model.leave_above for reading in output.early]).any(0)
         yield _mean("hcycle_exit_pct", 100.0 * left.float())
