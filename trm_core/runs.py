@@ -23,8 +23,8 @@ from trm_core.errors import ConfigError, ExitCode, Interrupted, StoppedEarly, Tr
 from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
 from trm_core.evaluation.report import EvaluationData, Evaluator, pick_split
 from trm_core.model.trm import TinyRecursiveModel
-from trm_core.training import checkpoint as checkpoints
 from trm_core.training import run_dir
+from trm_core.training.checkpoint_folders import list_checkpoints
 from trm_core.training.drift import refuse_drift
 from trm_core.training.environment import environment, pick_device
 from trm_core.training.estimate import MemoryEstimate, estimate_memory
@@ -251,7 +251,7 @@ def choose_run_path(config: Config, resume: str | None) -> tuple[Path, bool]:
     path = Path(asked)
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder", hint="choose another training.run_dir")
-    going_on = resume == "auto" and bool(checkpoints.list_checkpoints(path))
+    going_on = resume == "auto" and bool(list_checkpoints(path))
     # A run killed before its first checkpoint is begun again; a folder of somebody else's is left alone.
     begun = resume == "auto" and (path / run_dir.CONFIG).is_file()
     if not begun and path.is_dir() and any(entry.name not in (run_dir.LOCK, run_dir.LOG) for entry in path.iterdir()):

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from trm_core.errors import CheckpointError, ResourceError
-from trm_core.training import checkpoint as checkpoints
-from trm_core.training.checkpoint import Checkpoint
+from trm_core.training import checkpoint_folders as checkpoints
+from trm_core.training.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 
 FILES = ["model.safetensors", "training.safetensors", "state.json", "manifest.json"]
 
@@ -39,25 +39,25 @@ def run(tmp_path: Path) -> Path:
 
 def test_what_is_saved_comes_back(run: Path) -> None:
     saved = make(7)
-    folder = checkpoints.save_checkpoint(run, saved)
+    folder = save_checkpoint(run, saved)
     assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
     found, notes = checkpoints.find_checkpoint(run)
     assert (found, notes) == (folder, [])
-    loaded = checkpoints.load_checkpoint(found)
+    loaded = load_checkpoint(found)
     assert (loaded.step, loaded.state) == (7, saved.state)
     for mine, theirs in ((saved.model, loaded.model), (saved.training, loaded.training)):
         assert mine.keys() == theirs.keys()
         for name, tensor in mine.items():
             assert tensor.dtype == theirs[name].dtype
             assert torch.equal(tensor, theirs[name])
-    assert checkpoints.load_checkpoint(found, with_training=False).training == {}
+    assert load_checkpoint(found, with_training=False).training == {}
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_damage_is_noticed_and_the_older_one_used(run: Path, name: str, damage: str) -> None:
-    older = checkpoints.save_checkpoint(run, make(5))
-    newer = checkpoints.save_checkpoint(run, make(10))
+    older = save_checkpoint(run, make(5))
+    newer = save_checkpoint(run, make(10))
     path = newer / name
     data = bytearray(path.read_bytes())
     if damage == "flip":
@@ -84,7 +84,7 @@ def test_damage_is_noticed_and_the_older_one_used(run: Path, name: str, damage: 
 
 
 def test_every_byte_counts(run: Path) -> None:
-    folder = checkpoints.save_checkpoint(run, make(1))
+    folder = save_checkpoint(run, make(1))
     for name in FILES[:3]:
         path = folder / name
         data = path.read_bytes()
@@ -98,7 +98,7 @@ def test_every_byte_counts(run: Path) -> None:
 
 def test_pruning_keeps_the_newest_and_the_best(run: Path) -> None:
     for step in (2, 4, 6, 8, 10):
-        checkpoints.save_checkpoint(run, make(step))
+        save_checkpoint(run, make(step))
         if step == 4:
             checkpoints.mark_best(run, 4)
         checkpoints.prune(run, 2)
@@ -107,18 +107,18 @@ def test_pruning_keeps_the_newest_and_the_best(run: Path) -> None:
 
 
 def test_saving_a_step_again_replaces_it(run: Path) -> None:
-    checkpoints.save_checkpoint(run, make(3))
+    save_checkpoint(run, make(3))
     changed = make(3)
     changed.state["again"] = True
-    checkpoints.save_checkpoint(run, changed)
-    assert checkpoints.load_checkpoint(checkpoints.find_checkpoint(run)[0]).state["again"] is True
+    save_checkpoint(run, changed)
+    assert load_checkpoint(checkpoints.find_checkpoint(run)[0]).state["again"] is True
     assert len(list((run / "checkpoints").iterdir())) == 1
 
 
 @pytest.mark.parametrize("nth", range(1, 6))
 def test_a_full_disk_leaves_nothing_and_says_so(run: Path, nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever of the five fsyncs (three tensors and numbers, manifest, folder) meets the full disk."""
-    older = checkpoints.save_checkpoint(run, make(1))
+    older = save_checkpoint(run, make(1))
     calls = 0
     real = os.fsync
 
@@ -131,19 +131,19 @@ def test_a_full_disk_leaves_nothing_and_says_so(run: Path, nth: int, monkeypatch
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(ResourceError, match="No space left"):
-        checkpoints.save_checkpoint(run, make(2))
+        save_checkpoint(run, make(2))
     assert calls == nth
     assert [p.name for p in (run / "checkpoints").iterdir()] == [older.name]
     assert checkpoints.find_checkpoint(run) == (older, [])
 
 
 def test_a_killed_save_is_swept_away_by_the_next(run: Path) -> None:
-    checkpoints.save_checkpoint(run, make(1))
+    save_checkpoint(run, make(1))
     half = run / "checkpoints" / ".step_00000002.12345"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     assert checkpoints.find_checkpoint(run)[0].name == "step_00000001"
-    checkpoints.save_checkpoint(run, make(3))
+    save_checkpoint(run, make(3))
     assert not half.exists()
 
 
@@ -156,11 +156,11 @@ def test_weights_that_do_not_fit_are_named() -> None:
         ({**good, "bias": torch.ones(4)}, "bias is \\(4,\\), not \\(3,\\)"),
     ):
         with pytest.raises(CheckpointError, match=words):
-            checkpoints.load_weights(model, weights, "file")
+            load_weights(model, weights, "file")
 
 
 def test_a_strangers_pointer_or_json_is_refused(run: Path) -> None:
-    folder = checkpoints.save_checkpoint(run, make(1))
+    folder = save_checkpoint(run, make(1))
     (run / "checkpoints" / "best").write_text("../../elsewhere\n")
     with pytest.raises(CheckpointError, match="no best checkpoint"):
         checkpoints.find_checkpoint(run, "best")

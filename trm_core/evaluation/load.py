@@ -13,7 +13,8 @@ from trm_core.config.schema import Config
 from trm_core.errors import CheckpointError
 from trm_core.model.embedding import DataShape
 from trm_core.model.trm import TinyRecursiveModel
-from trm_core.training import checkpoint as checkpoints
+from trm_core.training.checkpoint import load_checkpoint, load_weights
+from trm_core.training.checkpoint_folders import MODEL, STATE, find_checkpoint
 from trm_core.training.run_dir import CONFIG, require_run
 
 
@@ -33,13 +34,13 @@ def load_run(path: Path, device: torch.device, which: str = "latest") -> Trained
     """Load the newest checkpoint that verifies (or `best`). Raises CheckpointError."""
     require_run(path)
     config = load_config(path / CONFIG).config
-    folder, notes = checkpoints.find_checkpoint(path, which)
-    saved = checkpoints.load_checkpoint(folder, with_training=False)
+    folder, notes = find_checkpoint(path, which)
+    saved = load_checkpoint(folder, with_training=False)
     try:
         shape = DataShape(**saved.state["shape"])
         data, with_cmi = saved.state["data"], bool(saved.state["cmi"])
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}/{checkpoints.STATE} does not describe its model: {error}") from error
+        raise CheckpointError(f"{folder}/{STATE} does not describe its model: {error}") from error
     model = TinyRecursiveModel(config, shape, with_cmi=with_cmi)
-    checkpoints.load_weights(model, saved.model, folder / checkpoints.MODEL)
+    load_weights(model, saved.model, folder / MODEL)
     return TrainedRun(path, config, model.to(device).eval(), saved.step, data, notes)

@@ -29,8 +29,9 @@ from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import build_optimizers
 from trm_core.optim.ema import WeightAverage
 from trm_core.optim.schedule import lr_factor
-from trm_core.training import checkpoint as checkpoints
+from trm_core.training import checkpoint_folders as checkpoints
 from trm_core.training import measure
+from trm_core.training.checkpoint import load_checkpoint, save_checkpoint
 from trm_core.training.episodes import Decision, Episodes
 from trm_core.training.features import Features
 from trm_core.training.gradient_monitor import GradientMonitor
@@ -272,7 +273,7 @@ class Trainer:
         """Write a checkpoint and prune old ones."""
         if self.run_path is None:
             return
-        checkpoints.save_checkpoint(self.run_path, self.state.to_checkpoint({**self.about, "best": self.best}))
+        save_checkpoint(self.run_path, self.state.to_checkpoint({**self.about, "best": self.best}))
         checkpoints.prune(self.run_path, self.config.training.keep_checkpoints)
 
     def resume(self) -> list[str]:
@@ -280,7 +281,7 @@ class Trainer:
         assert self.run_path is not None
         folder, notes = checkpoints.find_checkpoint(self.run_path)
         checkpoints.drop_newer(self.run_path, folder)
-        saved = checkpoints.load_checkpoint(folder)
+        saved = load_checkpoint(folder)
         if saved.state.get("shape") != self.about.get("shape"):
             raise CheckpointError(
                 f"{folder} was trained on data of another shape: {saved.state.get('shape')}, "

@@ -1,0 +1,193 @@
+"""The folders of checkpoints: names, manifests, verification, retention. No tensor is read here, nor torch imported.
+
+A checkpoint is a folder `step_<n>` with
+
+    model.safetensors      the weights to use (averaged ones where training keeps an average)
+    training.safetensors   what only training needs: raw weights, optimisers, carry, replay, target network, RNG
+    state.json             numbers: step, data position, schedule, and how to rebuild the model
+    manifest.json          size and sha256 of the others
+
+A folder with a manifest that verifies is complete, whatever was killed when: `checkpoint.save_checkpoint` writes the
+manifest last, pruning deletes it first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trm_core.errors import CheckpointError
+from trm_core.training.run_dir import CHECKPOINTS, write_atomic
+
+SCHEMA_VERSION = 1
+MODEL, TRAINING, STATE, MANIFEST = "model.safetensors", "training.safetensors", "state.json", "manifest.json"
+FILES = (MODEL, TRAINING, STATE)
+BEST = "best"
+PREFIX = "step_"
+_JSON_LIMIT = 16 << 20
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What `trm checkpoints` says of one folder."""
+
+    path: Path
+    step: int
+    bytes: int
+    written: float  # seconds since the epoch
+    best: bool
+    fault: str | None  # None: it verifies
+
+
+def checkpoint_facts(run: Path) -> list[CheckpointFacts]:
+    """Every checkpoint of a run, newest first, each verified whole. The run may be going on."""
+    marked, found = best(run), []
+    for folder in list_checkpoints(run):
+        fault = None
+        try:
+            written = (folder / MANIFEST).stat().st_mtime
+            size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+            verify(folder)
+        except CheckpointError as error:
+            fault = error.message
+        except FileNotFoundError:
+            fault = f"{folder} lost a file while it was read"
+        if not (folder / MANIFEST).is_file():
+            continue  # pruned meanwhile
+        step = int(folder.name.removeprefix(PREFIX))
+        found.append(CheckpointFacts(folder, step, size, written, folder == marked, fault))
+    return found
+
+
+def folder_of(run: Path, step: int) -> Path:
+    return run / CHECKPOINTS / f"{PREFIX}{step:08d}"
+
+
+def mark_best(run: Path, step: int) -> None:
+    """Note which checkpoint evaluated best."""
+    write_atomic(run / CHECKPOINTS / BEST, f"{folder_of(run, step).name}\n")
+
+
+def best(run: Path) -> Path | None:
+    """The checkpoint marked best, if there is one."""
+    pointer = run / CHECKPOINTS / BEST
+    if not pointer.is_file():
+        return None
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    return run / CHECKPOINTS / name if is_checkpoint_name(name) else None
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Folders that have a manifest, newest first."""
+    parent = run / CHECKPOINTS
+    if not parent.is_dir():
+        return []
+    found = [p for p in parent.iterdir() if is_checkpoint_name(p.name) and (p / MANIFEST).is_file()]
+    return sorted(found, key=lambda p: p.name, reverse=True)
+
+
+def prune(run: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints and the best one."""
+    spared = best(run)
+    for folder in list_checkpoints(run)[keep:]:
+        if folder != spared:
+            remove(folder)
+
+
+def drop_newer(run: Path, folder: Path) -> None:
+    """Delete what is newer than `folder`: damaged, and in the way of what resuming from it will write."""
+    for other in list_checkpoints(run):
+        if other.name > folder.name:
+            remove(other)
+
+
+def find_checkpoint(run: Path, which: str = "latest") -> tuple[Path, list[str]]:
+    """The newest checkpoint that verifies (or the best one), and a note for every one that was passed over."""
+    notes: list[str] = []
+    if which == BEST:
+        chosen = best(run)
+        if chosen is None:
+            raise CheckpointError(f"{run} has no best checkpoint", hint="use the latest one")
+        verify(chosen)
+        return chosen, notes
+    for folder in list_checkpoints(run):
+        try:
+            verify(folder)
+        except CheckpointError as error:
+            notes.append(f"going back one checkpoint: {error.message}")
+            continue
+        except OSError as error:
+            notes.append(f"going back one checkpoint: {folder} cannot be read ({error.strerror})")
+            continue
+        return folder, notes
+    raise CheckpointError(
+        f"{run} has no checkpoint that verifies" + "".join(f"; {note}" for note in notes),
+        hint="train it first, or restore the folder from a copy",
+    )
+
+
+def verify(folder: Path) -> None:
+    """Compare sizes and hashes with the manifest. Raises CheckpointError that names the file."""
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{folder}: schema version {manifest.get('schema_version')!r}, this version of trm reads {SCHEMA_VERSION}",
+            hint="use the version of trm that wrote it",
+        )
+    files = manifest.get("files")
+    for name in FILES:
+        expected = files.get(name) if isinstance(files, dict) else None
+        path = folder / name
+        if not isinstance(expected, dict) or not path.is_file():
+            raise CheckpointError(f"{path} is missing", hint="restore the folder from a copy, or delete it")
+        if path.stat().st_size != expected.get("bytes") or describe(path) != expected:
+            raise CheckpointError(f"{path} does not match its manifest: it is damaged", hint="delete the folder")
+
+
+def is_checkpoint_name(name: str) -> bool:
+    return name.startswith(PREFIX) and name[len(PREFIX) :].isdigit()
+
+
+def describe(path: Path, sync: bool = False) -> dict[str, Any]:
+    if sync:
+        fsync(path)
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(folder: Path) -> None:
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_stale(parent: Path) -> None:
+    """Folders that a killed save left behind; the run directory's lock means that nobody else is saving."""
+    for folder in parent.glob(f".{PREFIX}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _JSON_LIMIT:
+            raise CheckpointError(f"{path} is larger than {_JSON_LIMIT} bytes: not written by trm")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}", hint="delete the folder; an older one is used"
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return value
