@@ -362,3 +362,31 @@ def test_priorities_are_updated_before_new_states_take_the_slots(
     assert calls.count("update_priorities") > 10
     after = [following for call, following in itertools.pairwise(calls) if call == "sample"]
     assert set(after) == {"update_priorities"}
+
+
+LIMITED = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
+runpy.run_module("trm_cli.main", run_name="__main__")
+"""
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path: Path, capsule_file: Path) -> None:
+    """No file may grow past 60 kB: the lines of metrics go on, checkpoints do not."""
+    run = tmp_path / "run"
+    first = overrides(capsule_file, run, training={"total_steps": 12, "stop_at_step": 4, "checkpoint_interval": 2})
+    assert tiny.invoke("train", *first).returncode == 75
+    good = sorted((run / "checkpoints").iterdir())
+    assert (good[-1] / "training.safetensors").stat().st_size > 60_000
+    command = [sys.executable, "-c", LIMITED, "60000", "train", "--resume", "auto", *first]
+    full = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=tiny.environment(tmp_path)
+    )
+    assert full.returncode == 6, full.stderr
+    assert full.stderr.count("training goes on") == 3, "after steps 6, 8 and 10"
+    assert [line["step"] for line in metrics(run) if "train/loss" in line] == list(range(1, 13))
+    assert sorted((run / "checkpoints").iterdir()) == good, "older checkpoints stay, nothing half-written is left"
+    assert tiny.invoke("checkpoints", run).returncode == 0
+    again = tiny.invoke("train", "--resume", "auto", *first)
+    assert again.returncode == 0, again.stderr
+    assert read_json(run / "status.json")["step"] == 12

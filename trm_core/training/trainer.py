@@ -22,7 +22,7 @@ from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.learner import ReplayedTargets, RewardDivisors, TargetNetwork, sequence_targets, td_targets
 from trm_core.dqn.replay import ReplayBuffer
 from trm_core.dqn.schedules import beta_at
-from trm_core.errors import CheckpointError, DivergedError
+from trm_core.errors import CheckpointError, DivergedError, ResourceError
 from trm_core.keyed_random import Purpose
 from trm_core.losses import StepLoss, StepResult
 from trm_core.model.trm import TinyRecursiveModel
@@ -249,7 +249,7 @@ class Trainer:
                 outcome = "stopped"
                 break
             if step % training.checkpoint_interval == 0 and step < training.total_steps:
-                self.save()
+                self.try_to_save(hooks.log)
         self.save()
         return outcome
 
@@ -264,16 +264,26 @@ class Trainer:
         logger.log(state.step, values)
         log(f"step {state.step}: accuracy {values['eval/accuracy']:.4f}, opened {values['eval/opened']:.2f}")
         if self.best is None or values["eval/accuracy"] > self.best:
-            self.best = values["eval/accuracy"]
-            if self.run_path is not None:
-                self.save()
-                checkpoints.mark_best(self.run_path, state.step)
+            before, self.best = self.best, values["eval/accuracy"]
+            if not self.try_to_save(log, best=True):
+                self.best = before  # there is no checkpoint of it
 
-    def save(self) -> None:
-        """Write a checkpoint and prune old ones."""
+    def try_to_save(self, log: Callable[[str], None], *, best: bool = False) -> bool:
+        """Save in the middle of a run: a full disk costs this checkpoint, not the run. Older ones stay as they are."""
+        try:
+            self.save(best=best)
+        except ResourceError as error:
+            log(f"warning: {error.message}; training goes on, the next save is tried as usual ({error.hint})")
+            return False
+        return True
+
+    def save(self, *, best: bool = False) -> None:
+        """Write a checkpoint and prune old ones. Raises ResourceError when the disk does not take it."""
         if self.run_path is None:
             return
         save_checkpoint(self.run_path, self.state.to_checkpoint({**self.about, "best": self.best}))
+        if best:
+            checkpoints.mark_best(self.run_path, self.state.step)
         checkpoints.prune(self.run_path, self.config.training.keep_checkpoints)
 
     def resume(self) -> list[str]:
