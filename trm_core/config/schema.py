@@ -259,6 +259,12 @@ class TrainingConfig(Section):
         description="After this step only the Q-head and the cmi head go on learning; null: everything to the end.",
     )
     monitor_gradients: bool = Field(True, description="Norms, zeros, NaN and Inf of the gradient per module group.")
+    max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
+        3, description="Steps in a row with NaN or Inf that are skipped; one more rolls back to the last checkpoint."
+    )
+    max_rollbacks: Annotated[int, Field(ge=0)] = Field(
+        3, description="Rollbacks, each at half the rate, after which the run ends with code 5."
+    )
     log_interval: Count = Field(1, description="Write metrics every n steps.")
     eval_interval: Count = Field(1000, description="Evaluate every n steps.")
     checkpoint_interval: Count = Field(5000, description="Save every n steps.")

@@ -21,6 +21,9 @@ class MetricsLogger(Protocol):
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
+    def rewind(self, step: int) -> None:
+        """Training went back to `step`: what was logged after it is void."""
+
     def close(self) -> None: ...
 
 
@@ -38,6 +41,11 @@ class JsonLines:
             self.file.flush()
         except OSError as error:
             raise ResourceError(f"cannot write {self.path}: {error.strerror}", hint="free some disk space") from error
+
+    def rewind(self, step: int) -> None:
+        self.file.close()
+        truncate_after(self.path, step)
+        self.file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         self.file.close()
@@ -75,6 +83,9 @@ class TensorBoard:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
+    def rewind(self, step: int) -> None:
+        """Event files cannot be shortened; the later points of a step are drawn after the void ones."""
+
     def close(self) -> None:
         self.writer.close()
 
@@ -106,6 +117,9 @@ class WandB:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
 
+    def rewind(self, step: int) -> None:
+        """W&B takes no earlier steps: it ignores points until training is past where it was."""
+
     def close(self) -> None:
         self.run.finish()
 
@@ -127,6 +141,10 @@ class AllLoggers:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for logger in self.loggers:
             logger.log(step, values)
+
+    def rewind(self, step: int) -> None:
+        for logger in self.loggers:
+            logger.rewind(step)
 
     def close(self) -> None:
         for logger in self.loggers:

@@ -454,6 +454,21 @@ RESOURCES = _group(
         Range("ours: half of before; pipeline.md Issue 7's 500 to 1000 belong to an A100", low=0.5, of="median"),
     ),
     Metric(
+        "train/skipped_steps",
+        "steps left out so far because the loss or the gradient was not finite",
+        "steps",
+        Range("ours: one or two may be bad data", high=2),
+    ),
+    Metric(
+        "train/rollbacks",
+        "times that training went back to a checkpoint so far because steps in a row were not finite",
+        "",
+        Range("ours: each halves the rates", high=0),
+    ),
+    Metric(
+        "train/rate_factor", "factor on all learning rates after rollbacks", "", Range("ours: 1", low=1.0, high=1.0)
+    ),
+    Metric(
         "train/data_time_share",
         "share of the time spent waiting for data",
         "share",

@@ -5,7 +5,7 @@ One list decides what is saved: resuming and not having stopped at all give bit-
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import Optimizers
 from trm_core.optim.ema import WeightAverage
 from trm_core.training.checkpoint import Checkpoint, load_weights
+from trm_core.training.faults import Faults
 
 
 @dataclass
@@ -30,7 +31,7 @@ class TrainingState:
     | --- | --- |
     | model | model.safetensors (the average, if there is one); raw weights in training.safetensors |
     | optimizers, average, target, replay, curiosity, carry | training.safetensors, numbers in state.json |
-    | stream, reward scales, step | state.json |
+    | stream, reward scales, faults, step | state.json |
     | torch's generator (dropout) | training.safetensors |
 
     Exploration, prices and replay draws are functions of seed, step and row, so they have no state.
@@ -47,6 +48,7 @@ class TrainingState:
     stream: SampleStream
     carry: Carry
     step: int = 0
+    faults: Faults = field(default_factory=Faults)
 
     def to_checkpoint(self, about: dict[str, Any]) -> Checkpoint:
         """`about`: what else state.json should say (config, data)."""
@@ -54,6 +56,7 @@ class TrainingState:
         tensors = {f"weights.{name}": value for name, value in weights.items()} if self.average else {}
         numbers: dict[str, Any] = {"step": self.step, "stream": self.stream.state_dict()}
         numbers |= {"scale": vars(self.scale), "intrinsic_scale": vars(self.intrinsic_scale)}
+        numbers["faults"] = asdict(self.faults)
         numbers["optimizers"] = []
         for index, optimizer in enumerate(self.optimizers.all):
             state = optimizer.state_dict()
@@ -108,6 +111,7 @@ class TrainingState:
             for scale, key in ((self.scale, "scale"), (self.intrinsic_scale, "intrinsic_scale")):
                 for name in ("count", "mean", "squares"):
                     setattr(scale, name, numbers[key][name])
+            self.faults = Faults(**numbers["faults"])
             torch.set_rng_state(tensors["generator"])
         except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
             raise CheckpointError(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trm_core.collectives import all_sum
 from trm_core.config.schema import Config
 from trm_core.data.store import CapsuleFile
 from trm_core.data.stream import CapsuleBatch, SampleStream, sequential_batches
@@ -22,9 +23,10 @@ from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.learner import ReplayedTargets, RewardDivisors, TargetNetwork, sequence_targets, td_targets
 from trm_core.dqn.replay import ReplayBuffer
 from trm_core.dqn.schedules import beta_at
-from trm_core.errors import CheckpointError, DivergedError, ResourceError
+from trm_core.errors import CheckpointError, ResourceError
 from trm_core.keyed_random import Purpose
 from trm_core.losses import StepLoss, StepResult
+from trm_core.model.carry import Carry
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import build_optimizers
 from trm_core.optim.ema import WeightAverage
@@ -33,6 +35,7 @@ from trm_core.training import checkpoint_folders as checkpoints
 from trm_core.training import measure
 from trm_core.training.checkpoint import load_checkpoint, save_checkpoint
 from trm_core.training.episodes import Decision, Episodes
+from trm_core.training.faults import NotFinite
 from trm_core.training.features import Features
 from trm_core.training.gradient_monitor import GradientMonitor
 from trm_core.training.loggers import MetricsLogger
@@ -132,8 +135,9 @@ class Trainer:
         return sequence_targets(*networks, runs, alive, dqn.gamma, divisors)
 
     def step(self) -> tuple[StepResult, Decision]:
-        """One optimiser step. Raises DivergedError before anything is updated."""
+        """One optimiser step. Raises NotFinite before anything is updated."""
         state, training, step = self.state, self.config.training, self.state.step
+        kept = state.carry
         began = time.perf_counter()
         fresh = state.stream.take(int(state.carry.halted.sum())).to(self.device)
         waited = time.perf_counter() - began
@@ -146,12 +150,13 @@ class Trainer:
             # The policy has to learn from the states that it will meet: those of the averaged weights.
             state.average.copy_to(state.model)
         result = self.loss(state.carry, replayed, step, policy_only)
-        if not bool(result.loss.isfinite()):
+        if bool(all_sum((~result.loss.isfinite()).float())):
             bad = [name for name, term in result.terms.items() if not bool(term.total.isfinite().all())]
-            raise self.diverged(f"the loss is not finite ({', '.join(bad) or 'the sum'})")
+            rows = ~result.output.logits.isfinite().flatten(1).all(1)
+            raise NotFinite(f"the loss is not finite ({', '.join(bad) or 'the sum'})", kept, rows)
         if result.loss.requires_grad:
             result.loss.backward()
-        self.update(step)
+        self.update(step, kept)
         if state.replay is not None and replayed is not None and result.td_error is not None:
             # Before the decision stores new states: their slots may be those of the transitions just replayed.
             self.reprioritise(state.replay, replayed, result.td_error)
@@ -177,8 +182,8 @@ class Trainer:
         """Whether a line of metrics is written after `step` steps."""
         return step % self.config.training.log_interval == 0 or step == self.config.training.total_steps
 
-    def update(self, step: int) -> None:
-        """Clip, step every optimiser at its rate, and let averages and target follow. Raises DivergedError first."""
+    def update(self, step: int, kept: Carry) -> None:
+        """Clip, step every optimiser at its rate, and let averages and target follow. Raises NotFinite first."""
         state, training, optimizers = self.state, self.config.training, self.state.optimizers
         norms: tuple[Tensor, ...]
         if self.gradients is None:
@@ -188,7 +193,7 @@ class Trainer:
             norms = measured.totals
             self.averages.add_vector(measured.names, measured.values)
         if not bool(torch.stack(norms).isfinite().all()):
-            raise self.diverged("the gradient is not finite")
+            raise NotFinite("the gradient is not finite", kept, torch.zeros_like(kept.halted))
         limits = (training.grad_clip_norm, self.config.dqn.grad_clip_norm)
         for part, norm, limit in zip(("", "policy_"), norms, limits, strict=True):
             self.averages.add_mean(f"train/{part}grad_norm", norm)
@@ -197,8 +202,8 @@ class Trainer:
         warmup, least = training.lr_warmup_steps, training.lr_min_ratio
         # The model's cosine ends where its learning ends.
         optimizers.set_factors(
-            lr_factor(step, warmup, training.predictor_steps or training.total_steps, least),
-            lr_factor(step, warmup, training.total_steps, least),
+            state.faults.rate * lr_factor(step, warmup, training.predictor_steps or training.total_steps, least),
+            state.faults.rate * lr_factor(step, warmup, training.total_steps, least),
         )
         weights = [*optimizers.model_params, *optimizers.policy_params]
         before = [p.detach().clone() for p in weights] if self.logs_at(step + 1) else None
@@ -218,13 +223,42 @@ class Trainer:
             alive = replayed.weight > 0
             replay.update_priorities(replayed.slot[alive], td_error[alive])
 
-    def diverged(self, what: str) -> DivergedError:
-        training = self.config.training
-        return DivergedError(
-            f"step {self.state.step + 1}: {what}",
-            hint=f"lower the rate: training.base_lr={training.base_lr / 2:g}, or training.grad_clip_norm="
-            f"{training.grad_clip_norm / 2:g}",
-        )
+    def skip(self, fault: NotFinite, logger: MetricsLogger, log: Callable[[str], None]) -> bool:
+        """Leave a step out that is not finite, or go back to the last checkpoint (True). Raises DivergedError to give
+        up.
+        """
+        state, training, faults = self.state, self.config.training, self.state.faults
+        state.optimizers.zero_grad()
+        if state.model.memory is not None:
+            state.model.memory.forget_pending()
+        state.carry = replace(fault.carry, halted=fault.carry.halted | fault.rows)
+        state.step += 1
+        faults.skip()
+        log(f"warning: step {state.step}: {fault.what}; skipped")
+        if faults.in_a_row <= training.max_skipped_steps:
+            return False
+        if faults.rollbacks >= training.max_rollbacks:
+            raise faults.diverged(state.step, fault.what, training, "training.max_rollbacks is reached")
+        if self.run_path is None or not checkpoints.list_checkpoints(self.run_path):
+            raise faults.diverged(state.step, fault.what, training, "there is no checkpoint to go back to")
+        self.roll_back(logger, log)
+        return True
+
+    def roll_back(self, logger: MetricsLogger, log: Callable[[str], None]) -> None:
+        """Go back to the newest checkpoint that verifies, on the data that follows now, at half the rate."""
+        assert self.run_path is not None
+        folder, notes = checkpoints.find_checkpoint(self.run_path)
+        state, onward, faults = self.state, self.state.stream.state_dict(), self.state.faults
+        state.restore(load_checkpoint(folder))
+        state.stream.load_state_dict(onward)
+        state.faults = faults
+        faults.roll_back()
+        self.averages = Averages()
+        logger.rewind(state.step)
+        for note in [*notes, f"warning: back to {folder.name}, with {faults.rate:g} of the learning rates"]:
+            log(note)
+        # A run that is killed before its next checkpoint must not meet the same fault at the same rate.
+        self.try_to_save(log)
 
     def run(self, logger: MetricsLogger, stop: StopFlag, hooks: Hooks) -> str:
         """Train. Returns 'done', 'stopped' (state saved) or 'interrupted' (state saved)."""
@@ -232,14 +266,22 @@ class Trainer:
         began, first = time.perf_counter(), self.state.step
         outcome = "done"
         while self.state.step < training.total_steps:
-            self.step()
-            step = self.state.step
+            try:
+                self.step()
+                self.state.faults.in_a_row = 0
+            except NotFinite as fault:
+                if self.skip(fault, logger, hooks.log):
+                    continue
+            step, healthy = self.state.step, self.state.faults.in_a_row == 0
             if self.logs_at(step):
                 values = {**self.averages.take(), **measure.numbers_now(self.state, self.config, self.device)}
+                values |= self.state.faults.metrics()
                 values["train/steps_per_sec"] = (step - first) / max(time.perf_counter() - began, 1e-9)
                 logger.log(step, values)
                 hooks.on_step(step, values)
-            if hooks.evaluate is not None and step % training.eval_interval == 0 and step < training.total_steps:
+            # What is saved among faults may be their cause: it must not be what a rollback goes back to.
+            due = healthy and step < training.total_steps
+            if hooks.evaluate is not None and due and step % training.eval_interval == 0:
                 self.evaluate(hooks.evaluate, logger, hooks.log)
             if stop.received is not None:
                 outcome = "interrupted" if stop.received.name == "SIGINT" else "stopped"
@@ -248,7 +290,7 @@ class Trainer:
             if training.stop_at_step is not None and first < training.stop_at_step <= step < training.total_steps:
                 outcome = "stopped"
                 break
-            if step % training.checkpoint_interval == 0 and step < training.total_steps:
+            if due and step % training.checkpoint_interval == 0:
                 self.try_to_save(hooks.log)
         self.save()
         return outcome

@@ -1,0 +1,67 @@
+"""What to do about numbers that are not finite: skip the step, then roll back at half the rate, then give up.
+
+A step is looked at before anything is updated, by all processes together. One that is not finite is skipped whole: no
+weight, average, codebook, memory slot or replay entry changes, and rows whose answers are not finite begin anew with
+other samples. After `training.max_skipped_steps` in a row the fault lies in the weights: training goes back to the last
+checkpoint, leaves out the data since, and halves all rates from there on. After `training.max_rollbacks` of those it
+ends with code 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from trm_core.config.schema import TrainingConfig
+from trm_core.errors import DivergedError
+from trm_core.model.carry import Carry
+
+
+class NotFinite(Exception):
+    """A step that must not be taken; raised before anything was updated."""
+
+    def __init__(self, what: str, carry: Carry, rows: Tensor) -> None:
+        super().__init__(what)
+        self.what = what
+        self.carry = carry  # as it was before the step
+        self.rows = rows  # [B] bool: rows to begin anew
+
+
+@dataclass
+class Faults:
+    """How often it happened, and what it has cost. In the checkpoint."""
+
+    skipped: int = 0  # steps, in all
+    in_a_row: int = 0
+    rollbacks: int = 0
+    rate: float = 1.0  # factor on all learning rates
+
+    def skip(self) -> None:
+        self.skipped += 1
+        self.in_a_row += 1
+
+    def roll_back(self) -> None:
+        self.in_a_row = 0
+        self.rollbacks += 1
+        self.rate /= 2
+
+    def metrics(self) -> dict[str, float]:
+        """What is logged once there is something to say."""
+        if not self.skipped:
+            return {}
+        return {
+            "train/skipped_steps": float(self.skipped),
+            "train/rollbacks": float(self.rollbacks),
+            "train/rate_factor": self.rate,
+        }
+
+    def diverged(self, step: int, what: str, training: TrainingConfig, why_not: str) -> DivergedError:
+        """The error to give up with. `why_not`: why there is no further rollback."""
+        lower = self.rate / 2
+        return DivergedError(
+            f"step {step}: {what}; {self.in_a_row} steps in a row were not finite, {self.rollbacks} rollbacks did not "
+            f"help, and {why_not}",
+            hint=f"lower the rate: training.base_lr={training.base_lr * lower:g}, or training.grad_clip_norm="
+            f"{training.grad_clip_norm / 2:g}; trm inspect-dataset looks for faults in the data",
+        )
