@@ -73,7 +73,7 @@ def test_a_skipped_step_changes_nothing_but_the_rows_to_blame(capsule_file: Path
     plant(trainer, lambda call: call == 0, bad)
     with pytest.raises(NotFinite) as fault:
         trainer.step()
-    trainer.skip(fault.value, JsonLines(tmp_path / "metrics.jsonl"), print)
+    trainer.skip(fault.value, JsonLines(tmp_path / "metrics.jsonl", print), print)
     assert learned(trainer) == before
     assert trainer.state.step == 7
     expected = carry.halted.clone()
@@ -105,7 +105,7 @@ def test_a_gradient_that_is_not_finite_is_skipped(capsule_file: Path) -> None:
 
 def run(trainer: Trainer, folder: Path) -> tuple[str, list[str], list[dict[str, Any]]]:
     said: list[str] = []
-    logger = JsonLines(folder / "metrics.jsonl")
+    logger = JsonLines(folder / "metrics.jsonl", said.append)
     try:
         outcome = trainer.run(logger, StopFlag(), Hooks(log=said.append))
     finally:

@@ -9,10 +9,10 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from trm_core.config.schema import Config
-from trm_core.errors import ConfigError, ResourceError
+from trm_core.errors import ConfigError
 from trm_core.training import run_dir
 
 
@@ -28,24 +28,34 @@ class MetricsLogger(Protocol):
 
 
 class JsonLines:
-    """One JSON object per call, appended and flushed, so that a killed run keeps what it measured. NaN is null."""
+    """One JSON object per call, appended at once, so that a killed run keeps what it measured. NaN is null.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file: TextIO = path.open("a", encoding="utf-8")
+    What a full disk does not take waits in memory, and is written as soon as it does.
+    """
+
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        self.path, self.warn = path, warn
+        self.file = path.open("ab", buffering=0)
+        self.waiting = b""
+        self.failing = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self.waiting += json.dumps({"step": step, **finite}).encode() + b"\n"
         try:
-            finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-            self.file.write(json.dumps({"step": step, **finite}) + "\n")
-            self.file.flush()
+            while self.waiting:
+                self.waiting = self.waiting[self.file.write(self.waiting) :]
+            self.failing = False
         except OSError as error:
-            raise ResourceError(f"cannot write {self.path}: {error.strerror}", hint="free some disk space") from error
+            if not self.failing:
+                self.warn(f"warning: cannot write {self.path}: {error.strerror}; its lines wait in memory")
+            self.failing = True
 
     def rewind(self, step: int) -> None:
         self.file.close()
         truncate_after(self.path, step)
-        self.file = self.path.open("a", encoding="utf-8")
+        self.file = self.path.open("ab", buffering=0)
+        self.waiting = b""
 
     def close(self) -> None:
         self.file.close()
@@ -153,7 +163,7 @@ class AllLoggers:
 
 def open_loggers(run: Path, config: Config, warn: Callable[[str], None]) -> AllLoggers:
     """The loggers that the config asks for, metrics.jsonl first."""
-    loggers: list[MetricsLogger] = [JsonLines(run / run_dir.METRICS)]
+    loggers: list[MetricsLogger] = [JsonLines(run / run_dir.METRICS, warn)]
     if config.logging.tensorboard:
         loggers.append(TensorBoard(run / "tensorboard"))
     if config.logging.wandb:
