@@ -232,8 +232,14 @@ def _train(trainer: Trainer, prepared: Prepared, path: Path, stop: StopFlag, hoo
             "eval/steps": score.steps,
         }
 
+    fresh = run_dir.keep_status(path, prepared.config.training.total_steps)
+
+    def on_step(step: int, values: dict[str, float]) -> None:
+        fresh(step)
+        hooks.on_step(step, values)
+
     try:
-        return trainer.run(loggers, stop, Hooks(evaluate, hooks.on_step, hooks.log))
+        return trainer.run(loggers, stop, Hooks(evaluate, on_step, hooks.log))
     finally:
         loggers.close()
         trainer.state.stream.close()

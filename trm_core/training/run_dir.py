@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,22 @@ def write_status(run: Path, state: str, step: int, total_steps: int, exit_code: 
     """`state`: running, done, stopped, interrupted, failed."""
     record = {"state": state, "step": step, "total_steps": total_steps, "exit_code": exit_code, "pid": os.getpid()}
     write_json(run / STATUS, {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more})
+
+
+def keep_status(run: Path, total_steps: int, seconds: float = 5.0) -> Callable[[int], None]:
+    """A function of the step that keeps the status of a running run fresh, at most every `seconds`."""
+    due = time.monotonic()
+
+    def update(step: int) -> None:
+        nonlocal due
+        if time.monotonic() < due:
+            return
+        due = time.monotonic() + seconds
+        # A full disk must not end the run; the next one may be written again.
+        with suppress(ResourceError):
+            write_status(run, "running", step, total_steps)
+
+    return update
 
 
 def log_into(run: Path, log: Callable[[str], None]) -> Callable[[str], None]:
