@@ -47,9 +47,7 @@ class Faults:
         self.rate /= 2
 
     def metrics(self) -> dict[str, float]:
-        """What is logged once there is something to say."""
-        if not self.skipped:
-            return {}
+        """What every line of metrics says of it."""
         return {
             "train/skipped_steps": float(self.skipped),
             "train/rollbacks": float(self.rollbacks),
