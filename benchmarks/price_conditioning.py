@@ -21,30 +21,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import ROOT, interval, trm
+from benchmarks.runs import ROOT, interval, train, trm
 from trm_core.config.load import load_config
 from trm_core.config.schema import DQNConfig
 
 FIGURES = ("accuracy, %", "opened", "steps", "return")
 
 
-def train(config: Path, run: Path, settings: list[str]) -> None:
-    """Train a run, or go on with it; a finished one is left as it is."""
-    trm("train", "--config", config, "--resume", "auto", *settings, f"training.run_dir={run}")
-
-
-def judge(run: Path, level: float, dqn: DQNConfig) -> dict[str, float]:
-    """The learned policy at a price level, on the test split."""
-    record = json.loads(trm("eval", run, "--split", "test", "--policy", "learned", "--price", repr(level), "--json"))
+def judge(run: Path, dqn: DQNConfig, level: float | None = None) -> tuple[float, dict[str, float]]:
+    """(price level, figures) of the learned policy on the test split, at a level or at the run's own."""
+    price = [] if level is None else ["--price", repr(level)]
+    record = json.loads(trm("eval", run, "--split", "test", "--policy", "learned", *price, "--json"))
     (score,) = record["scores"]
     right, wrong = dqn.reward_terminal_correct, dqn.reward_terminal_incorrect
     terminal = wrong + (right - wrong) * score["exact_accuracy"]
-    return {
+    figures = {
         "accuracy, %": 100 * score["accuracy"],
         "opened": score["opened"],
         "steps": score["steps"],
-        "return": terminal - dqn.reward_step_penalty * (score["steps"] - 1) - level * score["spent"],
+        "return": terminal - dqn.reward_step_penalty * (score["steps"] - 1) - score["setting"] * score["spent"],
     }
+    return score["setting"], figures
 
 
 def main() -> None:
@@ -61,7 +58,8 @@ def main() -> None:
     def settings(seed: int) -> list[str]:
         return [f"training.seed={seed}", *(text.replace("{seed}", str(seed)) for text in arguments.overrides)]
 
-    per_child = load_config(arguments.config, settings(0)).config.dqn.expansion_cost_per_child
+    dqn = load_config(arguments.config, settings(arguments.seeds[0])).config.dqn
+    per_child = dqn.expansion_cost_per_child
 
     def job(task: tuple[int, float | None]) -> None:
         seed, factor = task
@@ -73,15 +71,13 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(job, [(seed, factor) for seed in arguments.seeds for factor in (None, *arguments.factors)]))
 
-    dqn = load_config(arguments.config, settings(0)).config.dqn
     record: dict[str, Any] = {"config": arguments.config.name, "seeds": arguments.seeds, "prices": {}}
     for factor in arguments.factors:
         pairs = []
         for seed in arguments.seeds:
-            single = arguments.runs / f"seed{seed}-{factor:g}"
-            level = json.loads(trm("eval", single, "--split", "test", "--policy", "never", "--json"))["price_level"]
-            every = arguments.runs / f"seed{seed}-every"
-            pairs.append((judge(every, level, dqn), judge(single, level, dqn)))
+            level, single = judge(arguments.runs / f"seed{seed}-{factor:g}", dqn)
+            _, every = judge(arguments.runs / f"seed{seed}-every", dqn, level)
+            pairs.append((every, single))
         record["prices"][f"{factor:g}"] = {
             "level": level,
             "conditioned": {name: interval([every[name] for every, _ in pairs]) for name in FIGURES},

@@ -23,6 +23,11 @@ def trm(*arguments: str | Path, threads: int = 1) -> str:
     return done.stdout
 
 
+def train(config: Path, run: Path, settings: Sequence[str]) -> None:
+    """Train into `run`, or go on with what is there; a finished run is left as it is."""
+    trm("train", "--config", config, "--resume", "auto", *settings, f"training.run_dir={run}")
+
+
 def interval(values: Sequence[float]) -> list[float | None]:
     """Mean and half width of the 95 % interval over seeds (Student's t); no half width for a single one."""
     from scipy.stats import t

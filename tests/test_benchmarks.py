@@ -83,6 +83,20 @@ def test_adaptive_inference_and_the_learned_policy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_price_conditioning(tmp_path: Path) -> None:
+    """The single-price run is judged at its own price, the other one at the same."""
+    where = ("--runs", tmp_path / "runs", "--seeds", "0", "--factors", "20")
+    line = run(tmp_path, "price_conditioning", *where, "--", *TINY)["prices"]["20"]
+    assert line["level"] == pytest.approx(20 * 0.00025 * 4)
+    for name, (difference, _) in line["difference"].items():
+        assert difference == pytest.approx(line["conditioned"][name][0] - line["single"][name][0])
+    for one in (line["conditioned"], line["single"]):
+        terminal = -0.5 + 1.5 * one["accuracy, %"][0] / 100
+        expected = terminal - 0.01 * (one["steps"][0] - 1) - line["level"] * one["opened"][0]
+        assert one["return"][0] == pytest.approx(expected)
+
+
+@pytest.mark.slow
 def test_capsule_store_memory_stays_below_its_limit(tmp_path: Path) -> None:
     """A file of 370 MB, built and walked with less memory than it has."""
     command = [sys.executable, "benchmarks/capsule_store_memory.py", "--rows", "6000", "--folder", str(tmp_path)]

@@ -136,6 +136,14 @@ def vq_term(quantised: Quantised, capsules: CapsuleState) -> Term:
     return Term((quantised.distance * valid).sum(), valid.sum())
 
 
+def cycle_error(model: TinyRecursiveModel, capsules: CapsuleState, output: StepOutput) -> Tensor | None:
+    """[B, k] squared error of every sketch as decoded from its projected children; None without children."""
+    if model.sketch_decoder is None or capsules.children is None:
+        return None
+    detail = model.embedding.detail(capsules.children) if output.detail is None else output.detail
+    return model.sketch_decoder(model.embedding, detail, capsules.sketches)
+
+
 def reconstruction_term(model: TinyRecursiveModel, carry: Carry, output: StepOutput) -> Term:
     """1 - cos(sketch_head(z_H), sketch) + MSE(checksum_head(z_H), checksum) + 0.2 * cycle, over valid capsules.
 
@@ -153,9 +161,9 @@ def reconstruction_term(model: TinyRecursiveModel, carry: Carry, output: StepOut
     if model.reconstruction.checksum is not None and capsules.checksums is not None:
         error = F.mse_loss(model.reconstruction.checksum(output.z_H), capsules.checksums, reduction="none").mean(-1)
         per_capsule = per_capsule + error
-    if model.sketch_decoder is not None and capsules.children is not None:
-        detail = embedding.detail(capsules.children) if output.detail is None else output.detail
-        per_capsule = per_capsule + 0.2 * model.sketch_decoder(embedding, detail, capsules.sketches)
+    cycle = cycle_error(model, capsules, output)
+    if cycle is not None:
+        per_capsule = per_capsule + 0.2 * cycle
     return Term((per_capsule * valid).sum(), valid.sum())
 
 

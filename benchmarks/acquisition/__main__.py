@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,6 +27,7 @@ from benchmarks.acquisition.field import DidNotInstall, FieldOptions, Trained
 from benchmarks.acquisition.ours import SELECTORS, OursOptions, curves
 from benchmarks.acquisition.plot import draw
 from benchmarks.acquisition.summary import OWN, summarise
+from benchmarks.runs import train
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.errors import TrmError, UsageError
 from trm_core.evaluation.evaluate import require_fit
@@ -36,19 +35,12 @@ from trm_core.evaluation.load import TrainedRun, load_run
 from trm_core.evaluation.plot import require_drawable
 from trm_core.evaluation.report import EvaluationData, pick_split
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def train_seed(config: Path, seed: int, folder: Path, overrides: list[str]) -> Path:
     """Train one seed by the command line, or go on with what is there; `{seed}` in an override becomes the seed."""
     run = folder / f"seed{seed}"
-    command = [sys.executable, "-m", "trm_cli.main", "train", "--config", str(config), "--resume", "auto"]
-    command += [f"training.run_dir={run}", f"training.seed={seed}"]
-    command += [override.replace("{seed}", str(seed)) for override in overrides]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise SystemExit(f"training seed {seed} failed with exit code {done.returncode}")
+    settings = [override.replace("{seed}", str(seed)) for override in overrides]
+    train(config, run, [f"training.seed={seed}", *settings])
     return run
 
 

@@ -48,7 +48,7 @@ def checkpoint_facts(run: Path) -> list[CheckpointFacts]:
     """Every checkpoint of a run, newest first, each verified whole. The run may be going on."""
     marked, found = best(run), []
     for folder in list_checkpoints(run):
-        fault = None
+        fault, written, size = None, 0.0, 0
         try:
             written = (folder / MANIFEST).stat().st_mtime
             size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())

@@ -19,7 +19,7 @@ from trm_core.config.schema import Config
 from trm_core.dqn.actions import Action
 from trm_core.dqn.learner import ReplayedTargets
 from trm_core.dqn.schedules import beta_at, epsilon_at, price_share_at, temperature_at, weight_at
-from trm_core.losses import StepResult
+from trm_core.losses import StepResult, cycle_error
 from trm_core.model.carry import Carry
 from trm_core.training.episodes import Decision
 from trm_core.training.state import TrainingState
@@ -114,9 +114,9 @@ def now(
     if model.reconstruction.checksum is not None and capsules.checksums is not None:
         error = (model.reconstruction.checksum(output.z_H) - capsules.checksums).square().mean(-1)
         yield _over("checksum_loss", error, capsules.valid())
-    if model.sketch_decoder is not None and capsules.children is not None:
-        detail = embedding.detail(capsules.children)
-        yield _over("cycle_loss", model.sketch_decoder(embedding, detail, capsules.sketches), capsules.valid())
+    cycle = cycle_error(model, capsules, output)
+    if cycle is not None:
+        yield _over("cycle_loss", cycle, capsules.valid())
     if output.early and model.leave_above is not None:
         left = torch.stack([reading.halt_logit > model.leave_above for reading in output.early]).any(0)
         yield _mean("hcycle_exit_pct", 100.0 * left.float())

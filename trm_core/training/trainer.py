@@ -257,15 +257,14 @@ class Trainer:
         logger.rewind(state.step)
         for note in [*notes, f"warning: back to {folder.name}, with {faults.rate:g} of the learning rates"]:
             log(note)
-        # A run that is killed before its next checkpoint must not meet the same fault at the same rate.
-        self.try_to_save(log)
 
     def run(self, logger: MetricsLogger, stop: StopFlag, hooks: Hooks) -> str:
         """Train. Returns 'done', 'stopped' (state saved) or 'interrupted' (state saved)."""
         training = self.config.training
-        began, first = time.perf_counter(), self.state.step
+        began, first, taken = time.perf_counter(), self.state.step, 0
         outcome = "done"
         while self.state.step < training.total_steps:
+            taken += 1
             try:
                 self.step()
                 self.state.faults.in_a_row = 0
@@ -276,7 +275,7 @@ class Trainer:
             if self.logs_at(step):
                 values = {**self.averages.take(), **measure.numbers_now(self.state, self.config, self.device)}
                 values |= self.state.faults.metrics()
-                values["train/steps_per_sec"] = (step - first) / max(time.perf_counter() - began, 1e-9)
+                values["train/steps_per_sec"] = taken / max(time.perf_counter() - began, 1e-9)
                 logger.log(step, values)
                 hooks.on_step(step, values)
             # What is saved among faults may be their cause: it must not be what a rollback goes back to.
