@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from trm_core.config import load_config
-from trm_core.runs import RunHooks, prepare
+from trm_core.prepare import RunHooks, prepare
 from trm_core.training.gradient_monitor import GradientMonitor
 from trm_core.training.metrics import Averages
 from trm_core.training.trainer import Trainer
@@ -79,7 +79,7 @@ def measure(overrides: list[str], pairs: int, warmup: int) -> dict[str, Any]:
     trainer = Trainer(prepared.config, prepared.features, prepared.files, prepared.device)
     model, optimizers = trainer.state.model, trainer.state.optimizers
     for _ in range(warmup):
-        trainer.step()
+        trainer.step(trainer.standing())
     kept = keep_gradients(model, trainer.step)
     parts, limits = (optimizers.model_params, optimizers.policy_params), (1e9, 1e9)
     monitor, averages = GradientMonitor(model, parts), Averages()

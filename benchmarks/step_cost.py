@@ -81,9 +81,9 @@ def main() -> None:
         path = write_random(Path(folder) / "random.h5")
         trainers = {name: make_trainer(path, name, arguments) for name in VARIANTS}
         for name, trainer in trainers.items():
-            trainer.step()
+            trainer.step(trainer.standing())
             while name != "plain" and trainer.replayed(trainer.state.step) is None:
-                trainer.step()  # the buffer is still filling
+                trainer.step(trainer.standing())  # the buffer is still filling
         seconds = alternate({name: trainer.step for name, trainer in trainers.items()}, arguments.repetitions)
     record = {
         "hidden": arguments.hidden,

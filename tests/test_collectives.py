@@ -8,7 +8,7 @@ import torch
 from ranks import on_ranks
 from torch import Tensor
 
-from trm_core.collectives import all_rows, all_sum, world_size
+from trm_core.distributed.collectives import all_rows, all_sum, world_size
 
 
 def _work(rank: int, world: int) -> tuple[int, Tensor, Tensor, Tensor]:

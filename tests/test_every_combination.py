@@ -34,6 +34,7 @@ FEATURES: dict[str, list[Any]] = {
     "arch.readout": ["flat", "mean"],
     "training.optimizer": ["adamatan2", "adamw", "muon"],
     "training.ema_decay": ["0.9", "null"],
+    "training.accumulation_steps": [1, 2],
     "training.halt_gradient": ["trunk", "head"],
     "training.predictor_steps": ["null", 15],
     "dqn.reward_signal": ["probability", "accuracy"],

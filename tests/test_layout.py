@@ -13,7 +13,7 @@ CLI = sorted((ROOT / "trm_cli").rglob("*.py"))
 
 # A part of trm_core may import itself, what stands above it, and what shares its line.
 ORDER = [
-    {"errors", "config", "keyed_random", "collectives"},
+    {"errors", "config", "keyed_random", "distributed"},
     {"data"},
     {"model"},
     {"dqn"},
@@ -21,6 +21,7 @@ ORDER = [
     {"optim"},
     {"training"},
     {"evaluation", "diagnose", "profiling", "export"},
+    {"prepare"},
     {"runs"},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}

@@ -11,7 +11,8 @@ import torch
 from trm_core.config import load_config
 from trm_core.data.checksum import checksums
 from trm_core.data.store import CapsuleWriter
-from trm_core.runs import RunHooks, train_run
+from trm_core.prepare import RunHooks
+from trm_core.runs import train_run
 
 K, M, DIM, CLASSES = 4, 2, 4, 4
 

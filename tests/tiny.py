@@ -22,6 +22,7 @@ from trm_core.data.checksum import checksums
 from trm_core.data.store import CapsuleWriter
 from trm_core.data.stream import CapsuleBatch
 from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.carry import Carry, Pending
 from trm_core.model.embedding import DataShape
 from trm_core.model.trm import TinyRecursiveModel
 
@@ -107,6 +108,35 @@ def make_capsules(rows: int, shape: DataShape | None = None, seed: int = 0, mask
         normal(shape.checksum_dim) if shape.checksum_dim else None,
         mask,
         torch.ones(shape.num_capsules),
+    )
+
+
+def make_carry(model: TinyRecursiveModel, rows: int = 4, seed: int = 0, mask: Tensor | None = None) -> Carry:
+    """Rows in the middle of their episodes; every second one has just opened a capsule."""
+    shape = model.data
+    torch.manual_seed(seed)
+    opened = torch.zeros(rows, shape.num_capsules, dtype=torch.bool)
+    if shape.num_children:
+        opened[::2, 1] = True
+        opened[0, 0] = True
+    capsules = make_capsules(rows, shape, seed, mask).opened(opened)
+    z_H, z_L, x = (torch.randn(rows, shape.num_capsules, model.first_z_H.shape[-1]) for _ in range(3))
+    return Carry(
+        z_H=z_H,
+        z_L=z_L,
+        x=x,
+        steps=torch.full((rows,), 2),
+        min_steps=torch.ones(rows, dtype=torch.int64),
+        halted=torch.zeros(rows, dtype=torch.bool),
+        capsules=capsules,
+        labels=torch.randint(shape.num_classes, (rows, shape.answers)),
+        price=torch.full((rows,), 0.02),
+        q_state=torch.rand(rows, model.q_head.state_width),
+        q_memory=torch.rand(rows, model.q_head.recurrent_width),
+        accuracy=torch.rand(rows).round(),
+        utility=torch.rand(rows),
+        loss=torch.rand(rows),
+        pending=Pending(torch.arange(rows), torch.where(opened.any(1), 2, 0), opened.sum(1).float(), capsules.expanded),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,13 +16,13 @@ from trm_cli.config_options import (
     load_from_cli,
     print_config,
 )
-from trm_cli.console import log, out, print_json, table
+from trm_cli.console import error, log, out, print_json, table
 from trm_cli.progress import progress
 from trm_cli.score_table import print_scores
 
 if TYPE_CHECKING:
     from trm_core.config import LoadedConfig
-    from trm_core.runs import DryRun
+    from trm_core.prepare import DryRun
 
 
 def command(
@@ -33,6 +34,10 @@ def command(
             metavar="RUN|auto",
             help="Go on with a run; 'auto': go on if training.run_dir holds a checkpoint, else start.",
         ),
+    ] = None,
+    nproc: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Train with N processes on this machine, one for each GPU."),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -50,11 +55,18 @@ def command(
         print_config(loaded, json)
         return
 
+    if dry_run:
+        from trm_core.prepare import RunHooks
+        from trm_core.prepare import dry_run as run_dry
+
+        show_dry_run(run_dry(loaded, RunHooks(log=log)), json)
+        return
+    if nproc is not None:
+        start_processes(nproc, loaded, resume)
+        return
+
     from trm_core import runs
 
-    if dry_run:
-        show_dry_run(runs.dry_run(loaded, runs.RunHooks(log=log)), json)
-        return
     with progress("building", total=None) as bar:
 
         def on_build(stage: str, done: int, total: int) -> None:
@@ -73,11 +85,31 @@ def command(
             bar.update(step, total=loaded.config.training.total_steps, label="training", **shown)
 
         result = runs.train_run(loaded, resume, runs.RunHooks(log=log, on_step=on_step, on_build=on_build))
+    if result is None:
+        return  # another process says it
     if json:
         print_json(result.evaluation)
         return
     print_scores(result.evaluation)
     out(f"run: {result.path}")
+
+
+def start_processes(nproc: int, loaded: LoadedConfig, resume: str | None) -> None:
+    """Start this command N times, as processes of one run, and end with the run's own exit code."""
+    from trm_core.training.launch import launch
+    from trm_core.training.run_path import choose_run_path
+
+    path, _ = choose_run_path(loaded.config, resume)
+    arguments = sys.argv[1:]
+    at = next(i for i, text in enumerate(arguments) if text == "--nproc" or text.startswith("--nproc="))
+    del arguments[at : at + (1 if "=" in arguments[at] else 2)]
+    if resume in (None, "auto"):
+        arguments.append(f"training.run_dir={path}")  # one name for all, should there be none yet
+    code, message = launch(nproc, "trm_cli.main", arguments, path)
+    if message is not None:
+        error(message, label="error", hint=f"go on with: trm train --resume {path}")
+    if code:
+        raise typer.Exit(code)
 
 
 def load(config: Path | None, overrides: list[str] | None, resume: str | None) -> LoadedConfig:

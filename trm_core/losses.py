@@ -1,13 +1,13 @@
 """Every term of the loss of one reasoning step, and the one forward that DDP and torch.compile wrap.
 
-Each term is a (sum over valid examples, weight) pair; the total divides by the *global* weight, so that the average
-over processes that DDP takes is the global mean. Nothing is divided by the batch size again. Definitions:
-docs/decision-process.md.
+Each term is a (sum over examples, weight) pair; the total divides by the *global* weight, so that the average over
+processes that DDP takes is the global mean. Which examples a term is over is known before the forward
+(`term_examples`), so its divisor can be agreed on before, over processes and over the parts of an accumulated batch.
+Nothing is divided by the batch size again. Definitions: docs/decision-process.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +21,7 @@ from trm_core.dqn.learner import ReplayedTargets, td_loss
 from trm_core.dqn.schedules import temperature_at, weight_at
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.carry import Carry
-from trm_core.model.concepts import Quantised
+from trm_core.model.rows import join_rows
 from trm_core.model.trm import StepOutput, TinyRecursiveModel
 
 
@@ -69,30 +69,57 @@ def answer_quality(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0)
     )
 
 
-def row_term(values: Tensor, rows: Tensor) -> Term:
-    """Sum of `values` [B] over the rows where `rows` [B] holds."""
-    return Term((values * rows).sum(), rows.sum().to(values.dtype))
+def term_examples(
+    model: TinyRecursiveModel, carry: Carry, replayed: ReplayedTargets | None
+) -> dict[str, Tensor | list[Tensor]]:
+    """What each term that the model and the data can have is a mean over: a mask or weights of its examples; a list of
+    them where the loss is the mean of several means.
+    """
+    labelled = (carry.labels != IGNORE_LABEL).any(1)
+    capsules = carry.capsules.valid()
+    found: dict[str, Tensor | list[Tensor]] = {
+        "lm_loss": labelled,
+        "q_halt_loss": labelled,
+        "reconstruction_loss": capsules,
+        # A row at its last step has no next one.
+        "q_continue_loss": labelled & (carry.steps < model.max_steps),
+        "vq_loss": capsules,
+        "cmi_loss": labelled & carry.pending.opened.any(1),
+        "rnd_loss": torch.ones_like(labelled),
+    }
+    if model.mtp is not None:
+        depths = range(1, len(model.mtp.depths) + 1)
+        found["mtp_loss"] = [carry.labels[:, depth:] != IGNORE_LABEL for depth in depths]
+    if replayed is not None:
+        found["dqn_loss"] = replayed.weight
+        found["entropy_bonus"] = torch.ones_like(replayed.weight)
+    return found
 
 
-def halt_term(output: StepOutput, quality: AnswerQuality, labels: Tensor) -> Term:
-    """BCE of the halt logit against "the answer is right" (row accuracy for several answers per row): after the last
-    cycle, and after the earlier ones where rows may leave there (`output.early`).
+def term_over(values: Tensor, examples: Tensor | list[Tensor]) -> Term:
+    """Sum of `values` over their examples, a mask or weights of the same shape."""
+    assert isinstance(examples, Tensor)
+    return Term((values * examples).sum(), examples.sum().to(values.dtype))
+
+
+def halt_losses(output: StepOutput, quality: AnswerQuality, labels: Tensor) -> Tensor:
+    """[B] BCE of the halt logit against "the answer is right" (row accuracy for several answers per row): after the
+    last cycle, and where rows may leave after earlier ones (`output.early`) the mean over all of them.
     """
 
-    def one(halt_logit: Tensor, accuracy: Tensor) -> Term:
-        loss = F.binary_cross_entropy_with_logits(halt_logit, accuracy.to(halt_logit.dtype), reduction="none")
-        return row_term(loss, quality.valid)
+    def one(halt_logit: Tensor, accuracy: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(halt_logit, accuracy.to(halt_logit.dtype), reduction="none")
 
-    terms = [one(output.halt_logit, quality.accuracy)]
+    losses = [one(output.halt_logit, quality.accuracy)]
     for reading in output.early:
         with torch.no_grad():
             accuracy = answer_quality(reading.logits, labels).accuracy
-        terms.append(one(reading.halt_logit, accuracy))
-    return Term(torch.stack([t.total for t in terms]).sum(), torch.stack([t.weight for t in terms]).sum())
+        losses.append(one(reading.halt_logit, accuracy))
+    return torch.stack(losses).mean(0)
 
 
-def continue_term(model: TinyRecursiveModel, carry: Carry, output: StepOutput, quality: AnswerQuality) -> Term:
-    """HRM's bootstrapped target (arXiv 2506.21734, section 2): what the next step, or halting there, would be worth.
+def continue_losses(model: TinyRecursiveModel, carry: Carry, output: StepOutput) -> Tensor:
+    """[B] BCE with HRM's bootstrapped target (arXiv 2506.21734, section 2): what the next step would be worth.
 
         target = sigmoid(halt')                 if the next step is the last
                  sigmoid(max(halt', continue')) otherwise
@@ -106,34 +133,27 @@ def continue_term(model: TinyRecursiveModel, carry: Carry, output: StepOutput, q
         going_on = torch.maximum(following.halt_logit, following.continue_logit)
         target = torch.where(steps >= model.max_steps, following.halt_logit, going_on).sigmoid()
     assert output.continue_logit is not None
-    loss = F.binary_cross_entropy_with_logits(output.continue_logit, target, reduction="none")
-    # A row at its last step has no next one.
-    return row_term(loss, quality.valid & (carry.steps < model.max_steps))
+    return F.binary_cross_entropy_with_logits(output.continue_logit, target, reduction="none")
 
 
-def mtp_term(model: TinyRecursiveModel, output: StepOutput, labels: Tensor) -> tuple[Term, list[Term]]:
+def mtp_term(
+    model: TinyRecursiveModel, output: StepOutput, labels: Tensor, valid: Tensor | list[Tensor]
+) -> tuple[Term, list[Term]]:
     """Multi-token prediction: the mean over depths of the cross-entropy, and each depth's accuracy.
 
     Depth d at position i predicts the label of position i + d: the labels are moved, so the last d positions have none.
-    Every depth weighs alike, whatever its number of labels.
+    Every depth weighs alike, whatever its number of labels. valid: which labels of each depth there are.
     """
     assert model.mtp is not None
     depths, accuracies = [], []
-    for depth, logits in enumerate(model.mtp(output.z_H), start=1):
+    for depth, (logits, rows) in enumerate(zip(model.mtp(output.z_H), valid, strict=True), start=1):
         moved = labels[:, depth:]
-        valid = moved != IGNORE_LABEL
         flat = (logits.float().flatten(0, 1), moved.flatten())
         loss = F.cross_entropy(*flat, ignore_index=IGNORE_LABEL, reduction="sum")
-        count = valid.sum().to(loss.dtype)
+        count = rows.sum().to(loss.dtype)
         depths.append(Term(loss, count))
-        accuracies.append(Term(((logits.argmax(-1) == moved) & valid).sum().to(loss.dtype), count))
+        accuracies.append(Term(((logits.argmax(-1) == moved) & rows).sum().to(loss.dtype), count))
     return Term(torch.stack([t.total for t in depths]), torch.stack([t.weight for t in depths])), accuracies
-
-
-def vq_term(quantised: Quantised, capsules: CapsuleState) -> Term:
-    """Commitment: squared distance between z_H and its concept, over valid capsules."""
-    valid = capsules.valid().float()
-    return Term((quantised.distance * valid).sum(), valid.sum())
 
 
 def cycle_error(model: TinyRecursiveModel, capsules: CapsuleState, output: StepOutput) -> Tensor | None:
@@ -144,14 +164,13 @@ def cycle_error(model: TinyRecursiveModel, capsules: CapsuleState, output: StepO
     return model.sketch_decoder(model.embedding, detail, capsules.sketches)
 
 
-def reconstruction_term(model: TinyRecursiveModel, carry: Carry, output: StepOutput) -> Term:
-    """1 - cos(sketch_head(z_H), sketch) + MSE(checksum_head(z_H), checksum) + 0.2 * cycle, over valid capsules.
+def reconstruction_losses(model: TinyRecursiveModel, carry: Carry, output: StepOutput) -> Tensor:
+    """[B, k] 1 - cos(sketch_head(z_H), sketch) + MSE(checksum_head(z_H), checksum) + 0.2 * cycle.
 
     The heads predict from z_H, so the terms have a gradient (comparing data with data has none). A cosine of one
     dimension is only a sign, so there the sketch term is the squared error.
     """
     capsules, embedding = carry.capsules, model.embedding
-    valid = capsules.valid().float()
     target = (capsules.sketches - embedding.sketch_mean) * embedding.sketch_scale
     predicted = model.reconstruction.sketch(output.z_H)
     if target.shape[-1] == 1:
@@ -164,30 +183,31 @@ def reconstruction_term(model: TinyRecursiveModel, carry: Carry, output: StepOut
     cycle = cycle_error(model, capsules, output)
     if cycle is not None:
         per_capsule = per_capsule + 0.2 * cycle
-    return Term((per_capsule * valid).sum(), valid.sum())
+    return per_capsule
 
 
-def cmi_term(model: TinyRecursiveModel, carry: Carry, quality: AnswerQuality) -> Term:
-    """Squared error of the fall of the answer's loss that the cmi head had promised for the capsules just opened."""
+def cmi_losses(model: TinyRecursiveModel, carry: Carry, quality: AnswerQuality) -> Tensor:
+    """[B] squared error of the fall of the answer's loss that the cmi head had promised for what was just opened."""
     assert model.cmi_head is not None
     opened = carry.pending.opened
     promised = (model.cmi_head(carry.z_H, carry.x, carry.q_state, carry.capsules.mask) * opened).sum(1)
     fall = carry.loss - quality.loss.detach()
-    return row_term((promised - fall).square(), opened.any(1) & quality.valid)
+    return (promised - fall).square()
 
 
-def entropy_term(q_values: Tensor, temperature: float) -> Term:
-    """Mean entropy of softmax(q / temperature), negated: a bonus for undecided actions. Invalid actions are left in: it
-    is a regulariser.
+def negative_entropy(q_values: Tensor, temperature: float) -> Tensor:
+    """[..] minus the entropy of softmax(q / temperature), q [.., A]: a bonus for undecided actions. Invalid actions are
+    left in: it is a regulariser.
     """
     log_p = (q_values / temperature).log_softmax(-1)
-    entropy = -(log_p.exp() * log_p).sum(-1)
-    return Term(-entropy.sum(), torch.tensor(float(entropy.numel()), device=entropy.device))
+    return (log_p.exp() * log_p).sum(-1)
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """One forward: the loss to differentiate, its terms, and what the decision process needs."""
+    """One forward (or several of parts of a batch, joined): the loss to differentiate, its terms, and what the
+    decision process needs.
+    """
 
     loss: Tensor
     terms: dict[str, Term]
@@ -197,76 +217,127 @@ class StepResult:
     mtp_accuracy: list[Term] = field(default_factory=list)  # by depth
 
 
+def joined(parts: list[StepResult]) -> StepResult:
+    """The parts of an accumulated batch as one, without gradients. Only the last one replayed transitions."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def total(terms: list[Term]) -> Term:
+        return Term(sum_of([term.total for term in terms]), sum_of([term.weight for term in terms]))
+
+    return StepResult(
+        loss=sum_of([part.loss for part in parts]),
+        terms={name: total([part.terms[name] for part in parts]) for name in parts[0].terms},
+        output=join_rows([part.output for part in parts]),
+        quality=join_rows([part.quality for part in parts]),
+        td_error=parts[-1].td_error,
+        mtp_accuracy=[total(list(depth)) for depth in zip(*(part.mtp_accuracy for part in parts), strict=True)],
+    )
+
+
+def sum_of(values: list[Tensor]) -> Tensor:
+    return torch.stack([value.detach() for value in values]).sum(0)
+
+
 class StepLoss(nn.Module):
-    """The single module that DDP and torch.compile wrap: carry (+ replayed transitions) -> all of a step's loss.
+    """The single module that DDP and torch.compile wrap: carry (+ replayed transitions) -> all of a step's loss."""
 
-    `share_weights` turns the stacked local weights of the terms into the divisor each process must use; the identity
-    for one process.
-    """
-
-    def __init__(
-        self,
-        model: TinyRecursiveModel,
-        config: Config,
-        curiosity: Curiosity | None = None,
-        share_weights: Callable[[Tensor], Tensor] = lambda local: local,
-    ) -> None:
+    def __init__(self, model: TinyRecursiveModel, config: Config, curiosity: Curiosity | None = None) -> None:
         super().__init__()
         self.model = model
         self.curiosity = curiosity
         self.config = config
-        self.share_weights = share_weights
+        present = {
+            "lm_loss": True,
+            "q_halt_loss": True,
+            "reconstruction_loss": True,
+            "q_continue_loss": model.q_head.continue_net is not None,
+            "vq_loss": model.concepts is not None,
+            "mtp_loss": model.mtp is not None,
+            "cmi_loss": model.cmi_head is not None,
+            "rnd_loss": curiosity is not None,
+            "dqn_loss": True,  # of those who bring transitions
+            "entropy_bonus": config.dqn.enable_entropy_regularization,
+        }
+        self.names = [name for name, there in present.items() if there]
+
+    def examples(self, carry: Carry, replayed: ReplayedTargets | None) -> dict[str, Tensor | list[Tensor]]:
+        """What the terms of this step are means over, in the order of their weights."""
+        found = term_examples(self.model, carry, replayed)
+        return {name: found[name] for name in self.names if name in found}
+
+    def weights(self, carry: Carry, replayed: ReplayedTargets | None) -> Tensor:
+        """[n] the weight of every mean of every term. Their sum over processes and parts of a batch is what `forward`
+        divides by.
+        """
+        parts = [part for over in self.examples(carry, replayed).values() for part in as_list(over)]
+        return torch.stack([part.sum().float() for part in parts])
 
     def forward(
-        self, carry: Carry, replayed: ReplayedTargets | None, step: int, policy_only: bool = False
+        self,
+        carry: Carry,
+        replayed: ReplayedTargets | None,
+        step: int,
+        policy_only: bool = False,
+        divisors: Tensor | None = None,
     ) -> StepResult:
         """carry: rows ready for their next step (halted ones already replaced); step: optimiser steps done.
 
         policy_only: the predictor is finished; only the value net, the cmi head and curiosity get a gradient, and the
-        recursion keeps nothing for backward.
+        recursion keeps nothing for backward. divisors [n]: see `weights`; by default this batch's own.
         """
         model, training, dqn = self.model, self.config.training, self.config.dqn
+        over = self.examples(carry, replayed)
         mtp_accuracy: list[Term] = []
         with torch.set_grad_enabled(torch.is_grad_enabled() and not policy_only):
             # carry.z_H is as it was when the capsules were chosen: the cmi head learns from what it then saw.
             z_H = model.next_z_H(carry.z_H, carry.pending.opened)
             output = model(z_H, carry.z_L, carry.capsules, carry.steps, carry.price, carry.q_memory)
             quality = answer_quality(output.logits, carry.labels, training.label_smoothing)
-            terms = {
-                "lm_loss": row_term(quality.loss, quality.valid),
-                "q_halt_loss": halt_term(output, quality, carry.labels),
-                "reconstruction_loss": reconstruction_term(model, carry, output),
+            values = {
+                "lm_loss": quality.loss,
+                "q_halt_loss": halt_losses(output, quality, carry.labels),
+                "reconstruction_loss": reconstruction_losses(model, carry, output),
             }
             if model.q_head.continue_net is not None:
-                terms["q_continue_loss"] = continue_term(model, carry, output, quality)
+                values["q_continue_loss"] = continue_losses(model, carry, output)
             if output.concepts is not None:
-                terms["vq_loss"] = vq_term(output.concepts, carry.capsules)
+                values["vq_loss"] = output.concepts.distance
+            elif model.concepts is not None:
+                # A finished predictor whose rows leave its cycles early says nothing of how it quantised.
+                values["vq_loss"] = torch.zeros_like(carry.capsules.expanded, dtype=torch.float32)
+                over["vq_loss"] = torch.zeros_like(carry.capsules.expanded)
             if model.mtp is not None:
-                terms["mtp_loss"], mtp_accuracy = mtp_term(model, output, carry.labels)
+                mtp, mtp_accuracy = mtp_term(model, output, carry.labels, over["mtp_loss"])
         if model.cmi_head is not None:
-            terms["cmi_loss"] = cmi_term(model, carry, quality)
+            values["cmi_loss"] = cmi_losses(model, carry, quality)
         if self.curiosity is not None:
-            errors = self.curiosity.errors(model.q_head.readable(output.q_state))
-            terms["rnd_loss"] = row_term(errors, torch.ones_like(errors))
+            values["rnd_loss"] = self.curiosity.errors(model.q_head.readable(output.q_state))
         td_error = None
         if replayed is not None:
-            per_transition, td_error = td_loss(model.q_head, replayed, dqn.loss)
-            terms["dqn_loss"] = Term((per_transition * replayed.weight).sum(), replayed.weight.sum())
+            values["dqn_loss"], td_error = td_loss(model.q_head, replayed, dqn.loss)
             if dqn.enable_entropy_regularization:
                 q_values = model.q_head.values(replayed.state.flatten(0, -2))
-                terms["entropy_bonus"] = entropy_term(q_values, temperature_at(dqn, step))
-        return StepResult(self.combine(terms, step), terms, output, quality, td_error, mtp_accuracy)
+                entropy = negative_entropy(q_values, temperature_at(dqn, step))
+                values["entropy_bonus"] = entropy.view_as(replayed.weight)
+        terms = {name: mtp if name == "mtp_loss" else term_over(values[name], over[name]) for name in over}
+        return StepResult(self.combine(terms, step, divisors), terms, output, quality, td_error, mtp_accuracy)
 
-    def combine(self, terms: dict[str, Term], step: int) -> Tensor:
+    def combine(self, terms: dict[str, Term], step: int, divisors: Tensor | None = None) -> Tensor:
         """Weighted sum of the terms' global means."""
-        weights = torch.cat([term.weight.detach().flatten() for term in terms.values()])
+        if divisors is None:
+            divisors = torch.cat([term.weight.detach().flatten() for term in terms.values()])
         totals = torch.cat([term.total.flatten() for term in terms.values()])
         factors = [
             self.factor(name, step) / term.total.numel() for name, term in terms.items() for _ in term.total.flatten()
         ]
-        return (totals * totals.new_tensor(factors) / self.share_weights(weights).clamp(min=1e-8)).sum()
+        return (totals * totals.new_tensor(factors) / divisors.clamp(min=1e-8)).sum()
 
     def factor(self, name: str, step: int) -> float:
         """The weight of a term at this step."""
         factor = weight_at(getattr(self.config.loss_weights, name), step / self.config.training.total_steps)
         return factor * self.config.dqn.entropy_regularization_weight if name == "entropy_bonus" else factor
+
+
+def as_list(value: Tensor | list[Tensor]) -> list[Tensor]:
+    return value if isinstance(value, list) else [value]

@@ -319,7 +319,7 @@ def test_signals_save_and_stop_and_the_run_goes_on(tmp_path: Path, capsule_file:
         status = read_json(run / "status.json")
         assert (status["state"], status["exit_code"]) == ("interrupted", 130)
         reached = status["step"]
-        assert len(hashes(run)) == 2
+        assert len(hashes(run)) == 3
 
         process = start(["--resume", str(run)], tmp_path)
         wait_for_step(process, run, reached + 3)
@@ -335,7 +335,7 @@ def test_signals_save_and_stop_and_the_run_goes_on(tmp_path: Path, capsule_file:
         assert status["step"] >= reached + 3
         steps = [line["step"] for line in metrics(run)]
         assert steps == list(range(1, status["step"] + 1)), "no step is logged twice or left out"
-        assert len(hashes(run)) == 2
+        assert len(hashes(run)) == 3
     finally:
         if process.poll() is None:
             process.kill()

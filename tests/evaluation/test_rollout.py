@@ -50,7 +50,8 @@ def setup(selector: str = "cmi", **dqn: Any) -> tuple[TinyRecursiveModel, Config
         # Q-values of the same mean, HALT's a little lower, so that all three actions are taken.
         first = model(*model.first_latents(N), tiny.make_capsules(N), torch.full((N,), 2), torch.full((N,), 0.02))
         q = first.q_values
-        model.q_head.value_net.output.bias -= q.mean(0) + torch.tensor([0.0, 0.5, -0.3]) * q.std(0)
+        shift = q.mean(0) + torch.tensor([0.0, 0.5, -0.3]) * q.std(0)
+        model.q_head.value_net.output.bias -= torch.cat([shift, torch.zeros(3)])  # values, and spending as it was
     return model.eval(), config
 
 

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from trm_core.model.rows import take_rows
 from trm_core.model.trm import StepOutput, TinyRecursiveModel
 
 ROWS, H = 12, 4
@@ -29,7 +30,7 @@ def make(threshold: float, **arch: Any) -> TinyRecursiveModel:
 def think(model: TinyRecursiveModel, rows: slice = slice(None), grad: bool = False) -> StepOutput:
     capsules = tiny.make_capsules(ROWS)
     capsules = capsules.opened(torch.rand(ROWS, tiny.K, generator=torch.Generator().manual_seed(1)) < 0.5)
-    capsules = capsules.select(torch.arange(ROWS)[rows])
+    capsules = take_rows(capsules, torch.arange(ROWS)[rows])
     n = len(capsules.expanded)
     memory = torch.rand(ROWS, model.q_head.recurrent_width, generator=torch.Generator().manual_seed(2))[rows]
     with torch.set_grad_enabled(grad):

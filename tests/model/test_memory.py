@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trm_core.collectives import all_rows
 from trm_core.config.schema import MemoryConfig
+from trm_core.distributed.collectives import all_rows
 from trm_core.model.memory import HALF_LIFE, MemoryBank, WriteCounts, rms_normalised
 
 D = 8

@@ -69,7 +69,7 @@ def test_a_recurrent_head_remembers() -> None:
     _, memory = head.read(first)
     assert isinstance(head.value_net, RecurrentValueNet)
     x = head.readable(second)
-    expected = head.value_net.output(head.value_net.cell(x, memory))
+    expected = head.at_price(head.value_net.output(head.value_net.cell(x, memory)), second)
     again = torch.cat([memory, second[:, head.recurrent_width :]], 1)
     torch.testing.assert_close(head.values(again), expected)
     assert not torch.allclose(head.values(second), expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,17 @@ import torch
 
 from trm_core.errors import CheckpointError, ResourceError
 from trm_core.training import checkpoint_folders as checkpoints
-from trm_core.training.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
+from trm_core.training.checkpoint import Checkpoint, OwnState, load_own, load_shared, load_weights
+from trm_core.training.saving import Saver
 
-FILES = ["model.safetensors", "training.safetensors", "state.json", "manifest.json"]
+FILES = [
+    "model.safetensors",
+    "training.safetensors",
+    "state.json",
+    "rank0.safetensors",
+    "rank0.json",
+    "manifest.json",
+]
 
 
 def make(step: int) -> Checkpoint:
@@ -29,7 +38,19 @@ def make(step: int) -> Checkpoint:
             "scalar": torch.tensor(1.5),
         },
         {"step": step, "stream": {"taken": 12}, "nothing": None},
+        OwnState({"carry": torch.randn(2, 3)}, {"replay": {"head": step}}),
     )
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 100) -> Path:
+    saver = Saver(run, keep)
+    saver.start(checkpoint)
+    saver.conclude()
+    return checkpoints.folder_of(run, checkpoint.step)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    return load_shared(folder, load_own(folder, 0))
 
 
 @pytest.fixture
@@ -45,12 +66,16 @@ def test_what_is_saved_comes_back(run: Path) -> None:
     assert (found, notes) == (folder, [])
     loaded = load_checkpoint(found)
     assert (loaded.step, loaded.state) == (7, saved.state)
-    for mine, theirs in ((saved.model, loaded.model), (saved.training, loaded.training)):
+    assert loaded.own.numbers == {"replay": {"head": 7}}
+    for mine, theirs in (
+        (saved.model, loaded.model),
+        (saved.training, loaded.training),
+        (saved.own.tensors, loaded.own.tensors),
+    ):
         assert mine.keys() == theirs.keys()
         for name, tensor in mine.items():
             assert tensor.dtype == theirs[name].dtype
             assert torch.equal(tensor, theirs[name])
-    assert load_checkpoint(found, with_training=False).training == {}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -85,7 +110,7 @@ def test_damage_is_noticed_and_the_older_one_used(run: Path, name: str, damage: 
 
 def test_every_byte_counts(run: Path) -> None:
     folder = save_checkpoint(run, make(1))
-    for name in FILES[:3]:
+    for name in FILES[:-1]:
         path = folder / name
         data = path.read_bytes()
         for place in range(0, len(data), max(1, len(data) // 25)):
@@ -97,11 +122,10 @@ def test_every_byte_counts(run: Path) -> None:
 
 
 def test_pruning_keeps_the_newest_and_the_best(run: Path) -> None:
+    saver = Saver(run, keep=2)
     for step in (2, 4, 6, 8, 10):
-        save_checkpoint(run, make(step))
-        if step == 4:
-            checkpoints.mark_best(run, 4)
-        checkpoints.prune(run, 2)
+        saver.start(make(step), best=step == 4)
+        saver.conclude()
     assert [p.name for p in checkpoints.list_checkpoints(run)] == ["step_00000010", "step_00000008", "step_00000004"]
     assert checkpoints.find_checkpoint(run, "best")[0].name == "step_00000004"
 
@@ -115,9 +139,9 @@ def test_saving_a_step_again_replaces_it(run: Path) -> None:
     assert len(list((run / "checkpoints").iterdir())) == 1
 
 
-@pytest.mark.parametrize("nth", range(1, 6))
+@pytest.mark.parametrize("nth", range(1, 9))
 def test_a_full_disk_leaves_nothing_and_says_so(run: Path, nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever of the five fsyncs (three tensors and numbers, manifest, folder) meets the full disk."""
+    """Whichever of the fsyncs (five files, manifest, folder, its parent) meets the full disk."""
     older = save_checkpoint(run, make(1))
     calls = 0
     real = os.fsync
@@ -133,6 +157,8 @@ def test_a_full_disk_leaves_nothing_and_says_so(run: Path, nth: int, monkeypatch
     with pytest.raises(ResourceError, match="No space left"):
         save_checkpoint(run, make(2))
     assert calls == nth
+    if nth == 8:
+        return  # it is complete by then, whatever the parent's fsync says
     assert [p.name for p in (run / "checkpoints").iterdir()] == [older.name]
     assert checkpoints.find_checkpoint(run) == (older, [])
 
@@ -145,6 +171,26 @@ def test_a_killed_save_is_swept_away_by_the_next(run: Path) -> None:
     assert checkpoints.find_checkpoint(run)[0].name == "step_00000001"
     save_checkpoint(run, make(3))
     assert not half.exists()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is the state as it was at the start, and it is no checkpoint before it is concluded."""
+    gate, real = threading.Event(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (gate.wait(10), real(descriptor)))
+    saved, saver = make(4), Saver(run, 2)
+    saver.start(saved)
+    expected = {name: tensor.clone() for name, tensor in saved.model.items()}
+    for tensor in (*saved.model.values(), *saved.training.values(), *saved.own.tensors.values()):
+        tensor.zero_()
+    saved.state["step"] = -1
+    assert not saver.finished
+    assert checkpoints.list_checkpoints(run) == []
+    gate.set()
+    saver.conclude()
+    loaded = load_checkpoint(checkpoints.find_checkpoint(run)[0])
+    assert loaded.step == 4
+    assert all(torch.equal(expected[name], tensor) for name, tensor in loaded.model.items())
+    assert bool(loaded.own.tensors["carry"].any())
 
 
 def test_weights_that_do_not_fit_are_named() -> None:

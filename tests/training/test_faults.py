@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trm_core.errors import DivergedError
 from trm_core.losses import StepResult
-from trm_core.runs import RunHooks, prepare
+from trm_core.prepare import RunHooks, prepare
 from trm_core.training.faults import NotFinite
 from trm_core.training.loggers import JsonLines
 from trm_core.training.stopping import StopFlag
@@ -66,13 +66,13 @@ def plant(trainer: Trainer, at: Callable[[int], bool], rows: Tensor | None = Non
 def test_a_skipped_step_changes_nothing_but_the_rows_to_blame(capsule_file: Path, tmp_path: Path) -> None:
     trainer = make_trainer(capsule_file)
     for _ in range(6):
-        trainer.step()
+        trainer.step(trainer.standing())
     before, carry = learned(trainer), trainer.state.carry
     assert not carry.halted.all(), "the example has rows that go on"
     bad = (~carry.halted).nonzero().squeeze(1)[:1]
     plant(trainer, lambda call: call == 0, bad)
     with pytest.raises(NotFinite) as fault:
-        trainer.step()
+        trainer.step(trainer.standing())
     trainer.skip(fault.value, JsonLines(tmp_path / "metrics.jsonl", print), print)
     assert learned(trainer) == before
     assert trainer.state.step == 7
@@ -82,7 +82,7 @@ def test_a_skipped_step_changes_nothing_but_the_rows_to_blame(capsule_file: Path
     assert torch.equal(trainer.state.carry.steps, carry.steps)
     assert torch.equal(trainer.state.carry.z_H, carry.z_H)
     assert all(p.grad is None for p in trainer.state.model.parameters())
-    trainer.step()
+    trainer.step(trainer.standing())
     assert learned(trainer) != before
     assert bool(trainer.state.carry.z_H.isfinite().all())
 
@@ -90,12 +90,12 @@ def test_a_skipped_step_changes_nothing_but_the_rows_to_blame(capsule_file: Path
 def test_a_gradient_that_is_not_finite_is_skipped(capsule_file: Path) -> None:
     trainer = make_trainer(capsule_file)
     for _ in range(6):
-        trainer.step()
+        trainer.step(trainer.standing())
     before = learned(trainer)
     weight = trainer.state.model.answer.output.weight
     handle = weight.register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(NotFinite, match="gradient"):
-        trainer.step()
+        trainer.step(trainer.standing())
     handle.remove()
     trainer.state.optimizers.zero_grad()
     assert trainer.state.model.memory is not None
@@ -143,9 +143,9 @@ def test_the_data_of_the_fault_is_left_out(capsule_file: Path, tmp_path: Path) -
     positions: list[Any] = []
     take = trainer.state.stream.take
 
-    def watched(rows: int) -> Any:
+    def watched(*rows: int) -> Any:
         positions.append(trainer.state.stream.state_dict())
-        return take(rows)
+        return take(*rows)
 
     trainer.state.stream.take = watched  # type: ignore[method-assign]
     plant(trainer, lambda call: call == 5)

@@ -19,16 +19,15 @@ from trm_core.losses import (
     StepLoss,
     Term,
     answer_quality,
-    cmi_term,
-    continue_term,
-    entropy_term,
-    halt_term,
+    cmi_losses,
+    continue_losses,
+    halt_losses,
     mtp_term,
-    reconstruction_term,
-    vq_term,
+    negative_entropy,
+    reconstruction_losses,
+    term_examples,
 )
-from trm_core.model.carry import Carry, Pending
-from trm_core.model.concepts import Quantised
+from trm_core.model.carry import Carry
 from trm_core.model.q_head import NUM_SCALARS
 from trm_core.model.trm import Reading, StepOutput, TinyRecursiveModel
 
@@ -74,46 +73,14 @@ def output_with(halt_logit: Tensor, early: Sequence[Reading] = ()) -> StepOutput
     return StepOutput(*[nothing] * 4, halt_logit, *[nothing] * 4, early=list(early))
 
 
-def test_halt_term_leaves_rows_without_labels_out() -> None:
+def test_halting_is_compared_with_the_answer() -> None:
     quality = answer_quality(torch.randn(3, 2, 3), torch.tensor([[0, 1], [IGNORE_LABEL] * 2, [2, IGNORE_LABEL]]))
     logits = torch.tensor([0.5, 100.0, -1.0])
-    term = halt_term(output_with(logits), quality, torch.zeros(3, 2, dtype=torch.int64))
-    expected = 0.0
+    losses = halt_losses(output_with(logits), quality, torch.zeros(3, 2, dtype=torch.int64))
     for row in (0, 2):
         p = 1 / (1 + math.exp(-float(logits[row])))
         a = float(quality.accuracy[row])
-        expected -= a * math.log(p) + (1 - a) * math.log(1 - p)
-    assert float(term.total) == pytest.approx(expected, abs=1e-5)
-    assert float(term.weight) == 2.0
-
-
-def make_carry(model: TinyRecursiveModel, rows: int = 4, seed: int = 0, mask: Tensor | None = None) -> Carry:
-    """Rows in the middle of their episodes; every second one has just opened a capsule."""
-    shape = model.data
-    torch.manual_seed(seed)
-    opened = torch.zeros(rows, shape.num_capsules, dtype=torch.bool)
-    if shape.num_children:
-        opened[::2, 1] = True
-        opened[0, 0] = True
-    capsules = tiny.make_capsules(rows, shape, seed, mask).opened(opened)
-    z_H, z_L, x = (torch.randn(rows, shape.num_capsules, HIDDEN) for _ in range(3))
-    return Carry(
-        z_H=z_H,
-        z_L=z_L,
-        x=x,
-        steps=torch.full((rows,), 2),
-        min_steps=torch.ones(rows, dtype=torch.int64),
-        halted=torch.zeros(rows, dtype=torch.bool),
-        capsules=capsules,
-        labels=torch.randint(shape.num_classes, (rows, shape.answers)),
-        price=torch.full((rows,), 0.02),
-        q_state=torch.rand(rows, model.q_head.state_width),
-        q_memory=torch.rand(rows, model.q_head.recurrent_width),
-        accuracy=torch.rand(rows).round(),
-        utility=torch.rand(rows),
-        loss=torch.rand(rows),
-        pending=Pending(torch.arange(rows), torch.where(opened.any(1), 2, 0), opened.sum(1).float(), capsules.expanded),
-    )
+        assert float(losses[row]) == pytest.approx(-a * math.log(p) - (1 - a) * math.log(1 - p), abs=1e-5)
 
 
 def make_replayed(rows: int = 6) -> ReplayedTargets:
@@ -133,10 +100,10 @@ def test_reconstruction_term(dim: int, children: bool) -> None:
     config = tiny.make_config(arch={"q_head_num_actions": 3 if children else 2})
     model = tiny.make_model(config, shape, with_cmi=children)
     mask = torch.tensor([[True, True, False, True]] * 4)
-    carry = make_carry(model, mask=mask)
+    carry = tiny.make_carry(model, mask=mask)
     model.embedding.fit_scale(carry.capsules.sketches, carry.capsules.children)
     output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price)
-    term = reconstruction_term(model, carry, output)
+    losses = reconstruction_losses(model, carry, output)
     capsules, embedding = carry.capsules, model.embedding
     assert model.reconstruction.checksum is not None
     assert capsules.checksums is not None
@@ -160,28 +127,25 @@ def test_reconstruction_term(dim: int, children: bool) -> None:
                 detail = (capsules.children[row : row + 1, i : i + 1] - embedding.child_mean) * embedding.child_scale
                 decoded = model.sketch_decoder.decode(embedding.child_aggregation(detail))[0, 0]
                 total += 0.2 * float((decoded - target).square().mean().detach())
-    assert float(term.total.detach()) == pytest.approx(total, rel=1e-4)
-    assert float(term.weight) == 12.0
+    assert float(losses[mask].sum().detach()) == pytest.approx(total, rel=1e-4)
 
 
-def test_cmi_term_compares_the_promise_with_the_measured_fall() -> None:
+def test_cmi_compares_the_promise_with_the_measured_fall() -> None:
     model = tiny.make_model(tiny.make_config())
     assert model.cmi_head is not None
-    carry = make_carry(model)
+    carry = tiny.make_carry(model)
     carry = replace(carry, labels=carry.labels.clone())
     carry.labels[2] = IGNORE_LABEL  # opened, but without a label
     quality = answer_quality(torch.randn(4, 1, tiny.CLASSES), carry.labels)
     promised = model.cmi_head(carry.z_H, carry.x, carry.q_state, None).detach()
     fall = float(carry.loss[0] - quality.loss[0])
-    term = cmi_term(model, carry, quality)
-    assert float(term.total.detach()) == pytest.approx((float(promised[0, 0] + promised[0, 1]) - fall) ** 2, rel=1e-4)
-    assert float(term.weight) == 1.0
+    losses = cmi_losses(model, carry, quality)
+    assert float(losses[0].detach()) == pytest.approx((float(promised[0, 0] + promised[0, 1]) - fall) ** 2, rel=1e-4)
 
 
-def test_entropy_term_rewards_undecided_actions() -> None:
-    term = entropy_term(torch.tensor([[1.0, 1.0, 1.0], [0.0, 100.0, 0.0]]), 1.0)
-    assert float(term.total) == pytest.approx(-math.log(3), abs=1e-5)
-    assert float(term.weight) == 2.0
+def test_undecided_actions_are_rewarded() -> None:
+    losses = negative_entropy(torch.tensor([[1.0, 1.0, 1.0], [0.0, 100.0, 0.0]]), 1.0)
+    assert losses.tolist() == pytest.approx([-math.log(3), 0.0], abs=1e-5)
 
 
 def test_halting_is_learned_after_every_cycle() -> None:
@@ -189,21 +153,20 @@ def test_halting_is_learned_after_every_cycle() -> None:
     quality = answer_quality(torch.randn(3, 1, 3), labels)
     early = [Reading(torch.randn(3, 1, 3), torch.randn(3), torch.zeros(3, 0)) for _ in range(2)]
     last = torch.randn(3)
-    term = halt_term(output_with(last, early), quality, labels)
+    losses = halt_losses(output_with(last, early), quality, labels)
     expected = 0.0
     for logits, halt in [(None, last), *((r.logits, r.halt_logit) for r in early)]:
         for row in (0, 1):
             right = float(quality.accuracy[row]) if logits is None else float(logits[row, 0].argmax() == labels[row, 0])
             p = 1 / (1 + math.exp(-float(halt[row])))
             expected -= right * math.log(p) + (1 - right) * math.log(1 - p)
-    assert float(term.total) == pytest.approx(expected, abs=1e-4)
-    assert float(term.weight) == 6.0
+    assert float(losses[:2].sum()) == pytest.approx(expected / 3, abs=1e-4)
 
 
 def per_capsule_model(**arch: Any) -> tuple[TinyRecursiveModel, Carry]:
     config = tiny.make_config(arch=arch)
     model = tiny.make_model(config, tiny.make_shape(label_rank=2))
-    carry = make_carry(model)
+    carry = tiny.make_carry(model)
     carry.labels[0, 1] = carry.labels[2] = IGNORE_LABEL
     return model, carry
 
@@ -213,7 +176,8 @@ def test_mtp_equals_a_loop_over_positions() -> None:
     model, carry = per_capsule_model(enable_mtp=True, mtp_depth=3)
     assert model.mtp is not None
     output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price)
-    term, accuracies = mtp_term(model, output, carry.labels)
+    valid = term_examples(model, carry, None)["mtp_loss"]
+    term, accuracies = mtp_term(model, output, carry.labels, valid)
     means = []
     for depth in (1, 2, 3):
         total, right, count = 0.0, 0, 0
@@ -239,14 +203,24 @@ def test_no_input_carries_the_label() -> None:
     assert torch.equal(first.logits, second.logits)
 
 
-def test_vq_term_leaves_padding_out() -> None:
-    mask = torch.tensor([[True, False, True, True]] * 2)
-    capsules = tiny.make_capsules(2, mask=mask)
-    distance = torch.rand(2, tiny.K)
-    nothing = torch.zeros(2, tiny.K)
-    term = vq_term(Quantised(nothing.long(), distance, nothing[..., None], mask), capsules)
-    assert float(term.total) == pytest.approx(float(distance[mask].sum()))
-    assert float(term.weight) == 6.0
+def test_which_examples_a_term_is_over() -> None:
+    """Rows without a label, padding, last steps and what was not opened are left out, each where it matters."""
+    model = tiny.make_model(tiny.make_config(), tiny.make_shape(label_rank=2))
+    mask = torch.tensor([[True, False, True, True]] * 4)
+    carry = replace(tiny.make_carry(model, mask=mask), steps=torch.tensor([1, 2, 3, 1]))  # of at most 3
+    carry.labels[1] = IGNORE_LABEL
+    replayed = make_replayed()
+    over = term_examples(model, carry, replayed)
+    labelled = torch.tensor([True, False, True, True])
+    for name in ("lm_loss", "q_halt_loss"):
+        assert torch.equal(over[name], labelled)
+    for name in ("reconstruction_loss", "vq_loss"):
+        assert torch.equal(over[name], mask)
+    assert over["q_continue_loss"].tolist() == [True, False, False, True]
+    assert over["cmi_loss"].tolist() == [True, False, False, False]  # the others opened nothing that is no padding
+    assert over["rnd_loss"].all()
+    assert torch.equal(over["dqn_loss"], replayed.weight)
+    assert over["entropy_bonus"].tolist() == [1.0] * len(replayed.weight)
 
 
 def test_continue_learns_what_the_next_step_is_worth() -> None:
@@ -257,23 +231,20 @@ def test_continue_learns_what_the_next_step_is_worth() -> None:
     assert model.q_head.continue_net is not None
     with torch.no_grad():
         model.q_head.continue_net.output.bias += 3.0  # going on looks better than halting, so the last step shows
-    carry = replace(make_carry(model), steps=torch.tensor([1, 2, 3, 1]))  # of at most 3
+    carry = replace(tiny.make_carry(model), steps=torch.tensor([1, 2, 3, 1]))  # of at most 3
     carry.labels[3] = IGNORE_LABEL
     output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price)
-    quality = answer_quality(output.logits, carry.labels)
-    term = continue_term(model, carry, output, quality)
+    losses = continue_losses(model, carry, output)
     following = model(output.z_H, output.z_L, carry.capsules, carry.steps + 1, carry.price)
     assert following.continue_logit is not None
     assert output.continue_logit is not None
-    expected = 0.0
     for row in (0, 1):  # row 2 is at its last step, row 3 has no label
         halt, going_on = float(following.halt_logit[row].detach()), float(following.continue_logit[row].detach())
         worth = halt if row == 1 else max(halt, going_on)
         target = 1 / (1 + math.exp(-worth))
         p = 1 / (1 + math.exp(-float(output.continue_logit[row].detach())))
-        expected -= target * math.log(p) + (1 - target) * math.log(1 - p)
-    assert float(term.total.detach()) == pytest.approx(expected, abs=1e-4)
-    assert float(term.weight) == 2.0
+        expected = -target * math.log(p) - (1 - target) * math.log(1 - p)
+        assert float(losses[row].detach()) == pytest.approx(expected, abs=1e-4)
 
 
 def test_combine_weighs_means() -> None:
@@ -291,50 +262,6 @@ def test_combine_weighs_means() -> None:
         "entropy_bonus": Term(torch.tensor(-4.0), torch.tensor(2.0)),
     }
     assert float(loss.combine(terms, 3)) == pytest.approx(2 * 2 + 0.25 * 4 + 3 * 1.5 + 0.0 + 0.1 * -2)
-
-
-def test_two_processes_average_to_the_global_mean() -> None:
-    """With uneven numbers of labels, DDP's mean of both ranks' gradients is the gradient over all rows at once."""
-    config = tiny.make_config(dqn={"expansion_selector": "cmi"})
-    model = tiny.make_model(config)
-    carry = make_carry(model, rows=6)
-    carry.labels[0] = IGNORE_LABEL
-    carry.labels[5] = IGNORE_LABEL
-
-    def rows(part: Any, index: Tensor) -> Any:
-        if isinstance(part, Tensor):
-            return part[index] if part.dim() and len(part) == 6 else part
-        if hasattr(part, "__dataclass_fields__"):
-            return type(part)(*(rows(getattr(part, name), index) for name in part.__dataclass_fields__))
-        return part
-
-    def gradients(loss: Tensor) -> dict[str, Tensor]:
-        named = [(name, p) for name, p in model.named_parameters() if not name.startswith("q_head.value_net")]
-        return dict(
-            zip([n for n, _ in named], torch.autograd.grad(loss, [p for _, p in named], allow_unused=True), strict=True)
-        )
-
-    whole = StepLoss(model, config)(carry, None, 0)
-    expected = gradients(whole.loss)
-    shards = [rows(carry, torch.tensor(index)) for index in ([0, 1], [2, 3, 4, 5])]
-    local = []
-    for shard in shards:
-        result = StepLoss(model, config)(shard, None, 0)
-        local.append(torch.cat([term.weight.flatten() for term in result.terms.values()]))
-    world = len(shards)
-    all_reduced = torch.stack(local).sum(0)
-    parts = []
-    for shard in shards:
-        loss = StepLoss(model, config, share_weights=lambda mine: all_reduced / world)
-        parts.append(loss(shard, None, 0))
-    assert float(sum(part.loss.detach() for part in parts) / world) == pytest.approx(
-        float(whole.loss.detach()), rel=1e-5
-    )
-    averaged = [gradients(part.loss) for part in parts]
-    for name, value in expected.items():
-        if value is not None:
-            both = [part[name] for part in averaged]
-            torch.testing.assert_close(sum(g for g in both if g is not None) / world, value, rtol=1e-4, atol=1e-6)
 
 
 def moved_by(loss: Tensor, model: TinyRecursiveModel) -> set[str]:
@@ -360,7 +287,7 @@ def terms_of(**changes: Any) -> tuple[TinyRecursiveModel, dict[str, Term]]:
         training=changes, dqn={"enable_entropy_regularization": True, "entropy_regularization_weight": 0.1}
     )
     model = tiny.make_model(config)
-    return model, StepLoss(model, config)(make_carry(model), make_replayed(), 6).terms
+    return model, StepLoss(model, config)(tiny.make_carry(model), make_replayed(), 6).terms
 
 
 @pytest.mark.parametrize(
@@ -390,7 +317,7 @@ def test_the_answer_starts_over_where_something_was_opened(restart: bool) -> Non
     config = tiny.make_config(arch={"restart_on_expand": restart})
     model = tiny.make_model(config)
     assert model.cmi_head is not None
-    carry = make_carry(model)
+    carry = tiny.make_carry(model)
     expanded = carry.pending.opened.any(1)
     assert expanded.any(), "the example has such rows"
     assert not expanded.all(), "and others"
@@ -400,17 +327,17 @@ def test_the_answer_starts_over_where_something_was_opened(restart: bool) -> Non
     expected = model(z_H, carry.z_L, carry.capsules, carry.steps, carry.price, carry.q_memory)
     result = StepLoss(model, config)(carry, None, 6)
     torch.testing.assert_close(result.output.logits, expected.logits)
-    settled = cmi_term(model, carry, result.quality)
-    torch.testing.assert_close(result.terms["cmi_loss"].total, settled.total)
+    settled = cmi_losses(model, carry, result.quality) * expanded
+    torch.testing.assert_close(result.terms["cmi_loss"].total, settled.sum())
 
 
 def test_policy_only_moves_the_policy_alone() -> None:
     config = tiny.make_config()
     model = tiny.make_model(config)
-    result = StepLoss(model, config)(make_carry(model), make_replayed(), 6, True)
+    result = StepLoss(model, config)(tiny.make_carry(model), make_replayed(), 6, True)
     assert not result.output.z_H.requires_grad
     assert moved_by(result.loss, model) == {"q_head.value_net", "cmi_head.net"}
-    both = StepLoss(model, config)(make_carry(model), make_replayed(), 6, False)
+    both = StepLoss(model, config)(tiny.make_carry(model), make_replayed(), 6, False)
     for name in both.terms.keys() - {"dqn_loss"}:
         torch.testing.assert_close(both.terms[name].total, result.terms[name].total)
 
@@ -419,7 +346,7 @@ def test_the_td_term_is_weighed_by_importance() -> None:
     config = tiny.make_config()
     model = tiny.make_model(config)
     replayed = make_replayed()
-    term = StepLoss(model, config)(make_carry(model), replayed, 0).terms["dqn_loss"]
+    term = StepLoss(model, config)(tiny.make_carry(model), replayed, 0).terms["dqn_loss"]
     predicted = model.q_head.values(replayed.state).gather(1, replayed.action[:, None]).squeeze(1)
     losses = F.huber_loss(predicted, replayed.target, reduction="none")
     assert float(term.total.detach()) == pytest.approx(float((losses * replayed.weight).sum().detach()), rel=1e-5)

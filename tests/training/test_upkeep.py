@@ -15,8 +15,8 @@ import torch
 from ranks import on_ranks
 from torch import Tensor
 
-from trm_core.collectives import all_rows
 from trm_core.data.store import open_capsules
+from trm_core.distributed.collectives import all_rows
 from trm_core.dqn.actions import Action
 from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.replay import ReplayBuffer

@@ -237,6 +237,9 @@ class TrainingConfig(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
     threads: Count | None = Field(None, description="CPU threads; default: torch's choice.")
     global_batch_size: Count = Field(768, description="Rows over all ranks.")
+    accumulation_steps: Count = Field(
+        1, description="Parts that each rank's rows are computed in, one after the other: less memory, same gradient."
+    )
     total_steps: Count = Field(100_000, description="Optimiser steps; one reasoning step of every row each.")
     stop_at_step: Count | None = Field(None, description="End early at this step with the state saved (exit code 75).")
     base_lr: NonNegative = Field(3e-4, description="Peak learning rate.")

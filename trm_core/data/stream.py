@@ -78,8 +78,8 @@ class SampleStream:
     """Endless shuffled rows of one or several files.
 
     With several files each row's file is drawn by weight (keyed by the row's global number), and each file is walked in
-    an order of its own. With `world_size` W, rank r gets the rows r, r+W, r+2W, ... of the one global order. The order
-    does not depend on num_workers, fields, or how many rows are taken at a time.
+    an order of its own. The order does not depend on num_workers, fields, or how many rows are taken at a time. Several
+    processes share the one order: each takes its own part of every `take`, so that their position is the same.
 
     files: capsule files with their weights. fields: what to load besides sketches (default: all there is).
     window_bytes: memory for the windows in use, in the files' dtypes. Raises DataError if a file lacks the split, or if
@@ -96,18 +96,16 @@ class SampleStream:
         window_bytes: int = 64 << 20,
         block_rows: int = 64,
         num_workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
-        if not files or not 0 <= rank < world_size or block_rows < 1:
-            raise ValueError(f"need files, 0 <= rank < world_size and block_rows >= 1; got {rank=}, {world_size=}")
+        if not files or block_rows < 1:
+            raise ValueError(f"need files and block_rows >= 1; got {len(files)} files, {block_rows=}")
         for file, _ in files:
             _require_same_shape(files[0][0], file, split)
         self._files = [file for file, _ in files]
         weights = np.array([weight for _, weight in files], np.float64)
         self._bounds = np.cumsum(weights / weights.sum())[:-1]
         self._draw_key = key_of(seed, 3)
-        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._seed = seed
         share = window_bytes // len(files)
         self._sources = []
         for index, file in enumerate(self._files):
@@ -118,17 +116,19 @@ class SampleStream:
             WorkerReader(self._sources, num_workers) if num_workers else LocalReader(self._sources)
         )
         self._windows: list[Window | None] = [None] * len(files)
-        self._taken = 0  # rows this rank has been given
-        self._counts = [0] * len(files)  # rows of the global order before taken * world_size, by file
+        self._taken = 0  # rows given to all processes
+        self._counts = [0] * len(files)  # of these, by file
 
     @property
     def epoch(self) -> float:
-        """Rows given by all ranks over rows there are (several files: over the rows of all)."""
-        return self._taken * self._world_size / sum(source.order.rows for source in self._sources)
+        """Rows given to all processes over rows there are (several files: over the rows of all)."""
+        return self._taken / sum(source.order.rows for source in self._sources)
 
-    def take(self, n: int) -> CapsuleBatch:
-        """The next n rows (n >= 0) of this rank. Raises DataError or ResourceError if they cannot be read."""
-        picks, counts = self._picks(n)
+    def take(self, n: int, before: int = 0, after: int = 0) -> CapsuleBatch:
+        """The next n rows (n >= 0), of before + n + after that all processes take together: those of lower ranks come
+        before ours. Raises DataError or ResourceError if they cannot be read.
+        """
+        picks, counts = self._picks(n, before, after)
         parts: list[dict[str, np.ndarray]] = []
         places: list[np.ndarray] = []
         for source, (slots, positions) in enumerate(picks):
@@ -142,7 +142,7 @@ class SampleStream:
                 parts.append(part)
                 places.append(slots[begin:end])
                 begin = end
-        self._taken += n
+        self._taken += before + n + after
         self._counts = counts
         return _batch(self._files[0], self._sources[0].fields, _joined(parts, places), n)
 
@@ -150,18 +150,14 @@ class SampleStream:
         """The position, as plain numbers and lists."""
         return {
             "seed": self._seed,
-            "world_size": self._world_size,
             "taken": self._taken,
             "counts": list(self._counts),
             "sources": self._fingerprints(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state_dict` was taken, if the world size is the same.
-
-        With another world size the stream goes on at the first global row that the saved rank had not reached: rows
-        near it may be given twice or not at all in that epoch. Raises CheckpointError if seed, files or window sizes
-        are others, because then the position means nothing.
+        """Go on exactly where `state_dict` was taken. Raises CheckpointError if seed, files or window sizes are others,
+        because then the position means nothing.
         """
         for key, mine in (("seed", self._seed), ("sources", self._fingerprints())):
             if state[key] != mine:
@@ -169,10 +165,8 @@ class SampleStream:
                     f"data position: {key} was {state[key]} when it was saved and is {mine} now",
                     hint="resume with the same data and training.seed",
                 )
-        reached = int(state["taken"]) * int(state["world_size"])
-        self._taken = -(-reached // self._world_size)
-        drawn = np.bincount(self._draw(reached, self._taken * self._world_size), minlength=len(self._sources))
-        self._counts = [int(count) + int(more) for count, more in zip(state["counts"], drawn, strict=True)]
+        self._taken = int(state["taken"])
+        self._counts = [int(count) for count, _ in zip(state["counts"], self._sources, strict=True)]
         self._windows = [None] * len(self._sources)
 
     def close(self) -> None:
@@ -194,18 +188,16 @@ class SampleStream:
         draws = uniform(self._draw_key, np.arange(start, stop, dtype=np.int64))
         return np.searchsorted(self._bounds, draws, side="right")
 
-    def _picks(self, n: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[int]]:
-        """For each file: the batch slots of this rank's next n rows that it fills, and their positions in its order;
-        then the counts after them."""
-        start, world = self._taken * self._world_size, self._world_size
-        drawn = self._draw(start, start + n * world)
-        mine = np.arange(n * world) % world == self._rank
+    def _picks(self, n: int, before: int, after: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[int]]:
+        """For each file: the batch slots of our n rows that it fills, and their positions in its order; then the counts
+        after the rows of all."""
+        drawn = self._draw(self._taken, self._taken + before + n + after)
         picks, counts = [], []
         for source in range(len(self._sources)):
             here = drawn == source
             positions = self._counts[source] + np.cumsum(here) - 1
-            chosen = np.flatnonzero(here & mine)
-            picks.append((chosen // world, positions[chosen]))
+            slots = np.flatnonzero(here[before : before + n])
+            picks.append((slots, positions[before + slots]))
             counts.append(self._counts[source] + int(here.sum()))
         return picks, counts
 

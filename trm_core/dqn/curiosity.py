@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trm_core.collectives import all_sum
 from trm_core.config.schema import DQNConfig
+from trm_core.distributed.collectives import all_sum
 from trm_core.model.layers import MLP, truncated_normal_
 
 

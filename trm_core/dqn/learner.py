@@ -25,6 +25,18 @@ class ReplayedTargets:
     target: Tensor  # [n] or [n, L]
     weight: Tensor  # [n] or [n, L] importance weights; 0 past the end of an episode
 
+    def without_rows(self) -> ReplayedTargets:
+        """No transitions, in the same shape: the value net still takes part in the step."""
+        return ReplayedTargets(self.slot[:0], self.state[:0], self.action[:0], self.target[:0], self.weight[:0])
+
+
+def no_transitions(state_width: int, length: int, device: torch.device) -> ReplayedTargets:
+    """What is replayed before there is enough to replay: see `without_rows`."""
+    rows = (0,) if length == 1 else (0, length)
+    whole = torch.zeros(rows, dtype=torch.int64, device=device)
+    parts = torch.zeros(rows, device=device)
+    return ReplayedTargets(whole, torch.zeros(*rows, state_width, device=device), whole, parts, parts)
+
 
 @dataclass(frozen=True)
 class RewardDivisors:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trm_core.collectives import all_sum
 from trm_core.config.schema import DQNConfig
+from trm_core.distributed.collectives import all_sum
 from trm_core.dqn.actions import Action
 
 

@@ -13,7 +13,7 @@ from trm_core.config.schema import Config
 from trm_core.errors import CheckpointError
 from trm_core.model.embedding import DataShape
 from trm_core.model.trm import TinyRecursiveModel
-from trm_core.training.checkpoint import load_checkpoint, load_weights
+from trm_core.training.checkpoint import load_model, load_weights
 from trm_core.training.checkpoint_folders import MODEL, STATE, find_checkpoint
 from trm_core.training.run_dir import CONFIG, require_run
 
@@ -35,12 +35,12 @@ def load_run(path: Path, device: torch.device, which: str = "latest") -> Trained
     require_run(path)
     config = load_config(path / CONFIG).config
     folder, notes = find_checkpoint(path, which)
-    saved = load_checkpoint(folder, with_training=False)
+    step, weights, state = load_model(folder)
     try:
-        shape = DataShape(**saved.state["shape"])
-        data, with_cmi = saved.state["data"], bool(saved.state["cmi"])
+        shape = DataShape(**state["shape"])
+        data, with_cmi = state["data"], bool(state["cmi"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}/{STATE} does not describe its model: {error}") from error
     model = TinyRecursiveModel(config, shape, with_cmi=with_cmi)
-    load_weights(model, saved.model, folder / MODEL)
-    return TrainedRun(path, config, model.to(device).eval(), saved.step, data, notes)
+    load_weights(model, weights, folder / MODEL)
+    return TrainedRun(path, config, model.to(device).eval(), step, data, notes)

@@ -17,6 +17,7 @@ from trm_core.dqn.actions import Action, valid_actions
 from trm_core.evaluation.policies import Policy, Situation
 from trm_core.losses import answer_quality
 from trm_core.model.q_head import largest_probability
+from trm_core.model.rows import take_rows
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.episodes import capsules_of, labels_of
 
@@ -99,7 +100,7 @@ def _rollout_batch(
         keep = (action != Action.HALT).nonzero().squeeze(1)
         if len(keep) == 0:
             break
-        active, capsules = active[keep], capsules.select(keep)
+        active, capsules = active[keep], take_rows(capsules, keep)
         z_H, z_L = model.next_z_H(output.z_H[keep], opened[keep]), output.z_L[keep]
         q_memory = output.q_memory[keep]
     quality = answer_quality(logits, labels)

@@ -6,7 +6,7 @@ B rows, k capsules, m children, D embedding width, R checksum width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class CapsuleState:
     checksums: Tensor | None  # [B, k, R] float32
     mask: Tensor | None  # [B, k] bool; false where a capsule is padding
     expanded: Tensor  # [B, k] bool
-    prices: Tensor  # [k] float32; cost of opening each capsule
+    prices: Tensor = field(metadata={"not_per_row": True})  # [k] float32; cost of opening each capsule
     parents: Tensor | None = None  # [B, k] int64, index of the parent capsule; -1: a root
 
     @staticmethod
@@ -70,15 +70,3 @@ class CapsuleState:
         if self.children is None:
             return None
         return torch.where(self.expanded[:, :, None, None], self.children, 0.0)
-
-    def select(self, rows: Tensor) -> CapsuleState:
-        """The rows with these indices [n]."""
-        return CapsuleState(
-            sketches=self.sketches[rows],
-            children=None if self.children is None else self.children[rows],
-            checksums=None if self.checksums is None else self.checksums[rows],
-            mask=None if self.mask is None else self.mask[rows],
-            expanded=self.expanded[rows],
-            prices=self.prices,
-            parents=None if self.parents is None else self.parents[rows],
-        )

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trm_core.collectives import all_rows, all_sum, rank, world_size
 from trm_core.data.fields import CONTROL_SYMBOLS
+from trm_core.distributed.collectives import all_rows, all_sum, rank, world_size
 from trm_core.keyed_random import Purpose, keyed_uniform
 
 DEAD_SHARE = 0.1

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trm_core.collectives import all_sum
 from trm_core.config.schema import MemoryConfig
+from trm_core.distributed.collectives import all_sum
 from trm_core.model.layers import truncated_normal_
 
 # Training steps after which an unread slot has lost one unit of value and old reads count half. With some tens of

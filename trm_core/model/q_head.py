@@ -8,6 +8,10 @@
 The same vector is used for acting, in replay and for the target network. Separate outputs: `values` (one per action,
 learned by TD, whose gradient stays in this head), `halt` (a logit of "the answer is right", learned by BCE) and,
 where HRM's rule is wanted, `continue`.
+
+Under one way of acting, the value of an action falls in a straight line as the price rises: by what it will spend. So
+the head gives a value and a spending per action, Q = value - price * spending, both of which still read the price,
+because the best way of acting changes with it.
 """
 
 from __future__ import annotations
@@ -109,11 +113,11 @@ class QHead(nn.Module):
         self.state_width = self.recurrent_width + inputs
         self.value_net: nn.Module
         if self.kind == "rnn":
-            self.value_net = RecurrentValueNet(inputs, width, self.num_actions)
+            self.value_net = RecurrentValueNet(inputs, width, 2 * self.num_actions)
         elif self.kind == "attention":
-            self.value_net = AttentionValueNet(self.tokens, arch.hidden_size, width, self.num_actions)
+            self.value_net = AttentionValueNet(self.tokens, arch.hidden_size, width, 2 * self.num_actions)
         else:
-            self.value_net = MLP(inputs, width, self.num_actions)
+            self.value_net = MLP(inputs, width, 2 * self.num_actions)
         self.halt_net = MLP(inputs, width, 1)
         self.continue_net = MLP(inputs, width, 1) if arch.enable_q_continue else None
 
@@ -134,11 +138,18 @@ class QHead(nn.Module):
         What comes from the trunk is detached: TD never moves it. The recurrent memory is not, so that a replayed
         sequence can be learned through.
         """
-        x = self.readable(q_state.detach())
+        seen = q_state.detach()
+        x = self.readable(seen)
         if isinstance(self.value_net, RecurrentValueNet):
             memory = self.value_net.cell(x, q_state[:, : self.recurrent_width])
-            return self.value_net.output(memory), memory
-        return self.value_net(x), q_state[:, :0]
+            return self.at_price(self.value_net.output(memory), seen), memory
+        return self.at_price(self.value_net(x), seen), q_state[:, :0]
+
+    def at_price(self, outputs: Tensor, q_state: Tensor) -> Tensor:
+        """Q [B, A] = value - price * spending, of outputs [B, 2A]; spending counts in units of the highest price."""
+        value, spending = outputs.chunk(2, 1)
+        price = q_state[:, -1:].exp() / (self.price_level * self.price_spread)
+        return value - price * spending
 
     def values(self, q_state: Tensor) -> Tensor:
         """[B, A]"""

@@ -23,6 +23,7 @@ from trm_core.model.layers import attention_bias, rms_norm
 from trm_core.model.memory import MemoryBank
 from trm_core.model.q_head import QHead, build_q_state, pool_tokens
 from trm_core.model.recursion import Recursion
+from trm_core.model.rows import take_rows
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class TinyRecursiveModel(nn.Module):
             if len(going_on) == 0:
                 break
             if len(going_on) < len(rows):
-                rows, here = rows[going_on], here.select(going_on)
+                rows, here = rows[going_on], take_rows(here, going_on)
                 z_H_here, z_L_here, x_here = z_H_here[going_on], z_L_here[going_on], x_here[going_on]
         return self._output(final[0], final[1], x, Reading(*final[2:]), cycles, [], None)
 

@@ -1,14 +1,13 @@
-"""Saving and loading checkpoints: safetensors for every tensor, JSON for the rest, nothing is ever unpickled.
+"""What is in a checkpoint, and its way to the disk and back: safetensors for every tensor, JSON for the rest, nothing
+is ever unpickled.
 
-Order is everything: the files go into a temporary folder and are fsynced, the manifest comes last, the folder is
-renamed and its parent fsynced. What the folder holds: `checkpoint_folders`.
+Order is everything: every process writes and fsyncs its files in a temporary folder, the manifest comes last, the
+folder is renamed and its parent fsynced. Who does what when: `saving`. What the folder holds: `checkpoint_folders`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,68 +17,106 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trm_core.errors import CheckpointError, ResourceError
+from trm_core.errors import CheckpointError
 from trm_core.training.checkpoint_folders import (
-    FILES,
     MANIFEST,
     MODEL,
     SCHEMA_VERSION,
     STATE,
     TRAINING,
     describe,
+    files_of_rank,
     folder_of,
     fsync,
     read_json,
     remove,
-    remove_stale,
 )
+
+Files = dict[str, dict[str, Any]]  # name -> size and hash
+
+
+@dataclass(frozen=True)
+class OwnState:
+    """What one process has for itself."""
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a checkpoint holds."""
+    """Everything a checkpoint holds, as one process writes or reads it."""
 
     step: int
     model: dict[str, Tensor]
     training: dict[str, Tensor]
     state: dict[str, Any]
+    own: OwnState
 
 
-def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint whole or not at all. Raises ResourceError when the disk does not take it."""
-    final = folder_of(run, checkpoint.step)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    try:
-        final.parent.mkdir(exist_ok=True)
-        remove_stale(final.parent)
-        temporary.mkdir()
-        save_file(_plain(checkpoint.model), temporary / MODEL)
-        save_file(_plain(checkpoint.training), temporary / TRAINING)
-        (temporary / STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-        files = {name: describe(temporary / name, sync=True) for name in FILES}
-        manifest = {"schema_version": SCHEMA_VERSION, "step": checkpoint.step, "files": files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        fsync(temporary / MANIFEST)
-        fsync(temporary)
-        if final.exists():
-            remove(final)
-        temporary.rename(final)
-        fsync(final.parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise ResourceError(
-            f"cannot save the checkpoint {final}: {error}", hint="free some disk space and run again with --resume"
-        ) from error
+def snapshot(checkpoint: Checkpoint, rank: int) -> Checkpoint:
+    """A copy in host memory that training no longer changes. What another rank writes is left out."""
+    first = rank == 0
+    return Checkpoint(
+        checkpoint.step,
+        _copied(checkpoint.model) if first else {},
+        _copied(checkpoint.training) if first else {},
+        json.loads(json.dumps(checkpoint.state)) if first else {},
+        OwnState(_copied(checkpoint.own.tensors), json.loads(json.dumps(checkpoint.own.numbers))),
+    )
+
+
+def write_part(folder: Path, part: Checkpoint, rank: int) -> Files:
+    """Write this rank's files (rank 0: the shared ones too) and have them on the disk. Raises OSError or
+    SafetensorError.
+    """
+    tensors, numbers = files_of_rank(rank)
+    files = {tensors: part.own.tensors, numbers: part.own.numbers}
+    if rank == 0:
+        files |= {MODEL: part.model, TRAINING: part.training, STATE: part.state}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if name.endswith(".json"):
+            (folder / name).write_text(json.dumps(content), encoding="utf-8")
+        else:
+            save_file(content, folder / name)
+    return {name: describe(folder / name, sync=True) for name in files}
+
+
+def complete(run: Path, step: int, folder: Path, files: Files) -> Path:
+    """Make the folder, which holds `files` of all ranks, the checkpoint of `step`. Raises OSError."""
+    final = folder_of(run, step)
+    manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    fsync(folder / MANIFEST)
+    fsync(folder)
+    if final.exists():
+        remove(final)
+    folder.rename(final)
+    fsync(final.parent)
     return final
 
 
-def load_checkpoint(folder: Path, *, with_training: bool = True) -> Checkpoint:
-    """Read a verified checkpoint. Raises CheckpointError."""
+def load_shared(folder: Path, own: OwnState) -> Checkpoint:
+    """Read what all processes have alike of a verified checkpoint, to go with a process's own. Raises
+    CheckpointError.
+    """
+    step, model, state = load_model(folder)
+    return Checkpoint(step, model, _load_tensors(folder / TRAINING), state, own)
+
+
+def load_model(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+    """(step, weights to use, state.json) of a verified checkpoint. Raises CheckpointError."""
     state = read_json(folder / STATE)
     if not isinstance(state.get("step"), int):
         raise CheckpointError(f"{folder / STATE}: no step")
-    training = _load_tensors(folder / TRAINING) if with_training else {}
-    return Checkpoint(state["step"], _load_tensors(folder / MODEL), training, state)
+    return state["step"], _load_tensors(folder / MODEL), state
+
+
+def load_own(folder: Path, rank: int) -> OwnState:
+    """What process `rank` had for itself. Raises CheckpointError."""
+    tensors, numbers = files_of_rank(rank)
+    return OwnState(_load_tensors(folder / tensors), read_json(folder / numbers))
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: Path | str) -> None:
@@ -99,9 +136,11 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: Pat
     model.load_state_dict(weights)
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # safetensors refuses tensors that share memory; a clone each is small beside the write itself.
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Contiguous and each with memory of its own: safetensors refuses tensors that share it.
+    return {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach()) for name, tensor in tensors.items()
+    }
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

@@ -3,12 +3,14 @@
 A checkpoint is a folder `step_<n>` with
 
     model.safetensors      the weights to use (averaged ones where training keeps an average)
-    training.safetensors   what only training needs: raw weights, optimisers, carry, replay, target network, RNG
+    training.safetensors   what only training needs, alike in all processes: raw weights, optimisers, target network
     state.json             numbers: step, data position, schedule, and how to rebuild the model
+    rank<r>.safetensors    what process r has for itself: carry, replay, random generators
+    rank<r>.json           its numbers
     manifest.json          size and sha256 of the others
 
-A folder with a manifest that verifies is complete, whatever was killed when: `checkpoint.save_checkpoint` writes the
-manifest last, pruning deletes it first.
+A folder with a manifest that verifies is complete, whatever was killed when: the manifest is written last
+(`checkpoint.complete`), and pruning deletes it first.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from typing import Any
 from trm_core.errors import CheckpointError
 from trm_core.training.run_dir import CHECKPOINTS, write_atomic
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MODEL, TRAINING, STATE, MANIFEST = "model.safetensors", "training.safetensors", "state.json", "manifest.json"
-FILES = (MODEL, TRAINING, STATE)
+SHARED = (MODEL, TRAINING, STATE)
 BEST = "best"
 PREFIX = "step_"
 _JSON_LIMIT = 16 << 20
@@ -62,6 +64,15 @@ def checkpoint_facts(run: Path) -> list[CheckpointFacts]:
         step = int(folder.name.removeprefix(PREFIX))
         found.append(CheckpointFacts(folder, step, size, written, folder == marked, fault))
     return found
+
+
+def files_of_rank(rank: int) -> tuple[str, str]:
+    return f"rank{rank}.safetensors", f"rank{rank}.json"
+
+
+def ranks_in(folder: Path) -> int:
+    """How many processes wrote a checkpoint that verifies."""
+    return (len(read_json(folder / MANIFEST)["files"]) - len(SHARED)) // 2
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -140,8 +151,15 @@ def verify(folder: Path) -> None:
             hint="use the version of trm that wrote it",
         )
     files = manifest.get("files")
-    for name in FILES:
-        expected = files.get(name) if isinstance(files, dict) else None
+    if not isinstance(files, dict):
+        raise CheckpointError(f"{folder / MANIFEST} lists no files", hint="delete the folder")
+    ranks = max((len(files) - len(SHARED)) // 2, 1)
+    # No other name is read: one that leads out of the folder makes the list longer than it may be.
+    needed = [*SHARED, *(name for rank in range(ranks) for name in files_of_rank(rank))]
+    if surplus := sorted(files.keys() - set(needed)):
+        raise CheckpointError(f"{folder / MANIFEST} lists {surplus[0]!r}: not written by trm", hint="delete the folder")
+    for name in needed:
+        expected = files.get(name)
         path = folder / name
         if not isinstance(expected, dict) or not path.is_file():
             raise CheckpointError(f"{path} is missing", hint="restore the folder from a copy, or delete it")
@@ -173,10 +191,17 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_stale(parent: Path) -> None:
+def unfinished(run: Path, step: int, token: str) -> Path:
+    """Where a checkpoint is written until it is complete. `token`: of this start of the run."""
+    final = folder_of(run, step)
+    return final.with_name(f".{final.name}.{token}")
+
+
+def remove_stale(run: Path, spared: Path) -> None:
     """Folders that a killed save left behind; the run directory's lock means that nobody else is saving."""
-    for folder in parent.glob(f".{PREFIX}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in (run / CHECKPOINTS).glob(f".{PREFIX}*"):
+        if folder != spared:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 from trm_core.config.schema import Config
 from trm_core.errors import ConfigError
 
-# Rates, clips, intervals and loss weights: a run may go on with others, and that is recorded. Anything else would
-# make the saved state mean something different.
+# Rates, clips, batch, intervals and loss weights: a run may go on with others, and that is recorded. Anything else
+# would make the saved state mean something different.
 MAY_CHANGE = (
     "name",
     "training.run_dir",
@@ -17,6 +17,8 @@ MAY_CHANGE = (
     "training.threads",
     "training.total_steps",
     "training.stop_at_step",
+    "training.global_batch_size",
+    "training.accumulation_steps",
     "training.base_lr",
     "training.muon_lr",
     "training.lr_min_ratio",

@@ -40,8 +40,12 @@ def environment(device: torch.device, notes: list[str]) -> dict[str, Any]:
     }
 
 
-def pick_device(asked: str) -> tuple[torch.device, str]:
-    """The device of `training.device`, and why. Raises ConfigError for one that does not exist here."""
+def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
+    """The device of `training.device`, and why: of several processes each takes a GPU of its own. Raises ConfigError
+    for one that does not exist here.
+    """
+    if asked == "cuda" and torch.cuda.is_available():
+        asked = f"cuda:{local_rank % torch.cuda.device_count()}"
     if asked != "auto":
         try:
             device = torch.device(asked)
@@ -53,5 +57,6 @@ def pick_device(asked: str) -> tuple[torch.device, str]:
             ) from error
         return device, f"device {asked}: by the config"
     if torch.cuda.is_available():
-        return torch.device("cuda"), "device cuda: a GPU is available"
+        number = local_rank % torch.cuda.device_count()
+        return torch.device("cuda", number), f"device cuda:{number}: a GPU is available"
     return torch.device("cpu"), "device cpu: no GPU is available"

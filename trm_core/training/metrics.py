@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trm_core.distributed.collectives import json_of_each_rank
+
 
 class Averages:
     """Weighted means of named numbers since the last `take`."""
@@ -36,11 +38,17 @@ class Averages:
         self._sums[names] = self._sums[names] + pair if names in self._sums else pair
 
     def take(self) -> dict[str, float]:
-        """The means, and start anew. Names that saw no example are left out."""
+        """The means over the examples of all ranks, and start anew. Names that saw no example are left out."""
         if not self._sums:
             return {}
         names = [name for key in self._sums for name in key]
         assert len(set(names)) == len(names), f"a name was added both alone and in a vector: {sorted(names)}"
         sums, weights = torch.cat(list(self._sums.values()), 1).tolist()
         self._sums = {}
-        return {name: total / weight for name, total, weight in zip(names, sums, weights, strict=True) if weight > 0}
+        mine = {name: pair for name, *pair in zip(names, sums, weights, strict=True)}
+        totals: dict[str, tuple[float, float]] = {}
+        for pairs in json_of_each_rank(mine):  # a rank may lack names that others have
+            for name, (total, weight) in pairs.items():
+                before = totals.get(name, (0.0, 0.0))
+                totals[name] = (before[0] + total, before[1] + weight)
+        return {name: total / weight for name, (total, weight) in totals.items() if weight > 0}

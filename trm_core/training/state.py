@@ -5,7 +5,7 @@ One list decides what is saved: resuming and not having stopped at all give bit-
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from trm_core.model.carry import Carry, tensors_of, with_tensors
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import Optimizers
 from trm_core.optim.ema import WeightAverage
-from trm_core.training.checkpoint import Checkpoint, load_weights
+from trm_core.training.checkpoint import Checkpoint, OwnState, load_weights
 from trm_core.training.faults import Faults
 
 
@@ -30,11 +30,12 @@ class TrainingState:
     """| part | in the checkpoint |
     | --- | --- |
     | model | model.safetensors (the average, if there is one); raw weights in training.safetensors |
-    | optimizers, average, target, replay, curiosity, carry | training.safetensors, numbers in state.json |
+    | optimizers, average, target, curiosity | training.safetensors, numbers in state.json |
     | stream, reward scales, faults, step | state.json |
-    | torch's generator (dropout) | training.safetensors |
+    | carry, replay, torch's generators (dropout) | rank<r>.safetensors, numbers in rank<r>.json |
 
-    Exploration, prices and replay draws are functions of seed, step and row, so they have no state.
+    All but the last row is alike in all processes. Exploration, prices and replay draws are functions of seed, step and
+    row, so they have no state.
     """
 
     model: TinyRecursiveModel
@@ -51,7 +52,11 @@ class TrainingState:
     faults: Faults = field(default_factory=Faults)
 
     def to_checkpoint(self, about: dict[str, Any]) -> Checkpoint:
-        """`about`: what else state.json should say (config, data)."""
+        """`about`: what else state.json should say (config, data). Its tensors are the state's own, not copies."""
+        return replace(self.shared(about), own=self.own())
+
+    def shared(self, about: dict[str, Any]) -> Checkpoint:
+        """What all processes have alike."""
         weights = self.model.state_dict()
         tensors = {f"weights.{name}": value for name, value in weights.items()} if self.average else {}
         numbers: dict[str, Any] = {"step": self.step, "stream": self.stream.state_dict()}
@@ -70,14 +75,21 @@ class TrainingState:
             numbers["average_updates"] = self.average.updates
         if self.target is not None:
             tensors.update({f"target.{k}": v for k, v in self.target.head.state_dict().items()})
+        if self.curiosity is not None:
+            tensors.update({f"curiosity.{k}": v for k, v in self.curiosity.state_dict().items()})
+        return Checkpoint(self.step, model, tensors, {**numbers, **about}, OwnState({}, {}))
+
+    def own(self) -> OwnState:
+        """What this process has for itself."""
+        tensors = {f"carry.{k}": v for k, v in tensors_of(self.carry).items()}
+        numbers: dict[str, Any] = {}
         if self.replay is not None:
             replay, numbers["replay"] = self.replay.state_dict()
             tensors.update({f"replay.{k}": v for k, v in replay.items()})
-        if self.curiosity is not None:
-            tensors.update({f"curiosity.{k}": v for k, v in self.curiosity.state_dict().items()})
-        tensors.update({f"carry.{k}": v for k, v in tensors_of(self.carry).items()})
         tensors["generator"] = torch.get_rng_state()
-        return Checkpoint(self.step, model, tensors, {**numbers, **about})
+        if self.carry.z_H.is_cuda:
+            tensors["cuda_generator"] = torch.cuda.get_rng_state(self.carry.z_H.device)
+        return OwnState(tensors, numbers)
 
     def restore(self, saved: Checkpoint) -> None:
         """Take over a checkpoint's state. Raises CheckpointError if it was made by another configuration."""
@@ -103,16 +115,13 @@ class TrainingState:
                 optimizer.load_state_dict({"state": state, "param_groups": groups})
             if self.target is not None:
                 self.target.head.load_state_dict(_part(tensors, "target."))
-            if self.replay is not None:
-                self.replay.load_state_dict(_part(tensors, "replay."), numbers["replay"])
             if self.curiosity is not None:
                 self.curiosity.load_state_dict(_part(tensors, "curiosity."))
-            self.carry = with_tensors(self.carry, _part(tensors, "carry."))
             for scale, key in ((self.scale, "scale"), (self.intrinsic_scale, "intrinsic_scale")):
                 for name in ("count", "mean", "squares"):
                     setattr(scale, name, numbers[key][name])
             self.faults = Faults(**numbers["faults"])
-            torch.set_rng_state(tensors["generator"])
+            self.restore_own(saved.own)
         except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
             raise CheckpointError(
                 f"the checkpoint of step {saved.step} does not fit this configuration: {error}",
@@ -120,6 +129,16 @@ class TrainingState:
             ) from error
         self.stream.load_state_dict(numbers["stream"])
         self.step = saved.step
+
+    def restore_own(self, own: OwnState) -> None:
+        """A generator that was not saved goes on as it is."""
+        if self.replay is not None:
+            self.replay.load_state_dict(_part(own.tensors, "replay."), own.numbers["replay"])
+        self.carry = with_tensors(self.carry, _part(own.tensors, "carry."))
+        if "generator" in own.tensors:
+            torch.set_rng_state(own.tensors["generator"])
+        if "cuda_generator" in own.tensors and self.carry.z_H.is_cuda:
+            torch.cuda.set_rng_state(own.tensors["cuda_generator"], self.carry.z_H.device)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from trm_core.errors import Interrupted, StoppedEarly
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Stopped(Exception):
+    """Raised and caught inside a run: somebody saw the flag in the middle of something that can be left."""
 
 
 class StopFlag:
@@ -19,6 +25,12 @@ class StopFlag:
     def handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
+
+    def check(self, message: str, hint: str) -> None:
+        """Raises StoppedEarly (SIGINT: Interrupted) if there was a signal. For places with nothing to save."""
+        if self.received is not None:
+            kind = Interrupted if self.received == signal.SIGINT else StoppedEarly
+            raise kind(message, hint=hint)
 
 
 @contextmanager

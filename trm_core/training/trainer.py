@@ -1,57 +1,75 @@
-"""The training loop of one process: data in, checkpoints and metrics out.
+"""The training loop of one process among others: data in, checkpoints and metrics out.
 
-One step: new samples into halted rows -> one forward with the whole loss (`StepLoss`) -> backward, clip, update -> one
-decision per row (`Episodes`). Evaluation is handed in as a function, so that the loop does not know how it is done.
+One step: an exchange of a few numbers with the other processes -> new samples into halted rows -> one forward with the
+whole loss (`StepLoss`) -> backward, clip, update -> one decision per row (`Episodes`). Evaluation is handed in as a
+function, so that the loop does not know how it is done.
 """
 
 from __future__ import annotations
 
+import signal
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from trm_core.collectives import all_sum
 from trm_core.config.schema import Config
 from trm_core.data.store import CapsuleFile
 from trm_core.data.stream import CapsuleBatch, SampleStream, sequential_batches
+from trm_core.distributed.collectives import all_sum, from_first_rank, rank, world_size
 from trm_core.dqn.curiosity import Curiosity
-from trm_core.dqn.learner import ReplayedTargets, RewardDivisors, TargetNetwork, sequence_targets, td_targets
+from trm_core.dqn.learner import (
+    ReplayedTargets,
+    RewardDivisors,
+    TargetNetwork,
+    no_transitions,
+    sequence_targets,
+    td_targets,
+)
 from trm_core.dqn.replay import ReplayBuffer
 from trm_core.dqn.schedules import beta_at
 from trm_core.errors import CheckpointError, ResourceError
 from trm_core.keyed_random import Purpose
-from trm_core.losses import StepLoss, StepResult
+from trm_core.losses import StepLoss, StepResult, joined
 from trm_core.model.carry import Carry
+from trm_core.model.rows import take_rows
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import build_optimizers
 from trm_core.optim.ema import WeightAverage
 from trm_core.optim.schedule import lr_factor
 from trm_core.training import checkpoint_folders as checkpoints
 from trm_core.training import measure
-from trm_core.training.checkpoint import load_checkpoint, save_checkpoint
+from trm_core.training.agreement import Standing, exchange, require_alike
+from trm_core.training.checkpoint import Checkpoint, load_shared
 from trm_core.training.episodes import Decision, Episodes
 from trm_core.training.faults import NotFinite
 from trm_core.training.features import Features
 from trm_core.training.gradient_monitor import GradientMonitor
 from trm_core.training.loggers import MetricsLogger
 from trm_core.training.metrics import Averages
+from trm_core.training.regroup import regrouped
+from trm_core.training.saving import Saver
 from trm_core.training.state import TrainingState
 from trm_core.training.stopping import StopFlag
 from trm_core.training.upkeep import keep_up
 
 _SCALE_ROWS = 2048  # rows that the input scale is taken from
+_ALIKE_INTERVAL = 100  # steps between two checks that the processes are alike
 
+# Gives nothing when it was asked to stop.
 Evaluate = Callable[[TinyRecursiveModel], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop tells its caller. `evaluate` gets the model with the weights that count."""
+    """What the loop tells its caller. `evaluate` gets the model with the weights that count, on rank 0."""
 
     evaluate: Evaluate | None = None
     on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None
@@ -59,7 +77,10 @@ class Hooks:
 
 
 class Trainer:
-    """Built from a resolved config and open files; `run` trains to total_steps or until asked to stop."""
+    """Built from a resolved config and open files; `run` trains to total_steps or until asked to stop.
+
+    Every process holds `global_batch_size / processes` rows; rank r those from r times that number on.
+    """
 
     def __init__(
         self,
@@ -78,7 +99,7 @@ class Trainer:
         model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
         fit_input_scale(model, files, training.seed)
         model = model.to(device)
-        # Files that are mixed agree on everything, prices included (`trm_core.runs.prepare`).
+        # Files that are mixed agree on everything, prices included (`trm_core.prepare.prepare`).
         prices = torch.as_tensor(files[0][0].prices, dtype=torch.float32, device=device)
         replay = target = curiosity = None
         if features.dqn:
@@ -87,8 +108,9 @@ class Trainer:
         if features.curiosity:
             head = model.q_head
             curiosity = Curiosity(dqn, head.state_width - head.recurrent_width).to(device)
-        self.episodes = Episodes(model, config, prices, replay, curiosity)
-        shapes = stream_like(files[0][0], training.global_batch_size).to(device)
+        self.rows = training.global_batch_size // world_size()
+        self.episodes = Episodes(model, config, prices, replay, curiosity, rank() * self.rows)
+        shapes = stream_like(files[0][0], self.rows).to(device)
         self.state = TrainingState(
             model=model,
             curiosity=curiosity,
@@ -102,6 +124,9 @@ class Trainer:
             carry=self.episodes.initial_carry(shapes),
         )
         self.loss = StepLoss(model, config, curiosity)
+        # What DDP makes of the loss, for the phase of training.
+        self.learner: StepLoss | DistributedDataParallel | None = None
+        self.policy_only = False
         self.gradients: GradientMonitor | None = None
         if training.monitor_gradients:
             optimizers = self.state.optimizers
@@ -111,18 +136,32 @@ class Trainer:
             parts = (optimizers.model_params, optimizers.policy_params)
             self.gradients = GradientMonitor(nn.ModuleDict(learners), parts)
         self.averages = Averages()
-        self.best: float | None = None
+        self.best: float | None = None  # accuracy of the best evaluation
+        self.best_before: float | None = None  # of the one before it, should it not be saved
+        self.saver = None if run is None else Saver(run, training.keep_checkpoints)
+        if rank():
+            # Built from one seed, the processes are alike; dropout should not be.
+            torch.manual_seed(training.seed + (rank() << 32))
 
     @property
     def notes(self) -> list[str]:
         """Choices made automatically, with their reasons."""
         return self.state.optimizers.notes
 
-    def replayed(self, step: int) -> ReplayedTargets | None:
-        """Transitions to learn Q from, or None before there are enough."""
+    def standing(self, stop: int = 0) -> Standing:
+        """Where all ranks stand. `stop`: the number of the signal that this one got, or 0."""
+        state = self.state
+        can_replay = state.replay is not None and state.replay.num_ready(state.step) >= self.config.dqn.buffer_min_size
+        saved = self.saver is not None and self.saver.finished
+        return exchange(int(state.carry.halted.sum()), can_replay, stop, saved)
+
+    def replayed(self, step: int, enough: bool) -> ReplayedTargets | None:
+        """Transitions to learn Q from: none at all before there are enough; None without DQN."""
         state, dqn = self.state, self.config.dqn
-        if state.replay is None or state.target is None or state.replay.num_ready(step) < dqn.buffer_min_size:
+        if state.replay is None or state.target is None:
             return None
+        if not enough:
+            return no_transitions(state.model.q_head.state_width, dqn.sequence_length, self.device)
         divisors = RewardDivisors(state.scale.value, state.intrinsic_scale.value / max(dqn.curiosity_weight, 1e-8))
         networks = (state.model.q_head, state.target.head)
         draws = self.episodes.draws(step, Purpose.REPLAY, dqn.batch_size)
@@ -134,30 +173,41 @@ class Trainer:
         runs = replace(state.replay.read(slots.flatten()), weight=weight)
         return sequence_targets(*networks, runs, alive, dqn.gamma, divisors)
 
-    def step(self) -> tuple[StepResult, Decision]:
+    def learn(self, policy_only: bool) -> StepLoss | DistributedDataParallel:
+        """The loss as all ranks share its gradient. In the policy phase the predictor has none."""
+        if self.learner is None or policy_only != self.policy_only:
+            for parameter in self.state.optimizers.model_params:
+                parameter.requires_grad_(not policy_only)
+            self.learner = shared_by_ranks(self.loss) if world_size() > 1 else self.loss
+            self.policy_only = policy_only
+        return self.learner
+
+    def step(self, standing: Standing) -> tuple[StepResult, Decision]:
         """One optimiser step. Raises NotFinite before anything is updated."""
         state, training, step = self.state, self.config.training, self.state.step
         kept = state.carry
         began = time.perf_counter()
-        fresh = state.stream.take(int(state.carry.halted.sum())).to(self.device)
+        needed = int(state.carry.halted.sum())
+        fresh = state.stream.take(needed, standing.rows_before, standing.rows_after).to(self.device)
         waited = time.perf_counter() - began
         state.carry = self.episodes.begin(state.carry, fresh, step)
-        replayed = self.replayed(step)
+        replayed = self.replayed(step, standing.can_replay)
         policy_only = training.predictor_steps is not None and step >= training.predictor_steps
         # Dropout belongs to learning: a finished predictor shows the policy the states that evaluation will show it.
         state.model.train(not policy_only)
         if step == training.predictor_steps and state.average is not None:
             # The policy has to learn from the states that it will meet: those of the averaged weights.
             state.average.copy_to(state.model)
-        result = self.loss(state.carry, replayed, step, policy_only)
+        result = self.differentiate(replayed, policy_only)
         if bool(all_sum((~result.loss.isfinite()).float())):
             bad = [name for name, term in result.terms.items() if not bool(term.total.isfinite().all())]
             rows = ~result.output.logits.isfinite().flatten(1).all(1)
             raise NotFinite(f"the loss is not finite ({', '.join(bad) or 'the sum'})", kept, rows)
-        if result.loss.requires_grad:
-            result.loss.backward()
+        if not standing.can_replay:
+            # Its gradient is zero, but an optimiser that sees one begins to count, to decay and to remember.
+            state.model.q_head.value_net.zero_grad()
         self.update(step, kept)
-        if state.replay is not None and replayed is not None and result.td_error is not None:
+        if state.replay is not None and standing.can_replay and replayed is not None and result.td_error is not None:
             # Before the decision stores new states: their slots may be those of the transitions just replayed.
             self.reprioritise(state.replay, replayed, result.td_error)
         before = state.carry
@@ -171,12 +221,32 @@ class Trainer:
             for pair in measure.rewards(decision, self.config.dqn.curiosity_weight):
                 add(*pair)
         if self.logs_at(state.step):
-            for pair in measure.now(state, self.config, before, result, replayed, decision):
+            learned = replayed if standing.can_replay else None
+            for pair in measure.now(state, self.config, before, result, learned, decision):
                 add(*pair)
         elapsed = torch.tensor(time.perf_counter() - began)
         add("train/data_time_share", torch.tensor(waited), elapsed)
-        add("train/samples_per_sec", torch.tensor(float(len(before.steps))), elapsed)
+        add("train/samples_per_sec", torch.tensor(float(training.global_batch_size)), elapsed)
         return result, decision
+
+    def differentiate(self, replayed: ReplayedTargets | None, policy_only: bool) -> StepResult:
+        """Forward and backward of the whole batch, part after part: the gradient is that of the mean over all examples
+        of all parts and ranks, however many parts there are.
+        """
+        state, learner, count = self.state, self.learn(policy_only), self.config.training.accumulation_steps
+        rows = self.rows // count
+        results: list[StepResult] = []
+        transitions = [None if replayed is None else replayed.without_rows()] * (count - 1) + [replayed]
+        parts = [(take_rows(state.carry, slice(n * rows, (n + 1) * rows)), some) for n, some in enumerate(transitions)]
+        # DDP takes the mean over ranks, so that each divides by a mean.
+        weights = torch.stack([self.loss.weights(*part) for part in parts])
+        divisors = all_sum(weights.sum(0)) / world_size()
+        for number, part in enumerate(parts, start=1):
+            with nullcontext() if number == count or isinstance(learner, StepLoss) else learner.no_sync():
+                results.append(learner(*part, state.step, policy_only, divisors))
+                if results[-1].loss.requires_grad:
+                    results[-1].loss.backward()
+        return joined(results)
 
     def logs_at(self, step: int) -> bool:
         """Whether a line of metrics is written after `step` steps."""
@@ -237,19 +307,22 @@ class Trainer:
         log(f"warning: step {state.step}: {fault.what}; skipped")
         if faults.in_a_row <= training.max_skipped_steps:
             return False
+        self.conclude_save(log)
         if faults.rollbacks >= training.max_rollbacks:
             raise faults.diverged(state.step, fault.what, training, "training.max_rollbacks is reached")
-        if self.run_path is None or not checkpoints.list_checkpoints(self.run_path):
+        run = self.run_path
+        if run is None or not from_first_rank(lambda: bool(checkpoints.list_checkpoints(run))):
             raise faults.diverged(state.step, fault.what, training, "there is no checkpoint to go back to")
         self.roll_back(logger, log)
         return True
 
     def roll_back(self, logger: MetricsLogger, log: Callable[[str], None]) -> None:
         """Go back to the newest checkpoint that verifies, on the data that follows now, at half the rate."""
-        assert self.run_path is not None
-        folder, notes = checkpoints.find_checkpoint(self.run_path)
+        folder, notes = self.newest_checkpoint()
         state, onward, faults = self.state, self.state.stream.state_dict(), self.state.faults
-        state.restore(load_checkpoint(folder))
+        saved, more = self.load(folder)
+        notes += more
+        state.restore(saved)
         state.stream.load_state_dict(onward)
         state.faults = faults
         faults.roll_back()
@@ -264,14 +337,27 @@ class Trainer:
         began, first, taken = time.perf_counter(), self.state.step, 0
         outcome = "done"
         while self.state.step < training.total_steps:
+            standing = self.standing(0 if stop.received is None else int(stop.received))
+            if standing.saved:
+                self.conclude_save(hooks.log)
+            if standing.stop:
+                name = signal.Signals(standing.stop).name
+                outcome = "interrupted" if name == "SIGINT" else "stopped"
+                hooks.log(f"{name}: saving at step {self.state.step} and stopping")
+                break
+            if training.stop_at_step is not None and first < training.stop_at_step <= self.state.step:
+                outcome = "stopped"
+                break
             taken += 1
             try:
-                self.step()
+                self.step(standing)
                 self.state.faults.in_a_row = 0
             except NotFinite as fault:
                 if self.skip(fault, logger, hooks.log):
                     continue
             step, healthy = self.state.step, self.state.faults.in_a_row == 0
+            if world_size() > 1 and step % _ALIKE_INTERVAL == 0:
+                require_alike(self.state.shared({}))
             if self.logs_at(step):
                 values = {**self.averages.take(), **measure.numbers_now(self.state, self.config, self.device)}
                 values |= self.state.faults.metrics()
@@ -282,57 +368,84 @@ class Trainer:
             due = healthy and step < training.total_steps
             if hooks.evaluate is not None and due and step % training.eval_interval == 0:
                 self.evaluate(hooks.evaluate, logger, hooks.log)
-            if stop.received is not None:
-                outcome = "interrupted" if stop.received.name == "SIGINT" else "stopped"
-                hooks.log(f"{stop.received.name}: saving at step {step} and stopping")
-                break
-            if training.stop_at_step is not None and first < training.stop_at_step <= step < training.total_steps:
-                outcome = "stopped"
-                break
             if due and step % training.checkpoint_interval == 0:
-                self.try_to_save(hooks.log)
-        self.save()
+                self.start_save(hooks.log)
+        self.save(hooks.log)
         return outcome
 
     def evaluate(self, evaluate: Evaluate, logger: MetricsLogger, log: Callable[[str], None]) -> None:
-        """Evaluate with the weights that count; the best result so far is saved and kept."""
+        """Evaluate with the weights that count, on rank 0; the best result so far is saved and kept."""
         state = self.state
         if state.average is not None:
             with state.average.applied_to(state.model):
-                values = evaluate(state.model)
+                values = from_first_rank(lambda: evaluate(state.model))
         else:
-            values = evaluate(state.model)
+            values = from_first_rank(lambda: evaluate(state.model))
+        if not values:
+            return
         logger.log(state.step, values)
         log(f"step {state.step}: accuracy {values['eval/accuracy']:.4f}, opened {values['eval/opened']:.2f}")
         if self.best is None or values["eval/accuracy"] > self.best:
-            before, self.best = self.best, values["eval/accuracy"]
-            if not self.try_to_save(log, best=True):
-                self.best = before  # there is no checkpoint of it
+            self.conclude_save(log)
+            self.best_before, self.best = self.best, values["eval/accuracy"]
+            self.start_save(log, best=True)
 
-    def try_to_save(self, log: Callable[[str], None], *, best: bool = False) -> bool:
-        """Save in the middle of a run: a full disk costs this checkpoint, not the run. Older ones stay as they are."""
+    def start_save(self, log: Callable[[str], None], *, best: bool = False) -> None:
+        """Begin to save in the middle of a run, when the save before is over; once per step."""
+        if self.saver is None or self.saver.step == self.state.step:
+            return
+        self.conclude_save(log)
+        self.saver.start(self.to_checkpoint(), best=best)
+
+    def conclude_save(self, log: Callable[[str], None]) -> None:
+        """Wait for the save under way, if there is one. A full disk costs this checkpoint, not the run: older ones stay
+        as they are.
+        """
+        if self.saver is None or self.saver.save is None:
+            return
+        best = self.saver.save.best
         try:
-            self.save(best=best)
+            self.saver.conclude()
         except ResourceError as error:
             log(f"warning: {error.message}; training goes on, the next save is tried as usual ({error.hint})")
-            return False
-        return True
+            self.best = self.best_before if best else self.best
 
-    def save(self, *, best: bool = False) -> None:
-        """Write a checkpoint and prune old ones. Raises ResourceError when the disk does not take it."""
-        if self.run_path is None:
+    def save(self, log: Callable[[str], None]) -> None:
+        """Save now, and wait for it. Raises ResourceError when the disk does not take it."""
+        if self.saver is None:
             return
-        save_checkpoint(self.run_path, self.state.to_checkpoint({**self.about, "best": self.best}))
-        if best:
-            checkpoints.mark_best(self.run_path, self.state.step)
-        checkpoints.prune(self.run_path, self.config.training.keep_checkpoints)
+        self.conclude_save(log)
+        self.saver.start(self.to_checkpoint())
+        self.saver.conclude()
+
+    def to_checkpoint(self) -> Checkpoint:
+        """Everything to go on from."""
+        return self.state.to_checkpoint({**self.about, "best": self.best})
+
+    def newest_checkpoint(self) -> tuple[Path, list[str]]:
+        """The newest checkpoint that verifies, as rank 0 sees it, and what there is to say about it."""
+        run = self.run_path
+        assert run is not None
+
+        def find() -> tuple[str, list[str]]:
+            folder, notes = checkpoints.find_checkpoint(run)
+            return str(folder), notes
+
+        folder, notes = from_first_rank(find)
+        return Path(folder), list(notes)
+
+    def load(self, folder: Path) -> tuple[Checkpoint, list[str]]:
+        """A verified checkpoint as this rank goes on with it, and what about it is not exact."""
+        own, notes = regrouped(folder, rank(), world_size(), self.rows)
+        return load_shared(folder, own), notes
 
     def resume(self) -> list[str]:
         """Go on from the newest checkpoint that verifies; returns what there is to say about it."""
-        assert self.run_path is not None
-        folder, notes = checkpoints.find_checkpoint(self.run_path)
-        checkpoints.drop_newer(self.run_path, folder)
-        saved = load_checkpoint(folder)
+        folder, notes = self.newest_checkpoint()
+        run = self.run_path
+        assert run is not None
+        from_first_rank(lambda: checkpoints.drop_newer(run, folder))
+        saved, inexact = self.load(folder)
         if saved.state.get("shape") != self.about.get("shape"):
             raise CheckpointError(
                 f"{folder} was trained on data of another shape: {saved.state.get('shape')}, "
@@ -341,7 +454,16 @@ class Trainer:
             )
         self.state.restore(saved)
         self.best = saved.state.get("best")
-        return [*notes, f"resuming from {folder.name} (step {saved.step})"]
+        return [*notes, f"resuming from {folder.name} (step {saved.step})", *inexact]
+
+
+def shared_by_ranks(loss: StepLoss) -> DistributedDataParallel:
+    """The loss whose gradient is the mean over ranks."""
+    with warnings.catch_warnings():
+        # The name that follows it is not in every version of torch that we support.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+        # Buffers are updated alike everywhere, and those that are not are meant to be a rank's own.
+        return DistributedDataParallel(loss, broadcast_buffers=False)
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from trm_core.collectives import all_rows, all_sum
 from trm_core.config.schema import Config
+from trm_core.distributed.collectives import all_rows, all_sum
 from trm_core.losses import StepResult
 from trm_core.model.carry import Carry
 from trm_core.model.memory import WriteCounts

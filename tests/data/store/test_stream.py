@@ -121,23 +121,24 @@ def test_restore_is_exact_and_sizes_do_not_matter(count: int, files: list[Capsul
 
 
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_together_give_the_order_of_one(count: int, world_size: int, files: list[CapsuleFile]) -> None:
-    alone = taken(stream(files[:count]), [world_size * 700])
-    for rank in range(world_size):
-        source = stream(files[:count], rank=rank, world_size=world_size)
-        assert taken(source, [1, 0, 99, 400, 200]) == alone[rank::world_size]
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_another_world_size_goes_on_where_the_rank_was(count: int, files: list[CapsuleFile]) -> None:
-    alone = taken(stream(files[:count]), [1200])
-    source = stream(files[:count], rank=1, world_size=3)
-    taken(source, [301])
-    for rank in range(2):
-        other = stream(files[:count], rank=rank, world_size=2)
-        other.load_state_dict(source.state_dict())
-        assert taken(other, [100]) == alone[904 + rank : 1104 : 2]
+@FEW
+@given(shares=st.lists(st.lists(st.integers(0, 90), min_size=3, max_size=3), min_size=1, max_size=8))
+def test_processes_share_one_order_and_one_position(
+    count: int, files: list[CapsuleFile], shares: list[list[int]]
+) -> None:
+    """Whatever each of three takes in each round; and it does not matter how many take it."""
+    alone = taken(stream(files[:count]), [sum(map(sum, shares))])
+    ranks = [stream(files[:count]) for _ in range(3)]
+    together = []
+    for share in shares:
+        for rank, source in enumerate(ranks):
+            batch = source.take(share[rank], sum(share[:rank]), sum(share[rank + 1 :]))
+            together += batch.labels.tolist()
+    assert together == alone
+    assert ranks[0].state_dict() == ranks[1].state_dict() == ranks[2].state_dict()
+    other = stream(files[:count])
+    other.load_state_dict(ranks[2].state_dict())
+    assert taken(other, [100]) == taken(stream(files[:count]), [len(alone), 100])[len(alone) :]
 
 
 def test_weights_decide_the_mixture_and_each_file_is_walked_whole(files: list[CapsuleFile]) -> None:

@@ -1,0 +1,72 @@
+"""Joining the other processes of a run, and noticing that one is gone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from trm_core.distributed.place import Place
+from trm_core.errors import ResourceError
+
+# Rank 0 evaluates while the others wait, so the limit is an evaluation's, not a step's. A process that dies is noticed
+# at once (its connections close), whatever the limit.
+_PATIENCE = timedelta(hours=2)
+
+
+@contextmanager
+def joined(place: Place) -> Iterator[None]:
+    """Be one of `place.world_size` processes inside the context: NCCL between GPUs, gloo between processors."""
+    if place.world_size == 1:
+        yield
+        return
+    # Loopback for the processes of one machine: gloo would look its host name up, which need not resolve.
+    if place.address in ("127.0.0.1", "localhost"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+    os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.world_size)}
+    os.environ |= {"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port)}
+    try:
+        # By the environment: under torchrun the agent, not rank 0, keeps the store, and says so there.
+        dist.init_process_group(backend, init_method="env://", timeout=_PATIENCE)
+    except (dist.DistError, RuntimeError) as error:
+        raise ResourceError(
+            f"rank {place.rank} cannot reach the others at {place.address}:{place.port}: {_first_line(error)}",
+            hint="set MASTER_ADDR to rank 0's machine and MASTER_PORT to a port that is free on it",
+        ) from error
+    try:
+        with peers_watched(place):
+            yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
+def peers_watched(place: Place) -> Iterator[None]:
+    """A peer that is lost inside ends the context with ResourceError."""
+    try:
+        yield
+    except (dist.DistError, RuntimeError) as error:
+        if place.world_size == 1 or not _is_lost_peer(error):
+            raise
+        raise ResourceError(
+            f"rank {place.rank}: another process of this run is gone ({_first_line(error)})",
+            hint="see what ended it above or in its machine's log; trm train --resume goes on from the last checkpoint",
+        ) from error
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """Gloo has no error class of its own; its errors are told by their text."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or "gloo" in text or "connection closed by peer" in text
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,142 @@
+"""A run before its first step: config -> data -> what the run will do, and on what.
+
+Callers (the CLI, a notebook) hand in hooks for progress and messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from trm_core.config import LoadedConfig
+from trm_core.config.schema import Config, WeightedPath
+from trm_core.data.source import ensure_built
+from trm_core.data.store import CapsuleFile, open_capsules
+from trm_core.distributed.place import Place
+from trm_core.errors import ConfigError
+from trm_core.evaluation.report import EvaluationData, pick_split
+from trm_core.model.trm import TinyRecursiveModel
+from trm_core.training.environment import pick_device
+from trm_core.training.estimate import MemoryEstimate, estimate_memory
+from trm_core.training.features import Features, resolve_features, resolved
+
+
+@dataclass(frozen=True)
+class RunHooks:
+    """What a run tells its caller."""
+
+    log: Callable[[str], None] = lambda message: None
+    on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None
+    on_build: Callable[[str, int, int], None] | None = None  # stage, done, total
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step."""
+
+    config: Config
+    features: Features
+    files: list[tuple[CapsuleFile, float]]
+    evaluation: EvaluationData
+    split_reason: str
+    device: torch.device
+    notes: list[str]
+
+    def describe_data(self) -> dict[str, Any]:
+        """`dataset.json`."""
+        return {
+            "train": [
+                {
+                    "path": str(file.path),
+                    "weight": weight,
+                    "rows": file.rows,
+                    "content_hash": file.manifest.get("content_hash"),
+                    "kind": file.manifest.get("kind"),
+                    "task": file.task,
+                    "class_names": file.manifest.get("class_names"),
+                }
+                for file, weight in self.files
+            ],
+            "eval": {"path": str(self.evaluation.file.path), "split": self.evaluation.split, "why": self.split_reason},
+        }
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """Everything up to the first step."""
+
+    prepared: Prepared
+    parameters: int
+    memory: MemoryEstimate
+    steps_per_epoch: float
+
+
+def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prepared:
+    """Build or open the data and settle what the run will do. Raises ConfigError or DataError."""
+    place, data = place or Place(), config.data
+    batch, parts = config.training.global_batch_size, config.training.accumulation_steps
+    if batch % (place.world_size * parts):
+        among = f"{place.world_size} processes" + (f" with training.accumulation_steps={parts}" if parts > 1 else "")
+        raise ConfigError(
+            f"training.global_batch_size={batch} cannot be divided among {among}",
+            hint=f"training.global_batch_size={-(-batch // (place.world_size * parts)) * place.world_size * parts}",
+        )
+    notes: list[str] = []
+    if data.source is not None:
+        entries = [(str(ensure_built(data, progress=hooks.on_build, log=hooks.log)), 1.0)]
+    elif data.path is not None:
+        paths = [data.path] if isinstance(data.path, str) else data.path
+        entries = [(p.path, p.weight) if isinstance(p, WeightedPath) else (p, 1.0) for p in paths]
+    else:
+        raise ConfigError(
+            "no data: neither data.path nor data.source is set",
+            hint="data.path=FILE.h5 (see trm build-capsules), or data.source=digits to try it out",
+        )
+    files = [(open_capsules(path), weight) for path, weight in entries]
+    for file, _ in files:
+        file.require_trainable()
+    for file, _ in files[1:]:
+        if not np.array_equal(file.prices, files[0][0].prices):
+            raise ConfigError(
+                f"{file.path} and {files[0][0].path} have different prices", hint="build both with one list"
+            )
+    features = resolve_features(config, files[0][0])
+    eval_file = open_capsules(data.eval_path) if data.eval_path else files[0][0]
+    require_same_task(files[0][0], eval_file)
+    split, reason = pick_split(eval_file, data.eval_split)
+    device, why = pick_device(config.training.device, place.local_rank)
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    notes += [why, place.why]
+    return Prepared(
+        resolved(config, features), features, files, EvaluationData(eval_file, split), reason, device, notes
+    )
+
+
+def require_same_task(train: CapsuleFile, other: CapsuleFile) -> None:
+    """Raises ConfigError when a model trained on `train` cannot answer `other`."""
+    for name in ("num_capsules", "dim", "num_children", "checksum_dim", "label_rank", "num_classes"):
+        ours, theirs = getattr(train, name), getattr(other, name)
+        if ours != theirs:
+            raise ConfigError(
+                f"{other.path} has {name}={theirs}, but {train.path} has {ours}",
+                hint="evaluate on a file built with the same settings",
+            )
+
+
+def dry_run(loaded: LoadedConfig, hooks: RunHooks) -> DryRun:
+    """Everything up to the first step, without writing a run directory."""
+    prepared = prepare(loaded.config, hooks)
+    config, shape = prepared.config, prepared.features.shape
+    model = TinyRecursiveModel(config, shape, with_cmi=prepared.features.cmi)
+    rows = sum(file.rows["train"] for file, _ in prepared.files)
+    return DryRun(
+        prepared,
+        sum(p.numel() for p in model.parameters()),
+        estimate_memory(config, shape, model, prepared.features.dqn),
+        rows / config.training.global_batch_size,
+    )

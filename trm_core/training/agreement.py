@@ -1,0 +1,76 @@
+"""What the processes of a run tell each other between two steps, and the check that they are still alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trm_core.distributed.collectives import json_of_each_rank, of_each_rank, rank
+from trm_core.errors import DivergedError
+from trm_core.training.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where all processes stand before a step, from one exchange of a few numbers."""
+
+    rows_before: int  # new samples that lower ranks need now
+    rows_after: int  # and higher ranks
+    can_replay: bool  # every rank has enough transitions
+    stop: int  # the lowest number of a signal that some rank got; 0: none
+    saved: bool  # every rank has written its part of the checkpoint under way
+
+
+def exchange(rows: int, can_replay: bool, stop: int, saved: bool) -> Standing:
+    """`rows`: new samples that this rank needs. In host memory, so that no GPU has to be waited for."""
+    everyone = of_each_rank(torch.tensor([rows, can_replay, stop, saved], dtype=torch.int64))
+    wanted, replays, stops, saves = everyone.T.tolist()
+    return Standing(
+        rows_before=sum(wanted[: rank()]),
+        rows_after=sum(wanted[rank() + 1 :]),
+        can_replay=all(replays),
+        stop=min((number for number in stops if number), default=0),
+        saved=all(saves),
+    )
+
+
+def fingerprints(checkpoint: Checkpoint) -> dict[str, int]:
+    """A number for every tensor and for all numbers that must be alike in all processes."""
+    found = {
+        name: int(torch.hash_tensor(tensor.detach().contiguous().flatten()).view(torch.int64))
+        for part in (checkpoint.model, checkpoint.training)
+        for name, tensor in part.items()
+        if tensor.numel()
+    }
+    numbers = json.dumps(checkpoint.state, sort_keys=True).encode()
+    found["state.json"] = int.from_bytes(hashlib.sha256(numbers).digest()[:7])
+    return found
+
+
+def require_alike(checkpoint: Checkpoint) -> None:
+    """Raises DivergedError, in every process, that names what is not alike."""
+    mine = fingerprints(checkpoint)
+    summary = of_each_rank(_summary(mine))
+    if bool((summary == summary[0]).all()):
+        return
+    first, *others = json_of_each_rank(mine)
+    unlike = [
+        f"{name} (rank {number})"
+        for number, other in enumerate(others, start=1)
+        for name in sorted(first.keys() | other.keys())
+        if first.get(name) != other.get(name)
+    ]
+    raise DivergedError(
+        f"step {checkpoint.step}: the processes are no longer alike: {', '.join(unlike[:5])}",
+        hint="go back with --resume; if it comes again, look for differing versions or hardware between the machines",
+    )
+
+
+def _summary(fingerprints: dict[str, int]) -> Tensor:
+    """[4] int64: equal for equal fingerprints, and all that is sent while nothing is wrong."""
+    digest = hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).digest()
+    return torch.frombuffer(bytearray(digest), dtype=torch.int64)

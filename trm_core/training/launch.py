@@ -1,0 +1,101 @@
+"""`trm train --nproc N`: N processes on this machine, started and watched by torchrun's own agent.
+
+The agent alone would die of SIGUSR1 and orphan its workers, and turns every exit code into 1. So signals go from here
+straight to the workers, which save and end by themselves, and the outcome is read from what they left: `status.json`,
+or the code of the first one that failed before there was a run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from trm_core.errors import ExitCode
+from trm_core.training.run_dir import STATUS
+from trm_core.training.stopping import SIGNALS
+
+
+def launch(processes: int, module: str, arguments: list[str], run: Path) -> tuple[int, str | None]:
+    """Run `python -m module arguments` in `processes` processes that train `run`; (exit code, what to say of it).
+
+    There is something to say only where no process could say it: when one was killed.
+    """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+        local_addr="localhost",
+        signals_to_handle="SIGHUP",
+    )
+    before = _status(run)
+    with signals_to_workers():
+        try:
+            elastic_launch(config, sys.executable)("-m", module, *arguments)
+        except ChildFailedError as failure:
+            codes = [failed.exitcode for failed in failure.failures.values()]
+        else:
+            return int(ExitCode.OK), None
+    status = _status(run)
+    if status is None or status == before:
+        return next((code for code in codes if code > 0), int(ExitCode.RESOURCES)), None
+    if isinstance(status.get("exit_code"), int) and status["state"] != "running":
+        return int(status["exit_code"]), None
+    killed = sorted({signal.Signals(-code).name for code in codes if code < 0})
+    what = f"killed by {', '.join(killed)}" if killed else f"ended with code {codes[0]}"
+    return int(ExitCode.RESOURCES), f"a process was {what} (last known step: {status.get('step')})"
+
+
+@contextmanager
+def signals_to_workers() -> Iterator[None]:
+    """Pass the signals that stop a run on to the processes started from here, and stay alive."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        for child in children():
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
+
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def children() -> list[int]:
+    """Process ids of this process's children (Linux)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            # "pid (name) state parent ..."; the name may hold anything, so from its last bracket on.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                found += [int(entry.name)] * (int(parent) == os.getpid())
+    return found
+
+
+def _status(run: Path) -> dict[str, Any] | None:
+    try:
+        status = json.loads((run / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return status if isinstance(status, dict) else None
