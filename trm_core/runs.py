@@ -22,6 +22,7 @@ from trm_core.evaluation.report import EvaluationData, Evaluator
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.prepare import Prepared, RunHooks, prepare
 from trm_core.training import run_dir
+from trm_core.training.deadline import deadline
 from trm_core.training.drift import refuse_drift
 from trm_core.training.environment import environment
 from trm_core.training.loggers import AllLoggers, open_loggers, truncate_after
@@ -72,6 +73,9 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunR
         if place.rank:
             hooks = RunHooks()
         path, going_on = agree_on_path(loaded, resume)
+        stop.deadline, why = deadline(loaded.config.training)
+        if stop.deadline is not None:
+            hooks.log(why)
         prepared = prepare(loaded.config, _stoppable(hooks, stop), place)
         if place.rank == 0:
             path.mkdir(parents=True, exist_ok=True)
@@ -140,7 +144,7 @@ def train(run: Run) -> None:
     policy = "learned" if prepared.features.dqn else "act"
 
     def poll(rows: int) -> None:
-        if run.stop.received is not None:
+        if run.stop.reason:
             raise Stopped
 
     def evaluate_now(model: TinyRecursiveModel) -> dict[str, float]:

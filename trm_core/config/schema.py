@@ -242,6 +242,10 @@ class TrainingConfig(Section):
     )
     total_steps: Count = Field(100_000, description="Optimiser steps; one reasoning step of every row each.")
     stop_at_step: Count | None = Field(None, description="End early at this step with the state saved (exit code 75).")
+    time_limit: Positive | None = Field(None, description="Hours after which to save and stop (exit code 75).")
+    time_margin: NonNegative = Field(
+        120.0, description="Seconds before the end of a SLURM job at which to save and stop (exit code 75)."
+    )
     base_lr: NonNegative = Field(3e-4, description="Peak learning rate.")
     lr_warmup_steps: Annotated[int, Field(ge=0)] = Field(2000, description="Linear warm-up.")
     lr_min_ratio: Fraction = Field(0.1, description="Final rate over base_lr, at the end of the cosine.")

@@ -69,4 +69,6 @@ def _is_lost_peer(error: RuntimeError) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Without the place in gloo's source before it and the advice behind it."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.split(".cc:", 1)[-1].split("] ", 1)[-1].split(". This is typically", 1)[0]

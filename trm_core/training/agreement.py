@@ -21,7 +21,7 @@ class Standing:
     rows_before: int  # new samples that lower ranks need now
     rows_after: int  # and higher ranks
     can_replay: bool  # every rank has enough transitions
-    stop: int  # the lowest number of a signal that some rank got; 0: none
+    stop: int  # the lowest number of a reason that some rank has to stop; 0: none
     saved: bool  # every rank has written its part of the checkpoint under way
 
 

@@ -17,6 +17,8 @@ MAY_CHANGE = (
     "training.threads",
     "training.total_steps",
     "training.stop_at_step",
+    "training.time_limit",
+    "training.time_margin",
     "training.global_batch_size",
     "training.accumulation_steps",
     "training.base_lr",

@@ -51,17 +51,15 @@ def launch(processes: int, module: str, arguments: list[str], run: Path) -> tupl
         try:
             elastic_launch(config, sys.executable)("-m", module, *arguments)
         except ChildFailedError as failure:
-            codes = [failed.exitcode for failed in failure.failures.values()]
+            codes = {rank: failed.exitcode for rank, failed in failure.failures.items()}
         else:
             return int(ExitCode.OK), None
+    killed = [f"process {rank} was killed by {signal.Signals(-code).name}" for rank, code in codes.items() if code < 0]
+    message = ", ".join(killed) or None
     status = _status(run)
-    if status is None or status == before:
-        return next((code for code in codes if code > 0), int(ExitCode.RESOURCES)), None
-    if isinstance(status.get("exit_code"), int) and status["state"] != "running":
-        return int(status["exit_code"]), None
-    killed = sorted({signal.Signals(-code).name for code in codes if code < 0})
-    what = f"killed by {', '.join(killed)}" if killed else f"ended with code {codes[0]}"
-    return int(ExitCode.RESOURCES), f"a process was {what} (last known step: {status.get('step')})"
+    if status is not None and status != before and isinstance(status.get("exit_code"), int):
+        return int(status["exit_code"]), message
+    return next((code for code in codes.values() if code > 0), int(ExitCode.RESOURCES)), message
 
 
 @contextmanager

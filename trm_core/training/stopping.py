@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,6 +11,7 @@ from types import FrameType
 from trm_core.errors import Interrupted, StoppedEarly
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+TIME_IS_UP = 1000  # a reason to stop that is no signal
 
 
 class Stopped(Exception):
@@ -17,20 +19,32 @@ class Stopped(Exception):
 
 
 class StopFlag:
-    """`received` is the first signal, or None. Later signals change nothing: a save under way is finished."""
+    """Whether to stop, and why. Signals after the first change nothing: a save under way is finished."""
 
     def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+        self.received: int = 0
+        self.deadline: float | None = None  # seconds since the epoch
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received = signal.Signals(number)
+        self.received = self.received or number
+
+    @property
+    def reason(self) -> int:
+        """The number of the first signal, TIME_IS_UP past the deadline, or 0."""
+        if not self.received and self.deadline is not None and time.time() >= self.deadline:
+            self.received = TIME_IS_UP
+        return self.received
 
     def check(self, message: str, hint: str) -> None:
-        """Raises StoppedEarly (SIGINT: Interrupted) if there was a signal. For places with nothing to save."""
-        if self.received is not None:
-            kind = Interrupted if self.received == signal.SIGINT else StoppedEarly
+        """Raises StoppedEarly (SIGINT: Interrupted) if there is a reason. For places with nothing to save."""
+        if self.reason:
+            kind = Interrupted if self.reason == signal.SIGINT else StoppedEarly
             raise kind(message, hint=hint)
+
+
+def reason_name(reason: int) -> str:
+    """As a log says it."""
+    return "the time limit" if reason == TIME_IS_UP else signal.Signals(reason).name
 
 
 @contextmanager

@@ -57,7 +57,7 @@ from trm_core.training.metrics import Averages
 from trm_core.training.regroup import regrouped
 from trm_core.training.saving import Saver
 from trm_core.training.state import TrainingState
-from trm_core.training.stopping import StopFlag
+from trm_core.training.stopping import StopFlag, reason_name
 from trm_core.training.upkeep import keep_up
 
 _SCALE_ROWS = 2048  # rows that the input scale is taken from
@@ -149,7 +149,7 @@ class Trainer:
         return self.state.optimizers.notes
 
     def standing(self, stop: int = 0) -> Standing:
-        """Where all ranks stand. `stop`: the number of the signal that this one got, or 0."""
+        """Where all ranks stand. `stop`: this one's reason to stop, or 0."""
         state = self.state
         can_replay = state.replay is not None and state.replay.num_ready(state.step) >= self.config.dqn.buffer_min_size
         saved = self.saver is not None and self.saver.finished
@@ -337,13 +337,12 @@ class Trainer:
         began, first, taken = time.perf_counter(), self.state.step, 0
         outcome = "done"
         while self.state.step < training.total_steps:
-            standing = self.standing(0 if stop.received is None else int(stop.received))
+            standing = self.standing(stop.reason)
             if standing.saved:
                 self.conclude_save(hooks.log)
             if standing.stop:
-                name = signal.Signals(standing.stop).name
-                outcome = "interrupted" if name == "SIGINT" else "stopped"
-                hooks.log(f"{name}: saving at step {self.state.step} and stopping")
+                outcome = "interrupted" if standing.stop == signal.SIGINT else "stopped"
+                hooks.log(f"{reason_name(standing.stop)}: saving at step {self.state.step} and stopping")
                 break
             if training.stop_at_step is not None and first < training.stop_at_step <= self.state.step:
                 outcome = "stopped"

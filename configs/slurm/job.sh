@@ -1,0 +1,26 @@
+# What every job does, sourced by the batch scripts beside it:
+#
+#     train RUN_DIR CONFIG [OVERRIDES...]
+#
+# One process for each task of the job, a run that goes on where it was, and the run's own exit code. With TRM_REQUEUE=1 in
+# the environment of sbatch, a job that was stopped with its state saved (code 75) queues itself again.
+
+train() {
+    local run=$1 config=$2 code
+    shift 2
+    # The processes save when the job is signalled; this script has to live on to say how it went.
+    trap : TERM USR1 USR2
+    export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+    srun --kill-on-bad-exit=1 trm train --config "$config" "training.run_dir=$run" --resume auto "$@"
+    code=$?
+    # srun gives one code for all tasks, and that of a killed one if there is; the run knows how it ended.
+    local recorded
+    recorded=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["exit_code"])' "$run/status.json" 2>/dev/null)
+    if [[ $code != 0 && $recorded =~ ^[1-9][0-9]*$ ]]; then
+        code=$recorded
+    fi
+    if [[ $code == 75 && ${TRM_REQUEUE:-0} == 1 ]]; then
+        scontrol requeue "$SLURM_JOB_ID"
+    fi
+    exit "$code"
+}

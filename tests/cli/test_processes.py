@@ -1,0 +1,157 @@
+"""`trm train` in several real processes: exact resume, another number of processes, a lost one, signals, SLURM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+PATIENCE_S = 240
+PARTS: dict[str, dict[str, Any]] = {
+    "training": {"total_steps": 24, "ema_decay": 0.9, "checkpoint_interval": 100, "eval_interval": 7},
+    "memory": {"enabled": "true", "capacity": 16, "num_heads": 2, "reward_threshold": -0.5},
+    "arch": {"enable_concepts": "true", "num_concepts": 5},
+    "dqn": {"replay": "prioritized", "buffer_min_size": 12},
+}
+
+
+def overrides(data: Path, run: Path, **training: Any) -> list[str]:
+    sections = {**PARTS, "training": {**PARTS["training"], "run_dir": run, **training}}
+    return tiny.as_overrides(data={"path": data}, **sections)
+
+
+def hashes(run: Path, step: int) -> dict[str, str]:
+    folder = run / "checkpoints" / f"step_{step:08d}"
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+
+
+def losses(run: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+@contextmanager
+def started(*arguments: str, cwd: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "trm_cli.main", "train", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command, cwd=cwd, env={**tiny.environment(cwd), **environment}, stdout=pipe, stderr=pipe, text=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def wait_for(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        path = run / "metrics.jsonl"
+        if path.exists() and path.read_text().count("\n") >= step:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    pytest.fail("training never got that far")
+
+
+def worker(launcher: int, rank: int) -> int:
+    """The process id of a rank that a launcher started."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            ours = parent == launcher and f"RANK={rank}".encode() in (entry / "environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if ours:
+            return int(entry.name)
+    raise AssertionError(f"no rank {rank} under {launcher}")
+
+
+def test_two_processes_stop_and_go_on_exactly(tmp_path: Path, capsule_file: Path) -> None:
+    """With replay, memory, concepts, averages and a loading process; then one process goes on where two were."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = tiny.run_trm("train", *overrides(capsule_file, whole), "--nproc", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("run directory:") == 1, "one process speaks"
+    stop = ["training.stop_at_step=11", "data.num_workers=1", "--nproc", "2"]
+    stopped = tiny.run_trm("train", *overrides(capsule_file, parts), *stop, cwd=tmp_path)
+    assert stopped.returncode == 75, stopped.stderr
+    shutil.copytree(parts, tmp_path / "alone")
+    resumed = tiny.run_trm("train", "--resume", str(parts), "training.stop_at_step=null", "--nproc=2", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(hashes(whole, 24)) == 4, "shared weights and state, and each rank's own"
+    assert hashes(parts, 24) == hashes(whole, 24)
+    assert losses(parts) == losses(whole)
+
+    alone = tiny.invoke("train", "--resume", tmp_path / "alone", "training.stop_at_step=null")
+    assert alone.returncode == 0, alone.stderr
+    assert "the run had 2 processes and has 1" in alone.stderr
+    assert json.loads((tmp_path / "alone" / "status.json").read_text())["state"] == "done"
+
+
+def test_a_lost_process_ends_the_others_and_the_run_goes_on(tmp_path: Path, capsule_file: Path) -> None:
+    run = tmp_path / "run"
+    arguments = overrides(capsule_file, run, total_steps=100_000, checkpoint_interval=5)
+    with started(*arguments, "--nproc", "2", cwd=tmp_path) as process:
+        wait_for(run, 12, process)
+        os.kill(worker(process.pid, 1), signal.SIGKILL)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=60)
+        assert time.monotonic() - began < 30
+    assert process.returncode == 6, err
+    assert "another process of this run is gone" in err
+    assert "process 1 was killed by SIGKILL" in err
+    assert "Traceback" not in err
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 6)
+    last = 5 * (status["step"] // 5)
+    resumed = ["--resume", "auto", f"training.stop_at_step={last + 3}", "--nproc", "2"]
+    done = tiny.run_trm("train", *arguments, *resumed, cwd=tmp_path)
+    assert done.returncode == 75, done.stderr
+    assert "resuming from step_" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_signals_reach_the_workers_and_the_code_comes_back(
+    tmp_path: Path, capsule_file: Path, number: signal.Signals, code: int
+) -> None:
+    run = tmp_path / "run"
+    arguments = overrides(capsule_file, run, total_steps=100_000)
+    with started(*arguments, "--nproc", "2", cwd=tmp_path) as process:
+        wait_for(run, 3, process)
+        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)  # a second one, of another kind, changes nothing
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == code, err
+    assert f"{number.name}: saving at step" in err
+    assert "Traceback" not in err
+    status = json.loads((run / "status.json").read_text())
+    assert status["exit_code"] == code
+    assert len(hashes(run, status["step"])) == 4
+
+
+def test_mistakes_are_told_once_and_keep_their_code(tmp_path: Path, capsule_file: Path) -> None:
+    odd = overrides(capsule_file, tmp_path / "odd", global_batch_size=9)
+    done = tiny.run_trm("train", *odd, "--nproc", "2", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "cannot be divided among 2 processes" in done.stderr
+    assert not (tmp_path / "odd").exists()
+    gone = tiny.run_trm("train", *overrides(tmp_path / "gone.h5", tmp_path / "run"), "--nproc", "2", cwd=tmp_path)
+    assert gone.returncode == 4
+    assert "Traceback" not in gone.stderr

@@ -1,0 +1,42 @@
+"""When this process will be ended from outside: the end of its SLURM job, or a limit of the config."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+
+from trm_core.config.schema import TrainingConfig
+
+_PATIENCE_S = 10.0
+
+
+def deadline(training: TrainingConfig, environment: Mapping[str, str] = os.environ) -> tuple[float | None, str]:
+    """(seconds since the epoch at which to save and stop, or None; why)."""
+    ends = job_end(environment)
+    limits = {} if ends is None else {f"SLURM job {environment['SLURM_JOB_ID']} ends": ends - training.time_margin}
+    if training.time_limit is not None:
+        limits["training.time_limit is reached"] = time.time() + 3600 * training.time_limit
+    if not limits:
+        return None, "no time limit is known"
+    why = min(limits, key=lambda name: limits[name])
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(limits[why]))
+    return limits[why], f"saving and stopping at {at}: {why}"
+
+
+def job_end(environment: Mapping[str, str]) -> float | None:
+    """The end of this SLURM job: from the environment, where SLURM is new enough to say it, else asked of scontrol."""
+    job = environment.get("SLURM_JOB_ID")
+    if job is None:
+        return None
+    if environment.get("SLURM_JOB_END_TIME", "").isdigit():
+        return float(environment["SLURM_JOB_END_TIME"])
+    command = ["scontrol", "show", "job", job, "--oneliner"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"\bEndTime=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\b", asked.stdout)
+    return None if found is None else time.mktime(time.strptime(found.group(1), "%Y-%m-%dT%H:%M:%S"))
