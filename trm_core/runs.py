@@ -25,6 +25,7 @@ from trm_core.training import run_dir
 from trm_core.training.drift import refuse_drift
 from trm_core.training.environment import environment
 from trm_core.training.loggers import AllLoggers, open_loggers, truncate_after
+from trm_core.training.out_of_memory import memory_explained
 from trm_core.training.run_path import choose_run_path
 from trm_core.training.stopping import StopFlag, Stopped, stop_on_signals
 from trm_core.training.trainer import Hooks, Trainer
@@ -119,7 +120,8 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
         "cmi": prepared.features.cmi,
         "data": prepared.describe_data(),
     }
-    trainer = Trainer(config, prepared.features, prepared.files, prepared.device, path, about)
+    with memory_explained(config, prepared.features, prepared.device):
+        trainer = Trainer(config, prepared.features, prepared.files, prepared.device, path, about)
     if going_on:
         for note in trainer.resume():
             hooks.log(note)
@@ -165,7 +167,8 @@ def train(run: Run) -> None:
         hooks.on_step(step, values)
 
     try:
-        outcome = trainer.run(loggers, run.stop, Hooks(evaluate_now, on_step, hooks.log))
+        with memory_explained(prepared.config, prepared.features, prepared.device, trainer.state):
+            outcome = trainer.run(loggers, run.stop, Hooks(evaluate_now, on_step, hooks.log))
     finally:
         loggers.close()
         trainer.state.stream.close()

@@ -23,6 +23,7 @@ class MemoryEstimate:
     activations: int
     carry: int
     replay: int
+    memory_bank: int
 
     @property
     def total(self) -> int:
@@ -51,4 +52,5 @@ def estimate_memory(config: Config, shape: DataShape, model: TinyRecursiveModel,
         activations=positions * per_block * applications * _FLOAT,
         carry=carry,
         replay=replay,
+        memory_bank=0 if model.memory is None else sum(buffer.nbytes for buffer in model.memory.buffers()),
     )
