@@ -23,7 +23,7 @@ from trm_core.model.trm import TinyRecursiveModel
 from trm_core.prepare import Prepared, RunHooks, prepare
 from trm_core.training import run_dir
 from trm_core.training.drift import refuse_drift
-from trm_core.training.environment import environment
+from trm_core.training.environment import record_start
 from trm_core.training.loggers import AllLoggers, open_loggers, truncate_after
 from trm_core.training.out_of_memory import memory_explained
 from trm_core.training.run_path import choose_run_path
@@ -129,7 +129,7 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
         truncate_after(path / run_dir.METRICS, trainer.state.step)
         run_dir.write_atomic(path / run_dir.CONFIG, dump_config(config))
         run_dir.write_json(path / run_dir.DATASET, prepared.describe_data())
-        run_dir.write_json(path / run_dir.ENVIRONMENT, environment(prepared.device, [*prepared.notes, *trainer.notes]))
+        record_start(path, prepared.device, config.training.seed, [*prepared.notes, *trainer.notes])
     hooks.log(f"run directory: {path}")
     return Run(path, prepared, trainer, stop, hooks, place)
 

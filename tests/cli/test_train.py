@@ -74,7 +74,8 @@ def test_a_run_leaves_what_the_design_promises(trained_run: Path, capsule_file: 
     assert evaluation["step"] == 60
     assert [score["policy"] for score in evaluation["scores"]] == ["learned", "threshold", "never", "all", "random"]
     assert {score["rows"] for score in evaluation["scores"]} == {40}
-    assert read_json(trained_run / "environment.json")["packages"]["torch"]
+    [start] = read_json(trained_run / "environment.json")["starts"]
+    assert start["packages"]["torch"]
 
 
 def test_json_is_one_document_on_stdout(tmp_path: Path, capsule_file: Path) -> None:

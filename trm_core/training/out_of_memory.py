@@ -20,7 +20,7 @@ from trm_core.training.state import TrainingState
 _OWNERS = {"optimizer": "optimiser state", "memory_bank": "memory bank"}  # names of the estimate, as the breakdown's
 # Of the estimate for what did not fit: where that is below what was available it is too low, and the way is down.
 _LESS = 0.8
-_ROWS = 8  # batch sizes are suggested in multiples of it
+_ROWS = 8  # batch sizes are suggested in multiples of it, and parts of a batch are no smaller
 _SLOTS = 1000  # buffer sizes, too
 # Of what is available. The rest is for what no estimate counts: workspaces, and holes between freed tensors, of which a
 # CPU's allocator leaves more.
