@@ -17,7 +17,7 @@ from trm_core.config.schema import Config
 from trm_core.errors import ResourceError
 from trm_core.runs import RunHooks, prepare
 from trm_core.training.memory_breakdown import available_memory, bytes_by_owner
-from trm_core.training.out_of_memory import memory_explained, override_that_fits
+from trm_core.training.out_of_memory import memory_explained, override_that_fits, parts_that_fit
 from trm_core.training.trainer import Trainer
 
 FLOAT = 4
@@ -39,7 +39,7 @@ def test_bytes_by_owner_are_counted_once(capsule_file: Path) -> None:
     state = trainer.state
     assert bytes_by_owner(state)["optimiser state"] == 0, "nothing is there before the first step"
     for _ in range(4):
-        trainer.step()
+        trainer.step(trainer.standing())
     assert state.replay is not None
     assert state.target is not None
     assert state.model.memory is not None
@@ -102,9 +102,26 @@ def test_without_a_buffer_only_the_batch_can_shrink() -> None:
     assert override_that_fits(config, lambda c: total(c) - 5000, 600, 0) == ("training.global_batch_size=48", 580)
 
 
+def test_a_batch_in_parts_fits_too() -> None:
+    def in_parts(config: Config) -> int:
+        return 1000 // config.training.accumulation_steps
+
+    config = tiny.make_config(training={"global_batch_size": 96})
+    assert parts_that_fit(config, in_parts, 1000) == 2
+    assert parts_that_fit(config, in_parts, 210) == 6, "5 parts would fit, but do not divide the batch"
+    assert parts_that_fit(config, in_parts, 80) is None, "more parts would have fewer than 8 rows"
+    config = tiny.make_config(training={"global_batch_size": 96, "accumulation_steps": 4})
+    assert parts_that_fit(config, in_parts, 1000) == 6
+    # Batches stay divisible by the parts.
+    config = tiny.make_config(
+        training={"global_batch_size": 1000, "accumulation_steps": 3}, dqn={"buffer_capacity": 7000}
+    )
+    assert override_that_fits(config, total, 15_100, 0) == ("training.global_batch_size=792", 15_020)
+
+
 def test_a_gpu_says_what_was_measured(capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(capsule_file)
-    trainer.step()
+    trainer.step(trainer.standing())
     held = sum(bytes_by_owner(trainer.state).values())
     fakes: dict[str, Callable[..., object]] = {
         "mem_get_info": lambda device: (100_000, 10**9),
@@ -137,10 +154,11 @@ def test_other_errors_pass(capsule_file: Path) -> None:
             raise error
 
 
-# The limit is relative to what the libraries take, which for a CUDA build is many gigabytes of addresses.
+# The limit is relative to what the libraries take, which for a CUDA build is many gigabytes of addresses; all of them
+# are loaded before, so that it is tensors that do not fit.
 LIMITED = """
 import re, resource, runpy, sys
-import trm_core.runs
+import scipy.stats, sklearn.linear_model, trm_core.runs
 taken = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv.pop(1)), resource.RLIM_INFINITY))
 runpy.run_module("trm_cli.main", run_name="__main__")
@@ -189,7 +207,8 @@ def test_a_run_that_does_not_fit_names_one_that_does(
     if "after step" in when:
         status = json.loads((run / "status.json").read_text())
         assert (status["state"], status["exit_code"]) == ("failed", 6)
-    hint = re.search(r"hint: by the estimate this fits, with [\d.]+ MB: (.+)", done.stderr)
-    assert hint is not None, done.stderr
-    again = limited(tmp_path, *common, *sizes, *hint[1].split(), f"training.run_dir={tmp_path / 'again'}")
-    assert again.returncode == 0, again.stderr
+    hints = re.findall(r"hint: by the estimate this fits, with [^:]+: (.+)", done.stderr)
+    assert len(hints) == (2 if "after step" in when else 1), done.stderr
+    for number, hint in enumerate(hints):
+        again = limited(tmp_path, *common, *sizes, *hint.split(), f"training.run_dir={tmp_path / str(number)}")
+        assert again.returncode == 0, again.stderr

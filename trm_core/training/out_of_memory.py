@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from trm_core.config.schema import Config
+from trm_core.distributed.collectives import world_size
 from trm_core.errors import ResourceError, is_out_of_memory
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.estimate import MemoryEstimate, estimate_memory
@@ -88,11 +90,16 @@ def _hint(
     def total(changed: Config) -> int:
         return estimate_memory(changed, features.shape, model, features.dqn).total
 
-    changed = override_that_fits(config, total, min(budget, _LESS * estimate.total), estimate.replay)
-    if changed is None:
+    budget = min(budget, _LESS * estimate.total)
+    changed, parts = override_that_fits(config, total, budget, estimate.replay), parts_that_fit(config, total, budget)
+    if changed is None and parts is None:
         return "no batch or buffer size fits by the estimate: a smaller arch.hidden_size or arch.num_layers needs less"
-    overrides, needed = changed
-    return f"by the estimate this fits, with {_mb(needed)} MB: {overrides}"
+    lines = [] if changed is None else [f"by the estimate this fits, with {_mb(changed[1])} MB: {changed[0]}"]
+    if parts is not None:
+        lines.append(
+            f"by the estimate this fits, with the same batch and gradient: training.accumulation_steps={parts}"
+        )
+    return "\n".join(lines)
 
 
 def override_that_fits(
@@ -102,6 +109,7 @@ def override_that_fits(
     buffer. `total`: the bytes of a config; `replay`: those of the buffer, tried first where it is the larger half.
     """
     rows, slots = config.training.global_batch_size, config.dqn.buffer_capacity
+    unit = math.lcm(_ROWS, world_size() * config.training.accumulation_steps)
 
     def sized(batch: int, capacity: int) -> Config:
         training = config.training.model_copy(update={"global_batch_size": batch})
@@ -117,14 +125,14 @@ def override_that_fits(
         return -(-least // _SLOTS) * _SLOTS
 
     def smaller_batch() -> tuple[int, int]:
-        return _ROWS * _largest((rows - 1) // _ROWS, lambda n: fits(n * _ROWS, slots)), slots
+        return unit * _largest((rows - 1) // unit, lambda n: fits(n * unit, slots)), slots
 
     def smaller_buffer(batch: int = rows) -> tuple[int, int]:
         capacity = _SLOTS * _largest((slots - 1) // _SLOTS, lambda n: fits(batch, n * _SLOTS))
         return batch, capacity if capacity >= least_slots(batch) else 0
 
     def both() -> tuple[int, int]:
-        return smaller_buffer(_ROWS * _largest(rows // _ROWS, lambda n: smaller_buffer(n * _ROWS)[1] > 0))
+        return smaller_buffer(unit * _largest(rows // unit, lambda n: smaller_buffer(n * unit)[1] > 0))
 
     ways: list[Callable[[], tuple[int, int]]] = [smaller_batch]
     if replay > 0:
@@ -136,6 +144,16 @@ def override_that_fits(
             overrides = [f"training.global_batch_size={batch}"] if batch != rows else []
             overrides += [f"dqn.buffer_capacity={capacity}"] if capacity != slots else []
             return " ".join(overrides), total(sized(batch, capacity))
+    return None
+
+
+def parts_that_fit(config: Config, total: Callable[[Config], int], budget: float) -> int | None:
+    """The fewest `training.accumulation_steps`, more than now, with which the batch fits; None if none do."""
+    training, ranks = config.training, world_size()
+    for parts in range(training.accumulation_steps + 1, training.global_batch_size // (ranks * _ROWS) + 1):
+        changed = config.model_copy(update={"training": training.model_copy(update={"accumulation_steps": parts})})
+        if training.global_batch_size % (ranks * parts) == 0 and total(changed) <= budget:
+            return parts
     return None
 
 
