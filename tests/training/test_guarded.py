@@ -101,3 +101,13 @@ def test_a_slow_sink_slows_the_caller_and_loses_nothing() -> None:
     sink.log = slow  # type: ignore[method-assign]
     assert run(sink) == []
     assert sink.logged == list(range(1, 2000))
+
+
+def test_without_a_thread_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    said = run(Sink())
+    assert len(said) == 1
+    assert "can't start new thread" in said[0]

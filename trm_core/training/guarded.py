@@ -53,7 +53,11 @@ class Guarded:
         self.off = False
         # A daemon: a thread that never returns must not keep the process alive.
         self.thread = threading.Thread(target=self._work, name=f"{name} sink", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError as error:  # no more threads for this user
+            self._say(str(error))
+            return
         if not self.opened.wait(self.patience.opening):
             self._switch_off(f"it did not start within {self.patience.opening:g} seconds")
         self._look()
