@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,17 @@ def run_trm(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedP
 def environment(cwd: Path) -> dict[str, str]:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TRM_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
+    """Until the run that `process` trains has logged that many lines."""
+    for _ in range(1800):
+        path = run / "metrics.jsonl"
+        if path.exists() and path.read_text().count("\n") >= step:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError("training never got that far")
 
 
 def invoke(*arguments: str) -> Outcome:

@@ -20,7 +20,7 @@ import typer
 from trm_cli import build_capsules, checkpoints, inspect_dataset, train
 from trm_cli import eval as evaluate
 from trm_cli.console import close_stdout, error
-from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError
+from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError, is_out_of_memory
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -39,7 +39,7 @@ def report(exception: BaseException) -> ExitCode:
     if isinstance(exception, KeyboardInterrupt):
         error("interrupted", label="stopped")
         return ExitCode.INTERRUPTED
-    if _is_out_of_memory(exception):
+    if is_out_of_memory(exception):
         error(
             f"out of memory: {_first_line(exception)}",
             hint="a smaller training.global_batch_size, arch.hidden_size or dqn.buffer_capacity needs less",
@@ -147,15 +147,6 @@ def _fail(exception: BaseException, debug: bool) -> int:
 def _first_line(exception: BaseException) -> str:
     lines = str(exception).strip().splitlines()
     return lines[0] if lines else type(exception).__name__
-
-
-def _is_out_of_memory(exception: BaseException) -> bool:
-    """Also torch's, known by its class name (GPU) or text (CPU allocator), since torch must not be imported here."""
-    if isinstance(exception, MemoryError):
-        return True
-    if any(kind.__name__ == "OutOfMemoryError" for kind in type(exception).__mro__):
-        return True
-    return isinstance(exception, RuntimeError) and "DefaultCPUAllocator" in str(exception)
 
 
 def _is_out_of_space(exception: BaseException) -> bool:

@@ -87,3 +87,12 @@ class Interrupted(TrmError):
     """The user pressed Ctrl-C; the state is saved."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Also torch's, known by its class name (GPU) or text (CPU allocator), since torch must not be imported here."""
+    if isinstance(error, MemoryError):
+        return True
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

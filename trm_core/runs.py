@@ -24,8 +24,9 @@ from trm_core.prepare import Prepared, RunHooks, prepare
 from trm_core.training import run_dir
 from trm_core.training.deadline import deadline
 from trm_core.training.drift import refuse_drift
-from trm_core.training.environment import environment
+from trm_core.training.environment import record_start
 from trm_core.training.loggers import AllLoggers, open_loggers, truncate_after
+from trm_core.training.out_of_memory import memory_explained
 from trm_core.training.run_path import choose_run_path
 from trm_core.training.stopping import StopFlag, Stopped, stop_on_signals
 from trm_core.training.trainer import Hooks, Trainer
@@ -123,7 +124,8 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
         "cmi": prepared.features.cmi,
         "data": prepared.describe_data(),
     }
-    trainer = Trainer(config, prepared.features, prepared.files, prepared.device, path, about)
+    with memory_explained(config, prepared.features, prepared.device):
+        trainer = Trainer(config, prepared.features, prepared.files, prepared.device, path, about)
     if going_on:
         for note in trainer.resume():
             hooks.log(note)
@@ -131,7 +133,7 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
         truncate_after(path / run_dir.METRICS, trainer.state.step)
         run_dir.write_atomic(path / run_dir.CONFIG, dump_config(config))
         run_dir.write_json(path / run_dir.DATASET, prepared.describe_data())
-        run_dir.write_json(path / run_dir.ENVIRONMENT, environment(prepared.device, [*prepared.notes, *trainer.notes]))
+        record_start(path, prepared.device, config.training.seed, [*prepared.notes, *trainer.notes])
     hooks.log(f"run directory: {path}")
     return Run(path, prepared, trainer, stop, hooks, place)
 
@@ -169,7 +171,8 @@ def train(run: Run) -> None:
         hooks.on_step(step, values)
 
     try:
-        outcome = trainer.run(loggers, run.stop, Hooks(evaluate_now, on_step, hooks.log))
+        with memory_explained(prepared.config, prepared.features, prepared.device, trainer.state):
+            outcome = trainer.run(loggers, run.stop, Hooks(evaluate_now, on_step, hooks.log))
     finally:
         loggers.close()
         trainer.state.stream.close()

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,8 @@ def test_a_run_leaves_what_the_design_promises(trained_run: Path, capsule_file: 
     assert evaluation["step"] == 60
     assert [score["policy"] for score in evaluation["scores"]] == ["learned", "threshold", "never", "all", "random"]
     assert {score["rows"] for score in evaluation["scores"]} == {40}
-    assert read_json(trained_run / "environment.json")["packages"]["torch"]
+    [start] = read_json(trained_run / "environment.json")["starts"]
+    assert start["packages"]["torch"]
 
 
 def test_json_is_one_document_on_stdout(tmp_path: Path, capsule_file: Path) -> None:
@@ -296,21 +296,11 @@ def start(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=cwd, env=tiny.environment(cwd), stdout=pipe, stderr=pipe, text=True)
 
 
-def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
-    for _ in range(1800):
-        path = run / "metrics.jsonl"
-        if path.exists() and path.read_text().count("\n") >= step:
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    pytest.fail("training never got that far")
-
-
 def test_signals_save_and_stop_and_the_run_goes_on(tmp_path: Path, capsule_file: Path) -> None:
     run = tmp_path / "run"
     process = start(overrides(capsule_file, run, training={"total_steps": 100_000}), tmp_path)
     try:
-        wait_for_step(process, run, 3)
+        tiny.wait_for_step(process, run, 3)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=180)
         assert process.returncode == 130, err
@@ -322,7 +312,7 @@ def test_signals_save_and_stop_and_the_run_goes_on(tmp_path: Path, capsule_file:
         assert len(hashes(run)) == 3
 
         process = start(["--resume", str(run)], tmp_path)
-        wait_for_step(process, run, reached + 3)
+        tiny.wait_for_step(process, run, reached + 3)
         refused = tiny.invoke("train", "--resume", run)
         assert refused.returncode == 2
         assert "in use" in refused.stderr

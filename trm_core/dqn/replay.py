@@ -147,6 +147,11 @@ class ReplayBuffer:
                 why = f"{name} are not finite"
         return why is None, why or "ok"
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that it holds, on the device and on the host."""
+        return self.states.nbytes + self.valid.nbytes + self.index.nbytes
+
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Tensors (only of the slots ever written; contiguous, as safetensors wants them, partly views) and numbers."""
         index = self.index

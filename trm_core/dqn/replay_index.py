@@ -175,6 +175,13 @@ class ReplayIndex:
             "mass": self.mass.values,
         }
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns and sums."""
+        trees = [self.mass] if self.ready is self.mass else [self.mass, self.ready]
+        sums = sum(level.nbytes for tree in trees for level in tree.levels)
+        return self.outcomes.nbytes + self.complete.nbytes + self.born.nbytes + sums
+
     def restored(self, head: int, filled: int, young: int, max_priority: float) -> None:
         """The first `filled` of every column were overwritten; make sums and counters fit. What was there before a
         shorter state was loaded is forgotten.

@@ -1,17 +1,124 @@
-"""What a run ran on: enough to repeat it."""
+"""What a run ran on, enough to repeat it: `environment.json`, with an entry for every start of the run."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import os
 import platform
 import sys
+import time
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from trm_core.errors import ConfigError
+from trm_core.training import run_dir
+from trm_core.training.git_state import DIFF_LIMIT, Repository, code_repository, repository
+from trm_core.training.hardware import describe_hardware
 
 _PACKAGES = ("trm", "torch", "numpy", "h5py", "scikit-learn", "safetensors", "pydantic", "adam-atan2", "wandb")
+# Named one by one or by a prefix that holds no secrets: the environment at large is full of them.
+_VARIABLES = {
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "PYTHONHASHSEED",
+    "TRM_CACHE",
+    "WANDB_MODE",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "SLURM_JOB_ID",
+    "SLURM_JOB_NAME",
+    "SLURM_JOB_NODELIST",
+    "SLURM_JOB_PARTITION",
+    "SLURM_CLUSTER_NAME",
+    "SLURM_NNODES",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_RESTART_COUNT",
+}
+_PREFIXES = ("NCCL_", "TORCH_NCCL_")
+
+
+def record_start(run: Path, device: torch.device, seed: int, notes: list[str]) -> None:
+    """Add this process to `environment.json`, with its uncommitted diffs beside it. `notes`: automatic choices with
+    their reasons.
+    """
+    path = run / run_dir.ENVIRONMENT
+    starts = earlier_starts(path)
+    working = Path.cwd()
+    found = {"code": code_repository(Path(__file__).parent.parent), "working_directory": repository(working)}
+    repositories = {name: checkout for name, checkout in found.items() if checkout is not None}
+    if len({checkout.record["root"] for checkout in repositories.values()}) < len(repositories):
+        del repositories["working_directory"]  # the same one
+    entry = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "working_directory": str(working),
+        "pid": os.getpid(),
+        "seed": seed,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "choices": notes,
+        "git": {name: save_diff(run, checkout) for name, checkout in repositories.items()},
+        "variables": relevant_variables(),
+        "hardware": describe_hardware(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "installed": installed_packages(),
+    }
+    run_dir.write_json(path, {"starts": [*starts, entry]})
+
+
+def earlier_starts(path: Path) -> list[Any]:
+    """The entries of the processes before this one. What cannot be read, or is of another form, is kept as it is."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError:
+        return [{"unreadable": text}]
+    starts = record.get("starts") if isinstance(record, dict) else None
+    return starts if isinstance(starts, list) else [record]
+
+
+def save_diff(run: Path, found: Repository) -> dict[str, Any]:
+    """The record of a repository, its diff saved in the run directory: once for all starts that had the same."""
+    if not found.diff:
+        return found.record
+    diff, cut = found.diff[:DIFF_LIMIT], len(found.diff) > DIFF_LIMIT
+    if cut:
+        diff += f"\n... cut after {DIFF_LIMIT:,} bytes\n".encode()
+    names = (run_dir.DIFF if n == 1 else f"uncommitted-{n}.diff" for n in itertools.count(1))
+    try:
+        for path in map(run.joinpath, names):
+            if not path.exists():
+                path.write_bytes(diff)
+            if path.read_bytes() == diff:
+                return {**found.record, "diff": path.name, "diff_cut": cut}
+    except OSError as error:
+        return {**found.record, "incomplete": [*found.record.get("incomplete", []), f"diff: {error.strerror}"]}
+    raise AssertionError("the names do not end")
+
+
+def relevant_variables() -> dict[str, str]:
+    """Of the environment, what changes a run."""
+    return {
+        name: value for name, value in sorted(os.environ.items()) if name in _VARIABLES or name.startswith(_PREFIXES)
+    }
 
 
 def package_versions() -> dict[str, str | None]:
@@ -25,19 +132,11 @@ def package_versions() -> dict[str, str | None]:
     return versions
 
 
-def environment(device: torch.device, notes: list[str]) -> dict[str, Any]:
-    """`notes`: automatic choices with their reasons."""
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "packages": package_versions(),
-        "choices": notes,
-    }
+def installed_packages() -> list[str]:
+    """Everything that is installed, as `pip freeze` lists it: name==version."""
+    # A damaged installation may lack its name.
+    names = {f"{found.name}=={found.version}" for found in metadata.distributions() if found.metadata["Name"]}
+    return sorted(names, key=str.lower)
 
 
 def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trm_core.config.schema import Config
+from trm_core.distributed.collectives import world_size
 from trm_core.model.embedding import DataShape
 from trm_core.model.trm import TinyRecursiveModel
 
@@ -23,6 +24,7 @@ class MemoryEstimate:
     activations: int
     carry: int
     replay: int
+    memory_bank: int
 
     @property
     def total(self) -> int:
@@ -30,8 +32,10 @@ class MemoryEstimate:
 
 
 def estimate_memory(config: Config, shape: DataShape, model: TinyRecursiveModel, dqn: bool) -> MemoryEstimate:
-    """Counted from shapes. Activations: what backward keeps of every block application that carries gradient."""
-    arch, rows = config.arch, config.training.global_batch_size
+    """Counted from shapes, for one of the processes that train together. Activations: what backward keeps of every
+    block application that carries gradient, for the rows that are computed at a time.
+    """
+    arch, rows = config.arch, config.training.global_batch_size // world_size()
     parameters = sum(p.numel() for p in model.parameters()) * _FLOAT
     positions = rows * shape.num_capsules
     hidden = arch.hidden_size
@@ -48,7 +52,8 @@ def estimate_memory(config: Config, shape: DataShape, model: TinyRecursiveModel,
         gradients=parameters,
         optimizer=2 * parameters,
         average=parameters if config.training.ema_decay is not None else 0,
-        activations=positions * per_block * applications * _FLOAT,
+        activations=positions * per_block * applications * _FLOAT // config.training.accumulation_steps,
         carry=carry,
         replay=replay,
+        memory_bank=0 if model.memory is None else sum(buffer.nbytes for buffer in model.memory.buffers()),
     )

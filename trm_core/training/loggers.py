@@ -1,19 +1,19 @@
 """Where metrics go: metrics.jsonl always, TensorBoard and Weights & Biases when asked for. One interface, no
-prompts.
+prompts. Only metrics.jsonl is ours; the others are guarded (`guarded.py`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from trm_core.config.schema import Config
-from trm_core.errors import ConfigError
 from trm_core.training import run_dir
+from trm_core.training.guarded import Guarded
+from trm_core.training.third_party import TensorBoard, WandB, require_package
 
 
 class MetricsLogger(Protocol):
@@ -76,72 +76,6 @@ def truncate_after(path: Path, step: int) -> None:
     run_dir.write_atomic(path, "".join(line + "\n" for line in kept))
 
 
-class TensorBoard:
-    """Event files under the run directory."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ConfigError(
-                "logging.tensorboard is on, but the tensorboard package is not installed",
-                hint="pip install 'trm[tensorboard]', or logging.tensorboard=false",
-            ) from error
-        self.writer = SummaryWriter(str(folder))
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def rewind(self, step: int) -> None:
-        """Event files cannot be shortened; the later points of a step are drawn after the void ones."""
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class WandB:
-    """Weights & Biases: online only for a user who is logged in; never asks, never needs a network."""
-
-    def __init__(self, folder: Path, config: Config, warn: Callable[[str], None]) -> None:
-        import wandb
-
-        # WANDB_MODE, where it is set, is the user's word.
-        online = os.environ.get("WANDB_MODE", "online") == "online" and wandb_login_exists()
-        logging = config.logging
-        settings = wandb.Settings(silent=True, init_timeout=30)
-        options: dict[str, Any] = {
-            "project": logging.wandb_project,
-            "entity": logging.wandb_entity,
-            "name": folder.name,
-            "dir": str(folder),
-            "config": config.model_dump(mode="json"),
-            "settings": settings,
-        }
-        try:
-            self.run = wandb.init(mode="online" if online else "offline", **options)
-        except wandb.errors.Error as error:
-            warn(f"Weights & Biases could not start online ({error}); logging offline into {folder}/wandb")
-            self.run = wandb.init(mode="offline", **options)
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.log(dict(values), step=step)
-
-    def rewind(self, step: int) -> None:
-        """W&B takes no earlier steps: it ignores points until training is past where it was."""
-
-    def close(self) -> None:
-        self.run.finish()
-
-
-def wandb_login_exists() -> bool:
-    """Whether a key is configured, without asking for one."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    netrc = Path.home() / ".netrc"
-    return netrc.is_file() and "api.wandb.ai" in netrc.read_text(encoding="utf-8", errors="replace")
-
-
 class AllLoggers:
     """Passes every call on."""
 
@@ -163,9 +97,14 @@ class AllLoggers:
 
 def open_loggers(run: Path, config: Config, warn: Callable[[str], None]) -> AllLoggers:
     """The loggers that the config asks for, metrics.jsonl first."""
+    logging = config.logging
+    if logging.tensorboard:
+        require_package("tensorboard", "logging.tensorboard", "pip install 'trm[tensorboard]'")
+    if logging.wandb:
+        require_package("wandb", "logging.wandb", "pip install wandb")
     loggers: list[MetricsLogger] = [JsonLines(run / run_dir.METRICS, warn)]
-    if config.logging.tensorboard:
-        loggers.append(TensorBoard(run / "tensorboard"))
-    if config.logging.wandb:
-        loggers.append(WandB(run, config, warn))
+    if logging.tensorboard:
+        loggers.append(Guarded("TensorBoard", TensorBoard(run / "tensorboard"), warn))
+    if logging.wandb:
+        loggers.append(Guarded("Weights & Biases", WandB(run, config, warn), warn))
     return AllLoggers(loggers)

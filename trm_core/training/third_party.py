@@ -1,0 +1,155 @@
+"""The sinks that are other people's programs: TensorBoard's event files and Weights & Biases."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from trm_core.config.schema import Config
+from trm_core.errors import ConfigError
+
+_WANDB_SERVICE = "wandb-core"
+
+
+def require_package(package: str, key: str, install: str) -> None:
+    """Raises ConfigError where a sink that was asked for is not installed. One that is broken fails later, softly."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:  # no origin: merely a folder of that name, as wandb itself leaves behind
+        raise ConfigError(f"{key} is on, but the {package} package is not installed", hint=f"{install}, or {key}=false")
+
+
+class TensorBoard:
+    """Event files under the run directory, one event per line of metrics.
+
+    Written with tensorboard's own record writer and not with SummaryWriter, whose second thread reports a full disk
+    with a traceback on stderr and by way of a later call. A rewind adds nothing: the later points of a step are drawn
+    after the void ones.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file: BinaryIO | None = None
+
+    def open(self) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files of a folder in the order of their names; the resumed run's comes last.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        # Unbuffered: what does not fit on the disk must fail here, not in the destructor of a buffer.
+        self.file = (self.folder / name).open("xb", buffering=0)
+        self.records, self.event = RecordWriter(_Whole(self.file)), Event
+        self.records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        event = self.event(wall_time=time.time(), step=step)
+        for name, value in values.items():
+            event.summary.value.add(tag=name, simple_value=value)
+        self.records.write(event.SerializeToString())
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def break_off(self) -> None:
+        """Nothing ends a write that hangs; its thread does not outlive the process."""
+
+
+class _Whole:
+    """A raw file whose `write` takes all of what it is given, or raises."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def write(self, data: bytes) -> None:
+        while data:
+            data = data[self.file.write(data) :]
+
+
+class WandB:
+    """Weights & Biases: online only for a user who is logged in; never asks, never needs a network.
+
+    It takes no earlier steps: after a rewind it ignores points until training is past where it was. Its service is a
+    process beside ours. Where that has died every call raises ConnectionError; where it hangs, calls block for good
+    (`log` once the socket is full, `finish` at once), and ending it is what wakes them.
+    """
+
+    def __init__(self, folder: Path, config: Config, warn: Callable[[str], None]) -> None:
+        self.folder, self.config, self.warn = folder, config, warn
+        self.run: Any = None
+
+    def open(self) -> None:
+        import wandb
+
+        # WANDB_MODE, where it is set, is the user's word.
+        online = os.environ.get("WANDB_MODE", "online") == "online" and wandb_login_exists()
+        logging = self.config.logging
+        options: dict[str, Any] = {
+            "project": logging.wandb_project,
+            "entity": logging.wandb_entity,
+            "name": self.folder.name,
+            "dir": str(self.folder),
+            "config": self.config.model_dump(mode="json"),
+            "settings": wandb.Settings(silent=True, init_timeout=30),
+        }
+        try:
+            self.run = wandb.init(mode="online" if online else "offline", **options)
+        except wandb.errors.Error as error:
+            if not online:
+                raise
+            self.warn(f"Weights & Biases could not start online ({error}); logging offline into {self.folder}/wandb")
+            self.run = wandb.init(mode="offline", **options)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        if self.run is None:
+            return
+        try:
+            self.run.finish()
+        except Exception:
+            if not service_processes():
+                self._forget_service()
+            raise
+
+    def break_off(self) -> None:
+        for process in service_processes():
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def _forget_service(self) -> None:
+        """Without this wandb talks to its dead service once more when Python ends, and prints a traceback."""
+        import wandb
+
+        with suppress(ConnectionError):
+            wandb.teardown()
+
+
+def service_processes() -> list[int]:
+    """The living service processes of wandb that this process has started (Linux; none are found elsewhere)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError):
+            pid, _, rest = stat.read_text().partition(" (")
+            name, _, fields = rest.rpartition(") ")
+            state, parent = fields.split()[:2]
+            if name == _WANDB_SERVICE and state not in "ZX" and int(parent) == os.getpid():
+                found.append(int(pid))
+    return found
+
+
+def wandb_login_exists() -> bool:
+    """Whether a key is configured, without asking for one."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path.home() / ".netrc"
+    return netrc.is_file() and "api.wandb.ai" in netrc.read_text(encoding="utf-8", errors="replace")
