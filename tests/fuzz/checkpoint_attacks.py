@@ -119,10 +119,12 @@ def _forge_tensors(random: Random, bench: Bench, folder: Path) -> Attack:
 
 
 def _pickle(random: Random, bench: Bench, folder: Path) -> Attack:
-    path = random.choice([one for one in files_of(folder) if one.name != MANIFEST])
+    """Everything that holds tensors, so that any command would load one, and names that other tools load."""
     what, data = pickled(random, bench.marker)
-    path.write_bytes(data)
+    for path in files_of(folder):
+        if path.suffix == ".safetensors":
+            path.write_bytes(data)
     for name in ("model.pt", "model.pkl", "pytorch_model.bin"):
         (folder / name).write_bytes(data)
     tiny.vouch_for(folder)
-    return Attack(f"{path.name} is a {what}", forged=True)
+    return Attack(f"is a {what}", forged=True)

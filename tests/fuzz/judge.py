@@ -84,10 +84,10 @@ class Bench:
                     outcome = tiny.invoke(*words)
         except Hung as hung:
             raise AssertionError(self.about(f"hangs: {hung}")) from hung
+        self.require(not list(self.folder.rglob("executed")), "a payload was executed", outcome)
+        self.require(contents(self.outside) == before, "something outside was changed", outcome)
         self.require(outcome.returncode in ANSWERS, f"ended with {outcome.returncode}", outcome)
         self.require("Traceback" not in outcome.stderr + outcome.stdout, "a traceback", outcome)
-        self.require(contents(self.outside) == before, "something outside was changed", outcome)
-        self.require(not list(self.folder.rglob("executed")), "a payload was executed", outcome)
         if outcome.returncode in (2, 3, 4, 5):
             self.require(named is None or str(named) in outcome.stderr, f"does not name {named}", outcome)
         if outcome.returncode:

@@ -22,7 +22,7 @@ from judge import Bench
 
 from trm_core.data.store import open_capsules
 
-SHORT, LONG = 16, 200
+SHORT, LONG = 12, 200
 Attack = Callable[[Random, Path], str]
 
 

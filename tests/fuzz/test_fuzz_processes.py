@@ -11,7 +11,7 @@ from checkpoint_attacks import attack_checkpoint
 from config_attacks import billion_laughs, refused_line
 from judge import Bench
 
-SHORT, LONG = 2, 12
+SHORT, LONG = 1, 8
 
 
 def attack_config(random: Random, bench: Bench, run: Path) -> None:
