@@ -4,6 +4,7 @@ share.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.carry import Carry, Pending
 from trm_core.model.embedding import DataShape
 from trm_core.model.trm import TinyRecursiveModel
+from trm_core.training.checkpoint_folders import MANIFEST, describe
 
 ROOT = Path(__file__).parent.parent
 K, M, D, R, CLASSES, SEED = 4, 2, 3, 5, 3, 7
@@ -189,6 +191,15 @@ def write_capsules(path: Path, rows: dict[str, int], seed: int = 0, **changes: A
             writer.append(split, arrays)
         writer.close({"task": "classes", "num_classes": classes, "checksum_seed": SEED, "kind": "arrays"})
     return path
+
+
+def vouch_for(checkpoint: Path) -> None:
+    """Make the manifest of a checkpoint folder that of what lies in it now."""
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    manifest["files"] = {
+        name: describe(checkpoint / name) for name in manifest["files"] if (checkpoint / name).is_file()
+    }
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
 
 
 def run_trm(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -65,7 +65,7 @@ def _print(inspection: Inspection) -> None:
         [
             ("kind", f"{inspection.kind}" + (f": {manifest['kind_reason']}" if manifest.get("kind_reason") else "")),
             ("encoder", manifest.get("encoder")),
-            ("sources", ", ".join(str(source.get("path")) for source in manifest.get("sources", ())) or None),
+            ("sources", _paths(manifest.get("sources"))),
             ("made by", f"trm {manifest['tool_version']}" if manifest.get("tool_version") else None),
             ("size", f"{inspection.bytes / 1e6:.1f} MB"),
             (
@@ -123,7 +123,7 @@ def _print_labels(inspection: Inspection) -> None:
     names = inspection.class_names
     rows = [
         (
-            names[label] if names and label < len(names) else label,
+            names[label] if names and 0 <= label < len(names) else label,
             *(facts.labels.get(label, 0) for facts in inspection.splits.values()),
         )
         for label in (order[:_MAX_CLASSES] if len(order) > _MAX_CLASSES else sorted(order))
@@ -133,6 +133,12 @@ def _print_labels(inspection: Inspection) -> None:
         rows.append(("(ignored)", *ignored))
     shown = f"the {_MAX_CLASSES} most frequent of {len(order)}" if len(order) > _MAX_CLASSES else str(len(order))
     table(f"labels ({shown})", ["label", *inspection.splits], rows)
+
+
+def _paths(sources: object) -> str | None:
+    """The manifest is a stranger's: what is not as builders write it is not shown."""
+    entries = sources if isinstance(sources, list) else []
+    return ", ".join(str(entry.get("path")) for entry in entries if isinstance(entry, dict)) or None
 
 
 def _range(facts: SplitFacts, name: str) -> str | None:

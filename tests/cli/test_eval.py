@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 
 EVERY = ["learned", "threshold", "never", "all", "random", "act"]
+
+
+def merged(document: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`document` with the values of `change`, key by key where both are mappings."""
+    both = {key: merged(document[key], value) if isinstance(value, dict) else value for key, value in change.items()}
+    return {**document, **both}
 
 
 def test_without_options_it_repeats_the_runs_own_evaluation(trained_run: Path) -> None:
@@ -147,6 +154,30 @@ def test_damaged_checkpoints(trained_run: Path, tmp_path: Path) -> None:
     assert "no checkpoint that verifies" in done.stderr
     assert str(weights) in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"shape": {"num_capsules": 10**12}}, "shape: num_capsules"),
+        ({"shape": {"num_capsules": 10**9}}, "embedding.position is"),  # 64 GB: no memory is asked for
+        ({"shape": {"dim": "3"}}, "shape: dim is '3'"),
+        ({"shape": {"total_price": None}}, "shape: total_price"),
+        ({"data": {"eval": {"path": 5}}}, "path is 5"),
+        ({"data": {"eval": {"split": None}}}, "split is None"),
+        ({"data": {"eval": None}}, "state.json does not describe its model"),
+    ],
+)
+def test_a_state_that_trm_did_not_write(change: dict[str, Any], words: str, trained_run: Path, tmp_path: Path) -> None:
+    """Its hash is right, and still it is refused with the file and what is wrong."""
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    path = max((run / "checkpoints").glob("step_*")) / "state.json"
+    path.write_text(json.dumps(merged(json.loads(path.read_text()), change)))
+    tiny.vouch_for(path.parent)
+    done = tiny.invoke("eval", run)
+    assert done.returncode == 4, done.stderr
+    assert words in done.stderr
+    assert str(path.parent) in done.stderr
 
 
 def test_a_sweep_of_prices_has_an_area(trained_run: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import tiny
 
 from trm_core.config.schema import BuildConfig
 from trm_core.data.build import build_capsules
@@ -110,6 +111,8 @@ def test_values_that_were_damaged_are_a_problem(digits: Path, tmp_path: Path) ->
         ("nan", ("train/children", np.nan), "NaN"),
         ("checksum", ("test/checksums", 7.0), "checksum"),
         ("hash", ("train/sketches", 0.25), "sha256 differs"),
+        ("held out", ("validation/sketches", np.inf), "NaN"),
+        ("label", ("validation/labels", -5), "a label below 0"),
     ):
         path = tmp_path / f"{name}.h5"
         path.write_bytes(digits.read_bytes())
@@ -119,6 +122,19 @@ def test_values_that_were_damaged_are_a_problem(digits: Path, tmp_path: Path) ->
         assert result.returncode == 1, result.stderr
         assert message in result.stderr
         assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("sources", [5, "x", [5, {"path": None}], {"path": "x"}, None])
+def test_a_manifest_that_no_builder_wrote_is_shown(digits: Path, tmp_path: Path, sources: object) -> None:
+    path = tmp_path / "odd.h5"
+    path.write_bytes(digits.read_bytes())
+    with h5py.File(path, "r+") as file:
+        manifest = json.loads(bytes(file.attrs["manifest"])) | {"sources": sources, "encoder": [1], "tool_version": {}}
+        data = json.dumps(manifest).encode()
+        file.attrs.create("manifest", np.array(data, dtype=h5py.string_dtype("utf-8", len(data))))
+    done = tiny.invoke("inspect-dataset", path)
+    assert done.returncode == 0, done.stderr
+    assert "no problems found" in done.stdout
 
 
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ trainng: {a: 1}
         f"{path}:5: training.base_lr: given twice, on line 4 and on line 5",
         f"{path}:7: arch.num_concepts: expected a whole number >= 1 or 'auto'; got 'x'",
         f"{path}:8: arch.q_head_type: expected 'mlp', 'rnn' or 'attention'; got 'mpl'; did you mean 'mlp'?",
-        f"{path}:9: arch.num_layers: expected a whole number >= 1; got true",
+        f"{path}:9: arch.num_layers: expected a whole number >= 1 and <= 1000; got true",
         f"{path}:10: arch.tied: expected true or false; got 'yes'",
         f"{path}:11: arch: num_heads=8 must divide hidden_size=10",
         f"{path}:12: loss_weights.dqn_loss: expected a number >= 0 or a mapping {{low, high}}; got {{'low': -1}}",
@@ -92,6 +92,13 @@ trainng: {a: 1}
         "while parsing a flow node",
         "command line: dqn.gamma: expected a number >= 0 and <= 1; got 2",
     ]
+
+
+@pytest.mark.parametrize("setting", ["num_layers=1001", "num_layers=1e18", "ffn_expansion=1e308"])
+def test_a_network_that_could_not_be_built_is_refused(setting: str) -> None:
+    """Building it would not come back, or end in an overflow."""
+    with pytest.raises(InvalidConfig, match=r"expected a .*number .* and <= 1000"):
+        load_config(None, [f"arch.{setting}"])
 
 
 def test_suggestions_know_last_parts_and_aliases() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -199,10 +200,49 @@ def test_weights_that_do_not_fit_are_named() -> None:
     for weights, words in (
         ({"weight": good["weight"]}, "missing \\['bias'\\]"),
         ({**good, "more": torch.ones(1)}, "surplus \\['more'\\]"),
-        ({**good, "bias": torch.ones(4)}, "bias is \\(4,\\), not \\(3,\\)"),
+        ({**good, "bias": torch.ones(4)}, "bias is \\(4,\\) float32, not \\(3,\\) float32"),
+        ({**good, "bias": torch.ones(3, dtype=torch.int64)}, "bias is \\(3,\\) int64, not \\(3,\\) float32"),
     ):
         with pytest.raises(CheckpointError, match=words):
             load_weights(model, weights, "file")
+
+
+def test_a_checkpoint_under_another_name_is_refused(run: Path) -> None:
+    """A copy of an old one would otherwise be gone on from, as if it were the newest."""
+    older = save_checkpoint(run, make(5))
+    newer = save_checkpoint(run, make(10))
+    shutil.rmtree(newer)
+    shutil.copytree(older, newer)
+    found, notes = checkpoints.find_checkpoint(run)
+    assert found == older
+    assert "manifest is that of step 5" in notes[0]
+    with pytest.raises(CheckpointError, match=r"state.json is that of step 5"):
+        load_checkpoint(newer)
+
+
+def test_names_that_only_look_like_numbers_are_no_checkpoints(run: Path) -> None:
+    folder = save_checkpoint(run, make(1))
+    for name in ("step_²", "step_٣", "step_-1", "step_"):
+        shutil.copytree(folder, folder.with_name(name))
+    assert checkpoints.list_checkpoints(run) == [folder]
+    assert [one.step for one in checkpoints.checkpoint_facts(run)] == [1]
+
+
+def test_a_linked_folder_is_unlinked_and_left_alone(run: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    older = save_checkpoint(run, make(1))
+    theirs = shutil.copytree(older, tmp_path_factory.mktemp("other") / older.name)
+    link = older.with_name("step_00000009")
+    link.symlink_to(theirs)
+    checkpoints.drop_newer(run, older)
+    assert checkpoints.list_checkpoints(run) == [older]
+    assert sorted(p.name for p in theirs.iterdir()) == sorted(FILES)
+
+
+def test_json_that_is_nested_deeper_than_ours_is_refused(run: Path) -> None:
+    folder = save_checkpoint(run, make(1))
+    (folder / "state.json").write_text('{"step": 1, "shape": ' + "[" * 500 + "]" * 500 + "}")
+    with pytest.raises(CheckpointError, match=r"state.json is nested more than 20 levels deep"):
+        load_checkpoint(folder)
 
 
 def test_a_strangers_pointer_or_json_is_refused(run: Path) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from trm_core.training.loggers import truncate_after
+
 SCRIPT = """
 import resource, sys
 from pathlib import Path
@@ -34,3 +36,21 @@ def test_lines_wait_for_a_full_disk(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(40))
     assert lines[6] == {"step": 6, "train/loss": 2.0, "train/odd": None}
+
+
+def test_what_is_no_line_of_metrics_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    odd = [
+        '{"step": "2"}',
+        '{"step": null}',
+        '{"step": [1]}',
+        "[1]",
+        "7",
+        "[" * 100_000,
+        "9" * 5000,
+        '{"step": 1',
+        "\ufffd",
+    ]
+    path.write_text("\n".join(['{"step": 1}', *odd, '{"step": 2, "loss": null}', '{"step": 3}']))
+    truncate_after(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2, "loss": null}\n'

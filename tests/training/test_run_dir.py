@@ -1,13 +1,14 @@
-"""status.json while a run is going on."""
+"""status.json while a run is going on, and what is written in a run directory that is not ours."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from trm_core.errors import ResourceError
+from trm_core.errors import ResourceError, UsageError
 from trm_core.training import run_dir
 
 
@@ -31,3 +32,26 @@ def test_a_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(run_dir, "write_status", refuse)
     update(1)
     assert not (tmp_path / "status.json").exists()
+
+
+@pytest.mark.parametrize("name", [run_dir.LOCK, run_dir.LOG, run_dir.METRICS])
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder"])
+def test_nothing_is_written_through_a_link_or_into_a_pipe(tmp_path: Path, name: str, kind: str) -> None:
+    run, secret = tmp_path / "run", tmp_path / "secret"
+    run.mkdir()
+    secret.write_text("kept")
+    if kind == "pipe":
+        os.mkfifo(run / name)
+    elif kind == "folder":
+        (run / name).mkdir()
+    else:
+        (run / name).symlink_to(secret if kind == "link" else tmp_path / "nothing")
+    with pytest.raises(UsageError, match=f"{name} is not a plain file"), run_dir.locked(run):
+        pass
+    assert secret.read_text() == "kept"
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
+    run_dir.write_json(tmp_path / "a.json", {"scores": [{"loss": float("nan"), "more": (float("-inf"), 1.5, None)}]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"scores": [{"loss": None, "more": [None, 1.5, None]}]}

@@ -37,9 +37,12 @@ class ArchConfig(Section):
     """The network: widths, cycles, heads."""
 
     hidden_size: Count = Field(512, description="Width of z_H and z_L.")
-    num_layers: Count = Field(12, description="Transformer layers in the tied network f.")
+    # The bounds are no advice: past them building the network would not come back, or not fit into a number.
+    num_layers: Annotated[int, Field(ge=1, le=1000)] = Field(
+        12, description="Transformer layers in the tied network f."
+    )
     num_heads: Count = Field(8, description="Attention heads; must divide hidden_size.")
-    ffn_expansion: Positive = Field(
+    ffn_expansion: Annotated[float, Field(gt=0.0, le=1000.0)] = Field(
         4.0, description="Width of SwiGLU's hidden layer over hidden_size, before the 2/3 rule."
     )
     H_cycles: Count = Field(3, description="High-level cycles in one reasoning step.")

@@ -24,6 +24,7 @@ _MAX_FEATURES = 256
 _MAX_CAPSULES = (5000, 2000)
 _MAX_LOGISTIC_CLASSES = 32
 _SHRINKAGE = 0.5
+_MAX_VALUE = 1e18  # the square is still a float32
 _MAX_CHOICE_ROWS = 2000
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 _FITS = {"sketches": ("sketches",), "checksums": ("sketches", "checksums"), "children": ("sketches", "children")}
@@ -150,11 +151,17 @@ def _shrink(values: np.ndarray, per_capsule: bool) -> np.ndarray:
 
 
 def _cases(arrays: dict[str, np.ndarray], per_capsule: bool) -> dict[str, np.ndarray] | None:
-    """One row per case: samples as [n, k * w], or real capsules as [n, w]; cases without a label are left out."""
+    """One row per case: samples as [n, k * w], or real capsules as [n, w]. Left out are cases without a label, and
+    those with NaN, infinity or what overflows when it is squared, which are reported elsewhere.
+    """
     if not arrays:
         return None
     labels = arrays["labels"]
     keep = labels != IGNORE_LABEL
+    for name, values in arrays.items():
+        if name not in ("labels", "mask"):
+            sound = np.abs(values) < _MAX_VALUE  # false for NaN
+            keep &= sound.all(axis=tuple(range(labels.ndim, values.ndim)))
     cases = {name: values[keep] for name, values in arrays.items() if name != "mask"}
     return cases if len(cases["labels"]) else None
 
@@ -191,7 +198,8 @@ def _accuracy(train: np.ndarray, labels: np.ndarray, held_out: np.ndarray, truth
     from sklearn.exceptions import ConvergenceWarning
 
     if not train.shape[1]:
-        return float(np.mean(truth == np.bincount(labels).argmax()))
+        names, counts = np.unique(labels, return_counts=True)
+        return float(np.mean(truth == names[counts.argmax()]))
     with warnings.catch_warnings():
         # A probe that has not fully converged, or saw a class once, is as good a measure.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -13,7 +13,7 @@ from trm_core.config.schema import Config
 from trm_core.errors import CheckpointError
 from trm_core.model.embedding import DataShape
 from trm_core.model.trm import TinyRecursiveModel
-from trm_core.training.checkpoint import load_model, load_weights
+from trm_core.training.checkpoint import load_model, load_weights, require_weights
 from trm_core.training.checkpoint_folders import MODEL, STATE, find_checkpoint
 from trm_core.training.run_dir import CONFIG, require_run
 
@@ -39,8 +39,28 @@ def load_run(path: Path, device: torch.device, which: str = "latest") -> Trained
     try:
         shape = DataShape(**state["shape"])
         data, with_cmi = state["data"], bool(state["cmi"])
-    except (KeyError, TypeError) as error:
+        require_sizes(shape)
+        require_texts(data["eval"], ("path", "split"))
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}/{STATE} does not describe its model: {error}") from error
+    with torch.device("meta"):  # sizes that the weights do not have must not be given memory
+        expected = TinyRecursiveModel(config, shape, with_cmi=with_cmi).state_dict()
+    require_weights(expected, weights, folder / MODEL)
     model = TinyRecursiveModel(config, shape, with_cmi=with_cmi)
     load_weights(model, weights, folder / MODEL)
     return TrainedRun(path, config, model.to(device).eval(), step, data, notes)
+
+
+def require_sizes(shape: DataShape) -> None:
+    """Raises ValueError for what no data has: the numbers come from a file."""
+    for name, value in vars(shape).items():
+        whole = type(value) is int and 0 <= value < 2**31
+        if not (isinstance(value, (bool, float)) if name in ("has_parents", "total_price") else whole):
+            raise ValueError(f"shape: {name} is {value!r:.60}")
+
+
+def require_texts(record: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Raises ValueError, TypeError or KeyError unless these entries are there and texts."""
+    for name in names:
+        if not isinstance(record[name], str):
+            raise ValueError(f"{name} is {record[name]!r:.60}")

@@ -69,7 +69,15 @@ class EvaluationData:
 
 
 def pick_split(file: CapsuleFile, asked: str) -> tuple[str, str]:
-    """The split to evaluate, and why. Raises UsageError if the file lacks the one asked for."""
+    """The split to evaluate, and why. Raises UsageError if the file lacks the one asked for, and DataError if its
+    labels are no classes.
+    """
+    split, reason = _choose_split(file, asked)
+    file.require_labels(split)
+    return split, reason
+
+
+def _choose_split(file: CapsuleFile, asked: str) -> tuple[str, str]:
     if asked != "auto":
         if not file.rows.get(asked):
             there = ", ".join(name for name, rows in file.rows.items() if rows)

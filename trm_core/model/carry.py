@@ -61,12 +61,18 @@ def tensors_of(part: Carry | Pending | CapsuleState, prefix: str = "") -> dict[s
 
 
 def with_tensors(part: Part, tensors: dict[str, Tensor], prefix: str = "") -> Part:
-    """`part` with its tensors replaced by those of the same dotted names; KeyError if one is missing."""
+    """`part` with its tensors replaced by those of the same dotted names; KeyError if one is missing, ValueError if one
+    has another shape or kind of number.
+    """
     changed: dict[str, Any] = {}
     for field in fields(part):
         value = getattr(part, field.name)
         if isinstance(value, Tensor):
-            changed[field.name] = tensors[prefix + field.name].to(value.device)
+            taken = tensors[prefix + field.name]
+            if taken.shape != value.shape or taken.is_floating_point() != value.is_floating_point():
+                what = f"{tuple(taken.shape)} {taken.dtype}, not {tuple(value.shape)} {value.dtype}"
+                raise ValueError(f"carry: {prefix}{field.name} is {what}")
+            changed[field.name] = taken.to(value.device)
         elif value is not None:
             changed[field.name] = with_tensors(value, tensors, f"{prefix}{field.name}.")
     return replace(part, **changed)

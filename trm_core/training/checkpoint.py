@@ -30,6 +30,7 @@ from trm_core.training.checkpoint_folders import (
     fsync,
     read_json,
     remove,
+    step_of,
 )
 
 Files = dict[str, dict[str, Any]]  # name -> size and hash
@@ -52,6 +53,7 @@ class Checkpoint:
     training: dict[str, Tensor]
     state: dict[str, Any]
     own: OwnState
+    folder: Path | None = None  # where it was read from
 
 
 def snapshot(checkpoint: Checkpoint, rank: int) -> Checkpoint:
@@ -102,15 +104,15 @@ def load_shared(folder: Path, own: OwnState) -> Checkpoint:
     CheckpointError.
     """
     step, model, state = load_model(folder)
-    return Checkpoint(step, model, _load_tensors(folder / TRAINING), state, own)
+    return Checkpoint(step, model, _load_tensors(folder / TRAINING), state, own, folder)
 
 
 def load_model(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
     """(step, weights to use, state.json) of a verified checkpoint. Raises CheckpointError."""
     state = read_json(folder / STATE)
-    if not isinstance(state.get("step"), int):
-        raise CheckpointError(f"{folder / STATE}: no step")
-    return state["step"], _load_tensors(folder / MODEL), state
+    if state.get("step") != step_of(folder):
+        raise CheckpointError(f"{folder / STATE} is that of step {state.get('step')!r:.60}", hint="delete the folder")
+    return step_of(folder), _load_tensors(folder / MODEL), state
 
 
 def load_own(folder: Path, rank: int) -> OwnState:
@@ -121,19 +123,27 @@ def load_own(folder: Path, rank: int) -> OwnState:
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: Path | str) -> None:
     """Load weights by name. Raises CheckpointError that names what is missing, surplus or of another shape."""
-    own = model.state_dict()
+    require_weights(model.state_dict(), weights, source)
+    model.load_state_dict(weights)
+
+
+def require_weights(own: dict[str, Tensor], weights: dict[str, Tensor], source: Path | str) -> None:
+    """Raises CheckpointError unless `weights` have the names, shapes and dtypes of `own`. No value is looked at."""
     missing, surplus = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     misfits = [
-        f"{name} is {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own.keys() & weights.keys()
-        if weights[name].shape != own[name].shape
+        f"{name} is {_kind(weights[name])}, not {_kind(own[name])}"
+        for name in sorted(own.keys() & weights.keys())
+        if (weights[name].shape, weights[name].dtype) != (own[name].shape, own[name].dtype)
     ]
     if missing or surplus or misfits:
         parts = [f"missing {missing[:3]}"] * bool(missing) + [f"surplus {surplus[:3]}"] * bool(surplus) + misfits[:3]
         raise CheckpointError(
             f"{source} does not fit this model: {'; '.join(parts)}", hint="use the config the run was trained with"
         )
-    model.load_state_dict(weights)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ SHARED = (MODEL, TRAINING, STATE)
 BEST = "best"
 PREFIX = "step_"
 _JSON_LIMIT = 16 << 20
+_JSON_LEVELS = 20  # deeper values cannot even be shown in a message
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ def checkpoint_facts(run: Path) -> list[CheckpointFacts]:
             fault = f"{folder} lost a file while it was read"
         if not (folder / MANIFEST).is_file():
             continue  # pruned meanwhile
-        step = int(folder.name.removeprefix(PREFIX))
-        found.append(CheckpointFacts(folder, step, size, written, folder == marked, fault))
+        found.append(CheckpointFacts(folder, step_of(folder), size, written, folder == marked, fault))
     return found
 
 
@@ -77,6 +77,10 @@ def ranks_in(folder: Path) -> int:
 
 def folder_of(run: Path, step: int) -> Path:
     return run / CHECKPOINTS / f"{PREFIX}{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix(PREFIX))
 
 
 def mark_best(run: Path, step: int) -> None:
@@ -150,6 +154,10 @@ def verify(folder: Path) -> None:
             f"{folder}: schema version {manifest.get('schema_version')!r}, this version of trm reads {SCHEMA_VERSION}",
             hint="use the version of trm that wrote it",
         )
+    if manifest.get("step") != step_of(folder):
+        raise CheckpointError(
+            f"{folder}: its manifest is that of step {manifest.get('step')!r:.60}", hint="restore it from a copy"
+        )
     files = manifest.get("files")
     if not isinstance(files, dict):
         raise CheckpointError(f"{folder / MANIFEST} lists no files", hint="delete the folder")
@@ -168,7 +176,8 @@ def verify(folder: Path) -> None:
 
 
 def is_checkpoint_name(name: str) -> bool:
-    return name.startswith(PREFIX) and name[len(PREFIX) :].isdigit()
+    number = name[len(PREFIX) :]
+    return name.startswith(PREFIX) and number.isascii() and number.isdigit()
 
 
 def describe(path: Path, sync: bool = False) -> dict[str, Any]:
@@ -187,6 +196,9 @@ def fsync(path: Path) -> None:
 
 
 def remove(folder: Path) -> None:
+    if folder.is_symlink():  # what it leads to is not the run's
+        folder.unlink()
+        return
     (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -215,4 +227,11 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
+    if _nested_deeper(value, _JSON_LEVELS):
+        raise CheckpointError(f"{path} is nested more than {_JSON_LEVELS} levels deep: not written by trm")
     return value
+
+
+def _nested_deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_nested_deeper(item, levels - 1) for item in inner)

@@ -62,16 +62,19 @@ class JsonLines:
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Drop lines of steps past `step` (and a torn last line), so that a resumed run does not log them twice."""
+    """Drop lines of steps past `step`, and what is no line of metrics (a torn last one), so that a resumed run does not
+    log them twice.
+    """
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and record.get("step", 0) <= step:
+        logged = record.get("step", 0) if isinstance(record, dict) else None
+        if isinstance(logged, int) and logged <= step:
             kept.append(line)
     run_dir.write_atomic(path, "".join(line + "\n" for line in kept))
 

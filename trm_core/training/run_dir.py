@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +43,16 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """NaN and infinity, which JSON lacks, become null."""
+    write_atomic(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def new_run_path(name: str, root: Path = Path("runs")) -> Path:
@@ -107,7 +117,12 @@ def log_into(run: Path, log: Callable[[str], None]) -> Callable[[str], None]:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold the run directory. The lock dies with its process, so a killed run never has to be unlocked by hand."""
+    """Hold the run directory. The lock dies with its process, so a killed run never has to be unlocked by hand.
+
+    Raises UsageError when another process holds it, or when what is written to in place is no file of its own.
+    """
+    for name in (LOCK, LOG, METRICS):
+        _refuse_other_kinds(run / name)
     with (run / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,3 +131,9 @@ def locked(run: Path) -> Iterator[None]:
                 f"{run} is in use by another process", hint="wait for it to end, or choose another training.run_dir"
             ) from error
         yield
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """A run directory may be a stranger's: writing must not reach another file through a link, nor wait for a pipe."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UsageError(f"{path} is not a plain file", hint="remove it: it is written anew")

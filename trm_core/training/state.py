@@ -21,8 +21,9 @@ from trm_core.model.carry import Carry, tensors_of, with_tensors
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import Optimizers
 from trm_core.optim.ema import WeightAverage
-from trm_core.training.checkpoint import Checkpoint, OwnState, load_weights
+from trm_core.training.checkpoint import Checkpoint, OwnState, load_weights, require_weights
 from trm_core.training.faults import Faults
+from trm_core.training.saved_state import require_optimizer_state, take_numbers
 
 
 @dataclass
@@ -94,19 +95,22 @@ class TrainingState:
     def restore(self, saved: Checkpoint) -> None:
         """Take over a checkpoint's state. Raises CheckpointError if it was made by another configuration."""
         tensors, numbers = saved.training, saved.state
+        source = saved.folder or f"the checkpoint of step {saved.step}"
         try:
             if self.average is not None:
-                load_weights(self.model, _part(tensors, "weights."), "the checkpoint's raw weights")
+                load_weights(self.model, _part(tensors, "weights."), "the set of raw weights")
+                require_weights(self.model.state_dict(), saved.model, "the set of averaged weights")
                 for name, value in self.average.average.items():
                     value.copy_(saved.model[name])
                 self.average.updates = int(numbers["average_updates"])
             else:
-                load_weights(self.model, saved.model, "the checkpoint's weights")
+                load_weights(self.model, saved.model, "the set of weights")
             for index, optimizer in enumerate(self.optimizers.all):
                 state: dict[int, dict[str, Tensor]] = {}
                 for key, value in _part(tensors, f"optimizer.{index}.").items():
                     parameter, name = key.split(".", 1)
                     state.setdefault(int(parameter), {})[name] = value
+                require_optimizer_state(optimizer, numbers["optimizers"][index], state)
                 # Rates, decay and betas are the config's, which may have been changed on purpose.
                 groups = [
                     {**saved_group, **{key: value for key, value in own.items() if key != "params"}}
@@ -117,23 +121,28 @@ class TrainingState:
                 self.target.head.load_state_dict(_part(tensors, "target."))
             if self.curiosity is not None:
                 self.curiosity.load_state_dict(_part(tensors, "curiosity."))
-            for scale, key in ((self.scale, "scale"), (self.intrinsic_scale, "intrinsic_scale")):
-                for name in ("count", "mean", "squares"):
-                    setattr(scale, name, numbers[key][name])
-            self.faults = Faults(**numbers["faults"])
+            take_numbers(self.scale, numbers["scale"])
+            take_numbers(self.intrinsic_scale, numbers["intrinsic_scale"])
+            self.faults = Faults()
+            take_numbers(self.faults, numbers["faults"])
             self.restore_own(saved.own)
-        except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+            self.stream.load_state_dict(numbers["stream"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{source}: {error.message}", hint=error.hint) from error
+        except (KeyError, ValueError, TypeError, IndexError, RuntimeError, OverflowError) as error:
             raise CheckpointError(
-                f"the checkpoint of step {saved.step} does not fit this configuration: {error}",
+                f"{source} does not fit this configuration: {error}",
                 hint="resume with the config of the run (RUN/config.yaml)",
             ) from error
-        self.stream.load_state_dict(numbers["stream"])
         self.step = saved.step
 
     def restore_own(self, own: OwnState) -> None:
         """A generator that was not saved goes on as it is."""
         if self.replay is not None:
             self.replay.load_state_dict(_part(own.tensors, "replay."), own.numbers["replay"])
+            valid, why = self.replay.check_valid()
+            if not valid:
+                raise ValueError(f"replay: {why}")
         self.carry = with_tensors(self.carry, _part(own.tensors, "carry."))
         if "generator" in own.tensors:
             torch.set_rng_state(own.tensors["generator"])

@@ -451,8 +451,11 @@ class Trainer:
                 f"now {self.about.get('shape')}",
                 hint="resume with the data of the run",
             )
+        best = saved.state.get("best")
+        if not (best is None or isinstance(best, float)):
+            raise CheckpointError(f"{folder}: its best accuracy is {best!r:.60}", hint="delete the folder")
         self.state.restore(saved)
-        self.best = saved.state.get("best")
+        self.best = best
         return [*notes, f"resuming from {folder.name} (step {saved.step})", *inexact]
 
 

@@ -188,6 +188,18 @@ def test_without_labels_or_with_impossible_ones(tmp_path: Path, capsule_path: Pa
         CapsuleFile(capsule_path, inspect_structure(capsule_path)).require_trainable()
 
 
+@pytest.mark.parametrize("label", [-5, 7, -(2**63)])
+def test_impossible_labels_of_any_split(label: int, capsule_path: Path) -> None:
+    """A network cannot be scored on them: on a GPU it would not even say why."""
+    with h5py.File(capsule_path, "r+") as h5:
+        h5["test/labels"][3] = label
+        h5["train/labels"][3] = -100
+    file = CapsuleFile(capsule_path, inspect_structure(capsule_path))
+    assert file.require_labels("train") == (0, 6)
+    with pytest.raises(DataError, match=r"test labels reach from .*, outside 0 to 7 - 1"):
+        file.require_labels("test")
+
+
 def test_what_a_file_does_not_have(capsule_path: Path) -> None:
     file = open_capsules(capsule_path)
     with pytest.raises(DataError, match="has no split 'validation'"):

@@ -106,12 +106,7 @@ class CapsuleFile:
                 f"{self.path}: has no labels, so there is nothing to learn",
                 hint="build it with a label column (build.label=NAME), or from text or images with concept targets",
             )
-        low, high = np.iinfo(np.int64).max, np.iinfo(np.int64).min
-        for start in range(0, self.rows["train"], _SCAN_ROWS):
-            labels = self.read("train", slice(start, start + _SCAN_ROWS), ["labels"])["labels"]
-            kept = labels[labels != IGNORE_LABEL]
-            if len(kept):
-                low, high = min(low, int(kept.min())), max(high, int(kept.max()))
+        low, high = self.require_labels("train")
         if low > high:
             raise DataError(
                 f"{self.path}: every training label is {IGNORE_LABEL} (ignored)",
@@ -122,11 +117,23 @@ class CapsuleFile:
                 f"{self.path}: all training labels are {low}, so there is nothing to learn",
                 hint="build it with the label column that holds the answer",
             )
-        if low < 0 or (self.num_classes is not None and high >= self.num_classes):
+
+    def require_labels(self, split: str) -> tuple[int, int]:
+        """The least and the greatest label of a split (the first is larger where there are none). Raises DataError if
+        one is no class: a network cannot even be scored on it.
+        """
+        low, high = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+        for start in range(0, self._count(split) if self.has("labels") else 0, _SCAN_ROWS):
+            labels = self.read(split, slice(start, start + _SCAN_ROWS), ["labels"])["labels"]
+            kept = labels[labels != IGNORE_LABEL]
+            if len(kept):
+                low, high = min(low, int(kept.min())), max(high, int(kept.max()))
+        if low < 0 or (self.num_classes is not None and low <= high and high >= self.num_classes):
             raise DataError(
-                f"{self.path}: training labels reach from {low} to {high}, outside 0 to {self.num_classes} - 1",
+                f"{self.path}: {split} labels reach from {low} to {high}, outside 0 to {self.num_classes} - 1",
                 hint=_HINT_REBUILD,
             )
+        return low, high
 
     def verify(self, progress: Callable[[str, int, int], None] | None = None) -> list[Problem]:
         """Read everything and report what is wrong; see `trm_core.data.store.verify`. Memory does not grow with N."""

@@ -1,0 +1,40 @@
+"""Saved numbers and tensors, looked at before training takes them over: a checkpoint whose hashes are right may still
+have been written by something else than trm. Everything raises ValueError or TypeError that names what is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Numbers = TypeVar("Numbers")
+
+
+def take_numbers(into: Numbers, saved: dict[str, Any]) -> None:
+    """Replace every field of a dataclass of numbers by the saved one of the same name."""
+    for field in fields(into):  # type: ignore[arg-type]
+        value, kind = saved[field.name], type(getattr(into, field.name))
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value:
+            raise ValueError(f"{field.name} is {value!r:.60}, not a number that training writes")
+        setattr(into, field.name, kind(value))
+
+
+def require_optimizer_state(optimizer: torch.optim.Optimizer, groups: Any, state: dict[int, dict[str, Tensor]]) -> None:
+    """`groups` must number the optimiser's parameters as it does, and `state` have what each of them needs."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    own = [group["params"] for group in optimizer.state_dict()["param_groups"]]
+    if [group["params"] for group in groups] != own:
+        raise ValueError("an optimiser's parameters are numbered in another way")
+    names = {name for values in state.values() for name in values}
+    for index, values in state.items():
+        if values.keys() != names:
+            raise ValueError(f"an optimiser's parameter {index} has {sorted(values)} where others have {sorted(names)}")
+        for name, value in values.items():
+            counts = name == "step"
+            if value.shape != (() if counts else parameters[index].shape):
+                raise ValueError(f"an optimiser's {name} of parameter {index} has the shape {tuple(value.shape)}")
+            if counts and not bool(value >= 0):
+                raise ValueError(f"an optimiser has taken {float(value)} steps for parameter {index}")
