@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.timing import take_step
 from trm_core.config import load_config
 from trm_core.prepare import RunHooks, prepare
 from trm_core.training.gradient_monitor import GradientMonitor
@@ -79,8 +81,8 @@ def measure(overrides: list[str], pairs: int, warmup: int) -> dict[str, Any]:
     trainer = Trainer(prepared.config, prepared.features, prepared.files, prepared.device)
     model, optimizers = trainer.state.model, trainer.state.optimizers
     for _ in range(warmup):
-        trainer.step(trainer.standing())
-    kept = keep_gradients(model, trainer.step)
+        take_step(trainer)
+    kept = keep_gradients(model, partial(take_step, trainer))
     parts, limits = (optimizers.model_params, optimizers.policy_params), (1e9, 1e9)
     monitor, averages = GradientMonitor(model, parts), Averages()
 
@@ -106,7 +108,7 @@ def measure(overrides: list[str], pairs: int, warmup: int) -> dict[str, Any]:
 
     rows = []
     for _ in range(pairs):
-        step = seconds(trainer.step)
+        step = seconds(partial(take_step, trainer))
         gross, plain, both = (with_gradients(action) for action in (observe, clip_alone, clip_observed))
         rows.append((step, gross, both - plain))
     trainer.state.stream.close()

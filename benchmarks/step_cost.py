@@ -17,12 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.timing import alternate, ratio
+from benchmarks.timing import alternate, ratio, take_step
 from trm_core.config.schema import Config
 from trm_core.data.store import CapsuleWriter, open_capsules
 from trm_core.training.features import resolve_features, resolved
@@ -81,10 +82,12 @@ def main() -> None:
         path = write_random(Path(folder) / "random.h5")
         trainers = {name: make_trainer(path, name, arguments) for name in VARIANTS}
         for name, trainer in trainers.items():
-            trainer.step(trainer.standing())
-            while name != "plain" and trainer.replayed(trainer.state.step) is None:
-                trainer.step(trainer.standing())  # the buffer is still filling
-        seconds = alternate({name: trainer.step for name, trainer in trainers.items()}, arguments.repetitions)
+            take_step(trainer)
+            while name != "plain" and not trainer.standing().can_replay:
+                take_step(trainer)  # the buffer is still filling
+        seconds = alternate(
+            {name: partial(take_step, trainer) for name, trainer in trainers.items()}, arguments.repetitions
+        )
     record = {
         "hidden": arguments.hidden,
         "layers": arguments.layers,

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from trm_core.training.trainer import Trainer
+
 
 def alternate(works: dict[str, Callable[[], object]], repetitions: int) -> dict[str, np.ndarray]:
     """Seconds [repetitions] of each piece of work, run in turn; the first round is thrown away."""
@@ -26,3 +28,8 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, draws: int = 4000) -> 
     medians = np.median(random.choice(ratios, (draws, len(ratios))), axis=1)
     low, high = np.quantile(medians, [0.025, 0.975])
     return {"ratio": float(np.median(ratios)), "low": float(low), "high": float(high), "repetitions": len(ratios)}
+
+
+def take_step(trainer: Trainer) -> None:
+    """One training step, as the loop takes it."""
+    trainer.taker.take(trainer.standing())

@@ -55,8 +55,11 @@ def gradient(rank: int, world: int, data: str, parts: int) -> dict[str, Tensor]:
     labels[1, 1:] = labels[4, :2] = IGNORE_LABEL
     trainer.state.carry = take_rows(replace(carry, labels=labels), slice(rank * rows, (rank + 1) * rows))
     none = no_transitions(model.q_head.state_width, 1, trainer.device)
-    result = trainer.differentiate(none, policy_only=False)
-    learned = {**dict(model.named_parameters()), **dict(trainer.loss.curiosity.named_parameters(prefix="curiosity"))}
+    result = trainer.taker.differentiate(none, policy_only=False)
+    learned = {
+        **dict(model.named_parameters()),
+        **dict(trainer.taker.loss.curiosity.named_parameters(prefix="curiosity")),
+    }
     return {
         "loss": result.loss.detach(),
         **{name: p.grad for name, p in learned.items() if p.grad is not None},
@@ -114,10 +117,10 @@ def rows_seen(rank: int, world: int, data: str) -> list[Any]:
     trainer, seen = make_trainer(data), []
     for step in range(6):
         standing = trainer.standing()
-        state, rows = trainer.state, trainer.rows
+        state, rows = trainer.state, trainer.taker.rows
         needed = int(state.carry.halted.sum())
         fresh = state.stream.take(needed, standing.rows_before, standing.rows_after)
-        carry = trainer.episodes.begin(state.carry, fresh, step)
+        carry = trainer.taker.episodes.begin(state.carry, fresh, step)
         opened = carry.capsules.expanded.sum(1).tolist()
         seen.append(list(zip(carry.capsules.sketches[:, 0, 0].tolist(), carry.price.tolist(), opened, strict=True)))
         numbers = torch.arange(rows) + rank * rows

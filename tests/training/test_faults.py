@@ -50,7 +50,7 @@ def learned(trainer: Trainer) -> str:
 
 def plant(trainer: Trainer, at: Callable[[int], bool], rows: Tensor | None = None) -> None:
     """Make the loss NaN in the calls where `at` holds (counted from 0), by the logits of `rows`."""
-    forward, calls = trainer.loss.forward, iter(range(10**9))
+    forward, calls = trainer.taker.loss.forward, iter(range(10**9))
 
     def faulty(*arguments: Any) -> StepResult:
         result = forward(*arguments)
@@ -60,19 +60,19 @@ def plant(trainer: Trainer, at: Callable[[int], bool], rows: Tensor | None = Non
             object.__setattr__(result, "loss", result.loss * torch.nan)
         return result
 
-    trainer.loss.forward = faulty  # type: ignore[method-assign]
+    trainer.taker.loss.forward = faulty  # type: ignore[method-assign]
 
 
 def test_a_skipped_step_changes_nothing_but_the_rows_to_blame(capsule_file: Path, tmp_path: Path) -> None:
     trainer = make_trainer(capsule_file)
     for _ in range(6):
-        trainer.step(trainer.standing())
+        trainer.taker.take(trainer.standing())
     before, carry = learned(trainer), trainer.state.carry
     assert not carry.halted.all(), "the example has rows that go on"
     bad = (~carry.halted).nonzero().squeeze(1)[:1]
     plant(trainer, lambda call: call == 0, bad)
     with pytest.raises(NotFinite) as fault:
-        trainer.step(trainer.standing())
+        trainer.taker.take(trainer.standing())
     trainer.skip(fault.value, JsonLines(tmp_path / "metrics.jsonl", print), print)
     assert learned(trainer) == before
     assert trainer.state.step == 7
@@ -82,7 +82,7 @@ def test_a_skipped_step_changes_nothing_but_the_rows_to_blame(capsule_file: Path
     assert torch.equal(trainer.state.carry.steps, carry.steps)
     assert torch.equal(trainer.state.carry.z_H, carry.z_H)
     assert all(p.grad is None for p in trainer.state.model.parameters())
-    trainer.step(trainer.standing())
+    trainer.taker.take(trainer.standing())
     assert learned(trainer) != before
     assert bool(trainer.state.carry.z_H.isfinite().all())
 
@@ -90,12 +90,12 @@ def test_a_skipped_step_changes_nothing_but_the_rows_to_blame(capsule_file: Path
 def test_a_gradient_that_is_not_finite_is_skipped(capsule_file: Path) -> None:
     trainer = make_trainer(capsule_file)
     for _ in range(6):
-        trainer.step(trainer.standing())
+        trainer.taker.take(trainer.standing())
     before = learned(trainer)
     weight = trainer.state.model.answer.output.weight
     handle = weight.register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(NotFinite, match="gradient"):
-        trainer.step(trainer.standing())
+        trainer.taker.take(trainer.standing())
     handle.remove()
     trainer.state.optimizers.zero_grad()
     assert trainer.state.model.memory is not None

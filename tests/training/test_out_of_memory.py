@@ -39,7 +39,7 @@ def test_bytes_by_owner_are_counted_once(capsule_file: Path) -> None:
     state = trainer.state
     assert bytes_by_owner(state)["optimiser state"] == 0, "nothing is there before the first step"
     for _ in range(4):
-        trainer.step(trainer.standing())
+        trainer.taker.take(trainer.standing())
     assert state.replay is not None
     assert state.target is not None
     assert state.model.memory is not None
@@ -121,7 +121,7 @@ def test_a_batch_in_parts_fits_too() -> None:
 
 def test_a_gpu_says_what_was_measured(capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(capsule_file)
-    trainer.step(trainer.standing())
+    trainer.taker.take(trainer.standing())
     held = sum(bytes_by_owner(trainer.state).values())
     fakes: dict[str, Callable[..., object]] = {
         "mem_get_info": lambda device: (100_000, 10**9),

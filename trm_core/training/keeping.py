@@ -1,0 +1,98 @@
+"""Which states of a run are saved and when that is concluded, and the way back to one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trm_core.distributed.collectives import from_first_rank, rank, world_size
+from trm_core.errors import CheckpointError, ResourceError
+from trm_core.training import checkpoint_folders as folders
+from trm_core.training.checkpoint import Checkpoint, load_shared
+from trm_core.training.regroup import regrouped
+from trm_core.training.saving import Saver
+from trm_core.training.state import TrainingState
+
+Log = Callable[[str], None]
+
+
+class Keeper:
+    """The checkpoints of one run. Every method is called by all ranks together."""
+
+    def __init__(self, run: Path, keep: int, state: TrainingState, about: dict[str, Any]) -> None:
+        self.run, self.state, self.about = run, state, about
+        self.saver = Saver(run, keep)
+        self.best: float | None = None  # accuracy of the best evaluation
+        self.best_before: float | None = None  # of the one before it, should it not be saved
+
+    def start(self, log: Log, *, best: float | None = None) -> None:
+        """Begin to save in the middle of a run, when the save before is over; once per step. `best`: the accuracy of
+        an evaluation that was better than all before.
+        """
+        if self.saver.step == self.state.step:
+            return
+        self.conclude(log)
+        if best is not None:
+            self.best_before, self.best = self.best, best
+        self.saver.start(self.checkpoint(), best=best is not None)
+
+    def conclude(self, log: Log) -> None:
+        """Wait for the save under way, if there is one. A full disk costs this checkpoint, not the run: older ones stay
+        as they are.
+        """
+        if self.saver.save is None:
+            return
+        best = self.saver.save.best
+        try:
+            self.saver.conclude()
+        except ResourceError as error:
+            log(f"warning: {error.message}; training goes on, the next save is tried as usual ({error.hint})")
+            self.best = self.best_before if best else self.best
+
+    def save(self, log: Log) -> None:
+        """Save now, and wait for it. Raises ResourceError when the disk does not take it."""
+        self.conclude(log)
+        self.saver.start(self.checkpoint())
+        self.saver.conclude()
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything to go on from."""
+        return self.state.to_checkpoint({**self.about, "best": self.best})
+
+    def any(self) -> bool:
+        """Whether there is a checkpoint at all, as rank 0 sees it."""
+        return bool(from_first_rank(lambda: bool(folders.list_checkpoints(self.run))))
+
+    def newest(self) -> tuple[Path, list[str]]:
+        """The newest checkpoint that verifies, as rank 0 sees it, and what there is to say about it."""
+
+        def find() -> tuple[str, list[str]]:
+            folder, notes = folders.find_checkpoint(self.run)
+            return str(folder), notes
+
+        folder, notes = from_first_rank(find)
+        return Path(folder), list(notes)
+
+    def load(self, folder: Path) -> tuple[Checkpoint, list[str]]:
+        """A verified checkpoint as this rank goes on with it, and what about it is not exact."""
+        own, notes = regrouped(folder, rank(), world_size(), len(self.state.carry.halted))
+        return load_shared(folder, own), notes
+
+    def resume(self) -> list[str]:
+        """Go on from the newest checkpoint that verifies; returns what there is to say about it."""
+        folder, notes = self.newest()
+        from_first_rank(lambda: folders.drop_newer(self.run, folder))
+        saved, inexact = self.load(folder)
+        if saved.state.get("shape") != self.about.get("shape"):
+            raise CheckpointError(
+                f"{folder} was trained on data of another shape: {saved.state.get('shape')}, "
+                f"now {self.about.get('shape')}",
+                hint="resume with the data of the run",
+            )
+        best = saved.state.get("best")
+        if not (best is None or isinstance(best, float)):
+            raise CheckpointError(f"{folder}: its best accuracy is {best!r:.60}", hint="delete the folder")
+        self.state.restore(saved)
+        self.best = best
+        return [*notes, f"resuming from {folder.name} (step {saved.step})", *inexact]

@@ -1,0 +1,82 @@
+"""The state that training starts from: model, optimisers, data, replay, and a carry whose rows wait for a sample."""
+
+from __future__ import annotations
+
+import torch
+
+from trm_core.config.schema import Config
+from trm_core.data.store import CapsuleFile
+from trm_core.data.stream import CapsuleBatch, SampleStream, sequential_batches
+from trm_core.distributed.collectives import rank, world_size
+from trm_core.dqn.curiosity import Curiosity
+from trm_core.dqn.learner import TargetNetwork
+from trm_core.dqn.replay import ReplayBuffer
+from trm_core.model.trm import TinyRecursiveModel
+from trm_core.optim.build import build_optimizers
+from trm_core.optim.ema import WeightAverage
+from trm_core.training.episodes import Episodes
+from trm_core.training.features import Features
+from trm_core.training.state import TrainingState
+
+_SCALE_ROWS = 2048  # rows that the input scale is taken from
+
+
+def build(
+    config: Config, features: Features, files: list[tuple[CapsuleFile, float]], device: torch.device
+) -> tuple[TrainingState, Episodes]:
+    """Alike on every process, but for the rows: `global_batch_size / processes` each, rank r those from r times that
+    number on.
+    """
+    training, dqn = config.training, config.dqn
+    torch.manual_seed(training.seed)
+    stream = SampleStream(files, "train", seed=training.seed, num_workers=config.data.num_workers)
+    model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
+    fit_input_scale(model, files, training.seed)
+    model = model.to(device)
+    # Files that are mixed agree on everything, prices included (`trm_core.prepare.prepare`).
+    prices = torch.as_tensor(files[0][0].prices, dtype=torch.float32, device=device)
+    replay = target = curiosity = None
+    if features.dqn:
+        replay = ReplayBuffer(dqn, model.q_head.state_width, model.q_head.num_actions, device)
+        target = TargetNetwork(model.q_head, dqn)
+    if features.curiosity:
+        head = model.q_head
+        curiosity = Curiosity(dqn, head.state_width - head.recurrent_width).to(device)
+    rows = training.global_batch_size // world_size()
+    episodes = Episodes(model, config, prices, replay, curiosity, rank() * rows)
+    state = TrainingState(
+        model=model,
+        curiosity=curiosity,
+        optimizers=build_optimizers(model, config, [] if curiosity is None else [curiosity]),
+        average=None if training.ema_decay is None else WeightAverage(model, training.ema_decay),
+        target=target,
+        replay=replay,
+        scale=episodes.scale,
+        intrinsic_scale=episodes.intrinsic_scale,
+        stream=stream,
+        carry=episodes.initial_carry(stream_like(files[0][0], rows).to(device)),
+    )
+    if rank():
+        # Built from one seed, the processes are alike; dropout should not be.
+        torch.manual_seed(training.seed + (rank() << 32))
+    return state, episodes
+
+
+def stream_like(file: CapsuleFile, rows: int) -> CapsuleBatch:
+    """A batch of `rows` training rows that only gives shapes."""
+    batch = next(sequential_batches(file, "train", rows))
+    # A batch larger than the split repeats rows; every row is replaced before it is used.
+    return batch if len(batch) == rows else batch.select(torch.arange(rows) % len(batch))
+
+
+def fit_input_scale(model: TinyRecursiveModel, files: list[tuple[CapsuleFile, float]], seed: int) -> None:
+    """Standardise the input with a sample of the training rows, drawn as training draws them."""
+    stream = SampleStream(files, "train", seed=seed)
+    batch = stream.take(min(_SCALE_ROWS, sum(file.rows["train"] for file, _ in files)))
+    stream.close()
+    children = batch.children if model.data.num_children else None
+    sketches = batch.sketches
+    if batch.mask is not None:
+        sketches = sketches[batch.mask]
+        children = None if children is None else children[batch.mask]
+    model.embedding.fit_scale(sketches, children)

@@ -1,0 +1,217 @@
+"""One optimiser step.
+
+New samples into halted rows -> one forward with the whole loss (`StepLoss`), in parts where the batch is accumulated ->
+backward, clip, update -> one decision per row (`Episodes`) -> what changes without a gradient (`upkeep`).
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trm_core.config.schema import Config
+from trm_core.distributed.collectives import all_sum, world_size
+from trm_core.dqn.learner import (
+    ReplayedTargets,
+    RewardDivisors,
+    no_transitions,
+    sequence_targets,
+    td_targets,
+)
+from trm_core.dqn.replay import ReplayBuffer
+from trm_core.dqn.schedules import beta_at
+from trm_core.keyed_random import Purpose
+from trm_core.losses import StepLoss, StepResult, joined
+from trm_core.model.carry import Carry
+from trm_core.model.rows import take_rows
+from trm_core.optim.schedule import lr_factor
+from trm_core.training import measure
+from trm_core.training.agreement import Standing
+from trm_core.training.episodes import Decision, Episodes
+from trm_core.training.faults import NotFinite
+from trm_core.training.gradient_monitor import GradientMonitor
+from trm_core.training.metrics import Averages
+from trm_core.training.state import TrainingState
+from trm_core.training.upkeep import keep_up
+
+
+class StepTaker:
+    """Takes one step of the state after another, and adds up what they measure in `averages`."""
+
+    def __init__(self, config: Config, state: TrainingState, episodes: Episodes) -> None:
+        self.config, self.state, self.episodes = config, state, episodes
+        self.rows = len(state.carry.halted)  # of this process
+        self.device = state.carry.z_H.device
+        self.loss = StepLoss(state.model, config, state.curiosity)
+        # What DDP makes of the loss, for the phase of training.
+        self.learner: StepLoss | DistributedDataParallel | None = None
+        self.policy_only = False
+        self.averages = Averages()
+        self.gradients: GradientMonitor | None = None
+        if config.training.monitor_gradients:
+            learners = dict(state.model.named_children())
+            if state.curiosity is not None:
+                learners["curiosity"] = state.curiosity.predictor
+            parts = (state.optimizers.model_params, state.optimizers.policy_params)
+            self.gradients = GradientMonitor(nn.ModuleDict(learners), parts)
+
+    def replayed(self, step: int, enough: bool) -> ReplayedTargets | None:
+        """Transitions to learn Q from: none at all before there are enough; None without DQN."""
+        state, dqn = self.state, self.config.dqn
+        if state.replay is None or state.target is None:
+            return None
+        if not enough:
+            return no_transitions(state.model.q_head.state_width, dqn.sequence_length, self.device)
+        divisors = RewardDivisors(state.scale.value, state.intrinsic_scale.value / max(dqn.curiosity_weight, 1e-8))
+        networks = (state.model.q_head, state.target.head)
+        draws = self.episodes.draws(step, Purpose.REPLAY, dqn.batch_size)
+        batch = state.replay.sample(draws, step, beta_at(self.config, step))
+        if dqn.sequence_length == 1:
+            return td_targets(*networks, batch, dqn.gamma, divisors)
+        slots, alive = state.replay.sequences(batch.slot, dqn.sequence_length)
+        weight = batch.weight.repeat_interleave(dqn.sequence_length)
+        runs = replace(state.replay.read(slots.flatten()), weight=weight)
+        return sequence_targets(*networks, runs, alive, dqn.gamma, divisors)
+
+    def learn(self, policy_only: bool) -> StepLoss | DistributedDataParallel:
+        """The loss as all ranks share its gradient. In the policy phase the predictor has none."""
+        if self.learner is None or policy_only != self.policy_only:
+            for parameter in self.state.optimizers.model_params:
+                parameter.requires_grad_(not policy_only)
+            self.learner = shared_by_ranks(self.loss) if world_size() > 1 else self.loss
+            self.policy_only = policy_only
+        return self.learner
+
+    def take(self, standing: Standing) -> tuple[StepResult, Decision]:
+        """One optimiser step. Raises NotFinite before anything is updated."""
+        state, training, step = self.state, self.config.training, self.state.step
+        kept = state.carry
+        began = time.perf_counter()
+        needed = int(state.carry.halted.sum())
+        fresh = state.stream.take(needed, standing.rows_before, standing.rows_after).to(self.device)
+        waited = time.perf_counter() - began
+        state.carry = self.episodes.begin(state.carry, fresh, step)
+        replayed = self.replayed(step, standing.can_replay)
+        policy_only = training.predictor_steps is not None and step >= training.predictor_steps
+        # Dropout belongs to learning: a finished predictor shows the policy the states that evaluation will show it.
+        state.model.train(not policy_only)
+        if step == training.predictor_steps and state.average is not None:
+            # The policy has to learn from the states that it will meet: those of the averaged weights.
+            state.average.copy_to(state.model)
+        result = self.differentiate(replayed, policy_only)
+        if bool(all_sum((~result.loss.isfinite()).float())):
+            bad = [name for name, term in result.terms.items() if not bool(term.total.isfinite().all())]
+            rows = ~result.output.logits.isfinite().flatten(1).all(1)
+            raise NotFinite(f"the loss is not finite ({', '.join(bad) or 'the sum'})", kept, rows)
+        if not standing.can_replay:
+            # Its gradient is zero, but an optimiser that sees one begins to count, to decay and to remember.
+            state.model.q_head.value_net.zero_grad()
+        self.update(step, kept)
+        if state.replay is not None and standing.can_replay and replayed is not None and result.td_error is not None:
+            # Before the decision stores new states: their slots may be those of the transitions just replayed.
+            self.reprioritise(state.replay, replayed, result.td_error)
+        before = state.carry
+        state.carry, decision = self.episodes.decide(before, result, step)
+        upkeep = keep_up(state.model, self.config, before, result, decision, step)
+        state.step = step + 1
+        add = self.averages.add
+        for pair in measure.every_step(before, state.carry, result, decision, upkeep):
+            add(*pair)
+        if state.replay is not None:
+            for pair in measure.rewards(decision, self.config.dqn.curiosity_weight):
+                add(*pair)
+        if self.logs_at(state.step):
+            learned = replayed if standing.can_replay else None
+            for pair in measure.now(state, self.config, before, result, learned, decision):
+                add(*pair)
+        elapsed = torch.tensor(time.perf_counter() - began)
+        add("train/data_time_share", torch.tensor(waited), elapsed)
+        add("train/samples_per_sec", torch.tensor(float(training.global_batch_size)), elapsed)
+        return result, decision
+
+    def differentiate(self, replayed: ReplayedTargets | None, policy_only: bool) -> StepResult:
+        """Forward and backward of the whole batch, part after part: the gradient is that of the mean over all examples
+        of all parts and ranks, however many parts there are.
+        """
+        state, learner, count = self.state, self.learn(policy_only), self.config.training.accumulation_steps
+        rows = self.rows // count
+        results: list[StepResult] = []
+        transitions = [None if replayed is None else replayed.without_rows()] * (count - 1) + [replayed]
+        parts = [(take_rows(state.carry, slice(n * rows, (n + 1) * rows)), some) for n, some in enumerate(transitions)]
+        # DDP takes the mean over ranks, so that each divides by a mean.
+        weights = torch.stack([self.loss.weights(*part) for part in parts])
+        divisors = all_sum(weights.sum(0)) / world_size()
+        for number, part in enumerate(parts, start=1):
+            with nullcontext() if number == count or isinstance(learner, StepLoss) else learner.no_sync():
+                results.append(learner(*part, state.step, policy_only, divisors))
+                if results[-1].loss.requires_grad:
+                    results[-1].loss.backward()
+        return joined(results)
+
+    def logs_at(self, step: int) -> bool:
+        """Whether a line of metrics is written after `step` steps."""
+        return step % self.config.training.log_interval == 0 or step == self.config.training.total_steps
+
+    def update(self, step: int, kept: Carry) -> None:
+        """Clip, step every optimiser at its rate, and let averages and target follow. Raises NotFinite first."""
+        state, training, optimizers = self.state, self.config.training, self.state.optimizers
+        norms: tuple[Tensor, ...]
+        if self.gradients is None:
+            norms = optimizers.norms()
+        else:
+            measured = self.gradients.measure()
+            norms = measured.totals
+            self.averages.add_vector(measured.names, measured.values)
+        if not bool(torch.stack(norms).isfinite().all()):
+            raise NotFinite("the gradient is not finite", kept, torch.zeros_like(kept.halted))
+        limits = (training.grad_clip_norm, self.config.dqn.grad_clip_norm)
+        for part, norm, limit in zip(("", "policy_"), norms, limits, strict=True):
+            self.averages.add_mean(f"train/{part}grad_norm", norm)
+            self.averages.add_mean(f"train/{part}grad_clip_ratio", (norm > limit).float())
+        optimizers.clip(norms, limits)
+        warmup, least = training.lr_warmup_steps, training.lr_min_ratio
+        # The model's cosine ends where its learning ends.
+        optimizers.set_factors(
+            state.faults.rate * lr_factor(step, warmup, training.predictor_steps or training.total_steps, least),
+            state.faults.rate * lr_factor(step, warmup, training.total_steps, least),
+        )
+        weights = [*optimizers.model_params, *optimizers.policy_params]
+        before = [p.detach().clone() for p in weights] if self.logs_at(step + 1) else None
+        optimizers.step()
+        if before is not None:
+            self.averages.add_mean("train/update_ratio", update_ratio(before, weights))
+        optimizers.zero_grad()
+        if state.average is not None:
+            state.average.update(state.model)
+        if state.target is not None:
+            state.target.follow(state.model.q_head, step + 1)
+
+    def reprioritise(self, replay: ReplayBuffer, replayed: ReplayedTargets, td_error: Tensor) -> None:
+        """Tell the buffer how wrong the values of the replayed transitions were, where it wants to know."""
+        dqn = self.config.dqn
+        if dqn.replay == "prioritized" or dqn.td_error_threshold > 0:
+            alive = replayed.weight > 0
+            replay.update_priorities(replayed.slot[alive], td_error[alive])
+
+
+def shared_by_ranks(loss: StepLoss) -> DistributedDataParallel:
+    """The loss whose gradient is the mean over ranks."""
+    with warnings.catch_warnings():
+        # The name that follows it is not in every version of torch that we support.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+        # Buffers are updated alike everywhere, and those that are not are meant to be a rank's own.
+        return DistributedDataParallel(loss, broadcast_buffers=False)
+
+
+@torch.no_grad()
+def update_ratio(before: list[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """Norm of the change of all weights over their norm."""
+    change = torch._foreach_norm(torch._foreach_sub(list(after), before))
+    return torch.stack(change).norm() / torch.stack(torch._foreach_norm(before)).norm().clamp(min=1e-12)
