@@ -10,7 +10,7 @@ from typing import Any, get_args
 from trm_core.config.schema import Config, Selector
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.dqn.selectors import PEEKING
-from trm_core.errors import CheckpointError, UsageError
+from trm_core.errors import CheckpointError, DataError, UsageError
 from trm_core.evaluation.area import curve_area
 from trm_core.evaluation.load import TrainedRun, load_run
 from trm_core.evaluation.report import (
@@ -120,7 +120,13 @@ def with_selector(run: TrainedRun, selector: str | None) -> Config:
 def evaluation_data(run: TrainedRun, config: Config, request: EvalRequest) -> EvaluationData:
     """The file and split to evaluate; a file must fit the model."""
     recorded = run.data["eval"]
-    file = open_capsules(request.data or recorded["path"])
+    try:
+        file = open_capsules(request.data or recorded["path"])
+    except DataError as error:
+        if request.data is not None:
+            raise
+        hint = f"{error.hint}; if it was moved, name it with --data"
+        raise DataError(f"{run.path} was trained with {error.message}", hint=hint) from error
     require_fit(run, config, file)
     if request.split is not None:
         return EvaluationData(file, pick_split(file, request.split)[0])
