@@ -137,6 +137,6 @@ def dry_run(loaded: LoadedConfig, hooks: RunHooks) -> DryRun:
     return DryRun(
         prepared,
         sum(p.numel() for p in model.parameters()),
-        estimate_memory(config, shape, model, prepared.features.dqn),
+        estimate_memory(config, shape, model, prepared.features.dqn, prepared.device.type),
         rows / config.training.global_batch_size,
     )

@@ -63,6 +63,8 @@ def test_numbers(newest: Path, key: str, value: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
+        ("carry.halted", lambda t: None, "the rows of its processes do not fit together: 'carry.halted'"),
+        ("carry.halted", lambda t: t[0], "the rows of its processes do not fit together"),
         ("carry.z_H", lambda t: t[:1], "carry: z_H is (1,"),
         ("carry.steps", lambda t: t.float(), "carry: steps is (8,) torch.float32"),
         ("optimizer.0.0.exp_avg", lambda t: t[:1], "exp_avg of parameter 0 has the shape"),

@@ -25,13 +25,16 @@ class MemoryEstimate:
     carry: int
     replay: int
     memory_bank: int
+    snapshot: int  # the copy that a save is written from, where it lies in the same memory
 
     @property
     def total(self) -> int:
         return sum(getattr(self, name) for name in self.__dataclass_fields__)
 
 
-def estimate_memory(config: Config, shape: DataShape, model: TinyRecursiveModel, dqn: bool) -> MemoryEstimate:
+def estimate_memory(
+    config: Config, shape: DataShape, model: TinyRecursiveModel, dqn: bool, device: str = "cpu"
+) -> MemoryEstimate:
     """Counted from shapes, for one of the processes that train together. Activations: what backward keeps of every
     block application that carries gradient, for the rows that are computed at a time.
     """
@@ -47,13 +50,15 @@ def estimate_memory(config: Config, shape: DataShape, model: TinyRecursiveModel,
     carry = positions * (3 * hidden + shape.dim + children + shape.checksum_dim) * _FLOAT
     number = 2 if config.dqn.buffer_dtype == "float16" else _FLOAT
     replay = config.dqn.buffer_capacity * (model.q_head.state_width * number + _REPLAY_COLUMNS) if dqn else 0
+    average = parameters if config.training.ema_decay is not None else 0
     return MemoryEstimate(
         parameters=parameters,
         gradients=parameters,
         optimizer=2 * parameters,
-        average=parameters if config.training.ema_decay is not None else 0,
+        average=average,
         activations=positions * per_block * applications * _FLOAT // config.training.accumulation_steps,
         carry=carry,
         replay=replay,
         memory_bank=0 if model.memory is None else sum(buffer.nbytes for buffer in model.memory.buffers()),
+        snapshot=3 * parameters + average + carry + replay if device == "cpu" else 0,
     )

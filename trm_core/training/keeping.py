@@ -76,7 +76,12 @@ class Keeper:
 
     def load(self, folder: Path) -> tuple[Checkpoint, list[str]]:
         """A verified checkpoint as this rank goes on with it, and what about it is not exact."""
-        own, notes = regrouped(folder, rank(), world_size(), len(self.state.carry.halted))
+        try:
+            own, notes = regrouped(folder, rank(), world_size(), len(self.state.carry.halted))
+        except (KeyError, TypeError, RuntimeError, IndexError) as error:
+            raise CheckpointError(
+                f"{folder}: the rows of its processes do not fit together: {error}", hint="delete the folder"
+            ) from error
         return load_shared(folder, own), notes
 
     def resume(self) -> list[str]:

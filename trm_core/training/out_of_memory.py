@@ -14,7 +14,7 @@ from trm_core.config.schema import Config
 from trm_core.distributed.collectives import world_size
 from trm_core.errors import ResourceError, is_out_of_memory
 from trm_core.model.trm import TinyRecursiveModel
-from trm_core.training.estimate import MemoryEstimate, estimate_memory
+from trm_core.training.estimate import estimate_memory
 from trm_core.training.features import Features
 from trm_core.training.memory_breakdown import available_memory, bytes_by_owner
 from trm_core.training.state import TrainingState
@@ -60,7 +60,7 @@ def explain(
             model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
     else:
         model = state.model
-    estimate = estimate_memory(config, features.shape, model, features.dqn)
+    estimate = estimate_memory(config, features.shape, model, features.dqn, device.type)
     if state is None:
         when, what = "before training", "estimated, as nothing was measured yet"
         sizes = {_OWNERS.get(name, name): getattr(estimate, name) for name in estimate.__dataclass_fields__}
@@ -80,16 +80,15 @@ def explain(
     return ResourceError(
         f"out of memory on {device}, {when}{f', allocating {asked[1]}' if asked else ''}\n"
         f"tensors ({what}), MB: {parts}; {_mb(sum(sizes.values()))} in all, {_mb(usable)} available {limit}",
-        hint=_hint(config, features, model, estimate, usable * _USABLE.get(device.type, 0.7)),
+        hint=_hint(config, features, model, device.type, usable * _USABLE.get(device.type, 0.7)),
     )
 
 
-def _hint(
-    config: Config, features: Features, model: TinyRecursiveModel, estimate: MemoryEstimate, budget: float
-) -> str:
+def _hint(config: Config, features: Features, model: TinyRecursiveModel, device: str, budget: float) -> str:
     def total(changed: Config) -> int:
-        return estimate_memory(changed, features.shape, model, features.dqn).total
+        return estimate_memory(changed, features.shape, model, features.dqn, device).total
 
+    estimate = estimate_memory(config, features.shape, model, features.dqn, device)
     budget = min(budget, _LESS * estimate.total)
     changed, parts = override_that_fits(config, total, budget, estimate.replay), parts_that_fit(config, total, budget)
     if changed is None and parts is None:
