@@ -184,7 +184,7 @@ def limited(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (
             ["training.global_batch_size=8", "dqn.buffer_capacity=100000000"],
             "before training, allocating 2.24 GiB",
-            "tensors (estimated, as nothing was measured yet), MB: replay ",
+            "tensors (estimated, as nothing was measured yet), MB: a save's copy ",
         ),
     ],
     ids=["batch", "buffer"],

@@ -19,7 +19,11 @@ from trm_core.training.features import Features
 from trm_core.training.memory_breakdown import available_memory, bytes_by_owner
 from trm_core.training.state import TrainingState
 
-_OWNERS = {"optimizer": "optimiser state", "memory_bank": "memory bank"}  # names of the estimate, as the breakdown's
+_OWNERS = {
+    "optimizer": "optimiser state",
+    "memory_bank": "memory bank",
+    "snapshot": "a save's copy",
+}  # names of the estimate, as the breakdown's
 # Of the estimate for what did not fit: where that is below what was available it is too low, and the way is down.
 _LESS = 0.8
 _ROWS = 8  # batch sizes are suggested in multiples of it, and parts of a batch are no smaller
