@@ -11,8 +11,10 @@ import pytest
 import tiny
 import torch
 from ranks import on_ranks
+from test_every_combination import FEATURES, ROWS, overrides_of
 from torch import Tensor
 
+from trm_core.config import load_config
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.dqn.learner import no_transitions
 from trm_core.errors import DivergedError
@@ -134,3 +136,31 @@ def test_the_number_of_processes_changes_neither_samples_nor_draws(data: str, tm
         found = on_ranks(world, tmp_path / str(world), rows_seen, data)
         together = [[row for each in found for row in each[step]] for step in range(len(alone))]
         assert together == alone
+
+
+def train_combinations(rank: int, world: int, files: dict[str, str], numbers: list[int]) -> list[str]:
+    """Short runs of rows of the covering array; a fault's text, should there be one."""
+    for number in numbers:
+        row = ROWS[number]
+        settings = overrides_of(row, Path(files[row["labels"]]), Path("unused"))
+        prepared = prepare(load_config(None, [*settings, "training.predictor_steps=null"]).config, RunHooks())
+        trainer = Trainer(prepared.config, prepared.features, prepared.files, prepared.device)
+        for _ in range(6):
+            trainer.taker.take(trainer.standing())
+        try:
+            require_alike(trainer.state.shared({}))
+        except DivergedError as error:
+            return [f"{row}: {error.message}"]
+    return []
+
+
+@pytest.mark.parametrize("share", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_every_combination_trains_alike_in_two_processes(share: int, tmp_path: Path) -> None:
+    """No parameter is left without a gradient, no exchange differs between the processes."""
+    sizes = {"train": 40, "validation": 12}
+    files = {
+        name: str(tiny.write_capsules(tmp_path / f"{rank}.h5", sizes, label_rank=rank, parents=True))
+        for rank, name in enumerate(FEATURES["labels"], start=1)
+    }
+    numbers = list(range(share, len(ROWS), 3))
+    assert on_ranks(2, tmp_path / "ranks", train_combinations, files, numbers) == [[], []]

@@ -39,6 +39,8 @@ def build(
     if features.dqn:
         replay = ReplayBuffer(dqn, model.q_head.state_width, model.q_head.num_actions, device)
         target = TargetNetwork(model.q_head, dqn)
+    else:
+        model.q_head.value_net.requires_grad_(False)  # nothing teaches it, and DDP waits for what has a gradient
     if features.curiosity:
         head = model.q_head
         curiosity = Curiosity(dqn, head.state_width - head.recurrent_width).to(device)
