@@ -57,6 +57,20 @@ def test_step_cost(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_save_cost(tmp_path: Path) -> None:
+    record = run("save_cost", tmp_path, "--pairs", "1", "--steps", "2", "--batch", "4")
+    assert record["parameters"] > 10_000_000
+    assert record["checkpoint bytes"] > 200e6, "with a whole replay buffer"
+    assert record["beside over none"]["ratio"] > 0
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    record = run("ranks", tmp_path, "--pairs", "1", "--steps", "6")
+    assert set(record["samples per second"]) == {"1", "2"}
+
+
+@pytest.mark.slow
 def test_ablation_keeps_finished_cells(tmp_path: Path) -> None:
     rows = ("--steps", "80", "--seeds", "0", "--rows", "baseline")
     first = run(tmp_path, "ablation", *rows)
