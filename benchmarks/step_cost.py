@@ -1,12 +1,13 @@
-"""What DQN and EXPAND add to a training step.
+"""What DQN, EXPAND and hierarchical attention add to a training step.
 
     python -m benchmarks.step_cost --out benchmarks/results/step_cost.json [--hidden 128 --layers 4 --batch 96]
 
 The multimodal config of the pipeline (k = 12, m = 4, D = 512, H 3, L 2, every step learning) at a reduced width, on
-random capsules. Three trainers in one process take a step in turn:
+random capsules. Four trainers in one process take a step in turn:
 
     plain     halting by the halt logit, sketches only
-    dqn       the same with replay and Q-learning over CONTINUE and HALT
+    hierarchy the same with attention biased by who is whose parent
+    dqn       plain with replay and Q-learning over CONTINUE and HALT
     expand    the same with EXPAND over capsules with children
 
 Ratios of neighbouring steps with 95 % intervals; one thread. The buffers are full enough to learn before timing begins.
@@ -32,6 +33,14 @@ from trm_core.training.trainer import Trainer
 K, M, D, ROWS, CLASSES = 12, 4, 512, 600, 10
 VARIANTS = {
     "plain": {"dqn": {"enabled": False}, "arch": {"enable_capsule_expansion": False, "q_head_num_actions": 2}},
+    "hierarchy": {
+        "dqn": {"enabled": False},
+        "arch": {
+            "enable_capsule_expansion": False,
+            "q_head_num_actions": 2,
+            "enable_hierarchical_attention": True,
+        },
+    },
     "dqn": {"dqn": {"enabled": True}, "arch": {"enable_capsule_expansion": False, "q_head_num_actions": 2}},
     "expand": {"dqn": {"enabled": True}, "arch": {"enable_capsule_expansion": True}},
 }
@@ -40,11 +49,14 @@ VARIANTS = {
 def write_random(path: Path) -> Path:
     """Random capsules with random labels: only the cost of a step matters here."""
     random = np.random.default_rng(0)
-    with CapsuleWriter(path, num_capsules=K, dim=D, num_children=M, checksum_dim=0, label_rank=1) as writer:
+    sizes = {"num_capsules": K, "dim": D, "num_children": M, "checksum_dim": 0, "label_rank": 1}
+    parents = np.tile(np.where(np.arange(K) % 4 == 0, -1, np.arange(K) // 4 * 4), (100, 1))  # groups of four
+    with CapsuleWriter(path, **sizes, with_parents=True) as writer:
         for _ in range(ROWS // 100):
             children = random.normal(size=(100, K, M, D)).astype(np.float16)
             labels = np.arange(100) % CLASSES
-            writer.append("train", {"sketches": children.mean(2), "children": children, "labels": labels})
+            rows = {"sketches": children.mean(2), "children": children, "labels": labels, "parents": parents}
+            writer.append("train", rows)
         writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays"})
     return path
 
@@ -83,7 +95,7 @@ def main() -> None:
         trainers = {name: make_trainer(path, name, arguments) for name in VARIANTS}
         for name, trainer in trainers.items():
             take_step(trainer)
-            while name != "plain" and not trainer.standing().can_replay:
+            while name in ("dqn", "expand") and not trainer.standing().can_replay:
                 take_step(trainer)  # the buffer is still filling
         seconds = alternate(
             {name: partial(take_step, trainer) for name, trainer in trainers.items()}, arguments.repetitions
@@ -92,6 +104,7 @@ def main() -> None:
         "hidden": arguments.hidden,
         "layers": arguments.layers,
         "batch": arguments.batch,
+        "hierarchy over plain": ratio(seconds["hierarchy"], seconds["plain"]),
         "dqn over plain": ratio(seconds["dqn"], seconds["plain"]),
         "expand over plain": ratio(seconds["expand"], seconds["plain"]),
         "expand over dqn": ratio(seconds["expand"], seconds["dqn"]),
