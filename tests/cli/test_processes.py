@@ -155,3 +155,17 @@ def test_mistakes_are_told_once_and_keep_their_code(tmp_path: Path, capsule_file
     gone = tiny.run_trm("train", *overrides(tmp_path / "gone.h5", tmp_path / "run"), "--nproc", "2", cwd=tmp_path)
     assert gone.returncode == 4
     assert "Traceback" not in gone.stderr
+
+
+def test_another_batch_goes_on(tmp_path: Path, capsule_file: Path) -> None:
+    arguments = overrides(capsule_file, tmp_path / "run")
+    stopped = tiny.invoke("train", *arguments, "training.stop_at_step=10")
+    assert stopped.returncode == 75, stopped.stderr
+    more = ["training.stop_at_step=null", "training.global_batch_size=12", "training.accumulation_steps=2"]
+    done = tiny.invoke("train", "--resume", tmp_path / "run", *more)
+    assert done.returncode == 0, done.stderr
+    assert "changed on resume: training.global_batch_size: 8 -> 12" in done.stderr
+    assert "the batch was 8 rows and is 12" in done.stderr
+    odd = tiny.invoke("train", *overrides(capsule_file, tmp_path / "odd"), "training.accumulation_steps=3")
+    assert odd.returncode == 3
+    assert "training.accumulation_steps=3" in odd.stderr
