@@ -83,6 +83,14 @@ def worker(launcher: int, rank: int) -> int:
     raise AssertionError(f"no rank {rank} under {launcher}")
 
 
+def alive(process: int) -> bool:
+    """Not gone, and not waiting for somebody to ask how it ended."""
+    try:
+        return (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_two_processes_stop_and_go_on_exactly(tmp_path: Path, capsule_file: Path) -> None:
     """With replay, memory, concepts, averages and a loading process; then one process goes on where two were."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -143,6 +151,24 @@ def test_signals_reach_the_workers_and_the_code_comes_back(
     assert "Traceback" not in err
     status = json.loads((run / "status.json").read_text())
     assert status["exit_code"] == code
+    assert len(hashes(run, status["step"])) == 4
+
+
+def test_processes_whose_launcher_is_gone_save_and_end(tmp_path: Path, capsule_file: Path) -> None:
+    """As those of a torchrun that died of a signal which it does not know."""
+    run = tmp_path / "run"
+    with started(*overrides(capsule_file, run, total_steps=100_000), "--nproc", "2", cwd=tmp_path) as process:
+        wait_for(run, 3, process)
+        workers = [worker(process.pid, rank) for rank in (0, 1)]
+        process.kill()
+        _, err = process.communicate(timeout=PATIENCE_S)  # the pipes close when the workers have ended
+    assert "torchrun is gone: saving at step" in err
+    until = time.monotonic() + 30
+    while any(alive(each) for each in workers):
+        assert time.monotonic() < until, "they are still there"
+        time.sleep(0.1)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("stopped", 75)
     assert len(hashes(run, status["step"])) == 4
 
 

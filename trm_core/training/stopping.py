@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from types import FrameType
 from trm_core.errors import Interrupted, StoppedEarly
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-TIME_IS_UP = 1000  # a reason to stop that is no signal
+TIME_IS_UP, LAUNCHER_IS_GONE = 1000, 1001  # reasons to stop that are no signals
 
 
 class Stopped(Exception):
@@ -24,15 +25,19 @@ class StopFlag:
     def __init__(self) -> None:
         self.received: int = 0
         self.deadline: float | None = None  # seconds since the epoch
+        # torchrun dies of signals that it does not know, and would leave us running with nobody to stop us.
+        self.launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or number
 
     @property
     def reason(self) -> int:
-        """The number of the first signal, TIME_IS_UP past the deadline, or 0."""
+        """The number of the first signal, TIME_IS_UP past the deadline, LAUNCHER_IS_GONE, or 0."""
         if not self.received and self.deadline is not None and time.time() >= self.deadline:
             self.received = TIME_IS_UP
+        if not self.received and self.launcher is not None and os.getppid() != self.launcher:
+            self.received = LAUNCHER_IS_GONE
         return self.received
 
     def check(self, message: str, hint: str) -> None:
@@ -44,7 +49,8 @@ class StopFlag:
 
 def reason_name(reason: int) -> str:
     """As a log says it."""
-    return "the time limit" if reason == TIME_IS_UP else signal.Signals(reason).name
+    names = {TIME_IS_UP: "the time limit", LAUNCHER_IS_GONE: "torchrun is gone"}
+    return names.get(reason) or signal.Signals(reason).name
 
 
 @contextmanager
