@@ -40,13 +40,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def metrics(run: Path) -> list[dict[str, float]]:
-    """The lines without what the clock says."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    clock = ("_per_sec", "data_time_share", "rss_gb")
-    return [{k: v for k, v in line.items() if not k.endswith(clock)} for line in lines]
-
-
 def hashes(run: Path) -> dict[str, str]:
     """Of the tensors in the newest checkpoint."""
     newest = max((run / "checkpoints").glob("step_*"))
@@ -59,9 +52,9 @@ def test_a_run_leaves_what_the_design_promises(trained_run: Path, capsule_file: 
     assert names >= FILES
     status = read_json(trained_run / "status.json")
     assert (status["state"], status["step"], status["total_steps"], status["exit_code"]) == ("done", 60, 60, 0)
-    steps = [line["step"] for line in metrics(trained_run) if "train/loss" in line]
+    steps = [line["step"] for line in tiny.metrics_without_clock(trained_run) if "train/loss" in line]
     assert steps == list(range(1, 61))
-    evaluated = [line for line in metrics(trained_run) if "eval/accuracy" in line]
+    evaluated = [line for line in tiny.metrics_without_clock(trained_run) if "eval/accuracy" in line]
     assert [line["step"] for line in evaluated] == [20, 40]
     best = (trained_run / "checkpoints" / "best").read_text().strip()
     first_best = max(evaluated, key=lambda line: line["eval/accuracy"])["step"]
@@ -243,7 +236,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert done.returncode == 0, done.stderr
     assert read_json(halves / "status.json")["state"] == "done"
     assert hashes(halves) == hashes(whole)
-    assert metrics(halves) == metrics(whole)
+    assert tiny.metrics_without_clock(halves) == tiny.metrics_without_clock(whole)
     scores = [read_json(run / "evaluation.json")["scores"] for run in (halves, whole)]
     assert scores[0] == scores[1]
 
@@ -262,7 +255,7 @@ def test_resume_goes_back_past_a_damaged_checkpoint(tmp_path: Path, trained_run:
     assert str(path) in done.stderr
     assert "resuming from step_00000050" in done.stderr
     assert hashes(run) == hashes(trained_run)
-    assert metrics(run) == metrics(trained_run)
+    assert tiny.metrics_without_clock(run) == tiny.metrics_without_clock(trained_run)
 
 
 def test_a_drifted_config_is_refused_and_rates_are_not(tmp_path: Path, trained_run: Path) -> None:
@@ -277,7 +270,7 @@ def test_a_drifted_config_is_refused_and_rates_are_not(tmp_path: Path, trained_r
     done = tiny.invoke("train", "--resume", run, "training.base_lr=1e-5", "training.total_steps=62")
     assert done.returncode == 0, done.stderr
     assert "changed on resume: training.base_lr: 0.003 -> 1e-05" in done.stderr
-    assert metrics(run)[-1]["train/lr"] <= 1e-5
+    assert tiny.metrics_without_clock(run)[-1]["train/lr"] <= 1e-5
     assert read_json(run / "status.json")["step"] == 62
 
 
@@ -323,7 +316,7 @@ def test_signals_save_and_stop_and_the_run_goes_on(tmp_path: Path, capsule_file:
         status = read_json(run / "status.json")
         assert (status["state"], status["exit_code"]) == ("stopped", 75)
         assert status["step"] >= reached + 3
-        steps = [line["step"] for line in metrics(run)]
+        steps = [line["step"] for line in tiny.metrics_without_clock(run)]
         assert steps == list(range(1, status["step"] + 1)), "no step is logged twice or left out"
         assert len(hashes(run)) == 3
     finally:
@@ -377,7 +370,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path: Path, capsule_
     )
     assert full.returncode == 6, full.stderr
     assert full.stderr.count("training goes on") == 3, "after steps 6, 8 and 10"
-    assert [line["step"] for line in metrics(run) if "train/loss" in line] == list(range(1, 13))
+    assert [line["step"] for line in tiny.metrics_without_clock(run) if "train/loss" in line] == list(range(1, 13))
     assert sorted((run / "checkpoints").iterdir()) == good, "older checkpoints stay, nothing half-written is left"
     assert tiny.invoke("checkpoints", run).returncode == 0
     again = tiny.invoke("train", "--resume", "auto", *first)

@@ -131,13 +131,34 @@ def test_pruning_keeps_the_newest_and_the_best(run: Path) -> None:
     assert checkpoints.find_checkpoint(run, "best")[0].name == "step_00000004"
 
 
-def test_saving_a_step_again_replaces_it(run: Path) -> None:
-    save_checkpoint(run, make(3))
+def test_an_intact_checkpoint_stays_and_a_damaged_one_is_replaced(run: Path) -> None:
+    folder = save_checkpoint(run, make(3))
+    before = (folder / "state.json").read_bytes()
     changed = make(3)
     changed.state["again"] = True
     save_checkpoint(run, changed)
+    assert (folder / "state.json").read_bytes() == before
+    (folder / "state.json").write_text("{}")
+    save_checkpoint(run, changed)
     assert load_checkpoint(checkpoints.find_checkpoint(run)[0]).state["again"] is True
     assert len(list((run / "checkpoints").iterdir())) == 1
+
+
+def test_what_kills_left_half_done_is_finished_by_the_next_start(run: Path) -> None:
+    saver = Saver(run, 100)
+    for step, best in ((1, True), (2, True), (3, False)):
+        saver.start(make(step), best=best)
+        saver.conclude()
+    checkpoints.mark_best(run, 1)  # killed between the checkpoint of step 2 and its mark
+    parent = run / "checkpoints"
+    for name in (".step_00000000.pruned", ".step_00000004.0123456789ab"):
+        (parent / name).mkdir()
+        (parent / name / "state.json").write_text("{}")
+    (parent / ".best.77").write_text("step_")
+    save_checkpoint(run, make(4))
+    assert checkpoints.best(run) == checkpoints.folder_of(run, 2)
+    names = {path.name for path in parent.iterdir()}
+    assert names == {"best", *(f"step_{step:08d}" for step in (1, 2, 3, 4))}
 
 
 @pytest.mark.parametrize("nth", range(1, 9))

@@ -8,6 +8,7 @@ folder is renamed and its parent fsynced. Who does what when: `saving`. What the
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from trm_core.training.checkpoint_folders import (
     files_of_rank,
     folder_of,
     fsync,
+    is_intact,
     read_json,
     remove,
     step_of,
@@ -85,10 +87,17 @@ def write_part(folder: Path, part: Checkpoint, rank: int) -> Files:
     return {name: describe(folder / name, sync=True) for name in files}
 
 
-def complete(run: Path, step: int, folder: Path, files: Files) -> Path:
-    """Make the folder, which holds `files` of all ranks, the checkpoint of `step`. Raises OSError."""
+def complete(run: Path, step: int, folder: Path, files: Files, *, best: bool = False) -> Path:
+    """Make the folder, which holds `files` of all ranks, the checkpoint of `step`; `best`: of all so far.
+    Raises OSError.
+
+    An intact checkpoint of that step stays instead: to replace it is to be without it for a moment.
+    """
     final = folder_of(run, step)
-    manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": files}
+    if is_intact(final):
+        shutil.rmtree(folder, ignore_errors=True)
+        return final
+    manifest = {"schema_version": SCHEMA_VERSION, "step": step, "best": best, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     fsync(folder / MANIFEST)
     fsync(folder)

@@ -7,10 +7,11 @@ A checkpoint is a folder `step_<n>` with
     state.json             numbers: step, data position, schedule, and how to rebuild the model
     rank<r>.safetensors    what process r has for itself: carry, replay, random generators
     rank<r>.json           its numbers
-    manifest.json          size and sha256 of the others
+    manifest.json          size and sha256 of the others, and whether it was the best so far
 
-A folder with a manifest that verifies is complete, whatever was killed when: the manifest is written last
-(`checkpoint.complete`), and pruning deletes it first.
+A folder of that name is complete, whatever was killed when: it is renamed when all is written (`checkpoint.complete`),
+and before it is deleted. `best` names the checkpoint that evaluated best; its manifest says so too, because a kill can
+come between the two.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_core.errors import CheckpointError
-from trm_core.training.run_dir import CHECKPOINTS, write_atomic
+from trm_core.training.run_dir import CHECKPOINTS, remove_halves, write_atomic
 
 SCHEMA_VERSION = 2
 MODEL, TRAINING, STATE, MANIFEST = "model.safetensors", "training.safetensors", "state.json", "manifest.json"
@@ -86,6 +87,22 @@ def step_of(folder: Path) -> int:
 def mark_best(run: Path, step: int) -> None:
     """Note which checkpoint evaluated best."""
     write_atomic(run / CHECKPOINTS / BEST, f"{folder_of(run, step).name}\n")
+
+
+def catch_up_best(run: Path) -> None:
+    """Mark what a killed process saved as the best and did not mark any more."""
+    for folder in list_checkpoints(run):
+        if _calls_itself_best(folder):
+            if folder != best(run):
+                mark_best(run, step_of(folder))
+            return
+
+
+def _calls_itself_best(folder: Path) -> bool:
+    try:
+        return read_json(folder / MANIFEST).get("best") is True
+    except CheckpointError:
+        return False
 
 
 def best(run: Path) -> Path | None:
@@ -175,6 +192,17 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{path} does not match its manifest: it is damaged", hint="delete the folder")
 
 
+def is_intact(folder: Path) -> bool:
+    """Whether it verifies, and lies here."""
+    if folder.is_symlink():
+        return False
+    try:
+        verify(folder)
+    except (CheckpointError, OSError):
+        return False
+    return True
+
+
 def is_checkpoint_name(name: str) -> bool:
     number = name[len(PREFIX) :]
     return name.startswith(PREFIX) and number.isascii() and number.isdigit()
@@ -199,8 +227,11 @@ def remove(folder: Path) -> None:
     if folder.is_symlink():  # what it leads to is not the run's
         folder.unlink()
         return
-    (folder / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    # Under a name that is no checkpoint's, so that what a kill leaves of it is told from one and removed later.
+    half = folder.with_name(f".{folder.name}.pruned")
+    shutil.rmtree(half, ignore_errors=True)
+    folder.rename(half)
+    shutil.rmtree(half, ignore_errors=True)
 
 
 def unfinished(run: Path, step: int, token: str) -> Path:
@@ -210,7 +241,8 @@ def unfinished(run: Path, step: int, token: str) -> Path:
 
 
 def remove_stale(run: Path, spared: Path) -> None:
-    """Folders that a killed save left behind; the run directory's lock means that nobody else is saving."""
+    """What a killed save left behind; the run directory's lock means that nobody else is saving."""
+    remove_halves(run / CHECKPOINTS, BEST)
     for folder in (run / CHECKPOINTS).glob(f".{PREFIX}*"):
         if folder != spared:
             shutil.rmtree(folder, ignore_errors=True)

@@ -42,6 +42,13 @@ def write_atomic(path: Path, text: str) -> None:
         ) from error
 
 
+def remove_halves(folder: Path, *names: str) -> None:
+    """Remove what processes that were killed inside `write_atomic` left of these files."""
+    for name in names:
+        for half in folder.glob(f".{name}.*"):
+            half.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """NaN and infinity, which JSON lacks, become null."""
     write_atomic(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
@@ -130,6 +137,7 @@ def locked(run: Path) -> Iterator[None]:
             raise UsageError(
                 f"{run} is in use by another process", hint="wait for it to end, or choose another training.run_dir"
             ) from error
+        remove_halves(run, CONFIG, STATUS, METRICS, DATASET, ENVIRONMENT, EVALUATION)
         yield
 
 

@@ -63,6 +63,7 @@ class Saver:
         folder = folders.unfinished(self.run, checkpoint.step, self.token)
         if rank() == 0:
             folders.remove_stale(self.run, spared=folder)
+            folders.catch_up_best(self.run)
         self.save = Save(checkpoint.step, best, folder)
         self.thread = Thread(target=self.save.write, args=(snapshot(checkpoint, rank()),), name="checkpoint")
         self.thread.start()
@@ -92,7 +93,7 @@ class Saver:
 
     def _complete(self, save: Save, files: Files) -> str | None:
         try:
-            complete(self.run, save.step, save.folder, files)
+            complete(self.run, save.step, save.folder, files, best=save.best)
             if save.best:
                 folders.mark_best(self.run, save.step)
         except OSError as error:

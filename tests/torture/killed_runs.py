@@ -1,0 +1,52 @@
+"""A run that is killed again and again until it is done."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import aim
+import remains
+from configurations import Configuration
+from nursery import Nursery
+from remains import Remains
+
+AIMED = 0.65  # share of the kills that are aimed into a save
+MOST_LIVES = 60  # of one run; without progress there would be no end
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The run that nobody killed."""
+
+    run: Path
+    seconds: float
+
+
+def uninterrupted(nursery: Nursery, configuration: Configuration, data: Path, run: Path) -> Reference:
+    began = time.monotonic()
+    code = nursery.end(nursery.start(configuration.arguments(data, run)))
+    assert code == 0, nursery.log.read_text()[-2000:]
+    return Reference(run, time.monotonic() - began)
+
+
+def killed_until_done(
+    nursery: Nursery, configuration: Configuration, data: Path, run: Path, longest: float, draw: random.Random
+) -> list[Remains]:
+    """Every kill of one run, which is done at the end. Lives that are not aimed at end within `longest` seconds."""
+    kills: list[Remains] = []
+    reached = 0
+    for _ in range(MOST_LIVES):
+        before = aim.folders(run)
+        moment = aim.inside_a_save(draw, run) if draw.random() < AIMED else aim.at_a_time(draw, longest)
+        life = nursery.start(configuration.arguments(data, run))
+        aim.end_at(life, moment)
+        code = nursery.end(life)
+        if code == 0:
+            return kills
+        assert code == -9, nursery.log.read_text()[-2000:]
+        kills.append(remains.examine(run, before, reached, configuration.interval, configuration.keep))
+        reached = max(reached, kills[-1].logged)
+    raise AssertionError(f"not done after {MOST_LIVES} lives: {kills}")

@@ -1,0 +1,73 @@
+"""The process that forks one child for each life. It has a single thread, so what it forks is sound; no tensor has been
+touched, so the child is in the state of a process that has just done its imports.
+
+Imports nothing of ours at the top: loading processes run this file too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+# The last two are imported by torch and by our intervals when they are first needed, which takes seconds.
+PRELOADED = ("trm_cli.main", "trm_core.runs", "torch._dynamo", "scipy.stats")
+WORKERS = "trm_core.data.windows"
+
+
+def serve(log: Path) -> None:
+    for name in PRELOADED:
+        importlib.import_module(name)
+    prepare_workers()
+    threads = os.listdir("/proc/self/task")
+    assert len(threads) == 1, f"{len(threads)} threads: a fork of this is not sound"
+    print("ready", flush=True)
+    child = 0
+    for line in sys.stdin:
+        if line.strip() == "reap":
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            continue
+        child = os.fork()
+        if child == 0:
+            live(json.loads(line), log)
+        print(child, flush=True)
+
+
+def prepare_workers() -> None:
+    """Loading processes come from a server that has imported torch too. As with "spawn", which it stands for, they
+    inherit nothing of the trainer: neither its lock nor its end of the pipe.
+    """
+    multiprocessing.set_forkserver_preload([WORKERS])
+    multiprocessing.forkserver.ensure_running()
+    server = multiprocessing.get_context("forkserver")
+    multiprocessing.get_context = lambda method=None: server  # type: ignore[assignment]
+    # It is the nursery's child, so a life may not wait for it.
+    multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
+
+
+def live(arguments: list[str], log: Path) -> NoReturn:
+    """`trm arguments`, as the shell would run it."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    main: Any = importlib.import_module("trm_cli.main")
+    sys.argv = ["trm", *arguments]
+    code: Any = 1
+    try:
+        main.main()
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(code))
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))

@@ -1,0 +1,86 @@
+"""A trainer is killed by SIGKILL at random moments, most of them inside saves, and resumed with `--resume auto` until
+the run is done. After every kill the checkpoints and what they promise are examined (`remains`); in the end the run has
+to be, to the bit, the one that nobody killed.
+
+`TRM_TORTURE_SEED` draws other moments. The moments also depend on the clock, so a seed does not repeat a failure: the
+run directory that shows it is kept by pytest.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import remains
+import tiny
+from configurations import CONFIGURATIONS, Configuration
+from killed_runs import Reference, killed_until_done, uninterrupted
+from nursery import Nursery
+from remains import Remains
+
+SEED = int(os.environ.get("TRM_TORTURE_SEED", "1"))
+LONG = 40  # kills of each configuration
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_capsules(tmp_path_factory.mktemp("data") / "tiny.h5", {"train": 40, "validation": 8})
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    with Nursery(tmp_path_factory.mktemp("nursery")) as started:
+        yield started
+
+
+def tortured(
+    nursery: Nursery, configuration: Configuration, data: Path, folder: Path, least: int, draw: random.Random
+) -> list[Remains]:
+    """At least so many kills, in as many runs as they take."""
+    reference: Reference = uninterrupted(nursery, configuration, data, folder / "reference")
+    kills: list[Remains] = []
+    for number in itertools.count():
+        run = folder / f"run{number}"
+        kills += killed_until_done(nursery, configuration, data, run, reference.seconds / 2, draw)
+        mine, whole = remains.outcome(run), remains.outcome(reference.run)
+        assert mine["newest"].keys() == whole["newest"].keys()
+        unlike = [name for name, content in whole["newest"].items() if mine["newest"][name] != content]
+        assert unlike == [], f"{run} does not end as {reference.run} does"
+        assert mine == whole
+        if len(kills) >= least:
+            return kills
+    raise AssertionError("counting does not end")
+
+
+def told(kills: list[Remains]) -> str:
+    places = collections.Counter(kill.place for kill in kills)
+    lost = [kill.logged - kill.newest for kill in kills]
+    listed = ", ".join(f"{place}: {count}" for place, count in sorted(places.items()))
+    inside = sum(kill.in_save for kill in kills)
+    return f"{len(kills)} kills, {inside} inside saves ({listed}); at most {max(lost)} steps lost"
+
+
+def test_a_killed_run_ends_as_if_nobody_had(
+    nursery: Nursery, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration = CONFIGURATIONS["average and prioritised replay"]
+    kills = tortured(nursery, configuration, data, tmp_path, 10, random.Random(SEED))
+    with capsys.disabled():
+        print(f"\n{told(kills)}")
+    assert any(kill.in_save for kill in kills)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_hundreds_of_kills(
+    name: str, nursery: Nursery, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kills = tortured(nursery, CONFIGURATIONS[name], data, tmp_path, LONG, random.Random(f"{SEED} {name}"))
+    with capsys.disabled():
+        print(f"\n{name}: {told(kills)}")
+    assert sum(kill.in_save for kill in kills) > LONG // 4
