@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_core.config import LoadedConfig, dump_config, load_config
-from trm_core.distributed.collectives import from_first_rank
+from trm_core.distributed.collectives import from_first_rank, of_first_rank
 from trm_core.distributed.place import Place, find_place
 from trm_core.distributed.processes import joined, peers_watched
 from trm_core.errors import ExitCode, Interrupted, StoppedEarly, TrmError
@@ -219,6 +219,9 @@ def reported(run: Run) -> Iterator[None]:
     except TrmError as error:
         state = {ExitCode.STOPPED_EARLY: "stopped", ExitCode.INTERRUPTED: "interrupted"}.get(error.exit_code, "failed")
         write(state, int(error.exit_code), error=error.message)
+        if state != "failed":
+            # All stop together, and leave together: srun may kill the others when the first has left with a code.
+            of_first_rank(None)
         raise
     except BaseException as error:
         write("failed", int(ExitCode.INTERNAL), error=repr(error))

@@ -11,13 +11,21 @@ train() {
     # The processes save when the job is signalled; this script has to live on to say how it went.
     trap : TERM USR1 USR2
     export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+    local before recorded
+    before=$(cat "$run/status.json" 2>/dev/null)
     srun --kill-on-bad-exit=1 trm train --config "$config" "training.run_dir=$run" --resume auto "$@"
     code=$?
-    # srun gives one code for all tasks, and that of a killed one if there is; the run knows how it ended.
-    local recorded
-    recorded=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["exit_code"])' "$run/status.json" 2>/dev/null)
-    if [[ $code != 0 && $recorded =~ ^[1-9][0-9]*$ ]]; then
-        code=$recorded
+    # srun gives one code for all tasks, and that of a killed one if there is; the run knows how it ended. A status from
+    # before this job says nothing about it.
+    if [[ $code != 0 && $before != "$(cat "$run/status.json" 2>/dev/null)" ]]; then
+        recorded=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["exit_code"])' "$run/status.json")
+        if [[ $recorded =~ ^[1-9][0-9]*$ ]]; then
+            code=$recorded
+        fi
+    fi
+    # Killed before it could say anything: as trm does where one of its processes is.
+    if ((code > 130)); then
+        code=6
     fi
     if [[ $code == 75 && ${TRM_REQUEUE:-0} == 1 ]]; then
         scontrol requeue "$SLURM_JOB_ID"

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import tiny
+from launched import find_worker
 
 PATIENCE_S = 240
 PARTS: dict[str, dict[str, Any]] = {
@@ -68,21 +69,6 @@ def wait_for(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     pytest.fail("training never got that far")
 
 
-def worker(launcher: int, rank: int) -> int:
-    """The process id of a rank that a launcher started."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            ours = parent == launcher and f"RANK={rank}".encode() in (entry / "environ").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if ours:
-            return int(entry.name)
-    raise AssertionError(f"no rank {rank} under {launcher}")
-
-
 def alive(process: int) -> bool:
     """Not gone, and not waiting for somebody to ask how it ended."""
     try:
@@ -118,7 +104,9 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(tmp_path: Path, caps
     arguments = overrides(capsule_file, run, total_steps=100_000, checkpoint_interval=5)
     with started(*arguments, "--nproc", "2", cwd=tmp_path) as process:
         wait_for(run, 12, process)
-        os.kill(worker(process.pid, 1), signal.SIGKILL)
+        worker = find_worker(process.pid, 1)
+        assert worker is not None
+        os.kill(worker, signal.SIGKILL)
         began = time.monotonic()
         _, err = process.communicate(timeout=60)
         assert time.monotonic() - began < 30

@@ -59,8 +59,8 @@ def inside_a_save(draw: random.Random, run: Path) -> Moment:
     before = folders(run)
     stale = before.unfinished.keys()
     saves = draw.randint(1, 3)
-    files = draw.choice([*range(FILES + 2), None])
-    late = draw.choice([0, 0, 0.001, 0.003])
+    files = draw.choice([*range(FILES + 2), None, None, None])
+    late = draw.choice([0, draw.uniform(0, 0.004)])
     seen: set[str] = set()
     due: list[float] = []
 

@@ -37,7 +37,6 @@ def killed_until_done(
 ) -> list[Remains]:
     """Every kill of one run, which is done at the end. Lives that are not aimed at end within `longest` seconds."""
     kills: list[Remains] = []
-    reached = 0
     for _ in range(MOST_LIVES):
         before = aim.folders(run)
         moment = aim.inside_a_save(draw, run) if draw.random() < AIMED else aim.at_a_time(draw, longest)
@@ -47,6 +46,6 @@ def killed_until_done(
         if code == 0:
             return kills
         assert code == -9, nursery.log.read_text()[-2000:]
-        kills.append(remains.examine(run, before, reached, configuration.interval, configuration.keep))
-        reached = max(reached, kills[-1].logged)
+        kills.append(remains.examine(run, before, configuration.interval, configuration.keep))
+        remains.require_sane_status(run, max(kill.logged for kill in kills), ("running", None), ("done", 0))
     raise AssertionError(f"not done after {MOST_LIVES} lives: {kills}")

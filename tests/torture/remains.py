@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,8 @@ def place_of(run: Path, before: aim.Folders, after: aim.Folders, keep: int) -> s
     return "outside of saves"
 
 
-def examine(run: Path, before: aim.Folders, reached: int, interval: int, keep: int) -> Remains:
-    """Assert all that holds after any kill. `reached`: the highest step that any life before logged."""
+def examine(run: Path, before: aim.Folders, interval: int, keep: int) -> Remains:
+    """Assert all that holds of the checkpoints after any kill."""
     after = aim.folders(run)
     facts = checkpoint_facts(run)
     assert [fact.fault for fact in facts] == [None] * len(facts), "a folder with a manifest verifies"
@@ -72,12 +73,16 @@ def examine(run: Path, before: aim.Folders, reached: int, interval: int, keep: i
     logged = last_logged(run)
     assert newest >= promised(logged, interval), f"{logged} steps were logged, and the newest checkpoint is {newest}"
     assert newest >= max((int(name[5:]) for name in before.complete), default=0), "what was complete stays"
-    status = run / STATUS
-    if status.exists():
-        told = json.loads(status.read_text())
-        assert (told["state"], told["exit_code"]) == ("running", None) or told["state"] == "done"
-        assert told["step"] <= max(logged, reached)
     return Remains(place_of(run, before, after, keep), logged, newest)
+
+
+def require_sane_status(run: Path, highest: int, *allowed: tuple[str, int | None]) -> None:
+    """`allowed`: states and exit codes. `highest`: the last step that any life logged."""
+    path = run / STATUS
+    if path.exists():  # else killed before the first one
+        told = json.loads(path.read_text())
+        assert (told["state"], told["exit_code"]) in allowed
+        assert told["step"] <= highest
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -92,3 +97,11 @@ def outcome(run: Path) -> dict[str, Any]:
         "scores": json.loads((run / EVALUATION).read_text())["scores"],
         "status": {key: json.loads((run / STATUS).read_text())[key] for key in ("state", "step", "exit_code")},
     }
+
+
+def told(kills: list[Remains]) -> str:
+    places = collections.Counter(kill.place for kill in kills)
+    lost = [kill.logged - kill.newest for kill in kills]
+    listed = ", ".join(f"{place}: {count}" for place, count in sorted(places.items()))
+    inside = sum(kill.in_save for kill in kills)
+    return f"{len(kills)} kills, {inside} inside saves ({listed}); at most {max(lost)} steps lost"

@@ -8,7 +8,6 @@ run directory that shows it is kept by pytest.
 
 from __future__ import annotations
 
-import collections
 import itertools
 import os
 import random
@@ -57,21 +56,13 @@ def tortured(
     raise AssertionError("counting does not end")
 
 
-def told(kills: list[Remains]) -> str:
-    places = collections.Counter(kill.place for kill in kills)
-    lost = [kill.logged - kill.newest for kill in kills]
-    listed = ", ".join(f"{place}: {count}" for place, count in sorted(places.items()))
-    inside = sum(kill.in_save for kill in kills)
-    return f"{len(kills)} kills, {inside} inside saves ({listed}); at most {max(lost)} steps lost"
-
-
 def test_a_killed_run_ends_as_if_nobody_had(
     nursery: Nursery, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configuration = CONFIGURATIONS["average and prioritised replay"]
     kills = tortured(nursery, configuration, data, tmp_path, 10, random.Random(SEED))
     with capsys.disabled():
-        print(f"\n{told(kills)}")
+        print(f"\n{remains.told(kills)}")
     assert any(kill.in_save for kill in kills)
 
 
@@ -82,5 +73,5 @@ def test_hundreds_of_kills(
 ) -> None:
     kills = tortured(nursery, CONFIGURATIONS[name], data, tmp_path, LONG, random.Random(f"{SEED} {name}"))
     with capsys.disabled():
-        print(f"\n{name}: {told(kills)}")
+        print(f"\n{name}: {remains.told(kills)}")
     assert sum(kill.in_save for kill in kills) > LONG // 4

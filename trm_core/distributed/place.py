@@ -31,7 +31,7 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     ConfigError for variables that contradict each other.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        if int(environment["WORLD_SIZE"]) == 1:
+        if _number(environment, "WORLD_SIZE", 1) == 1:
             return Place(why="a single process, started by torchrun")
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         missing = [name for name in names if name not in environment]
@@ -41,13 +41,22 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
                 hint="start with torchrun, srun or trm train --nproc, or unset RANK and WORLD_SIZE",
             )
         return _checked(environment, *names, "torchrun")
-    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        port = _FIRST_PORT + int(environment.get("SLURM_JOB_ID", "0")) % _PORTS
+    if _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1:
+        port = _FIRST_PORT + _number(environment, "SLURM_JOB_ID", 0) % _PORTS
         address = first_host(environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_NODELIST", "127.0.0.1")))
         found = {"MASTER_ADDR": address, "MASTER_PORT": str(port), **environment}
         names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "MASTER_ADDR", "MASTER_PORT")
         return _checked(found, *names, "srun")
     return Place()
+
+
+def _number(environment: Mapping[str, str], name: str, otherwise: int) -> int:
+    try:
+        return int(environment.get(name, otherwise))
+    except ValueError as error:
+        raise ConfigError(
+            f"{name}={environment[name]!r} is not a number", hint=f"unset {name}, or start with torchrun or srun"
+        ) from error
 
 
 def _checked(
@@ -71,5 +80,5 @@ def _checked(
 
 def first_host(nodes: str) -> str:
     """The first host of a SLURM node list: 'gpu[003-007,12],x1' -> 'gpu003'."""
-    match = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\])?([^,\[]*)", nodes)
-    return nodes if match is None else match.group(1) + (match.group(2) or "") + match.group(3)
+    match = re.match(r"(?:[^\[,]|\[[^\]]*\])+", nodes)
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", nodes if match is None else match.group())
