@@ -147,7 +147,7 @@ def test_processes_whose_launcher_is_gone_save_and_end(tmp_path: Path, capsule_f
     run = tmp_path / "run"
     with started(*overrides(capsule_file, run, total_steps=100_000), "--nproc", "2", cwd=tmp_path) as process:
         wait_for(run, 3, process)
-        workers = [worker(process.pid, rank) for rank in (0, 1)]
+        workers = [find_worker(process.pid, rank) for rank in (0, 1)]
         process.kill()
         _, err = process.communicate(timeout=PATIENCE_S)  # the pipes close when the workers have ended
     assert "torchrun is gone: saving at step" in err

@@ -60,6 +60,7 @@ def test_a_signalled_job_saves_queues_itself_and_goes_on(cluster: Cluster, confi
     assert not any("requeue" in line for line in cluster.asked())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_wait", ["10", "0"])
 def test_a_killed_task_gives_the_runs_own_code(cluster: Cluster, config: Path, tmp_path: Path, kill_wait: str) -> None:
     """Also where the others were not left the time to say it."""
@@ -73,6 +74,7 @@ def test_a_killed_task_gives_the_runs_own_code(cluster: Cluster, config: Path, t
         assert (status(run)["state"], status(run)["exit_code"]) == ("failed", 6)
 
 
+@pytest.mark.slow
 def test_the_end_of_the_job_stops_it_in_time(cluster: Cluster, config: Path, tmp_path: Path) -> None:
     """The end as SLURM's environment says it, and as scontrol does; without TRM_REQUEUE nothing is queued. A mistake in
     the next start is not taken for the stop before it.
