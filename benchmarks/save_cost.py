@@ -1,10 +1,10 @@
 """What saving every hundred steps costs: a model of 10 million parameters with a full replay buffer.
 
-    OMP_NUM_THREADS=2 python -m benchmarks.save_cost --out benchmarks/results/save_cost.json [--pairs 5]
+    OMP_NUM_THREADS=2 python -m benchmarks.save_cost --out benchmarks/results/save_cost.json [--saves 12]
 
-Blocks of 100 steps in turn: without saving, with one checkpoint written beside training (as `trm train` does), and with
-one that training waits for. A block ends when its checkpoint is complete on the disk. Ratios to the block without, with
-bootstrap intervals of 95 %.
+In turn: one checkpoint written beside training, from the copy of the state to the complete folder, with the steps that
+are taken meanwhile; and as many steps without a save. The difference is what a save costs, as a share of 100 steps;
+beside it the same for a save that training waits for. Means with 95 % intervals (Student's t).
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from pathlib import Path
 
 import torch
 
+from benchmarks.runs import interval
 from benchmarks.step_cost import write_random
-from benchmarks.timing import alternate, ratio, take_step
+from benchmarks.timing import take_step
 from trm_core.config.schema import Config
 from trm_core.data.store import open_capsules
 from trm_core.training.features import resolve_features, resolved
@@ -51,44 +53,54 @@ def fill_replay(trainer: Trainer) -> None:
         replay.complete(slots, ended, torch.ones_like(slots), reward, torch.zeros(size), slots, ended)
 
 
+def seconds_of(trainer: Trainer, steps: int) -> float:
+    began = time.perf_counter()
+    for _ in range(steps):
+        take_step(trainer)
+    return time.perf_counter() - began
+
+
+def lost_to_a_save(trainer: Trainer, waits: bool) -> tuple[float, float]:
+    """(seconds that a save costs, seconds of a step)."""
+    keeper, steps = trainer.keeper, 0
+    assert keeper is not None
+    began = time.perf_counter()
+    keeper.start(print)
+    while not waits and not trainer.standing().saved:
+        take_step(trainer)
+        steps += 1
+    keeper.conclude(print)
+    elapsed, compared = time.perf_counter() - began, max(steps, 5)
+    without = seconds_of(trainer, compared) / compared
+    return elapsed - steps * without, without
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--saves", type=int, default=12)
+    parser.add_argument("--interval", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=16)
     arguments = parser.parse_args()
+    shares: dict[str, list[float]] = {"beside training": [], "waited for": []}
     with tempfile.TemporaryDirectory() as folder:
-        data = write_random(Path(folder) / "random.h5")
-        trainer = make_trainer(data, Path(folder) / "run", arguments.batch)
+        trainer = make_trainer(write_random(Path(folder) / "random.h5"), Path(folder) / "run", arguments.batch)
         fill_replay(trainer)
-        keeper = trainer.keeper
-        assert keeper is not None
-
-        def block(saves: bool, waits: bool) -> None:
-            if saves:
-                keeper.start(print)
-            if waits:
-                keeper.conclude(print)
-            for _ in range(arguments.steps):
-                if trainer.standing().saved:
-                    keeper.conclude(print)
-                take_step(trainer)
-            keeper.conclude(print)
-
-        works = {"none": (False, False), "beside": (True, False), "waited for": (True, True)}
-        seconds = alternate({name: lambda how=how: block(*how) for name, how in works.items()}, arguments.pairs)
+        seconds_of(trainer, 4)
+        for _ in range(arguments.saves):
+            for name, found in shares.items():
+                lost, step = lost_to_a_save(trainer, waits=name == "waited for")
+                found.append(100 * lost / (arguments.interval * step))
+                seconds_of(trainer, 1)  # a checkpoint of the same step is not written again
         newest = max((Path(folder) / "run/checkpoints").glob("step_*"))
         bytes_saved = sum(path.stat().st_size for path in newest.iterdir())
     record = {
         "parameters": sum(p.numel() for p in trainer.state.model.parameters()),
         "checkpoint bytes": bytes_saved,
-        "steps": arguments.steps,
+        "interval": arguments.interval,
         "batch": arguments.batch,
         "threads": torch.get_num_threads(),
-        "seconds without": float(sorted(seconds["none"])[len(seconds["none"]) // 2]),
-        "beside over none": ratio(seconds["beside"], seconds["none"]),
-        "waited for over none": ratio(seconds["waited for"], seconds["none"]),
+        **{f"{name}, % of the interval": interval(found) for name, found in shares.items()},
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
