@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
@@ -16,7 +17,11 @@ from typing import Any
 import pytest
 import tiny
 
+from trm_core.config import load_config
 from trm_core.dqn.replay import ReplayBuffer
+from trm_core.errors import StoppedEarly
+from trm_core.prepare import RunHooks
+from trm_core.runs import train_run
 from trm_core.training.run_dir import locked
 
 FILES = {
@@ -376,3 +381,26 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path: Path, capsule_
     again = tiny.invoke("train", "--resume", "auto", *first)
     assert again.returncode == 0, again.stderr
     assert read_json(run / "status.json")["step"] == 12
+
+
+def test_a_signal_while_data_is_built_stops_and_keeps_what_was_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRM_CACHE", str(tmp_path / "cache"))
+    tiny_run = tiny.as_overrides(data={"source": "digits"}, training={"run_dir": tmp_path / "run", "total_steps": 2})
+    loaded = load_config(None, tiny_run)
+    encoded: list[int] = []
+
+    def signalled(stage: str, done: int, total: int) -> None:
+        if stage == "encode" and done:
+            encoded.append(done)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(StoppedEarly, match="stopped while building"):
+        train_run(loaded, None, RunHooks(on_build=signalled))
+    assert len(encoded) == 1, "it ended at once"
+    assert not (tmp_path / "run").exists()
+    said: list[str] = []
+    result = train_run(loaded, None, RunHooks(log=said.append))
+    assert result is not None
+    assert any("went on from an earlier run" in message for message in said), said

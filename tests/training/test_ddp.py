@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,9 @@ from trm_core.dqn.learner import no_transitions
 from trm_core.errors import DivergedError
 from trm_core.model.rows import take_rows
 from trm_core.prepare import RunHooks, prepare
+from trm_core.training import saving
 from trm_core.training.agreement import require_alike
+from trm_core.training.checkpoint_folders import checkpoint_facts
 from trm_core.training.loggers import AllLoggers
 from trm_core.training.stopping import StopFlag
 from trm_core.training.trainer import Hooks, Trainer
@@ -164,3 +167,46 @@ def test_every_combination_trains_alike_in_two_processes(share: int, tmp_path: P
     }
     numbers = list(range(share, len(ROWS), 3))
     assert on_ranks(2, tmp_path / "ranks", train_combinations, files, numbers) == [[], []]
+
+
+def one_faulty_rank(rank: int, world: int, data: str, folder: str) -> dict[str, Any]:
+    """NaN in rank 1's loss at calls 4 to 6, and a disk that refuses rank 1's part of the first checkpoint."""
+    run = Path(folder)
+    trainer = make_trainer(data, run, total_steps=14, checkpoint_interval=2, max_skipped_steps=1)
+    forward, calls = trainer.taker.loss.forward, iter(range(10**9))
+
+    def faulty(*arguments: Any) -> Any:
+        result = forward(*arguments)
+        if rank == 1 and 4 <= next(calls) < 6:
+            object.__setattr__(result, "loss", result.loss * torch.nan)
+        return result
+
+    trainer.taker.loss.forward = faulty  # type: ignore[method-assign]
+    write, writes = saving.write_part, iter(range(10**9))
+
+    def full(*arguments: Any) -> Any:
+        if rank == 1 and next(writes) == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(*arguments)
+
+    saving.write_part = full
+    said: list[str] = []
+    outcome = trainer.run(AllLoggers([]), StopFlag(), Hooks(log=said.append))
+    return {"outcome": outcome, "said": said, "digests": digests(trainer), "faults": vars(trainer.state.faults)}
+
+
+def test_a_fault_of_one_process_is_a_fault_of_all(data: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    first, second = on_ranks(2, tmp_path / "ranks", one_faulty_rank, data, str(run))
+    assert first["outcome"] == second["outcome"] == "done"
+    assert first["faults"] == second["faults"]
+    assert first["faults"]["skipped"] == 2
+    assert first["faults"]["rollbacks"] == 1
+    assert first["digests"] == second["digests"]
+    for found in (first, second):
+        assert any("cannot save the checkpoint" in text and "No space left" in text for text in found["said"])
+        assert any("warning: back to step_00000004" in text for text in found["said"])
+    assert [fault for fault in checkpoint_facts(run) if fault.fault is not None] == []
+    assert checkpoint_facts(run)[0].step == 14
+    assert not list((run / "checkpoints").glob(".step_*")), "nothing half-written is left"
