@@ -81,8 +81,15 @@ def ours(capacity: int, source: Source, width: int = WIDTH, **changes: Any) -> S
         nonlocal slots, going, turn
         turn += 1
         previous, slots = slots, buffer.push(states[turn % 8], valid, turn)
-        buffer.complete(previous, going, actions, rewards, intrinsic, slots, nothing)
-        buffer.complete(slots, done, actions, rewards, intrinsic, slots, done)
+        buffer.complete(
+            torch.cat([previous, slots]),
+            torch.cat([going, done]),
+            torch.cat([actions, actions]),
+            torch.cat([rewards, rewards]),
+            torch.cat([intrinsic, intrinsic]),
+            torch.cat([slots, slots]),
+            torch.cat([nothing, done]),
+        )
         going = ~done
 
     def step() -> None:

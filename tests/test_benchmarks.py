@@ -58,7 +58,7 @@ def test_step_cost(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_save_cost(tmp_path: Path) -> None:
-    record = run("save_cost", tmp_path, "--saves", "1", "--batch", "4")
+    record = run(tmp_path, "save_cost", "--saves", "1", "--batch", "4")
     assert record["parameters"] > 10_000_000
     assert record["checkpoint bytes"] > 200e6, "with a whole replay buffer"
     assert record["waited for, % of the interval"][0] > 0
@@ -66,7 +66,7 @@ def test_save_cost(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
-    record = run("ranks", tmp_path, "--pairs", "1", "--steps", "6")
+    record = run(tmp_path, "ranks", "--pairs", "1", "--steps", "6", "training.lr_warmup_steps=2")
     assert set(record["samples per second"]) == {"1", "2"}
 
 

@@ -191,10 +191,17 @@ class Episodes:
                 self.curiosity.observe(states)
                 self.intrinsic_scale.update(intrinsic[settled])
             slots = self.replay.push(output.q_state, valid, step)
-            going_on = torch.zeros_like(settled)
             pending = carry.pending
-            self.replay.complete(pending.slot, settled, pending.action, reward.total, intrinsic, slots, going_on)
-            self.replay.complete(slots, ended, action, terminal, torch.zeros_like(intrinsic), slots, ended)
+            # What was done a step ago, and what ends now, at once: a call costs more than its rows.
+            self.replay.complete(
+                torch.cat([pending.slot, slots]),
+                torch.cat([settled, ended]),
+                torch.cat([pending.action, action]),
+                torch.cat([reward.total, terminal]),
+                torch.cat([intrinsic, torch.zeros_like(intrinsic)]),
+                torch.cat([slots, slots]),
+                torch.cat([torch.zeros_like(settled), ended]),
+            )
             self.scale.update(torch.cat([reward.total[settled], terminal[ended]]))
         following = replace(
             carry,
