@@ -20,15 +20,20 @@ import typer
 from trm_cli import build_capsules, checkpoints, inspect_dataset, train
 from trm_cli import eval as evaluate
 from trm_cli.console import close_stdout, error
+from trm_core.distributed.place import find_place
 from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError, is_out_of_memory
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
+# What befalls all processes of a run alike, and is said by the first.
+BEFALLS_ALL = {ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED, ExitCode.CONFIG, ExitCode.USAGE}
 
 
 def report(exception: BaseException) -> ExitCode:
     """Say on stderr what happened, in one line (one per problem), and return the exit code for it."""
     if isinstance(exception, TrmError):
+        if exception.exit_code in BEFALLS_ALL and not _is_first_process():
+            return exception.exit_code
         label = "error"
         if isinstance(exception, CheckFailed):
             label = "failed"
@@ -142,6 +147,13 @@ def _fail(exception: BaseException, debug: bool) -> int:
     if debug:
         traceback.print_exception(exception)
     return int(report(exception))
+
+
+def _is_first_process() -> bool:
+    try:
+        return find_place().rank == 0
+    except TrmError:
+        return True  # the environment is the mistake, and there is nobody else to say so
 
 
 def _first_line(exception: BaseException) -> str:
