@@ -207,6 +207,7 @@ def test_a_fault_of_one_process_is_a_fault_of_all(data: str, tmp_path: Path) -> 
     for found in (first, second):
         assert any("cannot save the checkpoint" in text and "No space left" in text for text in found["said"])
         assert any("warning: back to step_00000004" in text for text in found["said"])
+    assert any("not finite (in another process)" in text for text in first["said"])
     assert [fault for fault in checkpoint_facts(run) if fault.fault is not None] == []
     assert checkpoint_facts(run)[0].step == 14
     assert not list((run / "checkpoints").glob(".step_*")), "nothing half-written is left"

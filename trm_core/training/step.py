@@ -109,7 +109,8 @@ class StepTaker:
         if bool(all_sum((~result.loss.isfinite()).float())):
             bad = [name for name, term in result.terms.items() if not bool(term.total.isfinite().all())]
             rows = ~result.output.logits.isfinite().flatten(1).all(1)
-            raise NotFinite(f"the loss is not finite ({', '.join(bad) or 'the sum'})", kept, rows)
+            where = ", ".join(bad) or ("in another process" if bool(result.loss.isfinite()) else "the sum")
+            raise NotFinite(f"the loss is not finite ({where})", kept, rows)
         if not standing.can_replay:
             # Its gradient is zero, but an optimiser that sees one begins to count, to decay and to remember.
             state.model.q_head.value_net.zero_grad()
