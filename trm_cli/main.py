@@ -20,7 +20,6 @@ import typer
 from trm_cli import build_capsules, checkpoints, inspect_dataset, train
 from trm_cli import eval as evaluate
 from trm_cli.console import close_stdout, error
-from trm_core.distributed.place import find_place
 from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError, is_out_of_memory
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -150,6 +149,8 @@ def _fail(exception: BaseException, debug: bool) -> int:
 
 
 def _is_first_process() -> bool:
+    from trm_core.distributed.place import find_place
+
     try:
         return find_place().rank == 0
     except TrmError:

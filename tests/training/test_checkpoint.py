@@ -185,6 +185,28 @@ def test_a_full_disk_leaves_nothing_and_says_so(run: Path, nth: int, monkeypatch
     assert checkpoints.find_checkpoint(run) == (older, [])
 
 
+@pytest.mark.parametrize("name", ["mark_best", "prune"])
+def test_a_disk_that_is_full_after_the_rename_costs_no_later_save(
+    run: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only concluding a save may fail, where the trainer expects it; starting the next one never does."""
+
+    def full(*arguments: object) -> None:
+        raise ResourceError("no space") if name == "mark_best" else OSError(errno.ENOSPC, "no space")
+
+    saver = Saver(run, keep=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, name, full)
+        for step in (1, 2):
+            saver.start(make(step), best=step == 1)
+            with pytest.raises(ResourceError, match="no space"):
+                saver.conclude()
+    saver.start(make(3))
+    saver.conclude()
+    assert [folder.name for folder in checkpoints.list_checkpoints(run)][:2] == ["step_00000003", "step_00000002"]
+    assert checkpoints.best(run) == checkpoints.folder_of(run, 1), "marked as soon as the disk takes it"
+
+
 def test_a_killed_save_is_swept_away_by_the_next(run: Path) -> None:
     save_checkpoint(run, make(1))
     half = run / "checkpoints" / ".step_00000002.12345"

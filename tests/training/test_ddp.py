@@ -123,8 +123,7 @@ def rows_seen(rank: int, world: int, data: str) -> list[Any]:
     for step in range(6):
         standing = trainer.standing()
         state, rows = trainer.state, trainer.taker.rows
-        needed = int(state.carry.halted.sum())
-        fresh = state.stream.take(needed, standing.rows_before, standing.rows_after)
+        fresh = state.stream.take(standing.rows, standing.rows_before, standing.rows_after)
         carry = trainer.taker.episodes.begin(state.carry, fresh, step)
         opened = carry.capsules.expanded.sum(1).tolist()
         seen.append(list(zip(carry.capsules.sketches[:, 0, 0].tolist(), carry.price.tolist(), opened, strict=True)))

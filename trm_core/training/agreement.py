@@ -18,7 +18,8 @@ from trm_core.training.checkpoint import Checkpoint
 class Standing:
     """Where all processes stand before a step, from one exchange of a few numbers."""
 
-    rows_before: int  # new samples that lower ranks need now
+    rows: int  # new samples that this rank needs now
+    rows_before: int  # and lower ranks
     rows_after: int  # and higher ranks
     can_replay: bool  # every rank has enough transitions
     stop: int  # the lowest number of a reason that some rank has to stop; 0: none
@@ -30,6 +31,7 @@ def exchange(rows: int, can_replay: bool, stop: int, saved: bool) -> Standing:
     everyone = of_each_rank(torch.tensor([rows, can_replay, stop, saved], dtype=torch.int64))
     wanted, replays, stops, saves = everyone.T.tolist()
     return Standing(
+        rows=rows,
         rows_before=sum(wanted[: rank()]),
         rows_after=sum(wanted[rank() + 1 :]),
         can_replay=all(replays),

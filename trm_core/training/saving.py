@@ -63,7 +63,6 @@ class Saver:
         folder = folders.unfinished(self.run, checkpoint.step, self.token)
         if rank() == 0:
             folders.remove_stale(self.run, spared=folder)
-            folders.catch_up_best(self.run)
         self.save = Save(checkpoint.step, best, folder)
         self.thread = Thread(target=self.save.write, args=(snapshot(checkpoint, rank()),), name="checkpoint")
         self.thread.start()
@@ -96,9 +95,11 @@ class Saver:
             complete(self.run, save.step, save.folder, files, best=save.best)
             if save.best:
                 folders.mark_best(self.run, save.step)
+            else:
+                folders.catch_up_best(self.run)
+            folders.prune(self.run, self.keep)
         except OSError as error:
             return str(error)
         except ResourceError as error:
             return error.message
-        folders.prune(self.run, self.keep)
         return None

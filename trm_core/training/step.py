@@ -94,8 +94,7 @@ class StepTaker:
         state, training, step = self.state, self.config.training, self.state.step
         kept = state.carry
         began = time.perf_counter()
-        needed = int(state.carry.halted.sum())
-        fresh = state.stream.take(needed, standing.rows_before, standing.rows_after).to(self.device)
+        fresh = state.stream.take(standing.rows, standing.rows_before, standing.rows_after).to(self.device)
         waited = time.perf_counter() - began
         state.carry = self.episodes.begin(state.carry, fresh, step)
         replayed = self.replayed(step, standing.can_replay)
