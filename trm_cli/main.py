@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import functools
 import inspect
+import os
 import select
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +22,9 @@ from trm_cli import build_capsules, checkpoints, inspect_dataset, train
 from trm_cli import eval as evaluate
 from trm_cli.console import close_stdout, error
 from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError, is_out_of_memory
+
+if TYPE_CHECKING:
+    from trm_core.distributed.place import Place
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -31,7 +35,7 @@ BEFALLS_ALL = {ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED, ExitCode.CONFIG, Ex
 def report(exception: BaseException) -> ExitCode:
     """Say on stderr what happened, in one line (one per problem), and return the exit code for it."""
     if isinstance(exception, TrmError):
-        if exception.exit_code in BEFALLS_ALL and not _is_first_process():
+        if exception.exit_code in BEFALLS_ALL and _place().rank:
             return exception.exit_code
         label = "error"
         if isinstance(exception, CheckFailed):
@@ -135,11 +139,15 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     try:
         app(prog_name="trm")
+    except SystemExit as end:
+        if _place().world_size > 1:
+            # Without Python's own shutdown: a thread of gloo may still have to free a tensor of the last exchange, for
+            # which it needs an interpreter that lives, and else it aborts the process.
+            _flush()
+            os._exit(end.code if isinstance(end.code, int) else 0)
+        raise
     finally:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            close_stdout()
+        _flush()
 
 
 def _fail(exception: BaseException, debug: bool) -> int:
@@ -148,13 +156,20 @@ def _fail(exception: BaseException, debug: bool) -> int:
     return int(report(exception))
 
 
-def _is_first_process() -> bool:
-    from trm_core.distributed.place import find_place
+def _place() -> Place:
+    from trm_core.distributed.place import Place, find_place
 
     try:
-        return find_place().rank == 0
+        return find_place()
     except TrmError:
-        return True  # the environment is the mistake, and there is nobody else to say so
+        return Place()  # the environment is the mistake, and there is nobody else to say so
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        close_stdout()
 
 
 def _first_line(exception: BaseException) -> str:

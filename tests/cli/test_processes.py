@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -184,3 +185,35 @@ def test_another_batch_goes_on(tmp_path: Path, capsule_file: Path) -> None:
     odd = tiny.invoke("train", *overrides(capsule_file, tmp_path / "odd"), "training.accumulation_steps=3")
     assert odd.returncode == 3
     assert "training.accumulation_steps=3" in odd.stderr
+
+
+@pytest.mark.slow
+def test_the_end_does_not_wait_for_threads_of_the_group(tmp_path: Path, capsule_file: Path) -> None:
+    """On a busy machine a thread of gloo may still hold the last exchange's tensors when Python shuts down."""
+    starve = """
+        import os, threading, time
+        def starve():
+            mine = {os.getpid(), threading.get_native_id()}
+            while True:
+                for thread in {int(name) for name in os.listdir("/proc/self/task")} - mine:
+                    try:
+                        os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+                    except ProcessLookupError:
+                        pass
+                time.sleep(0.05)
+        if "RANK" in os.environ:
+            threading.Thread(target=starve, daemon=True).start()
+    """
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(starve))
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        for number in range(5):
+            arguments = overrides(capsule_file, tmp_path / f"run{number}", total_steps=3)
+            with started(*arguments, "--nproc", "2", cwd=tmp_path, PYTHONPATH=path) as process:
+                _, err = process.communicate(timeout=PATIENCE_S)
+            assert process.returncode == 0, err
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
