@@ -1,0 +1,84 @@
+"""What a run logged, as one series of numbers per metric. Imports neither torch nor pydantic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric: `steps` [n] rising, `values` [n]; NaN where what was logged was not finite."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def last(self) -> float:
+        """The newest value; NaN if there is none."""
+        return float(self.values[-1]) if len(self) else float("nan")
+
+    def finite(self) -> Series:
+        """Without what was not finite."""
+        keep = np.isfinite(self.values)
+        return Series(self.steps[keep], self.values[keep])
+
+    def between(self, first: float, last: float = float("inf")) -> Series:
+        """Steps `first` to `last`, both included."""
+        keep = (self.steps >= first) & (self.steps <= last)
+        return Series(self.steps[keep], self.values[keep])
+
+    def tail(self, share: float = 0.2, least: int = 5) -> Series:
+        """The newest `share` of the lines, at least `least` of them."""
+        count = max(round(share * len(self)), least)
+        return Series(self.steps[-count:], self.values[-count:])
+
+
+NOTHING = Series(np.zeros(0, np.int64), np.zeros(0))
+
+
+class Metrics:
+    """All series of a run by name. A name that was never logged has an empty series."""
+
+    def __init__(self, series: Mapping[str, Series], notes: Iterable[str] = ()) -> None:
+        self.series = dict(series)
+        self.notes = list(notes)  # what there is to say about how they were read
+
+    def __getitem__(self, name: str) -> Series:
+        return self.series.get(name, NOTHING)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.series
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.series)
+
+    @property
+    def last_step(self) -> int:
+        """The newest step that was logged; 0 without any."""
+        return max((int(series.steps[-1]) for series in self.series.values() if len(series)), default=0)
+
+
+def from_lines(lines: Iterable[Mapping[str, object]], notes: Iterable[str] = ()) -> Metrics:
+    """From records {"step": n, name: number or null, ...} in the order of their steps; what is no number is left out."""
+    steps: dict[str, list[int]] = {}
+    values: dict[str, list[float]] = {}
+    for line in lines:
+        step = line.get("step")
+        if not isinstance(step, int):
+            continue
+        for name, value in line.items():
+            if name == "step" or not (value is None or isinstance(value, (int, float))):
+                continue
+            if name not in steps:
+                steps[name], values[name] = [], []
+            steps[name].append(step)
+            values[name].append(float("nan") if value is None else float(value))
+    series = {name: Series(np.array(steps[name], np.int64), np.array(values[name], float)) for name in steps}
+    return Metrics(series, notes)
