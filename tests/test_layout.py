@@ -22,7 +22,7 @@ ORDER = [
     {"training"},
     {"evaluation", "diagnose", "profiling", "export"},
     {"prepare"},
-    {"runs"},
+    {"runs", "probe"},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 HEAVY = {"torch", "h5py", "sklearn", "wandb", "matplotlib", "pydantic"}

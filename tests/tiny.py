@@ -196,7 +196,7 @@ def write_capsules(path: Path, rows: dict[str, int], seed: int = 0, **changes: A
 def metrics_without_clock(run: Path) -> list[dict[str, float]]:
     """The lines of metrics.jsonl without what the clock and the system say."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    clock = ("_per_sec", "data_time_share", "rss_gb")
+    clock = ("_per_sec", "time_share", "rss_gb")
     return [{k: v for k, v in line.items() if not k.endswith(clock)} for line in lines]
 
 

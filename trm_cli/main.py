@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trm_cli import build_capsules, checkpoints, inspect_dataset, train
+from trm_cli import build_capsules, checkpoints, diagnose, inspect_dataset, train
 from trm_cli import eval as evaluate
 from trm_cli.console import close_stdout, error
 from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError, is_out_of_memory
@@ -132,6 +132,7 @@ app.command("build-capsules")(guarded(build_capsules.command))
 app.command("inspect-dataset")(guarded(inspect_dataset.command))
 app.command("train")(guarded(train.command))
 app.command("eval")(guarded(evaluate.command))
+app.command("diagnose")(guarded(diagnose.command))
 app.command("checkpoints")(guarded(checkpoints.command))
 
 

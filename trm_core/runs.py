@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_core.config import LoadedConfig, dump_config, load_config
+from trm_core.diagnose.watch import Watch
 from trm_core.distributed.collectives import from_first_rank, of_first_rank
 from trm_core.distributed.place import Place, find_place
 from trm_core.distributed.processes import joined, peers_watched
@@ -142,6 +143,8 @@ def train(run: Run) -> None:
     """Train to the end. Raises StoppedEarly or Interrupted once the state is saved."""
     path, prepared, trainer, hooks = run.path, run.prepared, run.trainer, run.hooks
     loggers = open_loggers(path, prepared.config, hooks.log) if run.place.rank == 0 else AllLoggers([])
+    if prepared.config.training.watch and run.place.rank == 0:
+        loggers.loggers.append(Watch(prepared.config, prepared.files[0][0].path, hooks.log))
     sample = EvaluationData(prepared.evaluation.file, prepared.evaluation.split, _PERIODIC_ROWS)
     policy = "learned" if prepared.features.dqn else "act"
 

@@ -276,6 +276,9 @@ class TrainingConfig(Section):
         3, description="Rollbacks, each at half the rate, after which the run ends with code 5."
     )
     log_interval: Count = Field(1, description="Write metrics every n steps.")
+    watch: bool = Field(
+        False, description="Run the cheap checks of `trm diagnose` during training, and warn once of what they find."
+    )
     eval_interval: Count = Field(1000, description="Evaluate every n steps.")
     checkpoint_interval: Count = Field(5000, description="Save every n steps.")
     keep_checkpoints: Annotated[int, Field(ge=2)] = Field(

@@ -66,7 +66,7 @@ class Metrics:
 
 
 def from_lines(lines: Iterable[Mapping[str, object]], notes: Iterable[str] = ()) -> Metrics:
-    """From records {"step": n, name: number or null, ...} in the order of their steps; what is no number is left out."""
+    """From records {"step": n, name: number or null, ...} in the order of steps; what is no number is left out."""
     steps: dict[str, list[int]] = {}
     values: dict[str, list[float]] = {}
     for line in lines:

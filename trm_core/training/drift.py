@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "training.weight_decay",
     "training.grad_clip_norm",
     "training.log_interval",
+    "training.watch",
     "training.eval_interval",
     "training.checkpoint_interval",
     "training.keep_checkpoints",

@@ -475,6 +475,12 @@ RESOURCES = _group(
         Range("pipeline.md Workflow 7: > 20 % of the step time", high=0.2),
     ),
     Metric(
+        "train/logging_time_share",
+        "share of the time between two lines that measuring and writing the earlier one took",
+        "share",
+        Range("pipeline.md Workflow 7: 10 ms; a share of the step holds for any step", high=0.05),
+    ),
+    Metric(
         "train/gpu_memory_gb",
         "memory allocated on the GPU, peak since the last line",
         "GB",

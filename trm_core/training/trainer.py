@@ -85,7 +85,8 @@ class Trainer:
         """Train. Returns 'done', 'stopped' (state saved) or 'interrupted' (state saved)."""
         training, state, keeper = self.config.training, self.state, self.keeper
         began, first, taken = time.perf_counter(), state.step, 0
-        outcome = "done"
+        outcome, logging = "done", 0.0  # seconds that lines took since the one before
+        line_began = began
         while state.step < training.total_steps:
             standing = self.standing(stop.reason)
             if keeper is not None and standing.saved:
@@ -108,11 +109,14 @@ class Trainer:
             if world_size() > 1 and step % _ALIKE_INTERVAL == 0:
                 require_alike(state.shared({}))
             if self.taker.logs_at(step):
+                now = time.perf_counter()
                 values = {**self.taker.averages.take(), **measure.numbers_now(state, self.config, self.device)}
                 values |= state.faults.metrics()
                 values["train/steps_per_sec"] = taken / max(time.perf_counter() - began, 1e-9)
+                values["train/logging_time_share"] = logging / max(now - line_began, 1e-9)
                 logger.log(step, values)
                 hooks.on_step(step, values)
+                line_began, logging = now, time.perf_counter() - now
             # What is saved among faults may be their cause: it must not be what a rollback goes back to.
             due = healthy and step < training.total_steps
             if hooks.evaluate is not None and due and step % training.eval_interval == 0:

@@ -1,0 +1,182 @@
+"""`trm diagnose`: what is wrong with a run or a config, with the evidence, and how to mend it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trm_cli.config_options import ConfigOption, JsonOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trm_core.diagnose.check import Diagnosis
+    from trm_core.diagnose.evidence import Evidence
+
+
+def command(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[GROUP] [RUN] [KEY=VALUE]...",
+            help="Which checks (data, dqn, expansion, gradients, speed, ..., all), a run directory (default: the newest under "
+            "runs/), and overrides of --config.",
+            show_default=False,
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="With --config: also take a few real steps, and look at them.")
+    ] = False,
+    fix: Annotated[
+        Path | None, typer.Option("--fix", metavar="FILE", help="Write the config with the fixes applied.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write one page with the checks beside the curves.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Find what is wrong with a run, say why, and how to mend it.
+
+    Ends with code 1 if a check fails. Example: trm diagnose dqn runs/quickstart-20260101-120000
+    """
+    from trm_cli.console import log, print_json
+    from trm_core.diagnose.check import Verdict
+    from trm_core.diagnose.diagnose import diagnose
+    from trm_core.diagnose.registry import of_group
+    from trm_core.errors import CheckFailed, UsageError
+
+    group, run, overrides = sort_arguments(what or [])
+    if config is None and (overrides or probe):
+        raise UsageError("overrides and --probe need --config", hint="trm diagnose --config FILE KEY=VALUE ...")
+    if config is not None and run is not None:
+        raise UsageError("name a run or --config, not both")
+    evidence = of_config(config, overrides, probe) if config is not None else of_run(run)
+    found = diagnose(of_group(group), evidence)
+    if json:
+        print_json({"group": group, "notes": evidence.notes, "checks": [as_json(one) for one in found]})
+    else:
+        show(found, evidence)
+    if html is not None:
+        write_html(html, found, evidence)
+        log(f"wrote {html}")
+    if fix is not None:
+        write_fix(fix, found, evidence)
+    failed = [one.check.id for one in found if one.finding.verdict is Verdict.FAIL]
+    if failed:
+        raise CheckFailed(f"{len(failed)} of {len(found)} checks: {', '.join(failed)}")
+
+
+def sort_arguments(words: list[str]) -> tuple[str, Path | None, list[str]]:
+    """(group, run, overrides) from words in any order. Raises UsageError for what is none of them."""
+    from trm_core.diagnose.check import GROUPS
+    from trm_core.errors import UsageError
+
+    group, run, overrides = "all", None, []
+    for word in words:
+        if word in (*GROUPS, "all") and not Path(word).is_dir():
+            group = word
+        elif "=" in word and not Path(word).exists():
+            overrides.append(word)
+        elif run is None and Path(word).exists():
+            run = Path(word)
+        else:
+            raise UsageError(
+                f"{word} is neither a group of checks nor a run directory", hint=f"groups: {', '.join(GROUPS)}, all"
+            )
+    return group, run, overrides
+
+
+def of_run(path: Path | None) -> Evidence:
+    from trm_core.diagnose import evidence
+    from trm_core.diagnose.read_metrics import read_metrics
+    from trm_core.training.run_dir import METRICS, newest_run, require_run
+
+    run = newest_run() if path is None else require_run(path)
+    return evidence.of_run(run, read_metrics(run / METRICS))
+
+
+def of_config(path: Path, overrides: list[str], probe: bool) -> Evidence:
+    from trm_cli.config_options import load_from_cli
+    from trm_core.diagnose import evidence
+
+    loaded = load_from_cli(path, overrides)
+    if not probe:
+        return evidence.of_config(loaded.config)
+    from trm_cli.console import log
+    from trm_cli.progress import progress
+    from trm_core.prepare import RunHooks
+    from trm_core.probe import probed
+
+    with progress("probing", total=None) as bar:
+        hooks = RunHooks(log=log, on_step=lambda step, values: bar.update(step, label="probing"))
+        return probed(loaded, hooks)
+
+
+def show(found: Sequence[Diagnosis], evidence: Evidence) -> None:
+    """What is wrong first, each with its reason and mend; the rest in one line per verdict."""
+    from trm_cli.console import out
+    from trm_core.diagnose.check import Verdict
+    from trm_core.diagnose.fix import in_words
+
+    if evidence.run is not None:
+        out(f"run: {evidence.run.path} (step {evidence.metrics.last_step})")
+    for note in evidence.notes:
+        out(f"note: {note}")
+    for one in found:
+        finding = one.finding
+        if finding.verdict not in (Verdict.FAIL, Verdict.WARN):
+            continue
+        sure = "" if finding.sure == "certain" else f" ({finding.sure})"
+        out(f"\n{finding.verdict.upper()}  {one.check.id}{sure}: {finding.evidence}")
+        out(f"      {finding.why}")
+        mend = in_words(finding)
+        if mend:
+            out(f"      {mend}")
+    out("")
+    for verdict in (Verdict.UNKNOWN, Verdict.OK):
+        names = [one.check.id for one in found if one.finding.verdict is verdict]
+        if names:
+            out(f"{verdict}: {', '.join(names)}")
+
+
+def as_json(one: Diagnosis) -> dict[str, object]:
+    check, finding = one.check, one.finding
+    return {
+        "id": check.id,
+        "groups": list(check.groups),
+        "symptom": check.symptom,
+        "source": check.source,
+        "verdict": str(finding.verdict),
+        "sure": finding.sure,
+        "evidence": finding.evidence,
+        "numbers": dict(finding.numbers),
+        "why": finding.why,
+        "fix": dict(finding.fix),
+        "advice": finding.advice,
+    }
+
+
+def write_fix(path: Path, found: list[Diagnosis], evidence: Evidence) -> None:
+    from trm_cli.console import log
+    from trm_core.config import dump_config
+    from trm_core.diagnose.fix import fixed, overrides
+    from trm_core.training.run_dir import write_atomic
+
+    config, fix = fixed(evidence, found)
+    write_atomic(path, dump_config(config))
+    log(f"wrote {path}: {' '.join(overrides(fix))}")
+
+
+def write_html(path: Path, found: Sequence[Diagnosis], evidence: Evidence) -> None:
+    from trm_core.diagnose.report_html import html_report
+
+    from trm_core.training.run_dir import write_atomic
+
+    run = evidence.run
+    title = run.path.name if run is not None else evidence.settings.name
+    facts = {} if run is None else {str(key): str(value) for key, value in run.status.items()}
+    chance = evidence.data.chance if evidence.data is not None else None
+    write_atomic(path, html_report(title, facts, found, evidence.metrics, chance=chance))

@@ -1,0 +1,178 @@
+"""Checks of what is learned: does the loss fall, is accuracy above guessing, does it carry over."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.checks.gradients import slower
+from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.statistics import block_means, mean_interval, rising
+
+
+def loss_falls(evidence: Evidence) -> Finding:
+    loss = evidence.metrics["train/lm_loss"].between(0, evidence.learning_steps).finite()
+    means = block_means(loss)
+    if len(means) < 4:
+        return unknown("too few steps were logged")
+    chance = rising(loss)
+    numbers = {"first": float(means[0]), "last": float(means[-1]), "p_falling": 1 - chance}
+    text = f"lm_loss {means[0]:.3g} -> {means[-1]:.3g}"
+    if chance > 0.95 or means[-1] < 0.9 * means[0]:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.WARN,
+        f"{text}: no trend that chance would not give (p = {1 - chance:.2g})",
+        "likely",
+        numbers,
+        "Answers are not being learned. Rates, labels, or a part without a gradient are the usual reasons.",
+        {key: 3 * value for key, value in slower(evidence, 1).items()},
+    )
+
+
+def at_chance(evidence: Evidence) -> Finding:
+    metrics, chance = evidence.metrics, evidence.file.chance
+    accuracy = metrics["train/accuracy"].tail(0.2, 10)
+    if chance is None or len(accuracy.finite()) < 5:
+        return unknown("no labels, or too few steps were logged")
+    if metrics.last_step < 100:
+        return unknown(f"{metrics.last_step} steps are too early to say")
+    mean, half = mean_interval(accuracy)
+    train_chance = evidence.file.top_share or chance
+    numbers = {"accuracy": mean, "chance": train_chance}
+    text = (
+        f"accuracy {100 * mean:.1f} % (+-{100 * half:.1f}), always the most frequent label {100 * train_chance:.1f} %"
+    )
+    if mean - half > train_chance:
+        return ok(text, **numbers)
+    done = metrics.last_step / evidence.settings.training.total_steps
+    return Finding(
+        Verdict.FAIL if done > 0.3 and mean < train_chance + 0.01 else Verdict.WARN,
+        text,
+        "likely",
+        numbers,
+        "The model answers no better than a constant. See the checks of data, rates and gradients above first.",
+        {key: 3 * value for key, value in slower(evidence, 1).items()},
+    )
+
+
+def predictions_collapse(evidence: Evidence) -> Finding:
+    share = evidence.metrics["train/prediction_top_share"].between(0, evidence.learning_steps).tail(0.2, 10)
+    top = evidence.file.top_share
+    if len(share.finite()) < 5 or top is None:
+        return unknown("too few steps were logged")
+    mean = float(np.mean(share.finite().values))
+    text = f"{100 * mean:.0f} % of the predictions are one class, {100 * top:.0f} % of the labels are"
+    if mean < 0.95 or mean < top + 0.2:
+        return ok(text, share=mean, labels=top)
+    return Finding(
+        Verdict.FAIL,
+        text,
+        "likely",
+        {"share": mean, "labels": top},
+        "The model answers the same for every input. Rates too high, labels that do not fit, or a dead part do that.",
+        slower(evidence, 10),
+    )
+
+
+def generalises(evidence: Evidence) -> Finding:
+    train, held_out = evidence.metrics["train/final_accuracy"].tail(0.2, 10), evidence.metrics["eval/accuracy"]
+    if len(train.finite()) < 5 or not math.isfinite(held_out.last):
+        return unknown("no evaluation was logged")
+    mean = mean_interval(train)[0]
+    gap = mean - held_out.last
+    text = f"accuracy {100 * mean:.1f} % in training, {100 * held_out.last:.1f} % held out"
+    if gap < 0.2:
+        return ok(text, gap=gap)
+    decay = evidence.settings.training.weight_decay
+    return Finding(
+        Verdict.WARN,
+        text,
+        "likely",
+        {"gap": gap},
+        "The training samples are learned by heart. More samples (copies: data.build.augment_*) help more than decay.",
+        {"training.weight_decay": max(10 * decay, 0.1), "arch.dropout": 0.1},
+    )
+
+
+def plateau(evidence: Evidence) -> Finding:
+    series = evidence.metrics["eval/accuracy"].finite()
+    if len(series) < 6:
+        return unknown("fewer than six evaluations")
+    best = int(np.argmax(series.values))
+    fall = float(series.values[best] - series.values[-2:].mean())
+    top, at = 100 * series.values[best], series.steps[best]
+    text = f"held-out accuracy {100 * series.last:.1f} %, best {top:.1f} % at step {at}"
+    if fall < 0.05 or best > len(series) // 2:
+        return ok(text, fall=fall)
+    return Finding(
+        Verdict.WARN,
+        text,
+        "likely",
+        {"fall": fall},
+        "It has been falling for half of the run.",
+        {"training.total_steps": int(series.steps[best]) or 1},
+    )
+
+
+def reconstruction(evidence: Evidence) -> Finding:
+    weight, cosine = evidence.settings.loss_weights.reconstruction_loss, evidence.metrics["train/cos_sim_mean"]
+    late = cosine.between(0, evidence.learning_steps).tail(0.2).finite()
+    if not weight or len(late) < 5:
+        return unknown("reconstruction_loss is off, or too few steps were logged")
+    mean = float(np.mean(late.values))
+    text = f"cosine between sketches and their prediction from z_H {mean:.2f}"
+    return (
+        ok(text, cosine=mean)
+        if mean > 0
+        else Finding(
+            Verdict.WARN,
+            text,
+            "possible",
+            {"cosine": mean},
+            "z_H does not hold what the capsules say.",
+            {"loss_weights.reconstruction_loss": 2 * weight},
+        )
+    )
+
+
+CHECKS = (
+    Check(
+        "predictions-collapse",
+        ("accuracy",),
+        "all predictions are the same",
+        "pipeline.md Workflow 5 step 3",
+        ("config", "metrics", "data"),
+        predictions_collapse,
+        watched=True,
+    ),
+    Check(
+        "accuracy-at-chance",
+        ("accuracy",),
+        "accuracy is stuck at a low value",
+        "pipeline.md Issue 8, Workflow 5",
+        ("config", "metrics", "data"),
+        at_chance,
+        watched=True,
+    ),
+    Check(
+        "loss-not-falling",
+        ("accuracy", "gradients"),
+        "lm_loss does not fall",
+        "pipeline.md Workflow 5 step 1",
+        ("config", "metrics"),
+        loss_falls,
+    ),
+    Check("overfitting", ("accuracy",), "held-out accuracy is far below", "ours", ("config", "metrics"), generalises),
+    Check("accuracy-falls", ("accuracy",), "held-out accuracy falls", "ours", ("metrics",), plateau),
+    Check(
+        "reconstruction",
+        ("accuracy", "capsule-state"),
+        "cos_sim_mean below 0.5",
+        "pipeline.md metrics to watch",
+        ("config", "metrics"),
+        reconstruction,
+    ),
+)

@@ -1,0 +1,335 @@
+"""Checks that a config answers before anything runs: what is switched off, and schedules that do not fit the run."""
+
+from __future__ import annotations
+
+import math
+
+from trm_core.config.schema import WeightRange
+from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.evidence import Evidence
+
+
+def has_policy(evidence: Evidence) -> bool:
+    """Whether this run learns a policy. `auto` does when there is something to open."""
+    config = evidence.settings
+    if config.dqn.enabled != "auto":
+        return config.dqn.enabled
+    return config.arch.enable_capsule_expansion is not False and evidence.file_has_children is not False
+
+
+def can_expand(evidence: Evidence) -> bool:
+    return evidence.settings.arch.enable_capsule_expansion is not False and evidence.file_has_children is not False
+
+
+def expansion_off(evidence: Evidence) -> Finding:
+    config, children = evidence.settings, evidence.file.file.num_children
+    if config.arch.enable_capsule_expansion is not False or not children:
+        return ok("EXPAND is on" if children else "there is nothing to open", children=children)
+    wanted = config.dqn.enabled is True
+    return Finding(
+        Verdict.FAIL if wanted else Verdict.WARN,
+        f"{evidence.file.file.path} has {children} children per capsule, and arch.enable_capsule_expansion=false",
+        sure="certain" if wanted else "possible",
+        numbers={"children": float(children)},
+        why="The detail is there and nobody may buy it: expansion_cost and action_2_expand stay 0.",
+        fix={"arch.enable_capsule_expansion": True, "arch.q_head_num_actions": 3, "dqn.enabled": True},
+    )
+
+
+def two_actions(evidence: Evidence) -> Finding:
+    config, children = evidence.settings, evidence.file.file.num_children
+    actions = config.arch.q_head_num_actions
+    if actions == 3 or not children or not has_policy(evidence):
+        return ok(f"{actions} actions", actions=actions)
+    return Finding(
+        Verdict.FAIL,
+        "arch.q_head_num_actions=2: CONTINUE and HALT, no EXPAND",
+        numbers={"actions": float(actions)},
+        why="A Q-head with two outputs cannot choose to open a capsule.",
+        fix={"arch.q_head_num_actions": 3, "arch.enable_capsule_expansion": True},
+    )
+
+
+def buffer_min_size(evidence: Evidence) -> Finding:
+    config = evidence.settings
+    if not has_policy(evidence):
+        return unknown("no policy is learned")
+    rows, least, total = config.training.global_batch_size, config.dqn.buffer_min_size, config.training.total_steps
+    # Every row completes about one transition per step.
+    begins = least / rows
+    held = evidence.metrics["train/dqn_buffer_size"]
+    numbers = {"begins_at_step": begins, "total_steps": float(total)}
+    text = f"Q-learning begins at about step {begins:.0f} of {total}"
+    if len(held):
+        numbers["buffer_size"] = held.last
+        text += f" ({held.last:.0f} of dqn.buffer_min_size={least} transitions at step {evidence.metrics.last_step})"
+    share = begins / total
+    late = Verdict.FAIL if share > 0.25 else Verdict.WARN if share > 0.1 else Verdict.OK
+    if late is Verdict.OK:
+        return ok(text, **numbers)
+    fitting = max(min(1000, total * rows // 50), 1)
+    return Finding(
+        late,
+        text,
+        numbers=numbers,
+        why="dqn_loss is 0 until the buffer holds dqn.buffer_min_size transitions. "
+        "Each row of a batch completes about one per step.",
+        fix={"dqn.buffer_min_size": fitting},
+    )
+
+
+def epsilon_zero(evidence: Evidence) -> Finding:
+    dqn, total = evidence.settings.dqn, evidence.settings.training.total_steps
+    if not has_policy(evidence):
+        return unknown("no policy is learned")
+    entropy = dqn.enable_entropy_regularization and dqn.entropy_regularization_weight > 0
+    share = dqn.epsilon_decay / total
+    text = f"epsilon falls from {dqn.epsilon_start:g} to {dqn.epsilon_end:g} over {dqn.epsilon_decay} of {total} steps"
+    mean = dqn.epsilon_end + (dqn.epsilon_start - dqn.epsilon_end) * min(share, 1) / 2
+    numbers = {"mean_epsilon": mean}
+    if entropy or mean >= 0.05:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL if mean < 0.02 else Verdict.WARN,
+        text,
+        numbers=numbers,
+        why="Actions that are hardly ever tried are never learned. The value of EXPAND stays what it was at first.",
+        fix={"dqn.epsilon_start": 1.0, "dqn.epsilon_end": 0.1, "dqn.epsilon_decay": max(total // 2, 1)},
+    )
+
+
+def target_frozen(evidence: Evidence) -> Finding:
+    dqn, total = evidence.settings.dqn, evidence.settings.training.total_steps
+    if not has_policy(evidence):
+        return unknown("no policy is learned")
+    age = evidence.metrics["train/dqn_target_age"]
+    oldest = float(age.finite().values.max()) if len(age.finite()) else 0.0
+    fix = {"dqn.target_tau": 0.01}
+    why = "TD targets come from a copy of the Q-head. One that is never renewed teaches an untrained net's values."
+    if dqn.target_tau is not None:
+        if dqn.target_tau * total >= 5:
+            return ok(f"the target network follows by dqn.target_tau={dqn.target_tau:g}", tau=dqn.target_tau)
+        return Finding(
+            Verdict.FAIL if dqn.target_tau * total < 1 else Verdict.WARN,
+            f"dqn.target_tau={dqn.target_tau:g} moves the target network by {100 * dqn.target_tau * total:.2g} % "
+            f"of the way in {total} steps",
+            numbers={"tau": dqn.target_tau},
+            why=why,
+            fix=fix,
+        )
+    copies = total / dqn.target_update_freq
+    numbers = {"copies": copies, "oldest": oldest}
+    text = f"the target network is copied every {dqn.target_update_freq} steps, {copies:.1f} times in this run"
+    if oldest > 1.05 * dqn.target_update_freq + 1:
+        text += f"; it has been {oldest:.0f} steps old"
+    elif copies >= 3:
+        return ok(text, **numbers)
+    verdict = Verdict.FAIL if copies < 1 or oldest > 1.05 * dqn.target_update_freq + 1 else Verdict.WARN
+    return Finding(verdict, text, numbers=numbers, why=why, fix=fix)
+
+
+def rewards_zero(evidence: Evidence) -> Finding:
+    dqn = evidence.settings.dqn
+    if not has_policy(evidence):
+        return unknown("no policy is learned")
+    terminal = abs(dqn.reward_terminal_correct - dqn.reward_terminal_incorrect)
+    spread = evidence.metrics["train/dqn_reward_std"].finite()
+    paid = float(spread.tail(0.5).values.max()) if len(spread) else None
+    numbers = {"terminal_gap": terminal} | ({} if paid is None else {"reward_std": paid})
+    text = f"a right answer pays {terminal:g} more than a wrong one"
+    if paid is not None:
+        text += f"; rewards vary by {paid:.3g}"
+    if terminal > 0.05 and (paid is None or paid > 1e-6):
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL if terminal == 0 or (paid is not None and paid <= 1e-6) else Verdict.WARN,
+        text,
+        numbers=numbers,
+        why="Without a reward for being right, values only hold costs and bonuses, and the policy stops thinking.",
+        fix={"dqn.reward_terminal_correct": 1.0, "dqn.reward_terminal_incorrect": -0.5},
+    )
+
+
+def expansion_price(evidence: Evidence) -> Finding:
+    dqn = evidence.settings.dqn
+    if not has_policy(evidence) or not can_expand(evidence):
+        return unknown("EXPAND is off")
+    file = evidence.file.file
+    price = dqn.expansion_cost_per_child * file.num_children * float(file.prices.mean())
+    gap = dqn.reward_terminal_correct - dqn.reward_terminal_incorrect + 1.0  # and the rise of u, at most 1
+    numbers = {"price": price, "gain": gap}
+    text = f"opening one of {file.num_capsules} capsules costs {price:.3g}; a right answer gains at most {gap:.3g}"
+    opened = evidence.metrics["eval/opened"].last
+    if not math.isnan(opened):
+        numbers["opened"] = opened
+        text += f"; evaluation opens {opened:.2f}"
+    probe = evidence.file.probe
+    worth = None if probe is None or probe.detail is None else probe.detail - probe.sketches
+    # No policy buys a capsule for more than what all of them together are worth.
+    dear = price > 0.25 * gap or (worth is not None and worth > 0 and opened < 0.1 and price > 0.5 * worth * gap)
+    fix = {"dqn.expansion_cost_per_child": 0.01 * gap / (file.num_children * float(file.prices.mean()))}
+    why = "A price is paid at every opening, and the gain comes if the answer changes. Past the gain nobody opens."
+    if dear:
+        return Finding(Verdict.FAIL, text, numbers=numbers, why=why, fix=fix)
+    if price > 0.1 * gap:
+        return Finding(Verdict.WARN, text, "possible", numbers, why, fix)
+    return ok(text, **numbers)
+
+
+def warmup_missing(evidence: Evidence) -> Finding:
+    training = evidence.settings.training
+    share = training.lr_warmup_steps / training.total_steps
+    numbers: dict[str, float] = {"warmup_steps": training.lr_warmup_steps, "share": share}
+    text = f"training.lr_warmup_steps={training.lr_warmup_steps} of {training.total_steps}"
+    if training.lr_warmup_steps >= min(10, 0.02 * training.total_steps):
+        return ok(text, **numbers)
+    loss = evidence.metrics["train/lm_loss"].finite()
+    early = loss.between(0, max(0.1 * training.total_steps, 50)).values
+    fix = {"training.lr_warmup_steps": max(training.total_steps // 20, 10)}
+    why = "At its first steps an adaptive optimiser knows nothing of the gradients' size, and full steps go anywhere."
+    classes = evidence.file.file.num_classes if evidence.data is not None else None
+    if len(early) > 1 and early.max() > max(1.5 * early[0], 1.2 * math.log(classes or 1)):
+        numbers["worst"] = float(early.max())
+        text += f"; lm_loss went up to {early.max():.3g} in the first steps"
+        return Finding(Verdict.FAIL, text, "likely", numbers, why, fix)
+    return Finding(Verdict.WARN, text, "possible", numbers, why, fix)
+
+
+def entropy_and_exploration(evidence: Evidence) -> Finding:
+    dqn = evidence.settings.dqn
+    on, weight = dqn.enable_entropy_regularization, dqn.entropy_regularization_weight
+    if on and weight == 0:
+        return Finding(
+            Verdict.WARN,
+            "dqn.enable_entropy_regularization=true with entropy_regularization_weight=0",
+            numbers={"weight": weight},
+            why="A term of weight 0 is not in the loss.",
+            fix={"dqn.entropy_regularization_weight": 0.01},
+        )
+    return ok(f"entropy term {'on' if on else 'off'}, weight {weight:g}", weight=weight)
+
+
+def weights_zero(evidence: Evidence) -> Finding:
+    weights = evidence.settings.loss_weights
+    dqn = weights.dqn_loss
+    highest = dqn.high if isinstance(dqn, WeightRange) else dqn
+    if weights.lm_loss == 0:
+        return Finding(
+            Verdict.FAIL,
+            "loss_weights.lm_loss=0",
+            numbers={"lm_loss": 0},
+            why="Nothing teaches the answers.",
+            fix={"loss_weights.lm_loss": 1.0},
+        )
+    if has_policy(evidence) and highest == 0:
+        return Finding(
+            Verdict.FAIL,
+            "loss_weights.dqn_loss=0",
+            numbers={"dqn_loss": 0},
+            why="Nothing teaches the Q-head.",
+            fix={"loss_weights.dqn_loss": 0.5},
+        )
+    return ok(f"lm_loss {weights.lm_loss:g}, dqn_loss up to {highest:g}", lm_loss=weights.lm_loss, dqn_loss=highest)
+
+
+def wandb_ready(evidence: Evidence) -> Finding:
+    logging = evidence.settings.logging
+    if not logging.wandb:
+        return ok("Weights & Biases is off; metrics.jsonl is always written")
+    said = [
+        line for line in (evidence.run.log if evidence.run else ()) if "Weights & Biases" in line and "warn" in line
+    ]
+    if said:
+        return Finding(
+            Verdict.WARN, said[-1][:200], "certain", why="Training goes on without it.", fix={"logging.wandb": False}
+        )
+    return ok(f"Weights & Biases logs to project {logging.wandb_project}")
+
+
+CHECKS = (
+    Check(
+        "two-actions",
+        ("config", "dqn", "expansion", "capsule-state"),
+        "action_2_expand is never there",
+        "pipeline.md Issues 2 and 4, Workflow 3",
+        ("config", "data"),
+        two_actions,
+    ),
+    Check(
+        "expansion-off",
+        ("config", "capsule-state", "expansion"),
+        "expansion_cost is always 0",
+        "pipeline.md Issue 1, Workflow 1",
+        ("config", "data"),
+        expansion_off,
+    ),
+    Check("loss-weights", ("config", "accuracy", "dqn"), "a loss term does nothing", "ours", ("config",), weights_zero),
+    Check(
+        "rewards-zero",
+        ("dqn", "config"),
+        "dqn_reward_mean never changes",
+        "pipeline.md Workflow 3 step 5",
+        ("config",),
+        rewards_zero,
+        watched=True,
+    ),
+    Check(
+        "buffer-min-size",
+        ("dqn", "config"),
+        "dqn_loss is always 0",
+        "pipeline.md Issue 3",
+        ("config",),
+        buffer_min_size,
+        watched=True,
+    ),
+    Check(
+        "epsilon-zero",
+        ("dqn", "config", "expansion"),
+        "one action is never tried",
+        "pipeline.md Workflow 6 steps 1 and 6",
+        ("config",),
+        epsilon_zero,
+    ),
+    Check(
+        "target-frozen",
+        ("dqn", "config"),
+        "dqn_loss falls, the policy does not improve",
+        "pipeline.md Workflow 3 step 4",
+        ("config",),
+        target_frozen,
+        watched=True,
+    ),
+    Check(
+        "expansion-price",
+        ("expansion", "config", "dqn"),
+        "action_2_expand falls to 0",
+        "pipeline.md Issue 4, Workflow 6 step 4",
+        ("config", "data"),
+        expansion_price,
+    ),
+    Check(
+        "entropy-weight",
+        ("config", "dqn", "expansion"),
+        "the entropy term does nothing",
+        "pipeline.md Issue 4",
+        ("config",),
+        entropy_and_exploration,
+    ),
+    Check(
+        "wandb-ready",
+        ("config", "environment"),
+        "nothing arrives at Weights & Biases",
+        "pipeline.md checklist",
+        ("config",),
+        wandb_ready,
+    ),
+)
+WARMUP = Check(
+    "warmup-missing",
+    ("gradients", "config", "accuracy"),
+    "loss jumps in the first steps",
+    "pipeline.md Workflow 2",
+    ("config",),
+    warmup_missing,
+    watched=True,
+)

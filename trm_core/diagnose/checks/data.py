@@ -1,0 +1,203 @@
+"""Checks of the data: labels, detail, twins."""
+
+from __future__ import annotations
+
+import math
+
+from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.evidence import Evidence
+
+
+def children_missing(evidence: Evidence) -> Finding:
+    children, config = evidence.file.file.num_children, evidence.settings
+    if children:
+        return ok(f"{children} children per capsule", children=children)
+    asked = config.arch.enable_capsule_expansion is True or config.dqn.enabled is True
+    text = f"{evidence.file.file.path} has no children, so EXPAND has nothing to open"
+    if not asked:
+        return ok(f"{text}; the config does not ask for it", children=0)
+    return Finding(
+        Verdict.FAIL,
+        text,
+        numbers={"children": 0},
+        why="EXPAND shows the children of a capsule. Without them a policy can only choose when to halt.",
+        advice="build the file again with children: trm build-capsules SOURCE build.num_children=4",
+    )
+
+
+def labels_constant(evidence: Evidence) -> Finding:
+    share, chance = evidence.file.top_share, evidence.file.chance
+    if share is None:
+        return unknown("the file has no labels")
+    classes = evidence.file.file.num_classes or 2
+    held_out = chance if chance is not None else share
+    numbers = {"top_share": share, "chance": held_out, "classes": float(classes)}
+    text = f"{100 * share:.1f} % of the training labels are one class of {classes}"
+    # Unbalanced is not broken: the held-out labels would be as unbalanced. Only training labels are often damaged.
+    if share > 0.995 or (share > 0.5 and share > held_out + 0.25) or share > max(0.97, 1 - 0.1 / classes):
+        verdict = Verdict.FAIL
+    elif share > max(0.9, 1 - 0.5 / classes) or (share > 0.3 and share > held_out + 0.1):
+        verdict = Verdict.WARN
+    else:
+        return ok(text, **numbers)
+    other = "" if math.isclose(share, held_out, abs_tol=0.05) else f", but {100 * held_out:.1f} % of the held-out ones"
+    return Finding(
+        verdict,
+        text + other,
+        sure="certain" if share > 0.995 else "likely",
+        numbers=numbers,
+        why="A model that always names this class is right as often, and there is little else to learn.",
+        advice="look at where the labels come from (build.label), and at: trm inspect-dataset FILE",
+    )
+
+
+def labels_shuffled(evidence: Evidence) -> Finding:
+    train, held_out = evidence.file.probe, evidence.file.probe_held_out
+    if train is None:
+        return unknown("too few labelled samples for a probe")
+    best = max(train.sketches, train.detail or 0.0)
+    error = math.sqrt(train.chance * (1 - train.chance) / train.cases) + 1e-9
+    numbers = {"probe": best, "chance": train.chance}
+    text = f"a linear probe of the training samples is right on {100 * best:.1f} % (chance {100 * train.chance:.1f} %)"
+    if held_out is not None and held_out.cases >= 100:
+        other = max(held_out.sketches, held_out.detail or 0.0)
+        numbers |= {"probe_held_out": other}
+        text += f", of the held-out ones on {100 * other:.1f} %"
+        gain, theirs = best - train.chance, other - held_out.chance
+        spread = math.sqrt(other * (1 - other) / held_out.cases + best * (1 - best) / train.cases) + 1e-9
+        if theirs > 0.1 and gain < 0.6 * theirs and theirs - gain > 4 * spread:
+            return Finding(
+                Verdict.FAIL if gain < 0.5 * theirs else Verdict.WARN,
+                text,
+                sure="likely",
+                numbers=numbers,
+                why="Inputs say less about the labels in training than in the held-out split. "
+                "Training labels that were moved to other samples look like this.",
+                advice="check that inputs and labels were not ordered apart before the file was built",
+            )
+    if best < train.chance + 4 * error and (held_out is None or best < train.chance + 0.05):
+        accuracy = evidence.metrics["eval/accuracy"].last
+        if math.isfinite(accuracy) and evidence.file.chance is not None and accuracy > evidence.file.chance + 0.1:
+            return ok(text + "; the model does better", **numbers)
+        return Finding(
+            Verdict.WARN,
+            text,
+            sure="possible",
+            numbers=numbers,
+            why="Inputs seem to say nothing about the labels. Either the labels belong to other samples, or the task "
+            "is one that no linear probe can begin.",
+            advice="check that inputs and labels belong together: trm inspect-dataset FILE",
+        )
+    return ok(text, **numbers)
+
+
+def labels_leaked(evidence: Evidence) -> Finding:
+    leak = evidence.file.leak
+    if leak is None:
+        return unknown("labels are no classes that single coordinates could tell")
+    numbers = {"told": leak.told, "told_without": leak.told_without, "coordinates": float(len(leak.coordinates))}
+    text = (
+        f"single coordinates of the sketches tell {100 * leak.told:.0f} % of the classes, "
+        f"{100 * leak.told_without:.0f} % without these {len(leak.coordinates)}"
+    )
+    size = evidence.file.file.num_capsules * evidence.file.file.dim
+    # An easy task is told by many coordinates: without some of them it still is.
+    if leak.told < 0.8 or leak.told_without > 0.5 * leak.told or len(leak.coordinates) > max(0.25 * size, 1):
+        return ok(text, **numbers)
+    where = ", ".join(f"capsule {capsule} dimension {dim}" for capsule, dim in leak.coordinates[:3])
+    return Finding(
+        Verdict.FAIL,
+        f"{text} ({where})",
+        sure="likely",
+        numbers=numbers,
+        why="Nearly every class can be read off one number, and off no other. "
+        "A label that got into the inputs looks like this.",
+        advice="leave the label's column out of the inputs, and build the file again",
+    )
+
+
+def children_equal_sketch(evidence: Evidence) -> Finding:
+    detail, probe = evidence.file.detail, evidence.file.probe
+    if detail is None:
+        return unknown("the file has no children")
+    numbers = {"detail": detail}
+    text = f"children differ from their sketch by {100 * detail:.2g} % of their size"
+    fail = Finding(
+        Verdict.FAIL,
+        text,
+        numbers=numbers,
+        why="Opening a capsule shows what its sketch has shown already, so no policy can gain by it.",
+        fix={"arch.enable_capsule_expansion": False},
+        advice="build sketches that are coarser than the children: build.sketch=leading build.sketch_dims=...",
+    )
+    if detail < 0.01:
+        return fail
+    if probe is None or probe.detail is None:
+        return ok(text, **numbers)
+    numbers |= {"probe_sketches": probe.sketches, "probe_children": probe.detail}
+    spread = math.sqrt(2 * probe.detail * (1 - probe.detail) / probe.cases) + 1e-9
+    text += f"; a linear probe gains {100 * (probe.detail - probe.sketches):+.1f} points by them"
+    if detail < 0.1 and probe.detail < probe.sketches + 2 * spread:
+        return Finding(Verdict.FAIL, text, "likely", numbers, fail.why, fail.fix, fail.advice)
+    return ok(text, **numbers)
+
+
+def duplicates_across_splits(evidence: Evidence) -> Finding:
+    share = evidence.file.twins
+    text = f"{100 * share:.2g} % of the {evidence.file.held_out or 'held-out'} samples are also training samples"
+    if share == 0:
+        return ok(text, share=share)
+    return Finding(
+        Verdict.FAIL if share >= 0.02 else Verdict.WARN,
+        text,
+        numbers={"share": share},
+        why="The model has seen their answers, so accuracy on this split is too good to be true.",
+        advice="build the file again with trm build-capsules, which keeps equal samples in one split",
+    )
+
+
+CHECKS = (
+    Check(
+        "labels-constant",
+        ("data", "accuracy"),
+        "accuracy is high from the start, or never moves",
+        "pipeline.md Issue 8",
+        ("data",),
+        labels_constant,
+    ),
+    Check(
+        "labels-leaked",
+        ("data", "accuracy"),
+        "accuracy is perfect, and EXPAND never pays",
+        "ours",
+        ("data",),
+        labels_leaked,
+    ),
+    Check(
+        "labels-shuffled",
+        ("data", "accuracy"),
+        "training accuracy does not carry over",
+        "pipeline.md Issue 8",
+        ("data",),
+        labels_shuffled,
+    ),
+    Check(
+        "duplicate-across-splits",
+        ("data", "accuracy"),
+        "held-out accuracy is too good",
+        "ours",
+        ("data",),
+        duplicates_across_splits,
+    ),
+    Check(
+        "children-missing",
+        ("data", "capsule-state", "expansion"),
+        "KeyError: capsule_state; EXPAND does nothing",
+        "pipeline.md Issue 1",
+        ("data", "config"),
+        children_missing,
+    ),
+    Check(
+        "children-equal-sketch", ("data", "expansion"), "EXPAND never pays", "ours", ("data",), children_equal_sketch
+    ),
+)

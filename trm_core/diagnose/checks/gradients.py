@@ -1,0 +1,238 @@
+"""Checks of the optimisation: NaN, rates, norms, parts without a gradient."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+
+from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.checks.config import WARMUP
+from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.statistics import block_means, median, rising
+
+_SKIPPED = re.compile(r"step (\d+): (.+); skipped")
+
+
+def slower(evidence: Evidence, factor: float) -> dict[str, float]:
+    """Overrides that divide every learning rate of the model by `factor`."""
+    training = evidence.settings.training
+    fix = {"training.base_lr": training.base_lr / factor}
+    if training.optimizer == "muon":
+        fix["training.muon_lr"] = training.muon_lr / factor
+    return fix
+
+
+def not_finite(evidence: Evidence) -> Finding:
+    metrics = evidence.metrics
+    skipped = metrics["train/skipped_steps"].finite()
+    count = float(skipped.values.max()) if len(skipped) else 0.0
+    rollbacks = max(metrics["train/rollbacks"].finite().values, default=0.0)
+    steps = [(int(m[1]), m[2]) for line in (evidence.run.log if evidence.run else ()) if (m := _SKIPPED.search(line))]
+    holes = metrics["train/loss"].steps[~np.isfinite(metrics["train/loss"].values)]
+    count = max(count, float(len(steps)))
+    gave_up = evidence.run is not None and evidence.run.status.get("exit_code") == 5
+    numbers = {"skipped_steps": count, "rollbacks": float(rollbacks)}
+    if not count and not rollbacks and not len(holes) and not gave_up:
+        return ok("no NaN or Inf in loss or gradient", **numbers)
+    if steps:
+        first = f"first at step {steps[0][0]}: {steps[0][1]}"
+    else:
+        first = f"first at step {holes[0]}" if len(holes) else str(evidence.facts.status.get("error", ""))[:200]
+    many = gave_up or rollbacks > 0 or count > 2
+    return Finding(
+        Verdict.FAIL if many else Verdict.WARN,
+        f"{count:.0f} steps left out because loss or gradient was not finite, {rollbacks:.0f} rollbacks; {first}",
+        numbers=numbers,
+        why="The steps were left out whole, so weights are intact. Rates too high for these data or broken inputs "
+        "cause it; once in a while a single row does.",
+        fix={**slower(evidence, 2), "training.grad_clip_norm": evidence.settings.training.grad_clip_norm / 2},
+    )
+
+
+def lr_too_high(evidence: Evidence) -> Finding:
+    training, metrics = evidence.settings.training, evidence.metrics
+    last = evidence.learning_steps
+    warm = min(training.lr_warmup_steps, last // 2)
+    ratio = median(metrics["train/update_ratio"].between(warm, warm + max((last - warm) // 2, 20)))
+    loss = block_means(metrics["train/lm_loss"].between(warm, last))
+    classes = evidence.file.file.num_classes if evidence.data is not None else None
+    numbers = {"base_lr": training.base_lr, "update_ratio": ratio}
+    text = f"a step changes the weights by {ratio:.2g} of their norm at training.base_lr={training.base_lr:g}"
+    if math.isnan(ratio) or len(loss) < 4:
+        return unknown("too few steps after warm-up")
+    worse = float(loss[-3:].mean() / max(loss.min(), 1e-9))
+    above_guessing = classes is not None and loss[-3:].mean() > 1.05 * np.log(classes)
+    numbers |= {"loss_over_its_best": worse}
+    harmed = above_guessing or worse > 2
+    if harmed:
+        text += f"; lm_loss ends at {loss[-3:].mean():.3g}, {worse:.2g} times its best"
+    if ratio > 0.1 or (ratio > 0.02 and harmed):
+        verdict, factor = Verdict.FAIL, 100.0 if ratio > 0.1 else 10.0
+    elif ratio > 0.03:
+        verdict, factor = Verdict.WARN, 10.0
+    else:
+        return ok(text, **numbers)
+    return Finding(
+        verdict,
+        text,
+        sure="certain" if harmed and ratio > 0.1 else "likely",
+        numbers=numbers,
+        why="About a thousandth is usual. Steps this large leave every valley that they find.",
+        fix=slower(evidence, factor),
+    )
+
+
+def lr_too_low(evidence: Evidence) -> Finding:
+    training = evidence.settings.training
+    series = evidence.metrics["train/update_ratio"].between(training.lr_warmup_steps, evidence.learning_steps)
+    ratio = median(series)
+    if math.isnan(ratio):
+        return unknown("too few steps after warm-up")
+    text = f"a step changes the weights by {ratio:.2g} of their norm"
+    loss = evidence.metrics["train/lm_loss"].between(0, evidence.learning_steps)
+    if ratio > 1e-5 or rising(loss) > 0.99:
+        return ok(text, update_ratio=ratio)
+    fix = {key: 10 / value for key, value in slower(evidence, 1).items() if value} and {
+        key: 10 * value for key, value in slower(evidence, 1).items()
+    }
+    return Finding(
+        Verdict.WARN,
+        f"{text}, and lm_loss does not fall",
+        "likely",
+        {"update_ratio": ratio},
+        "About a thousandth is usual. Steps this small need a hundred times as many.",
+        fix,
+    )
+
+
+def exploding(evidence: Evidence) -> Finding:
+    metrics, training = evidence.metrics, evidence.settings.training
+    norm = metrics["train/grad_norm"].between(0, evidence.learning_steps).finite()
+    norm = norm.between(min(training.lr_warmup_steps, evidence.learning_steps // 2))
+    if len(norm) < 4:
+        return unknown("too few steps after warm-up")
+    means = block_means(norm)
+    early, late, limit = (
+        float(np.median(means[: max(len(means) // 4, 1)])),
+        float(np.median(means[-3:])),
+        training.grad_clip_norm,
+    )
+    peak = float(norm.values.max())
+    numbers = {"early": early, "late": late, "peak": peak, "clip": limit}
+    text = f"gradient norm {early:.3g} early, {late:.3g} late, at most {peak:.3g} (clipped at {limit:g})"
+    grows = late / max(early, 1e-12)
+    if late > 10 * limit and (grows > 5 or late > 100 * limit):
+        verdict = Verdict.FAIL
+    elif (late > 10 * limit and rising(norm) < 0.001) or peak > 1000 * max(limit, early):
+        verdict = Verdict.WARN
+    else:
+        return ok(text, **numbers)
+    return Finding(
+        verdict,
+        text,
+        "likely",
+        numbers,
+        "Clipping keeps the size of a step, but its direction is the largest term's. Norms that grow announce NaN.",
+        {**slower(evidence, 3), "training.grad_clip_norm": limit / 2},
+    )
+
+
+def dead_layer(evidence: Evidence) -> Finding:
+    metrics, training = evidence.metrics, evidence.settings.training
+    groups = [name for name in metrics if name.startswith("train/grad/layer_")]
+    if not groups:
+        return unknown("training.monitor_gradients is off")
+    warm = min(training.lr_warmup_steps, evidence.learning_steps // 4)
+    dead = {}
+    for name in groups:
+        norms = metrics[name].between(warm, evidence.learning_steps - 1).finite().values
+        # The value net waits for its buffer, the cmi head for the first openings: the second half is what counts.
+        late = norms[len(norms) // 2 :]
+        if len(late) >= 3 and np.mean(late == 0) > 0.9:
+            dead[name.removeprefix("train/grad/layer_")] = float(np.mean(norms == 0))
+    zero = metrics["train/grad/num_zero"].between(warm, evidence.learning_steps - 1)
+    means = block_means(zero)
+    numbers = {"dead_parts": float(len(dead))} | ({"parameters_without": float(means[-1])} if len(means) else {})
+    if dead:
+        names = ", ".join(sorted(dead))
+        return Finding(
+            Verdict.FAIL,
+            f"no gradient reaches {names}",
+            numbers=numbers,
+            why="A part without a gradient stays as it was drawn at random. Its output is unused, its loss has "
+            "weight 0, or it is cut off.",
+            advice="see which loss term should reach it (loss_weights) and whether its output is used",
+        )
+    return ok(f"all {len(groups)} parts have a gradient", **numbers)
+
+
+def clipping(evidence: Evidence) -> Finding:
+    training = evidence.settings.training
+    share = median(evidence.metrics["train/grad_clip_ratio"].between(training.lr_warmup_steps, evidence.learning_steps))
+    if math.isnan(share):
+        return unknown("too few steps after warm-up")
+    text = f"{100 * share:.0f} % of the steps are clipped at training.grad_clip_norm={training.grad_clip_norm:g}"
+    # AdamAtan2 and Muon do not care for the gradient's size; what clipping does to them is even out steps.
+    if share < 0.98 or training.optimizer != "adamw":
+        return ok(text, share=share)
+    return Finding(
+        Verdict.WARN,
+        text,
+        "possible",
+        {"share": share},
+        "Every step has the same size, whatever the gradient says.",
+        {"training.grad_clip_norm": 4 * training.grad_clip_norm},
+    )
+
+
+CHECKS = (
+    WARMUP,
+    Check(
+        "lr-too-high",
+        ("gradients", "accuracy", "config"),
+        "loss jumps, or stays where it began",
+        "pipeline.md Issue 5, Workflow 5 step 4",
+        ("config", "metrics"),
+        lr_too_high,
+        watched=True,
+    ),
+    Check(
+        "dead-layer",
+        ("gradients", "accuracy"),
+        "accuracy stops early",
+        "pipeline.md Workflow 5 step 6",
+        ("config", "metrics"),
+        dead_layer,
+        watched=True,
+    ),
+    Check(
+        "exploding-gradients",
+        ("gradients",),
+        "grad_norm above 10 and growing",
+        "pipeline.md Issue 5",
+        ("config", "metrics"),
+        exploding,
+        watched=True,
+    ),
+    Check(
+        "nan",
+        ("gradients",),
+        "loss becomes NaN, training crashes",
+        "pipeline.md Issue 5, Workflow 2",
+        ("config", "metrics"),
+        not_finite,
+        watched=True,
+    ),
+    Check(
+        "lr-too-low",
+        ("gradients", "accuracy", "config"),
+        "loss does not fall",
+        "pipeline.md Workflow 5 step 4",
+        ("config", "metrics"),
+        lr_too_low,
+        watched=True,
+    ),
+    Check("clipping", ("gradients",), "grad_clip_ratio near 1", "pipeline.md 5.5", ("config", "metrics"), clipping),
+)

@@ -1,0 +1,86 @@
+"""Checks of the optional parts: memory bank and concepts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.statistics import block_means, median
+
+
+def bank(evidence: Evidence) -> Finding:
+    if not evidence.settings.memory.enabled:
+        return unknown("memory.enabled is off")
+    metrics = evidence.metrics
+    filled = metrics["train/memory_filled"].last
+    writes, gate = median(metrics["train/memory_writes"]), median(metrics["train/memory_gate"].tail(0.2))
+    if math.isnan(filled):
+        return unknown("nothing was logged yet")
+    numbers = {"filled": filled, "writes": writes, "gate": gate}
+    text = f"{100 * filled:.0f} % of the slots in use, {writes:.3g} written per step, gate {gate:.2g}"
+    threshold = evidence.settings.memory.reward_threshold
+    if filled == 0 and metrics.last_step > 50:
+        return Finding(
+            Verdict.FAIL,
+            text,
+            numbers=numbers,
+            why=f"A row is written if its terminal reward reaches {threshold:g} (memory.reward_threshold); none does.",
+            fix={"memory.reward_threshold": -0.5},
+        )
+    return ok(text, **numbers)
+
+
+def codebook(evidence: Evidence) -> Finding:
+    arch = evidence.settings.arch
+    if not arch.enable_concepts:
+        return unknown("arch.enable_concepts is off")
+    metrics, learning = evidence.metrics, evidence.learning_steps
+    perplexity = metrics["train/concept_perplexity"].between(0, learning).tail(0.3).finite().values
+    usage = metrics["train/concept_usage"].between(0, learning).tail(0.3).finite().values
+    if len(perplexity) < 3:
+        return unknown("nothing was logged yet")
+    used, share = float(np.median(perplexity)), float(np.median(usage)) if len(usage) else float("nan")
+    loss = block_means(metrics["train/vq_loss"].between(0, learning))
+    drift = float(loss[-1] / max(loss[: max(len(loss) // 4, 1)].min(), 1e-12)) if len(loss) >= 4 else 1.0
+    numbers = {"perplexity": used, "usage": share, "drift": drift}
+    text = (
+        f"{used:.1f} concepts in real use, {100 * share:.0f} % chosen; z_H {drift:.2g} times as far as at best"
+    )
+    fix = {"arch.concept_decay": 0.95, "loss_weights.vq_loss": 1.0}
+    if used < 1.5 or (drift > 20 and used < 4):
+        return Finding(
+            Verdict.FAIL,
+            text,
+            "likely",
+            numbers,
+            "One concept stands for everything: the codebook no longer follows what it should describe.",
+            fix,
+        )
+    if used < 2 or drift > 20:
+        return Finding(Verdict.WARN, text, "possible", numbers, "The codebook hardly follows z_H.", fix)
+    return ok(text, **numbers)
+
+
+CHECKS = (
+    Check(
+        "codebook-stale",
+        ("memory-bank", "accuracy"),
+        "one concept for everything",
+        "ours",
+        ("config", "metrics"),
+        codebook,
+        watched=True,
+    ),
+    Check(
+        "memory-bank-empty",
+        ("memory-bank",),
+        "the memory bank does nothing",
+        "pipeline.md Memory Bank Config",
+        ("config", "metrics"),
+        bank,
+        watched=True,
+    ),
+)

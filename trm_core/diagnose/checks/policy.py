@@ -1,0 +1,211 @@
+"""Checks of the policy that is learned: values, actions, what is opened."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.checks.config import can_expand, has_policy
+from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.statistics import block_means, mean_interval, median
+from trm_core.dqn.schedules import epsilon_at
+
+_ACTIONS = ("train/action_0_continue", "train/action_1_halt", "train/action_2_expand")
+
+
+def not_learning(evidence: Evidence) -> Finding:
+    metrics, dqn = evidence.metrics, evidence.settings.dqn
+    if not has_policy(evidence):
+        return unknown("no policy is learned")
+    held = metrics["train/dqn_buffer_size"]
+    if not len(held):
+        return unknown("nothing was logged yet")
+    if held.last < dqn.buffer_min_size:
+        stored = median(metrics["train/dqn_stored"])
+        if stored > 0:
+            return unknown(
+                f"{held.last:.0f} of {dqn.buffer_min_size} transitions so far, {stored:.0f} more at each step"
+            )
+        return Finding(
+            Verdict.FAIL,
+            "no transition is stored",
+            numbers={"stored": 0.0},
+            why="Q-learning replays what was stored, and nothing is.",
+        )
+    loss = metrics["train/dqn_loss"].finite()
+    late = loss.tail(0.5).values
+    text = f"dqn_loss {np.median(late) if len(late) else float('nan'):.3g} with {held.last:.0f} transitions"
+    if len(late) and np.median(late) > 0:
+        return ok(text, dqn_loss=float(np.median(late)))
+    return Finding(
+        Verdict.FAIL,
+        text,
+        numbers={"buffer_size": held.last},
+        why="The buffer is full enough and the loss is 0: rewards, weight or targets are all 0.",
+        fix={"loss_weights.dqn_loss": 0.5},
+    )
+
+
+def values_diverge(evidence: Evidence) -> Finding:
+    size, error = evidence.metrics["train/q_abs_max"], evidence.metrics["train/dqn_td_error_mean"]
+    means = block_means(size)
+    if not has_policy(evidence) or len(means) < 4:
+        return unknown("no Q-values were logged")
+    late, late_error = float(np.median(means[-3:])), mean_interval(error.tail(0.3))[0]
+    numbers = {"q_abs_max": late, "td_error": late_error}
+    text = f"largest Q-value {late:.3g}, TD error {late_error:.3g} (in scaled rewards)"
+    # Rewards are scaled to a deviation of one; an episode's return is a few of them.
+    if late_error <= 2 and late <= 50:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL if late > 200 or late_error > 10 else Verdict.WARN,
+        text,
+        "likely",
+        numbers,
+        "Values feed on their own targets and run away. A slower target network and a lower rate hold them.",
+        {"dqn.target_tau": 0.005, "dqn.lr": (evidence.settings.dqn.lr or evidence.settings.training.base_lr) / 3},
+    )
+
+
+def collapse(evidence: Evidence) -> Finding:
+    """One action takes (nearly) all that exploration leaves to the policy."""
+    config, metrics = evidence.settings, evidence.metrics
+    if not has_policy(evidence):
+        return unknown("no policy is learned")
+    names = _ACTIONS if can_expand(evidence) else _ACTIONS[:2]
+    tails = [metrics[name].tail(0.2, 10) for name in names]
+    if min(len(tail) for tail in tails) < 5:
+        return unknown("too few steps were logged")
+    shares = [float(np.mean(tail.finite().values)) for tail in tails]
+    top = int(np.argmax(shares))
+    epsilon = epsilon_at(config.dqn, metrics.last_step)
+    name = names[top].rpartition("_")[2].upper()
+    numbers = {"share": shares[top], "epsilon": epsilon}
+    text = (
+        f"{name} is {100 * shares[top]:.1f} % of the actions (exploration alone leaves {100 * epsilon:.0f} % to chance)"
+    )
+    steps, opened = metrics["eval/steps"].last, metrics["eval/opened"].last
+    if not math.isnan(steps):
+        numbers |= {"eval_steps": steps, "eval_opened": opened}
+        text += f"; evaluation takes {steps:.2f} steps and opens {opened:.2f}"
+    never_halts = not math.isnan(steps) and steps >= 0.995 * config.arch.max_steps and config.arch.max_steps > 1
+    idle = not math.isnan(steps) and steps <= 1.02 and opened < 0.02
+    others = 1 - shares[top]
+    # What is not chosen freely: HALT at the last step, and exploration.
+    forced = 1 / config.arch.max_steps if top != 1 else 0.0
+    one_action = others <= 1.15 * epsilon + forced + 0.01
+    fix = {
+        "dqn.enable_entropy_regularization": True,
+        "dqn.entropy_regularization_weight": 0.05,
+        "dqn.epsilon_end": 0.1,
+    }
+    why = (
+        "One action's value outgrew the others before these were tried enough. "
+        "Exploration and the entropy term keep them tried."
+    )
+    if one_action and top != 1 and (never_halts or math.isnan(steps)):
+        return Finding(Verdict.FAIL, text, "likely", numbers, why, fix)
+    if one_action and top == 1 and idle and evidence.data is not None:
+        probe = evidence.file.probe
+        gain = 0.0 if probe is None or probe.detail is None else probe.detail - probe.sketches
+        if gain > 0.05:
+            return Finding(
+                Verdict.FAIL,
+                f"{text}, where a linear probe gains {100 * gain:.0f} points by the detail",
+                "possible",
+                numbers,
+                why,
+                fix,
+            )
+    if never_halts:
+        return Finding(Verdict.WARN, f"{text}: it never halts by itself", "likely", numbers, why, fix)
+    return ok(text, **numbers)
+
+
+def never_expands(evidence: Evidence) -> Finding:
+    if not has_policy(evidence) or not can_expand(evidence):
+        return unknown("EXPAND is off")
+    share = evidence.metrics["train/action_expand_pct"].finite()
+    if len(share) < 5:
+        return unknown("too few steps were logged")
+    late = float(np.mean(share.tail(0.2).values))
+    text = f"{late:.2g} % of the actions are EXPAND"
+    if late > 0.1:
+        return ok(text, expand_pct=late)
+    return Finding(
+        Verdict.FAIL if late == 0 else Verdict.WARN,
+        text,
+        "likely",
+        {"expand_pct": late},
+        "EXPAND is chosen when its value exceeds the others'. Too high a price, no exploration, or detail that adds "
+        "nothing keep it below.",
+        {"dqn.epsilon_end": 0.1, "dqn.price_warmup_steps": max(evidence.settings.training.total_steps // 4, 1)},
+    )
+
+
+def policy_loses(evidence: Evidence) -> Finding:
+    """The learned policy against never opening anything, at what evaluation.json measured."""
+    scores = evidence.facts.evaluation.get("scores")
+    found: dict[str, dict[str, Any]] = {}
+    for score in scores if isinstance(scores, list) else []:
+        if isinstance(score, dict) and isinstance(score.get("accuracy"), (int, float)):
+            found.setdefault(str(score.get("policy", "")).split()[0] or "?", score)
+    if "learned" not in found or "never" not in found:
+        return unknown("no evaluation.json with a learned policy")
+    learned, never = float(found["learned"]["accuracy"]), float(found["never"]["accuracy"])
+    numbers = {"learned": learned, "never": never}
+    text = f"learned policy {100 * learned:.1f} %, never opening {100 * never:.1f} %"
+    if learned >= never - 0.02:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.WARN,
+        text,
+        "possible",
+        numbers,
+        "What the policy buys makes its answers worse. It needs longer to learn.",
+        advice="train longer, or raise loss_weights.dqn_loss",
+    )
+
+
+CHECKS = (
+    Check(
+        "dqn-not-learning",
+        ("dqn",),
+        "dqn_loss is 0, carry.q_action is None",
+        "pipeline.md Issues 2 and 3, Workflow 3",
+        ("config", "metrics"),
+        not_learning,
+        watched=True,
+    ),
+    Check(
+        "entropy-collapse",
+        ("dqn", "expansion"),
+        "all actions are the same",
+        "pipeline.md Workflow 6 step 2",
+        ("config", "metrics"),
+        collapse,
+        watched=True,
+    ),
+    Check(
+        "expansion-never",
+        ("expansion", "dqn"),
+        "action_2_expand is 0",
+        "pipeline.md Issue 4, Workflow 6",
+        ("config", "metrics"),
+        never_expands,
+        watched=True,
+    ),
+    Check(
+        "q-values-diverge",
+        ("dqn",),
+        "Q-values grow without end",
+        "pipeline.md Workflow 2 step 4, Workflow 3 step 4",
+        ("config", "metrics"),
+        values_diverge,
+        watched=True,
+    ),
+    Check("policy-loses", ("dqn", "expansion"), "the policy is worse than none", "ours", ("run",), policy_loses),
+)

@@ -1,0 +1,210 @@
+"""Checks of speed and memory use."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+
+from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.checks.config import has_policy
+from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.series import Series
+from trm_core.diagnose.statistics import block_means, median, rising
+
+_OUT_OF_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
+
+
+def loader(evidence: Evidence) -> Finding:
+    share = median(evidence.metrics["train/data_time_share"].tail(0.8))
+    if math.isnan(share):
+        return unknown("train/data_time_share was not logged")
+    workers = evidence.settings.data.num_workers
+    text = f"{100 * share:.0f} % of a step is waiting for data, with data.num_workers={workers}"
+    if share <= 0.2:
+        return ok(text, share=share)
+    return Finding(
+        Verdict.FAIL if share > 0.4 else Verdict.WARN,
+        text,
+        numbers={"share": share, "workers": float(workers)},
+        why="The network waits while samples are read. Loading processes read ahead.",
+        fix={"data.num_workers": 4 if workers < 4 else 2 * workers},
+        advice="a faster disk, or a capsule file with larger chunks, if more processes do not help",
+    )
+
+
+def logging(evidence: Evidence) -> Finding:
+    share, interval = (
+        median(evidence.metrics["train/logging_time_share"].tail(0.8)),
+        evidence.settings.training.log_interval,
+    )
+    if math.isnan(share):
+        return unknown("train/logging_time_share was not logged")
+    text = f"{100 * share:.1f} % of the time is logging, with training.log_interval={interval}"
+    if share <= 0.05:
+        return ok(text, share=share)
+    return Finding(
+        Verdict.FAIL if share > 0.2 else Verdict.WARN,
+        text,
+        numbers={"share": share, "interval": float(interval)},
+        why="Each line is measured, written, and handed to every logger. Fewer lines cost less.",
+        fix={"training.log_interval": 10 * interval},
+    )
+
+
+def slows_down(evidence: Evidence) -> Finding:
+    rate = evidence.metrics["train/samples_per_sec"].finite()
+    means = block_means(rate.between(evidence.metrics.last_step * 0.05))
+    if len(means) < 8:
+        return unknown("too few steps were logged")
+    early, late = float(np.median(means[: len(means) // 2])), float(np.median(means[-3:]))
+    text = f"{early:.4g} samples/s in the first half, {late:.4g} now"
+    if late > 0.5 * early:
+        return ok(text, early=early, late=late)
+    return Finding(
+        Verdict.WARN,
+        text,
+        "possible",
+        {"early": early, "late": late},
+        "Half as fast as before: another process on this machine, memory that swaps, or a disk that filled.",
+        advice="look at the machine; trm profile --config shows which stage it is",
+    )
+
+
+def _state_bytes(evidence: Evidence) -> float:
+    """About what one stored transition takes: the pages of the buffer are touched as it fills."""
+    config = evidence.settings
+    tokens = config.arch.q_head_tokens if config.arch.q_head_type == "attention" else 1
+    return config.arch.hidden_size * tokens * (2 if config.dqn.buffer_dtype == "float16" else 4) + 64.0
+
+
+def leak(evidence: Evidence) -> Finding:
+    metrics = evidence.metrics
+    name = "train/gpu_memory_gb" if "train/gpu_memory_gb" in metrics else "train/rss_gb"
+    memory = metrics[name].finite()
+    # What is loaded with the first batches and the first evaluation is no leak.
+    memory = memory.between(0.2 * metrics.last_step)
+    filled = metrics["train/dqn_buffer_size"]
+    if name == "train/rss_gb" and len(filled) and has_policy(evidence):
+        held = np.interp(memory.steps, filled.steps, filled.values) * _state_bytes(evidence) / 1e9
+        memory = Series(memory.steps, memory.values - held)
+    means = block_means(memory)
+    if len(means) < 8:
+        return unknown("too few steps were logged")
+    growth, at_first = float(means[-1] - means[0]), float(means[0])
+    steps = float(memory.steps[-1] - memory.steps[0])
+    # A leak goes on: both halves grow alike. What fills up once does not.
+    half = len(means) // 2
+    goes_on = means[-1] - means[half] > 0.25 * growth
+    chance = rising(memory)
+    per_step = growth * 1e6 / max(steps, 1)
+    numbers = {"growth_gb": growth, "at_first_gb": at_first, "kb_per_step": per_step}
+    text = f"memory {at_first:.2f} -> {at_first + growth:.2f} GB over {steps:.0f} steps ({per_step:.1f} kB a step)"
+    if chance > 0.001 or growth < max(0.05 * at_first, 0.02) or not goes_on:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL if growth > 0.15 * at_first else Verdict.WARN,
+        text,
+        "likely",
+        numbers,
+        "Something is kept from every step: tensors in a list, or graphs held by a number that was not detached.",
+        advice="trm profile --config shows the owner; code of your own that hangs on to tensors is the usual one",
+    )
+
+
+def out_of_memory(evidence: Evidence) -> Finding:
+    facts = evidence.facts
+    said = [line for line in (*facts.log, str(facts.status.get("error", ""))) if _OUT_OF_MEMORY.search(line)]
+    if not said:
+        return ok("no step ran out of memory")
+    training = evidence.settings.training
+    return Finding(
+        Verdict.FAIL,
+        said[-1].strip()[:300],
+        numbers={},
+        why="Activations grow with the rows computed at a time. Parts of a batch need less for the same gradient.",
+        fix={"training.accumulation_steps": 2 * training.accumulation_steps},
+        advice="trm profile --estimate shows what each owner takes",
+    )
+
+
+def gpu_idle(evidence: Evidence) -> Finding:
+    start = _last_start(evidence)
+    seen, used = start.get("device_name"), str(start.get("device", ""))
+    if "cuda" in evidence.settings.training.device or used.startswith("cuda"):
+        return ok(f"on {seen or used}")
+    available = start.get("gpus")
+    if not available:
+        return ok(f"on {used or 'cpu'}; no GPU was there")
+    return Finding(
+        Verdict.WARN,
+        f"a GPU was there ({available}), and training ran on {used}",
+        "certain",
+        why="training.device says so.",
+        fix={"training.device": "auto"},
+    )
+
+
+def _last_start(evidence: Evidence) -> dict[str, object]:
+    environment = evidence.facts.environment
+    starts = environment.get("starts")
+    if isinstance(starts, list) and starts and isinstance(starts[-1], dict):
+        return starts[-1]
+    return dict(environment)
+
+
+CHECKS = (
+    Check(
+        "out-of-memory",
+        ("memory",),
+        "CUDA out of memory",
+        "pipeline.md Issue 6, Workflow 4",
+        ("run", "config"),
+        out_of_memory,
+    ),
+    Check(
+        "memory-leak",
+        ("memory",),
+        "out of memory after a while",
+        "pipeline.md Workflow 4 step 1",
+        ("config", "metrics"),
+        leak,
+        watched=True,
+    ),
+    Check(
+        "loader-starvation",
+        ("speed",),
+        "less than a step per second",
+        "pipeline.md Issue 7, Workflow 7 step 2",
+        ("config", "metrics"),
+        loader,
+        watched=True,
+    ),
+    Check(
+        "logging-frequency",
+        ("speed",),
+        "logging takes long",
+        "pipeline.md Issue 7, Workflow 7 step 6",
+        ("config", "metrics"),
+        logging,
+        watched=True,
+    ),
+    Check(
+        "slows-down",
+        ("speed",),
+        "steps per second fall",
+        "pipeline.md Issue 7",
+        ("config", "metrics"),
+        slows_down,
+        watched=True,
+    ),
+    Check(
+        "gpu-idle",
+        ("speed", "environment"),
+        "training is slow, the GPU idle",
+        "pipeline.md Issue 7",
+        ("run", "config"),
+        gpu_idle,
+    ),
+)

@@ -1,0 +1,149 @@
+"""Checks of the run itself: how it ended, its checkpoints, its processes, its machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+from trm_core.diagnose.check import Check, Finding, Verdict, ok
+from trm_core.diagnose.evidence import Evidence
+
+_DIVERGED = re.compile(r"no longer alike")
+_SPACE = re.compile(r"no space|quota|disk", re.IGNORECASE)
+
+
+def ranks(evidence: Evidence) -> Finding:
+    facts = evidence.facts
+    said = [line for line in (str(facts.status.get("error", "")), *facts.log) if _DIVERGED.search(line)]
+    if not said:
+        return ok("nothing says that processes differ")
+    return Finding(
+        Verdict.FAIL,
+        said[0].strip()[:300],
+        numbers={},
+        why="Weights and counters must be the same in all processes. Another version or machine among them, "
+        "or code that draws or updates on one rank only, does that.",
+        advice="go back with --resume; compare the machines' packages in environment.json",
+    )
+
+
+def torn(evidence: Evidence) -> Finding:
+    found = evidence.checkpoints or []
+    damaged = [one for one in found if one.fault is not None]
+    steps = evidence.facts.status.get("step", 0)
+    if damaged:
+        whole = [one for one in found if one.fault is None]
+        back = f"; step {whole[0].step} verifies" if whole else "; none verifies"
+        return Finding(
+            Verdict.FAIL,
+            f"{damaged[0].fault}{back}",
+            numbers={"damaged": float(len(damaged)), "whole": float(len(whole))},
+            why="Its bytes are not those its manifest names. A disk, a copy cut short, or a hand changed them.",
+            advice="--resume goes back to the newest checkpoint that verifies; delete the damaged folder",
+        )
+    folders = evidence.facts.path / "checkpoints"
+    halves = (
+        [p.name for p in folders.iterdir() if p.name.startswith("step_") and not (p / "manifest.json").is_file()]
+        if folders.is_dir()
+        else []
+    )
+    if halves:
+        return Finding(
+            Verdict.FAIL,
+            f"{halves[0]} has no manifest",
+            numbers={"damaged": float(len(halves))},
+            why="A folder of that name is complete when it is made. Its manifest was lost since.",
+            advice="delete the folder; --resume goes back to the newest checkpoint that verifies",
+        )
+    if not found and isinstance(steps, int) and steps > evidence.settings.training.checkpoint_interval:
+        return Finding(
+            Verdict.WARN,
+            f"no checkpoint after {steps} steps",
+            numbers={"steps": float(steps)},
+            why="A kill now would lose everything.",
+            fix={"training.checkpoint_interval": max(steps // 10, 1)},
+        )
+    return ok(f"{len(found)} checkpoints, all verify", count=float(len(found)))
+
+
+def ended(evidence: Evidence) -> Finding:
+    status = evidence.facts.status
+    state, step, total = status.get("state"), status.get("step"), status.get("total_steps")
+    text = f"{state} at step {step} of {total}"
+    if state == "failed":
+        return Finding(
+            Verdict.FAIL,
+            f"{text}: {str(status.get('error', ''))[:300]}",
+            numbers={},
+            why="The run ended with an error.",
+            advice=f"go on with: trm train --resume {evidence.facts.path}",
+        )
+    pid = status.get("pid")
+    if state == "running" and isinstance(pid, int) and not _lives(pid) and not _elsewhere(evidence):
+        return Finding(
+            Verdict.FAIL,
+            f"{text}, says status.json, but its process is gone",
+            "likely",
+            why="It was killed: by hand, by the machine's out-of-memory killer, or by a job's time limit.",
+            advice=f"go on with: trm train --resume {evidence.facts.path}",
+        )
+    if not status:
+        return Finding(Verdict.WARN, "status.json is missing or unreadable", why="Nobody can tell how the run ended.")
+    return ok(text)
+
+
+def _lives(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}") or not os.path.isdir("/proc")
+
+
+def _elsewhere(evidence: Evidence) -> bool:
+    """Whether the run was started on another machine, whose processes cannot be seen from here."""
+    environment = evidence.facts.environment
+    starts = environment.get("starts")
+    last = starts[-1] if isinstance(starts, list) and starts and isinstance(starts[-1], dict) else environment
+    host = last.get("host")
+    return isinstance(host, str) and host != os.uname().nodename
+
+
+def disk(evidence: Evidence) -> Finding:
+    free = shutil.disk_usage(evidence.facts.path).free
+    newest = max((one.bytes for one in evidence.checkpoints or []), default=0)
+    said = [line for line in evidence.facts.log if "warning" in line and _SPACE.search(line)]
+    numbers = {"free_gb": free / 1e9, "checkpoint_gb": newest / 1e9}
+    text = f"{free / 1e9:.1f} GB free, a checkpoint takes {newest / 1e9:.2f}"
+    if free > 3 * newest and not said:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL if free < newest else Verdict.WARN,
+        text + (f"; {said[-1].strip()[:200]}" if said else ""),
+        "certain",
+        numbers,
+        "A checkpoint that does not fit is lost; older ones stay.",
+        {"training.keep_checkpoints": 2},
+        "free some space",
+    )
+
+
+RANKS = Check(
+    "ranks-diverged",
+    ("checkpoints", "environment"),
+    "processes disagree",
+    "ours",
+    ("run",),
+    ranks,
+)
+TORN = Check(
+    "checkpoint-torn",
+    ("checkpoints",),
+    "a checkpoint cannot be loaded",
+    "pipeline.md checklist",
+    ("run", "checkpoints", "config"),
+    torn,
+)
+CHECKS = (
+    Check("run-ended", ("checkpoints", "environment"), "the run ended early", "pipeline.md checklist", ("run",), ended),
+    Check(
+        "disk-space", ("checkpoints", "environment"), "checkpoints are missing", "ours", ("run", "checkpoints"), disk
+    ),
+)

@@ -1,0 +1,227 @@
+"""What a capsule file says for itself, from a bounded part of it: labels, detail, twins, and what a linear probe finds.
+
+Takes a fraction of a second whatever the file's size; `trm inspect-dataset` reads everything. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm_core.data.build.twins import row_digests
+from trm_core.data.fields import IGNORE_LABEL
+from trm_core.data.store import CapsuleFile, open_capsules
+
+_CASES = 2000  # samples that probes learn from
+_FEATURES = 400  # random projections of more
+_BYTES = 24 << 20  # most that is read of one split, for twins
+_MAX_CLASSES = 64
+_FOLDS = 3
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ProbeAccuracies:
+    """Cross-validated accuracy of a ridge classifier, 0 to 1, and how many cases each rests on."""
+
+    sketches: float
+    detail: float | None  # sketches and children
+    chance: float
+    cases: int
+
+
+@dataclass(frozen=True)
+class Leak:
+    """How much of the label single coordinates of the sketches give away.
+
+    `told`: share of the classes of which a threshold on one coordinate catches at least 30 %, with 99 % of what it
+    catches right; `told_without`: the same once these coordinates are left out; `coordinates`: they, as (capsule,
+    dimension).
+    """
+
+    told: float
+    told_without: float
+    coordinates: tuple[tuple[int, int], ...]
+
+
+class DataFacts:
+    """One capsule file. Each property is read when it is first asked for."""
+
+    def __init__(self, path: Path, held_out: str | None = None) -> None:
+        """held_out: the split that the run evaluates. Raises DataError if the file cannot be opened."""
+        self.file: CapsuleFile = open_capsules(path)
+        rows = self.file.rows
+        usual = next((name for name in ("validation", "test") if rows.get(name)), None)
+        self.held_out = held_out if held_out and rows.get(held_out) else usual
+
+    @cached_property
+    def labels(self) -> dict[str, NDArray[np.int64]]:
+        """Valid labels of the training and the held-out split, flattened."""
+        found = {}
+        for split in ("train", self.held_out):
+            if split is not None and self.file.rows.get(split) and self.file.has("labels"):
+                read = self.file.read(split, slice(0, 200_000), ["labels"])["labels"].astype(np.int64).ravel()
+                found[split] = read[read != IGNORE_LABEL]
+        return found
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of always naming the most frequent training label on the held-out split (on training without)."""
+        train = self.labels.get("train")
+        if train is None or not len(train):
+            return None
+        values, counts = np.unique(train, return_counts=True)
+        judged = self.labels.get(self.held_out or "train", train)
+        return float(np.mean(judged == values[counts.argmax()])) if len(judged) else None
+
+    @property
+    def top_share(self) -> float | None:
+        """Share of the most frequent training label."""
+        train = self.labels.get("train")
+        return None if train is None or not len(train) else float(np.bincount(train).max() / len(train))
+
+    @cached_property
+    def detail(self) -> float | None:
+        """RMS distance of children from their own sketch, relative to the RMS of the children. None without."""
+        sample = self._sample("train")
+        if "children" not in sample:
+            return None
+        children, sketches = sample["children"].astype(float), sample["sketches"].astype(float)[:, :, None]
+        size = float(np.sqrt(np.mean(children**2)))
+        return float(np.sqrt(np.mean((children - sketches) ** 2))) / size if size else 0.0
+
+    @cached_property
+    def twins(self) -> float:
+        """Share of the held-out samples (of those read) that are also among the training samples read."""
+        if self.held_out is None or not self.file.rows.get("train"):
+            return 0.0
+        digests = []
+        for split in ("train", self.held_out):
+            fields = [name for name in ("sketches", "children", "mask") if self.file.has(name)]
+            count = min(max(1, _BYTES // self._row_bytes(fields)), 20_000)
+            digests.append(row_digests(self.file.read(split, slice(0, count), fields)))
+        return float(np.isin(digests[1], digests[0]).mean()) if len(digests[1]) else 0.0
+
+    @cached_property
+    def probe(self) -> ProbeAccuracies | None:
+        """Cross-validated inside the training split."""
+        return self._probe("train")
+
+    @cached_property
+    def probe_held_out(self) -> ProbeAccuracies | None:
+        """Cross-validated inside the held-out split."""
+        return None if self.held_out is None else self._probe(self.held_out)
+
+    @cached_property
+    def leak(self) -> Leak | None:
+        """None where there is nothing to measure."""
+        sketches, _, labels = self._cases("train")
+        if not 2 <= len(np.unique(labels)) <= _MAX_CLASSES or len(labels) < 50:
+            return None
+        told, coordinates = told_by_single_coordinates(sketches, labels)
+        rest = np.delete(sketches, coordinates, axis=1)
+        without = told_by_single_coordinates(rest, labels)[0] if rest.shape[1] else 0.0
+        where = tuple(divmod(int(number), self.file.dim) for number in coordinates)
+        return Leak(told, without, where)
+
+    def _sample(self, split: str) -> dict[str, np.ndarray]:
+        """Up to _CASES samples, evenly over the split."""
+        rows = self.file.rows.get(split, 0)
+        fields = [name for name in ("sketches", "children", "labels") if self.file.has(name)]
+        if not rows:
+            return {}
+        count = min(rows, _CASES, max(1, 4 * _BYTES // self._row_bytes(fields)))
+        index = np.linspace(0, rows - 1, count).astype(np.int64)
+        return self.file.read(split, index, fields)
+
+    def _row_bytes(self, fields: list[str]) -> int:
+        layout = self.file.layout
+        return sum(math.prod(layout.row_shape(name)) * np.dtype(layout.dtypes[name]).itemsize for name in fields)
+
+    def _cases(self, split: str) -> tuple[Array, Array | None, NDArray[np.int64]]:
+        """(sketches [n, F], children [n, G] or None, labels [n]); a capsule with an answer of its own is a case."""
+        sample = self._sample(split)
+        if "labels" not in sample:
+            return np.zeros((0, 1)), None, np.zeros(0, np.int64)
+        sketches, labels = sample["sketches"].astype(float), sample["labels"].astype(np.int64)
+        children = sample["children"].astype(float) if "children" in sample else None
+        if labels.ndim == 2:
+            sketches, labels = sketches.reshape(-1, sketches.shape[-1]), labels.reshape(-1)
+            children = None if children is None else children.reshape(len(labels), -1)
+            chosen = np.linspace(0, len(labels) - 1, min(len(labels), _CASES)).astype(np.int64)
+            sketches, labels = sketches[chosen], labels[chosen]
+            children = None if children is None else children[chosen]
+        known = labels != IGNORE_LABEL
+        flat = sketches.reshape(len(labels), -1)[known]
+        return flat, None if children is None else children.reshape(len(labels), -1)[known], labels[known]
+
+    def _probe(self, split: str) -> ProbeAccuracies | None:
+        sketches, children, labels = self._cases(split)
+        if len(labels) < 60 or not 2 <= len(np.unique(labels)) <= _MAX_CLASSES:
+            return None
+        both = None if children is None else np.concatenate([sketches, children], axis=1)
+        return ProbeAccuracies(
+            cross_validated(sketches, labels),
+            None if both is None else cross_validated(both, labels),
+            float(np.bincount(labels).max() / len(labels)),
+            len(labels),
+        )
+
+
+def told_by_single_coordinates(features: Array, labels: NDArray[np.int64]) -> tuple[float, list[int]]:
+    """(share of classes that one threshold on one coordinate tells, the coordinates that do): see `Leak`."""
+    classes = np.unique(labels)
+    member = labels[:, None] == classes
+    counts = member.sum(0)
+    means = (member.T @ features) / counts[:, None]
+    spread = features.std(0) + 1e-12
+    # The four coordinates in which a class lies farthest from the mean of all, then a closer look at these.
+    near = np.argsort(-np.abs(means - features.mean(0)) / spread, axis=1)[:, :4]
+    told, used = 0, []
+    for number, candidates in enumerate(near):
+        caught = {int(c): _caught(features[:, c], member[:, number]) for c in candidates}
+        best = max(caught, key=lambda c: caught[c])
+        if caught[best] >= 0.3:
+            told += 1
+            used += [c for c, share in caught.items() if share >= 0.3]
+    return told / len(classes), sorted(set(used))
+
+
+def _caught(values: Array, member: NDArray[np.bool_]) -> float:
+    """Largest share of the members beyond a threshold, from either side, with 99 % members among all beyond it."""
+    best = 0.0
+    for signed in (values, -values):
+        order = np.argsort(-signed, kind="stable")
+        hits = np.cumsum(member[order])
+        ordered = signed[order]
+        ends = np.append(ordered[1:] < ordered[:-1], True)  # a threshold does not cut between equal values
+        pure = ends & (hits >= 0.99 * np.arange(1, len(values) + 1))
+        if pure.any():
+            best = max(best, float(hits[pure].max() / max(member.sum(), 1)))
+    return best
+
+
+def cross_validated(features: Array, labels: NDArray[np.int64]) -> float:
+    """Accuracy of ridge regression onto classes in three folds; features [n, F] are standardised and, past 400,
+    projected at random.
+    """
+    generator = np.random.default_rng(0)
+    x = (features - features.mean(0)) / (features.std(0) + 1e-6)
+    if x.shape[1] > _FEATURES:
+        x = x @ generator.standard_normal((x.shape[1], _FEATURES)) / np.sqrt(x.shape[1])
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    classes, y = np.unique(labels, return_inverse=True)
+    fold = generator.permutation(len(y)) % _FOLDS
+    right = 0
+    for number in range(_FOLDS):
+        own, other = fold != number, fold == number
+        gram = x[own].T @ x[own] + 0.1 * own.sum() * np.eye(x.shape[1])
+        weights = np.linalg.solve(gram, x[own].T @ np.eye(len(classes))[y[own]])
+        right += int(((x[other] @ weights).argmax(1) == y[other]).sum())
+    return right / len(y)

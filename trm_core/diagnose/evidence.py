@@ -1,0 +1,149 @@
+"""Everything a diagnosis may look at, gathered from a run directory, from a config, or from training under way.
+
+Nothing here imports torch: a finished run is diagnosed in a fraction of a second, on any machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trm_core.config import load_config
+from trm_core.diagnose.data_facts import DataFacts
+from trm_core.diagnose.series import Metrics
+from trm_core.errors import DataError, TrmError
+from trm_core.training import run_dir
+from trm_core.training.checkpoint_folders import CheckpointFacts, checkpoint_facts
+
+if TYPE_CHECKING:
+    from trm_core.config.schema import Config
+
+_LOG_BYTES = 1 << 20  # the end of log.txt that is read
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The small files of a run directory. A file that is missing or unreadable is empty."""
+
+    path: Path
+    status: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    log: tuple[str, ...]  # lines, with their times
+
+
+@dataclass
+class Evidence:
+    """What is known. A part that is None, or without entries, is not: `Check.needs` names the parts."""
+
+    config: Config | None = None
+    metrics: Metrics = field(default_factory=lambda: Metrics({}))
+    data: DataFacts | None = None
+    run: RunFacts | None = None
+    checkpoints: list[CheckpointFacts] | None = None
+    probe: Mapping[str, float] | None = None
+    notes: list[str] = field(default_factory=list)  # what could not be read, and why
+
+    def has(self, part: str) -> bool:
+        """Whether a part that a check needs is there."""
+        if part == "metrics":
+            return bool(self.metrics.series)
+        if part == "checkpoints":
+            return self.checkpoints is not None
+        return getattr(self, part) is not None
+
+    @property
+    def settings(self) -> Config:
+        """The config, for checks that need it."""
+        assert self.config is not None
+        return self.config
+
+    @property
+    def file(self) -> DataFacts:
+        """The data, for checks that need it."""
+        assert self.data is not None
+        return self.data
+
+    @property
+    def file_has_children(self) -> bool | None:
+        """None where the file is not known."""
+        return None if self.data is None else self.data.file.num_children > 0
+
+    @property
+    def learning_steps(self) -> int:
+        """Steps in which the model learns: afterwards only the policy does."""
+        training = self.settings.training
+        return training.predictor_steps or training.total_steps
+
+    @property
+    def facts(self) -> RunFacts:
+        """The run directory, for checks that need it."""
+        assert self.run is not None
+        return self.run
+
+
+def of_run(path: Path, metrics: Metrics) -> Evidence:
+    """Everything in a run directory. Raises TrmError if it is none, or if its config.yaml cannot be read."""
+    run_dir.require_run(path)
+    config = load_config(path / run_dir.CONFIG).config
+    run = RunFacts(
+        path,
+        status=_json(path / run_dir.STATUS),
+        dataset=_json(path / run_dir.DATASET),
+        environment=_json(path / run_dir.ENVIRONMENT),
+        evaluation=_json(path / run_dir.EVALUATION),
+        log=_log(path / run_dir.LOG),
+    )
+    evidence = Evidence(config, metrics, run=run, checkpoints=checkpoint_facts(path), notes=list(metrics.notes))
+    evidence.data = _data(run.dataset, evidence.notes)
+    return evidence
+
+
+def of_config(config: Config) -> Evidence:
+    """What is known before a run: the config, and its data if it is built already."""
+    evidence = Evidence(config)
+    first = config.data.path if not isinstance(config.data.path, list) else config.data.path[0]
+    if first is not None:
+        path = first if isinstance(first, str) else first.path
+        evidence.data = _open(path, None, evidence.notes)
+    return evidence
+
+
+def _data(dataset: Mapping[str, Any], notes: list[str]) -> DataFacts | None:
+    """The first training file that dataset.json names, with the split that the run evaluates."""
+    try:
+        path, held_out = str(dataset["train"][0]["path"]), dataset["eval"]
+        split = held_out["split"] if held_out["path"] == path else None
+    except (KeyError, IndexError, TypeError):
+        notes.append("dataset.json does not say where the data lie")
+        return None
+    return _open(path, split if isinstance(split, str) else None, notes)
+
+
+def _open(path: str, split: str | None, notes: list[str]) -> DataFacts | None:
+    try:
+        return DataFacts(Path(path), split)
+    except (DataError, OSError) as error:
+        notes.append(f"the data were not looked at: {error.message if isinstance(error, TrmError) else error}")
+        return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _log(path: Path) -> tuple[str, ...]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LOG_BYTES))
+            return tuple(file.read().decode("utf-8", "replace").splitlines())
+    except OSError:
+        return ()

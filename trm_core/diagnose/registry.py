@@ -1,0 +1,28 @@
+"""All checks, from causes to symptoms: of several that fail, the first is what to mend first."""
+
+from __future__ import annotations
+
+from trm_core.diagnose.check import GROUPS, Check
+from trm_core.diagnose.checks import answers, config, data, gradients, parts, policy, resources, run
+
+CHECKS: tuple[Check, ...] = (
+    run.TORN,
+    run.RANKS,
+    *data.CHECKS,
+    *config.CHECKS,
+    *gradients.CHECKS,
+    *resources.CHECKS,
+    *parts.CHECKS,
+    *policy.CHECKS,
+    *answers.CHECKS,
+    *run.CHECKS,
+)
+
+
+def of_group(group: str) -> tuple[Check, ...]:
+    """The checks of one of GROUPS, or all of them. Raises KeyError for another name."""
+    if group == "all":
+        return CHECKS
+    if group not in GROUPS:
+        raise KeyError(group)
+    return tuple(check for check in CHECKS if group in check.groups)

@@ -1,0 +1,45 @@
+"""The few statistics that verdicts rest on. Own, because importing scipy.stats takes longer than a whole diagnosis."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm_core.diagnose.series import Series
+
+
+def block_means(series: Series, blocks: int = 20) -> NDArray[np.float64]:
+    """[at most `blocks`]: means of neighbouring finite values. Neighbours depend on each other, their means hardly."""
+    values = series.finite().values
+    count = min(blocks, len(values))
+    return np.array([part.mean() for part in np.array_split(values, count)]) if count else np.zeros(0)
+
+
+def rising(series: Series, blocks: int = 20) -> float:
+    """One-sided chance of a series that only wanders to rise as steadily as this one (Mann-Kendall on block means);
+    near 0: it rises, near 1: it falls; 1 where there are fewer than four values.
+    """
+    means = block_means(series, blocks)
+    n = len(means)
+    if n < 4:
+        return 1.0
+    score = float(np.sign(means[None, :] - means[:, None])[np.triu_indices(n, 1)].sum())
+    spread = math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    return 0.5 * math.erfc((score - np.sign(score)) / spread / math.sqrt(2))
+
+
+def mean_interval(series: Series, blocks: int = 10) -> tuple[float, float]:
+    """(mean, half of its 95 % interval) from block means; (nan, inf) without values."""
+    means = block_means(series, blocks)
+    if not len(means):
+        return math.nan, math.inf
+    half = 2.26 * float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.inf
+    return float(means.mean()), half
+
+
+def median(series: Series) -> float:
+    """Of the finite values; NaN without any."""
+    values = series.finite().values
+    return float(np.median(values)) if len(values) else math.nan

@@ -1,0 +1,55 @@
+"""`training.watch`: the cheap checks, again and again while a run goes on; each is said once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from trm_core.config.schema import Config
+from trm_core.diagnose.check import Verdict
+from trm_core.diagnose.data_facts import DataFacts
+from trm_core.diagnose.diagnose import diagnose
+from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.fix import in_words
+from trm_core.diagnose.registry import CHECKS
+from trm_core.diagnose.series import from_lines
+
+_LINES = 2000  # kept; of more, every second one of the older half goes
+_LOOKS = 40  # in a whole run
+
+
+class Watch:
+    """A logger of metrics that looks at them: see `trm_core.training.loggers.MetricsLogger`."""
+
+    def __init__(self, config: Config, data: Path, warn: Callable[[str], None]) -> None:
+        self.config, self.warn = config, warn
+        self.evidence = Evidence(config, data=DataFacts(data))
+        self.lines: list[dict[str, object]] = []
+        self.every = max(config.training.total_steps // _LOOKS, 20)
+        self.due = self.every
+        self.said: set[str] = set()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.lines.append({"step": step, **values})
+        if len(self.lines) > _LINES:
+            half = len(self.lines) // 2
+            self.lines = self.lines[:half:2] + self.lines[half:]
+        if step >= self.due:
+            self.due = step + self.every
+            self.look(step)
+
+    def look(self, step: int) -> None:
+        """Say what fails and was not said before."""
+        self.evidence.metrics = from_lines(self.lines)
+        watched = [check for check in CHECKS if check.watched and check.id not in self.said]
+        for one in diagnose(watched, self.evidence):
+            if one.finding.verdict is Verdict.FAIL:
+                self.said.add(one.check.id)
+                mend = in_words(one.finding)
+                self.warn(f"warning: step {step}: {one.check.id}: {one.finding.evidence}{f'; {mend}' if mend else ''}")
+
+    def rewind(self, step: int) -> None:
+        self.lines = [line for line in self.lines if isinstance(line["step"], int) and line["step"] <= step]
+
+    def close(self) -> None:
+        pass
