@@ -21,8 +21,8 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="[GROUP] [RUN] [KEY=VALUE]...",
-            help="Which checks (data, dqn, expansion, gradients, speed, ..., all), a run directory (default: the newest under "
-            "runs/), and overrides of --config.",
+            help="Which checks (data, dqn, expansion, gradients, speed, ..., all), a run directory (default: the newest"
+            " under runs/), and overrides of --config.",
             show_default=False,
         ),
     ] = None,

@@ -24,26 +24,30 @@ def cache_folder(data: DataConfig) -> Path:
     return Path(data.cache_dir or os.environ.get("TRM_CACHE") or "~/.cache/trm").expanduser()
 
 
+def cached_path(data: DataConfig) -> Path:
+    """Where the capsule file of `data.source` lies once it is built. Raises ConfigError or DataError."""
+    if data.source is None:
+        raise ConfigError("data.source is not set: there is nothing to build")
+    if data.source != "digits" and not Path(data.source).exists():
+        raise DataError(f"{data.source}: no such file or folder", hint="set data.source to your raw data, or 'digits'")
+    key = build_fingerprint([source_sha256(data.source)], data.build)
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data.source).stem) or "source"
+    return cache_folder(data) / f"{stem}-{key[:16]}.h5"
+
+
 def ensure_built(data: DataConfig, *, progress: Progress | None = None, log: Log | None = None) -> Path:
     """Path of the capsule file of `data.source`, built now if the cache lacks it.
 
     Several processes may ask at once: one builds, the others wait for it. A cached file that does not open is built
     again, and that is said. Raises what `build_capsules` raises.
     """
-    if data.source is None:
-        raise ConfigError("data.source is not set: there is nothing to build")
-    say = log or silent
-    if data.source != "digits" and not Path(data.source).exists():
-        raise DataError(f"{data.source}: no such file or folder", hint="set data.source to your raw data, or 'digits'")
-    key = build_fingerprint([source_sha256(data.source)], data.build)
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data.source).stem) or "source"
-    path = cache_folder(data) / f"{stem}-{key[:16]}.h5"
+    path, say = cached_path(data), log or silent
     if _usable(path, say):
         say(f"using {path}, built earlier from {data.source}")
         return path
     with locked(path.with_name(path.name + ".lock"), say, wait=True):
         if not _usable(path, silent):
-            build_under_lock([data.source], path, data.build, progress=progress, overwrite=True, log=say)
+            build_under_lock([str(data.source)], path, data.build, progress=progress, overwrite=True, log=say)
     return path
 
 

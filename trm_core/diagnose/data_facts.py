@@ -6,6 +6,7 @@ Takes a fraction of a second whatever the file's size; `trm inspect-dataset` rea
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trm_core.data.build.twins import row_digests
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.store import CapsuleFile, open_capsules
 
@@ -22,6 +22,7 @@ _FEATURES = 400  # random projections of more
 _BYTES = 24 << 20  # most that is read of one split, for twins
 _MAX_CLASSES = 64
 _FOLDS = 3
+_HASH_SEED = 11
 
 Array = NDArray[np.float64]
 
@@ -105,7 +106,7 @@ class DataFacts:
         for split in ("train", self.held_out):
             fields = [name for name in ("sketches", "children", "mask") if self.file.has(name)]
             count = min(max(1, _BYTES // self._row_bytes(fields)), 20_000)
-            digests.append(row_digests(self.file.read(split, slice(0, count), fields)))
+            digests.append(row_hashes(self.file.read(split, slice(0, count), fields).values()))
         return float(np.isin(digests[1], digests[0]).mean()) if len(digests[1]) else 0.0
 
     @cached_property
@@ -172,6 +173,19 @@ class DataFacts:
             float(np.bincount(labels).max() / len(labels)),
             len(labels),
         )
+
+
+def row_hashes(arrays: Iterable[np.ndarray]) -> NDArray[np.uint64]:
+    """[n]: equal for rows that are equal in all arrays [n, ...]; others are equal by chance once in 2^64."""
+    total = np.zeros(1, np.uint64)
+    for number, array in enumerate(arrays):
+        flat = np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8)
+        words = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 8))).view(np.uint64)
+        factors = np.random.default_rng([_HASH_SEED, number]).integers(0, 2**64, words.shape[1], np.uint64)
+        # A sum of products with random numbers, and a shuffle of bits between arrays.
+        mixed = (words ^ (words >> np.uint64(29))) * factors
+        total = (total ^ (total >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15) + mixed.sum(1, dtype=np.uint64)
+    return total
 
 
 def told_by_single_coordinates(features: Array, labels: NDArray[np.int64]) -> tuple[float, list[int]]:

@@ -21,6 +21,7 @@ from trm_core.training.checkpoint_folders import CheckpointFacts, checkpoint_fac
 if TYPE_CHECKING:
     from trm_core.config.schema import Config
 
+_HASHED_BYTES = 100 << 20
 _LOG_BYTES = 1 << 20  # the end of log.txt that is read
 
 
@@ -98,7 +99,10 @@ def of_run(path: Path, metrics: Metrics) -> Evidence:
         evaluation=_json(path / run_dir.EVALUATION),
         log=_log(path / run_dir.LOG),
     )
-    evidence = Evidence(config, metrics, run=run, checkpoints=checkpoint_facts(path), notes=list(metrics.notes))
+    found = checkpoint_facts(path, _HASHED_BYTES)
+    evidence = Evidence(config, metrics, run=run, checkpoints=found, notes=list(metrics.notes))
+    if sum(one.bytes for one in found) > _HASHED_BYTES:
+        evidence.notes.append(f"large checkpoints: only sizes were compared; trm checkpoints {path} reads every byte")
     evidence.data = _data(run.dataset, evidence.notes)
     return evidence
 
@@ -106,6 +110,16 @@ def of_run(path: Path, metrics: Metrics) -> Evidence:
 def of_config(config: Config) -> Evidence:
     """What is known before a run: the config, and its data if it is built already."""
     evidence = Evidence(config)
+    if config.data.source is not None:
+        # Imported here: a run that is diagnosed has its file, and the builders take a while to import.
+        from trm_core.data.source import cached_path
+
+        built = cached_path(config.data)
+        if built.exists():
+            evidence.data = _open(str(built), None, evidence.notes)
+        else:
+            evidence.notes.append(f"{config.data.source} is not built yet: --probe builds it")
+        return evidence
     first = config.data.path if not isinstance(config.data.path, list) else config.data.path[0]
     if first is not None:
         path = first if isinstance(first, str) else first.path

@@ -104,7 +104,7 @@ def target_frozen(evidence: Evidence) -> Finding:
         return unknown("no policy is learned")
     age = evidence.metrics["train/dqn_target_age"]
     oldest = float(age.finite().values.max()) if len(age.finite()) else 0.0
-    fix = {"dqn.target_tau": 0.01}
+    fix = {"dqn.target_tau": min(max(0.01, 10 / total), 1.0)}
     why = "TD targets come from a copy of the Q-head. One that is never renewed teaches an untrained net's values."
     if dqn.target_tau is not None:
         if dqn.target_tau * total >= 5:

@@ -69,9 +69,9 @@ def lr_too_high(evidence: Evidence) -> Finding:
     if harmed:
         text += f"; lm_loss ends at {loss[-3:].mean():.3g}, {worse:.2g} times its best"
     if ratio > 0.1 or (ratio > 0.02 and harmed):
-        verdict, factor = Verdict.FAIL, 100.0 if ratio > 0.1 else 10.0
+        verdict = Verdict.FAIL
     elif ratio > 0.03:
-        verdict, factor = Verdict.WARN, 10.0
+        verdict = Verdict.WARN
     else:
         return ok(text, **numbers)
     return Finding(
@@ -80,7 +80,7 @@ def lr_too_high(evidence: Evidence) -> Finding:
         sure="certain" if harmed and ratio > 0.1 else "likely",
         numbers=numbers,
         why="About a thousandth is usual. Steps this large leave every valley that they find.",
-        fix=slower(evidence, factor),
+        fix=slower(evidence, 10.0 ** math.ceil(math.log10(ratio / 2e-3))),
     )
 
 

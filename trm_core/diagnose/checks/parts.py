@@ -46,9 +46,7 @@ def codebook(evidence: Evidence) -> Finding:
     loss = block_means(metrics["train/vq_loss"].between(0, learning))
     drift = float(loss[-1] / max(loss[: max(len(loss) // 4, 1)].min(), 1e-12)) if len(loss) >= 4 else 1.0
     numbers = {"perplexity": used, "usage": share, "drift": drift}
-    text = (
-        f"{used:.1f} concepts in real use, {100 * share:.0f} % chosen; z_H {drift:.2g} times as far as at best"
-    )
+    text = f"{used:.1f} concepts in real use, {100 * share:.0f} % chosen; z_H {drift:.2g} times as far as at best"
     fix = {"arch.concept_decay": 0.95, "loss_weights.vq_loss": 1.0}
     if used < 1.5 or (drift > 20 and used < 4):
         return Finding(

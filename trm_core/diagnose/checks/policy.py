@@ -96,7 +96,8 @@ def collapse(evidence: Evidence) -> Finding:
     others = 1 - shares[top]
     # What is not chosen freely: HALT at the last step, and exploration.
     forced = 1 / config.arch.max_steps if top != 1 else 0.0
-    one_action = others <= 1.15 * epsilon + forced + 0.01
+    # Exploration draws among all actions, the policy's own among them.
+    one_action = epsilon < 0.6 and others <= 1.15 * epsilon * (len(names) - 1) / len(names) + forced + 0.01
     fix = {
         "dqn.enable_entropy_regularization": True,
         "dqn.entropy_regularization_weight": 0.05,

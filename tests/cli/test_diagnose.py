@@ -1,0 +1,165 @@
+"""`trm diagnose` as a user runs it: on a run, on a config, during training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import yaml
+
+from trm_core.config import load_config
+
+
+@pytest.fixture
+def run(tmp_path: Path, trained_run: Path) -> Path:
+    return shutil.copytree(trained_run, tmp_path / "run")
+
+
+def checks(*arguments: object) -> dict[str, dict[str, Any]]:
+    done = tiny.invoke("diagnose", *map(str, arguments), "--json")
+    assert done.returncode in (0, 1), done.stderr
+    return {check["id"]: check for check in json.loads(done.stdout)["checks"]}
+
+
+def write_config(path: Path, data: Path, **sections: dict[str, Any]) -> Path:
+    names = tiny.BASE.keys() | sections.keys()
+    merged = {name: {**tiny.BASE.get(name, {}), **sections.get(name, {})} for name in names}
+    path.write_text(yaml.safe_dump({**merged, "data": {"path": str(data)}}))
+    return path
+
+
+def test_a_finished_run_without_torch(run: Path) -> None:
+    program = (
+        "import sys\nfrom trm_cli.main import app\n"
+        f"sys.argv = ['trm', 'diagnose', {str(run)!r}]\n"
+        "try:\n    app(prog_name='trm')\nexcept SystemExit as end:\n    code = end.code\n"
+        "assert 'torch' not in sys.modules, 'torch'\nassert 'sklearn' not in sys.modules, 'sklearn'\nsys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tiny.ROOT)
+    assert done.returncode in (0, 1), done.stderr
+    assert "assert" not in done.stderr
+    assert done.stdout.startswith(f"run: {run} (step 60)\n")
+    assert "\x1b" not in done.stdout
+
+
+def test_a_group_asks_only_its_checks(run: Path) -> None:
+    everything, some = checks(run), checks("dqn", run)
+    assert some.keys() < everything.keys()
+    assert all("dqn" in check["groups"] for check in some.values())
+    assert some == {name: everything[name] for name in some}
+
+
+def test_a_torn_checkpoint_is_named_first_and_ends_with_one(run: Path) -> None:
+    newest = max((run / "checkpoints").glob("step_*"))
+    with (newest / "model.safetensors").open("r+b") as file:
+        file.seek(200)
+        file.write(b"\xff\xff\xff\xff")
+    done = tiny.invoke("diagnose", str(run))
+    assert done.returncode == 1
+    first = next(line for line in done.stdout.splitlines() if line.startswith(("FAIL", "WARN")))
+    assert first.startswith("FAIL  checkpoint-torn: ")
+    assert newest.name in first
+    assert "resume" in done.stdout
+    assert "checkpoint-torn" in done.stderr
+
+
+def test_a_config_before_its_run_and_the_fix(tmp_path: Path, capsule_file: Path) -> None:
+    path = write_config(tmp_path / "bad.yaml", capsule_file, dqn={"buffer_min_size": 190, "epsilon_start": 0.0})
+    out = tmp_path / "good.yaml"
+    done = tiny.invoke("diagnose", "--config", str(path), "--fix", str(out))
+    assert done.returncode == 1, done.stderr
+    assert "FAIL  buffer-min-size" in done.stdout
+    assert "FAIL  epsilon-zero" in done.stdout
+    before, after = load_config(path).config.model_dump(), load_config(out).config.model_dump()
+    changed = {
+        f"{section}.{key}"
+        for section in before
+        for key in (before[section] if isinstance(before[section], dict) else ())
+        if before[section][key] != after[section][key]
+    }
+    assert changed == {"dqn.buffer_min_size", "dqn.epsilon_start", "dqn.epsilon_end", "dqn.epsilon_decay", "dqn.target_tau"}
+    again = checks("--config", out)
+    assert again["buffer-min-size"]["verdict"] == "ok"
+    assert again["epsilon-zero"]["verdict"] == "ok"
+
+
+def test_overrides_of_a_config(tmp_path: Path, capsule_file: Path) -> None:
+    path = write_config(tmp_path / "config.yaml", capsule_file)
+    assert checks("--config", path)["rewards-zero"]["verdict"] == "ok"
+    off = ("dqn.reward_terminal_correct=0", "dqn.reward_terminal_incorrect=0")
+    assert checks("dqn", "--config", path, *off)["rewards-zero"]["verdict"] == "fail"
+
+
+def test_a_probe_takes_real_steps_and_writes_nothing(tmp_path: Path, capsule_file: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_config(tmp_path / "config.yaml", capsule_file, training={"total_steps": 500, "lr_warmup_steps": 10})
+    found = checks("--config", path, "--probe")
+    assert found["dead-layer"]["verdict"] == "ok"
+    assert found["loader-starvation"]["verdict"] in ("ok", "warn", "fail")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml"]
+    wild = ("training.base_lr=3", "training.optimizer=adamw")
+    assert checks("--config", path, "--probe", *wild)["lr-too-high"]["verdict"] == "fail"
+
+
+def test_a_run_that_is_watched_warns_once(tmp_path: Path, capsule_file: Path) -> None:
+    run = tmp_path / "run"
+    arguments = tiny.as_overrides(
+        data={"path": capsule_file},
+        training={"run_dir": run, "total_steps": 120, "watch": "true", "base_lr": 3.0, "optimizer": "adamw"},
+    )
+    done = tiny.invoke("train", *arguments)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "lr-too-high" in line]
+    assert len(said) == 1, done.stderr
+    assert "warning: step " in said[0]
+    assert "fix: training.base_lr=0.03" in said[0]
+    assert "lr-too-high" in (run / "log.txt").read_text()
+    quiet = tiny.invoke("train", *arguments, "training.watch=false", f"training.run_dir={tmp_path / 'quiet'}")
+    assert "lr-too-high" not in quiet.stderr
+
+
+def test_watching_changes_nothing(tmp_path: Path, capsule_file: Path) -> None:
+    lines = []
+    for name, watch in (("a", "true"), ("b", "false")):
+        run = tmp_path / name
+        arguments = tiny.as_overrides(
+            data={"path": capsule_file}, training={"run_dir": run, "total_steps": 50, "watch": watch}
+        )
+        assert tiny.invoke("train", *arguments).returncode == 0
+        lines.append(tiny.metrics_without_clock(run))
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nonsense"], 2, "neither a group of checks nor a run"),
+        (["dqn", "a=b"], 2, "need --config"),
+        (["--probe"], 2, "need --config"),
+        (["--config", "no.yaml"], 3, "no.yaml"),
+        (["."], 4, "not a run directory"),
+    ],
+)
+def test_bad_input(tmp_path: Path, monkeypatch: Any, arguments: list[str], code: int, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = tiny.invoke("diagnose", *arguments)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+
+
+def test_a_run_with_broken_files_is_still_looked_at(run: Path) -> None:
+    (run / "status.json").write_text("{")
+    (run / "dataset.json").write_text("[]")
+    (run / "evaluation.json").write_bytes(b"\xff\x00")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 61, "train/loss": \x00 nul\n[1,2]\n{"step": 62, "tr')
+    done = tiny.invoke("diagnose", str(run))
+    assert done.returncode in (0, 1), done.stderr
+    assert "WARN  run-ended" in done.stdout
+    assert "note: " in done.stdout

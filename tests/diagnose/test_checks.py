@@ -1,0 +1,215 @@
+"""Each check on series and configs made by hand: it fails on its fault, and says ok beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from trm_core.diagnose.check import GROUPS, Check, Finding, Verdict
+from trm_core.diagnose.data_facts import DataFacts
+from trm_core.diagnose.diagnose import diagnose, look
+from trm_core.diagnose.evidence import Evidence, RunFacts
+from trm_core.diagnose.fix import chosen, fixed
+from trm_core.diagnose.registry import CHECKS, of_group
+from trm_core.diagnose.series import Metrics, Series
+from trm_core.errors import CheckFailed
+
+STEPS = 600
+HEALTHY: dict[str, dict[str, Any]] = {
+    "training": {"total_steps": STEPS, "lr_warmup_steps": 20},
+    "dqn": {"enabled": True, "epsilon_decay": 300, "target_tau": 0.01, "expansion_cost_per_child": 0.001},
+    "arch": {"enable_capsule_expansion": True, "q_head_num_actions": 3},
+}
+BY_ID = {check.id: check for check in CHECKS}
+ONE = np.ones(STEPS // 5)
+
+
+def metrics(**changes: Any) -> Metrics:
+    """A healthy run of 600 steps, a line every five, with some series replaced."""
+    random = np.random.default_rng(0)
+    at = np.arange(5, STEPS + 1, 5)
+    line = np.linspace(0, 1, len(at))
+    noise = 0.02 * random.standard_normal(len(at))
+    values: dict[str, Any] = {
+        "lm_loss": 1.1 - 0.8 * line + noise,
+        "loss": 2 - line + noise,
+        "accuracy": 0.4 + 0.5 * line + noise,
+        "final_accuracy": 0.45 + 0.45 * line,
+        "prediction_top_share": 0.4 * ONE,
+        "update_ratio": 2e-3 * ONE,
+        "grad_norm": 1 + noise,
+        "grad_clip_ratio": 0.3 * ONE,
+        "grad/num_zero": 2 * ONE,
+        "grad/layer_recursion": 0.1 + noise,
+        "data_time_share": 0.02 * ONE,
+        "logging_time_share": 0.01 * ONE,
+        "samples_per_sec": 800 + 20 * noise,
+        "rss_gb": 0.5 + 0.001 * random.standard_normal(len(at)),
+        "dqn_buffer_size": np.minimum(at * 8, 200),
+        "dqn_stored": 8 * ONE,
+        "dqn_loss": 0.2 + noise,
+        "dqn_td_error_mean": 0.3 + noise,
+        "dqn_reward_std": 0.5 * ONE,
+        "dqn_target_age": 0 * ONE,
+        "q_abs_max": 2 + noise,
+        "action_0_continue": 0.4 * ONE,
+        "action_1_halt": 0.4 * ONE,
+        "action_2_expand": 0.2 * ONE,
+        "action_expand_pct": 20 * ONE,
+        "cos_sim_mean": 0.8 * ONE,
+        "skipped_steps": 0 * ONE,
+        **changes,
+    }
+    evaluated = {"accuracy": 0.85, "steps": 2.0, "opened": 0.8, **values.pop("eval", {})}
+    series = {f"train/{name}": Series(at, np.asarray(value, float)) for name, value in values.items()}
+    series |= {f"eval/{name}": Series(np.array([STEPS]), np.array([value])) for name, value in evaluated.items()}
+    return Metrics(series)
+
+
+@pytest.fixture
+def data(capsule_file: Path) -> DataFacts:
+    return DataFacts(capsule_file)
+
+
+def evidence(data: DataFacts, sections: dict[str, dict[str, Any]], series: dict[str, Any]) -> Evidence:
+    names = HEALTHY.keys() | sections.keys()
+    config = tiny.make_config(**{name: {**HEALTHY.get(name, {}), **sections.get(name, {})} for name in names})
+    return Evidence(config, metrics(**series), data, RunFacts(data.file.path.parent, {}, {}, {}, {}, ()), [])
+
+
+def found(data: DataFacts, check: str, sections: dict[str, dict[str, Any]], series: dict[str, Any]) -> Finding:
+    return look(BY_ID[check], evidence(data, sections, series)).finding
+
+
+def test_a_healthy_run_raises_nothing(data: DataFacts) -> None:
+    loud = [one for one in diagnose(CHECKS, evidence(data, {}, {})) if one.finding.verdict in ("fail", "warn")]
+    assert [one.check.id for one in loud] in ([], ["run-ended"]), loud  # it has no status.json
+
+
+GROWING = np.linspace(0, 1, STEPS // 5)
+CONCEPTS = {"arch": {"enable_concepts": True, "num_concepts": 16}}
+FAULTS: list[tuple[str, dict[str, dict[str, Any]], dict[str, Any]]] = [
+    ("expansion-off", {"arch": {"enable_capsule_expansion": False}}, {}),
+    ("two-actions", {"arch": {"q_head_num_actions": 2, "enable_capsule_expansion": False}}, {}),
+    ("loss-weights", {"loss_weights": {"lm_loss": 0.0}}, {}),
+    ("loss-weights", {"loss_weights": {"dqn_loss": 0.0}}, {}),
+    ("rewards-zero", {"dqn": {"reward_terminal_correct": 0.0, "reward_terminal_incorrect": 0.0}}, {}),
+    ("rewards-zero", {}, {"dqn_reward_std": 0 * ONE}),
+    ("buffer-min-size", {"dqn": {"buffer_min_size": 4000, "buffer_capacity": 5000}}, {"dqn_buffer_size": 3000 * ONE}),
+    ("epsilon-zero", {"dqn": {"epsilon_start": 0.0, "epsilon_end": 0.0}}, {}),
+    ("target-frozen", {"dqn": {"target_tau": None, "target_update_freq": 10_000}}, {}),
+    ("target-frozen", {"dqn": {"target_tau": 1e-5}}, {}),
+    ("target-frozen", {"dqn": {"target_tau": None, "target_update_freq": 50}}, {"dqn_target_age": 5 * GROWING * 100}),
+    ("expansion-price", {"dqn": {"expansion_cost_per_child": 1.0}}, {}),
+    ("warmup-missing", {"training": {"lr_warmup_steps": 0}}, {"lm_loss": np.r_[1.1, 6.0, 4.0, 2 * np.ones(117)]}),
+    ("lr-too-high", {}, {"update_ratio": 0.3 * ONE}),
+    ("lr-too-high", {}, {"update_ratio": 0.04 * ONE, "lm_loss": 1 + GROWING}),
+    ("dead-layer", {}, {"grad/layer_recursion": 0 * ONE}),
+    ("dead-layer", {}, {"grad/layer_recursion": np.where(GROWING < 0.4, 0.1, 0)}),
+    ("exploding-gradients", {}, {"grad_norm": np.exp(8 * GROWING)}),
+    ("nan", {}, {"skipped_steps": np.where(GROWING > 0.5, 4, 0)}),
+    ("nan", {}, {"rollbacks": np.where(GROWING > 0.5, 1, 0)}),
+    ("memory-leak", {}, {"rss_gb": 0.5 + GROWING}),
+    ("loader-starvation", {}, {"data_time_share": 0.6 * ONE}),
+    ("logging-frequency", {}, {"logging_time_share": 0.4 * ONE}),
+    ("codebook-stale", CONCEPTS, {"concept_perplexity": 1.0 * ONE, "concept_usage": 0.06 * ONE, "vq_loss": ONE}),
+    ("memory-bank-empty", {"memory": {"enabled": True, "num_heads": 2}}, {"memory_filled": 0 * ONE}),
+    ("dqn-not-learning", {}, {"dqn_loss": 0 * ONE}),
+    ("dqn-not-learning", {}, {"dqn_buffer_size": 0 * ONE, "dqn_stored": 0 * ONE}),
+    (
+        "entropy-collapse",
+        {},
+        {
+            "action_0_continue": 0.66 * ONE,
+            "action_1_halt": 0.335 * ONE,
+            "action_2_expand": 0.005 * ONE,
+            "eval": {"steps": 3.0, "opened": 0.0},
+        },
+    ),
+    ("expansion-never", {}, {"action_expand_pct": 0 * ONE}),
+    ("q-values-diverge", {}, {"q_abs_max": np.exp(7 * GROWING)}),
+    ("predictions-collapse", {}, {"prediction_top_share": 1.0 * ONE}),
+    ("accuracy-at-chance", {}, {"accuracy": 0.34 + 0.001 * np.cos(np.arange(120))}),
+]
+
+
+@pytest.mark.parametrize(("name", "sections", "series"), FAULTS, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(FAULTS)])
+def test_it_fails_on_its_fault(
+    data: DataFacts, name: str, sections: dict[str, dict[str, Any]], series: dict[str, Any]
+) -> None:
+    finding = found(data, name, sections, series)
+    assert finding.verdict is Verdict.FAIL, finding
+    assert finding.evidence
+    assert finding.why
+    assert finding.why.count(". ") <= 1, "two sentences"
+
+
+@pytest.mark.parametrize(("name", "sections", "series"), FAULTS, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(FAULTS)])
+def test_its_fix_is_a_config_that_passes(
+    data: DataFacts, name: str, sections: dict[str, dict[str, Any]], series: dict[str, Any]
+) -> None:
+    """The rest of the config stays as it is."""
+    before = evidence(data, sections, series)
+    one = look(BY_ID[name], before)
+    if not one.finding.fix:
+        assert one.finding.advice or name in ("dqn-not-learning",), "something to do"
+        return
+    config, fix = fixed(before, [one])
+    after, was = config.model_dump(), before.settings.model_dump()
+    for key in fix:
+        section, _, leaf = key.partition(".")
+        after[section][leaf] = was[section][leaf]
+    assert after == was
+    anew = Evidence(config, metrics(), data, before.run, [])
+    assert look(BY_ID[name], anew).finding.verdict is not Verdict.FAIL
+
+
+def test_the_fix_of_a_cause_wins(data: DataFacts) -> None:
+    broken = {"training": {"base_lr": 1.0}}
+    diagnoses = diagnose(CHECKS, evidence(data, broken, {"update_ratio": 0.5 * ONE, "accuracy": 0.3 * ONE}))
+    assert chosen(diagnoses)["training.base_lr"] == pytest.approx(1e-3)
+
+
+def test_nothing_to_fix_is_said(data: DataFacts) -> None:
+    with pytest.raises(CheckFailed, match="no finding"):
+        fixed(evidence(data, {}, {}), [])
+
+
+def test_every_check_can_be_without_evidence() -> None:
+    for one in diagnose(CHECKS, Evidence()):
+        assert one.finding.verdict is Verdict.UNKNOWN
+        assert one.finding.evidence
+
+
+def test_a_young_run_raises_nothing(data: DataFacts) -> None:
+    """With few lines no check may be sure of anything that takes time."""
+    young = evidence(data, {}, {})
+    for lines in (1, 2, 3, 5):
+        cut = {n: Series(s.steps[:lines], s.values[:lines]) for n, s in metrics().series.items() if n[0] == "t"}
+        young.metrics = Metrics(cut)
+        loud = [d.check.id for d in diagnose(CHECKS, young) if d.finding.verdict == "fail"]
+        assert not loud, (lines, loud)
+
+
+def test_the_registry_is_whole() -> None:
+    assert len({check.id for check in CHECKS}) == len(CHECKS)
+    for check in CHECKS:
+        assert set(check.groups) <= set(GROUPS), check.id
+        assert check.symptom
+        assert check.source
+    assert set(of_group("all")) == set(CHECKS)
+    for group in GROUPS:
+        assert of_group(group), group
+    with pytest.raises(KeyError):
+        of_group("nothing")
+
+
+def test_watched_checks_need_nothing_that_a_running_process_lacks() -> None:
+    watched: list[Check] = [check for check in CHECKS if check.watched]
+    assert len(watched) > 10
+    for check in watched:
+        assert not set(check.needs) & {"run", "checkpoints", "probe"}, check.id

@@ -1,0 +1,108 @@
+"""Facts of capsule files with one thing wrong, and of files where nothing is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trm_core.data.store import CapsuleWriter
+from trm_core.diagnose.check import Verdict
+from trm_core.diagnose.checks import data as checks
+from trm_core.diagnose.data_facts import DataFacts, cross_validated, row_hashes
+from trm_core.diagnose.evidence import Evidence
+
+K, M, D, CLASSES = 4, 2, 6, 5
+
+
+def write(path: Path, change: str = "", seed: int = 0, rows: int = 900, noise: float = 1.0) -> Path:
+    """Classes lie around centres; sketches are a noisy look at children. `change` breaks one thing."""
+    random = np.random.default_rng(seed)
+    centres = random.standard_normal((CLASSES, K, D))
+    parts: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
+    for split, count in (("validation", rows // 3), ("train", rows)):
+        labels = random.integers(0, CLASSES, count)
+        children = centres[labels][:, :, None] + 0.3 * random.standard_normal((count, K, M, D))
+        sketches = children.mean(2) + noise * random.standard_normal((count, K, D))
+        if split == "train" and change == "constant":
+            labels = np.where(random.random(count) < 0.9, 0, labels)
+        if split == "train" and change == "shuffled":
+            labels = random.permutation(labels)
+        if change == "leaked":
+            sketches[:, 0, :CLASSES] = 3 * np.eye(CLASSES)[labels] + 0.01 * random.standard_normal((count, CLASSES))
+        if change == "equal":
+            children = np.repeat(sketches[:, :, None], M, axis=2)
+        arrays = {"sketches": sketches, "children": children}
+        arrays = {name: values.astype(np.float32) for name, values in arrays.items()} | {"labels": labels}
+        if split == "train" and change == "twins":
+            arrays = {n: np.concatenate([parts["validation"][n][:60], v[60:]]) for n, v in arrays.items()}
+        parts[split] = arrays
+    with CapsuleWriter(path, num_capsules=K, num_children=M, dim=D, dtype="float32") as writer:
+        for split, arrays in parts.items():
+            writer.append(split, arrays)
+        writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays"})
+    return path
+
+
+def verdicts(path: Path) -> dict[str, Verdict]:
+    evidence = Evidence(data=DataFacts(path))
+    return {check.id: check.look(evidence).verdict for check in checks.CHECKS if check.needs == ("data",)}
+
+
+@pytest.mark.parametrize("noise", [0.01, 1.0, 3.0])
+def test_healthy_data_raise_nothing(tmp_path: Path, noise: float) -> None:
+    """The first is a task so easy that single coordinates may tell classes apart; none of them is a leak."""
+    for seed in range(3):
+        found = verdicts(write(tmp_path / f"{seed}.h5", seed=seed, noise=noise))
+        assert set(found.values()) == {Verdict.OK}, found
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ("constant", "labels-constant"),
+        ("shuffled", "labels-shuffled"),
+        ("leaked", "labels-leaked"),
+        ("equal", "children-equal-sketch"),
+        ("twins", "duplicate-across-splits"),
+    ],
+)
+def test_the_fault_is_named_and_nothing_before_it(tmp_path: Path, change: str, name: str) -> None:
+    for seed in range(3):
+        found = verdicts(write(tmp_path / f"{seed}.h5", change, seed))
+        assert found[name] is Verdict.FAIL
+        first = next(check for check, verdict in found.items() if verdict is Verdict.FAIL)
+        assert first == name, found
+
+
+def test_the_leak_is_located(tmp_path: Path) -> None:
+    leak = DataFacts(write(tmp_path / "leaked.h5", "leaked")).leak
+    assert leak is not None
+    assert set(leak.coordinates) == {(0, dim) for dim in range(CLASSES)}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.integers(1, 40), st.integers(1, 9), st.sampled_from(["float16", "float32", "uint8"]), st.integers(0, 2**32 - 1)
+)
+def test_rows_hash_alike_only_if_they_are(rows: int, width: int, dtype: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    arrays: list[np.ndarray[Any, Any]] = [random.integers(0, 3, (rows, width)).astype(dtype) for _ in range(2)]
+    hashes = row_hashes(arrays)
+    whole = np.concatenate(arrays, axis=1)
+    equal = (whole[:, None] == whole[None]).all(2)
+    assert ((hashes[:, None] == hashes[None]) == equal).all()
+
+
+def test_the_probe_reaches_what_there_is_to_reach() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 600)
+    features = np.eye(3)[labels] + 0.1 * random.standard_normal((600, 3))
+    assert cross_validated(features, labels) > 0.99
+    assert abs(cross_validated(features, random.permutation(labels)) - 1 / 3) < 0.08
+    wide = np.concatenate([features, 0.01 * random.standard_normal((600, 500))], axis=1)
+    assert 0.34 < cross_validated(wide, labels) < 1

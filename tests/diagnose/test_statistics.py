@@ -1,0 +1,51 @@
+"""Trends and intervals hold what they promise on series that are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from trm_core.diagnose.series import NOTHING, Series, from_lines
+from trm_core.diagnose.statistics import block_means, mean_interval, median, rising
+
+
+def series(values: np.ndarray) -> Series:
+    return Series(np.arange(len(values)), values.astype(float))
+
+
+def test_a_trend_is_seen_and_noise_is_not() -> None:
+    random = np.random.default_rng(0)
+    line = np.linspace(0, 1, 400)
+    assert rising(series(line + random.standard_normal(400))) < 0.01
+    assert rising(series(-line + random.standard_normal(400))) > 0.99
+    seen = [rising(series(random.standard_normal(400))) < 0.05 for _ in range(400)]
+    assert np.mean(seen) < 0.08  # one in twenty is what 0.05 means
+
+
+def test_intervals_cover() -> None:
+    random = np.random.default_rng(1)
+    hits = 0
+    for _ in range(300):
+        mean, half = mean_interval(series(2 + random.standard_normal(200)))
+        hits += abs(mean - 2) <= half
+    assert 0.9 < hits / 300 < 0.99
+
+
+def test_holes_and_nothing() -> None:
+    values = series(np.array([1.0, math.nan, 3.0]))
+    assert len(values.finite()) == 2
+    assert median(values) == 2
+    assert math.isnan(median(NOTHING))
+    assert rising(NOTHING) == 1
+    assert not len(block_means(NOTHING))
+    assert mean_interval(NOTHING)[1] == math.inf
+
+
+def test_lines_become_series() -> None:
+    found = from_lines([{"step": 1, "a": 1, "b": None}, {"step": "x", "a": 9}, {"step": 2, "a": 2.5, "text": "no"}])
+    assert found["a"].steps.tolist() == [1, 2]
+    assert found["a"].values.tolist() == [1, 2.5]
+    assert math.isnan(found["b"].last)
+    assert "text" not in found
+    assert found.last_step == 2
