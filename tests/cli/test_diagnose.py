@@ -83,7 +83,13 @@ def test_a_config_before_its_run_and_the_fix(tmp_path: Path, capsule_file: Path)
         for key in (before[section] if isinstance(before[section], dict) else ())
         if before[section][key] != after[section][key]
     }
-    assert changed == {"dqn.buffer_min_size", "dqn.epsilon_start", "dqn.epsilon_end", "dqn.epsilon_decay", "dqn.target_tau"}
+    assert changed == {
+        "dqn.buffer_min_size",
+        "dqn.epsilon_start",
+        "dqn.epsilon_end",
+        "dqn.epsilon_decay",
+        "dqn.target_tau",
+    }
     again = checks("--config", out)
     assert again["buffer-min-size"]["verdict"] == "ok"
     assert again["epsilon-zero"]["verdict"] == "ok"
