@@ -66,7 +66,7 @@ class Metrics:
 
 
 def from_lines(lines: Iterable[Mapping[str, object]], notes: Iterable[str] = ()) -> Metrics:
-    """From records {"step": n, name: number or null, ...} in the order of their steps; what is no number is left out."""
+    """From records {"step": n, name: number or null, ...} in the order of their steps; other values are left out."""
     steps: dict[str, list[int]] = {}
     values: dict[str, list[float]] = {}
     for line in lines:
@@ -79,6 +79,19 @@ def from_lines(lines: Iterable[Mapping[str, object]], notes: Iterable[str] = ())
             if name not in steps:
                 steps[name], values[name] = [], []
             steps[name].append(step)
-            values[name].append(float("nan") if value is None else float(value))
-    series = {name: Series(np.array(steps[name], np.int64), np.array(values[name], float)) for name in steps}
-    return Metrics(series, notes)
+            values[name].append(value if isinstance(value, float) else _finite_float(value))
+    return Metrics({name: _series(steps[name], values[name]) for name in steps}, notes)
+
+
+def _finite_float(value: int | None) -> float:
+    """NaN for null, and for an integer beyond what a float holds."""
+    try:
+        return float("nan") if value is None else float(value)
+    except OverflowError:
+        return float("nan")
+
+
+def _series(steps: list[int], values: list[float]) -> Series:
+    numbers = np.array(values, float)
+    numbers[~np.isfinite(numbers)] = np.nan
+    return Series(np.array(steps, np.int64), numbers)
