@@ -51,9 +51,14 @@ def command(
     group, run, overrides = sort_arguments(what or [])
     if config is None and (overrides or probe):
         raise UsageError("overrides and --probe need --config", hint="trm diagnose --config FILE KEY=VALUE ...")
-    if config is not None and run is not None:
-        raise UsageError("name a run or --config, not both")
-    evidence = of_config(config, overrides, probe) if config is not None else of_run(run)
+    if run is not None and not is_run(run):
+        evidence = of_other_log(run, config, overrides)
+    elif config is None:
+        evidence = of_run(run)
+    elif run is None:
+        evidence = of_config(config, overrides, probe)
+    else:
+        raise UsageError("name a run or --config, not both: a run has its own config")
     found = diagnose(of_group(group), evidence)
     if json:
         print_json({"group": group, "notes": evidence.notes, "checks": [as_json(one) for one in found]})
@@ -98,6 +103,27 @@ def of_run(path: Path | None) -> Evidence:
     return evidence.of_run(run, read_metrics(run / METRICS))
 
 
+def is_run(path: Path) -> bool:
+    from trm_core.training.run_dir import CONFIG
+
+    return (path / CONFIG).is_file()
+
+
+def of_other_log(path: Path, config: Path | None, overrides: list[str]) -> Evidence:
+    """The log of another logger or program; `--config` says what it was trained with."""
+    from trm_cli.config_options import load_from_cli
+    from trm_core.diagnose import evidence
+    from trm_core.diagnose.foreign_metrics import read_foreign
+
+    metrics = read_foreign(path)
+    if config is None:
+        return evidence.Evidence(metrics=metrics, notes=list(metrics.notes))
+    found = evidence.of_config(load_from_cli(config, overrides).config)
+    found.metrics = metrics
+    found.notes += metrics.notes
+    return found
+
+
 def of_config(path: Path, overrides: list[str], probe: bool) -> Evidence:
     from trm_cli.config_options import load_from_cli
     from trm_core.diagnose import evidence
@@ -121,6 +147,8 @@ def show(found: Sequence[Diagnosis], evidence: Evidence) -> None:
     from trm_core.diagnose.check import Verdict
     from trm_core.diagnose.fix import in_words
 
+    if evidence.run is None and evidence.has("metrics"):
+        out(f"{len(evidence.metrics.series)} metrics to step {evidence.metrics.last_step}")
     if evidence.run is not None:
         out(f"run: {evidence.run.path} (step {evidence.metrics.last_step})")
     for note in evidence.notes:

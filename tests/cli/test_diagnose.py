@@ -149,7 +149,7 @@ def test_watching_changes_nothing(tmp_path: Path, capsule_file: Path) -> None:
         (["dqn", "a=b"], 2, "need --config"),
         (["--probe"], 2, "need --config"),
         (["--config", "no.yaml"], 3, "no.yaml"),
-        (["."], 4, "not a run directory"),
+        (["."], 4, "holds no metrics that can be read"),
     ],
 )
 def test_bad_input(tmp_path: Path, monkeypatch: Any, arguments: list[str], code: int, said: str) -> None:
@@ -169,3 +169,19 @@ def test_a_run_with_broken_files_is_still_looked_at(run: Path) -> None:
     assert done.returncode in (0, 1), done.stderr
     assert "WARN  run-ended" in done.stdout
     assert "note: " in done.stdout
+
+
+def test_what_another_logger_wrote(tmp_path: Path, capsule_file: Path) -> None:
+    """TensorBoard's files alone, with the config beside them: the same verdicts, as far as these can tell."""
+    run = tmp_path / "run"
+    arguments = tiny.as_overrides(
+        data={"path": capsule_file}, training={"run_dir": run, "total_steps": 60}, logging={"tensorboard": "true"}
+    )
+    assert tiny.invoke("train", *arguments).returncode == 0
+    own = checks(run)
+    alone = checks(run / "tensorboard", "--config", run / "config.yaml")
+    assert alone["lr-too-high"]["numbers"] == pytest.approx(own["lr-too-high"]["numbers"], rel=1e-5)
+    told = [name for name, check in alone.items() if check["verdict"] != "cannot tell"]
+    assert len(told) > 20
+    assert {name: alone[name]["verdict"] for name in told} == {name: own[name]["verdict"] for name in told}
+    assert checks(run / "tensorboard")["lr-too-high"]["verdict"] == "cannot tell"

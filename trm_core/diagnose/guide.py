@@ -182,12 +182,15 @@ mend the first, and look again. `--fix FILE` writes the config with the override
 are certain; `--html FILE` one page with the checks beside the curves; `--json` is for programs. The exit code is 1 when
 something fails.
 
+RUN may also be a folder of TensorBoard's event files or of Weights & Biases (offline runs too), of this project or
+another; with `--config` beside it more checks can tell.
+
 A finished run is read without torch. Of a long metrics.jsonl some thousand lines are read, of a capsule file some
 thousand samples, of checkpoints past 100 MB only sizes: `trm inspect-dataset` and `trm checkpoints` read everything.
 
-A leaked label is told by this: of at least 80 % of the classes a threshold on one coordinate of the sketches catches 30 %
-or more with 99 % of what it catches right, these coordinates are few, and without them that holds for less than half as
-many classes. An easy task is told by many coordinates, and stays easy without some of them.
+A leaked label is told by this: of at least 80 % of the classes a threshold on one coordinate of the sketches catches
+30 % or more with 99 % of what it catches right, these coordinates are few, and without them that holds for less than
+half as many classes. An easy task is told by many coordinates, and stays easy without some of them.
 """
 
 
