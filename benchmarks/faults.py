@@ -81,13 +81,15 @@ def main() -> None:
     healthy = [one for one in judged if not one.entry["fault"]]
     print("\n".join(table(sick)))
     print(f"\nnamed first from the middle severity up: {sum(one.named for one in strong)} of {len(strong)}")
-    print(f"named first in a mild form: {sum(one.named for one in sick if one not in strong)} of {len(sick) - len(strong)}")
+    print(
+        f"named first in a mild form: {sum(one.named for one in sick if one not in strong)} of {len(sick) - len(strong)}"
+    )
     for one in healthy:
         words = [f"{found.finding.verdict} {found.check.id}: {found.finding.evidence}" for found in one.loud]
         print(f"healthy {Path(one.entry['run']).name}: {'; '.join(words) or 'nothing'}")
     record = {
         "middle and severe": [sum(one.named for one in strong), len(strong)],
-        "mild": [sum(one.named for one in sick if one not in strong), len(sick) - len(strong)],
+        "mild": [sum(one.named for one in mild), len(mild)],
         "healthy runs": len(healthy),
         "healthy runs with a failure": sum(
             any(found.finding.verdict is Verdict.FAIL for found in one.loud) for one in healthy

@@ -87,6 +87,16 @@ class DataFacts:
         train = self.labels.get("train")
         return None if train is None or not len(train) else float(np.bincount(train).max() / len(train))
 
+    @property
+    def label_spread(self) -> float:
+        """Entropy of the training labels over that of as many equally frequent classes, 0 to 1."""
+        train, classes = self.labels.get("train"), self.file.num_classes or 0
+        if train is None or not len(train) or classes < 2:
+            return 0.0
+        shares = np.bincount(train) / len(train)
+        shares = shares[shares > 0]
+        return float(-(shares * np.log(shares)).sum() / math.log(classes))
+
     @cached_property
     def detail(self) -> float | None:
         """RMS distance of children from their own sketch, relative to the RMS of the children. None without."""

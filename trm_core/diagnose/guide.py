@@ -84,10 +84,12 @@ GUIDE: tuple[tuple[str, tuple[Item, ...]], ...] = (
         "Workflow 3: DQN not learning",
         (
             Item("1 replay buffer", ("buffer-min-size",)),
-            Item("2 transition storage", ("dqn-not-learning", "rewards-zero")),
+            Item("2 transition storage", ("dqn-not-learning", "rewards-zero", "replay-stale")),
             Item("3 Q-head output", ("two-actions", "entropy-collapse", "epsilon-zero")),
             Item("4 DQN loss", ("q-values-diverge", "target-frozen")),
-            Item("5 rewards", ("rewards-zero",), "components are logged apart: train/dqn_reward_*"),
+            Item(
+                "5 rewards", ("rewards-zero", "terminal-reward-sign"), "components are logged apart: train/dqn_reward_*"
+            ),
         ),
     ),
     (
@@ -189,8 +191,8 @@ A finished run is read without torch. Of a long metrics.jsonl some thousand line
 thousand samples, of checkpoints past 100 MB only sizes: `trm inspect-dataset` and `trm checkpoints` read everything.
 
 A leaked label is told by this: of at least 80 % of the classes a threshold on one coordinate of the sketches catches
-30 % or more with 99 % of what it catches right, these coordinates are few, and without them that holds for less than
-half as many classes. An easy task is told by many coordinates, and stays easy without some of them.
+30 % or more with 99 % of what it catches right, there is about one such coordinate for a class, and without them that
+holds for less than half as many classes. An easy task is told by several coordinates for a class.
 """
 
 

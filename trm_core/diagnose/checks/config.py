@@ -107,7 +107,7 @@ def target_frozen(evidence: Evidence) -> Finding:
     fix = {"dqn.target_tau": min(max(0.01, 10 / total), 1.0)}
     why = "TD targets come from a copy of the Q-head. One that is never renewed teaches an untrained net's values."
     if dqn.target_tau is not None:
-        if dqn.target_tau * total >= 5:
+        if dqn.target_tau * total >= 3:
             return ok(f"the target network follows by dqn.target_tau={dqn.target_tau:g}", tau=dqn.target_tau)
         return Finding(
             Verdict.FAIL if dqn.target_tau * total < 1 else Verdict.WARN,
@@ -183,14 +183,20 @@ def warmup_missing(evidence: Evidence) -> Finding:
     text = f"training.lr_warmup_steps={training.lr_warmup_steps} of {training.total_steps}"
     if training.lr_warmup_steps >= min(10, 0.02 * training.total_steps):
         return ok(text, **numbers)
-    loss = evidence.metrics["train/lm_loss"].finite()
-    early = loss.between(0, max(0.1 * training.total_steps, 50)).values
+    begun = max(0.1 * training.total_steps, 50)
+    loss = evidence.metrics["train/lm_loss"].between(0, begun).finite().values
+    moved = evidence.metrics["train/update_ratio"].between(0, begun).finite().values
     fix = {"training.lr_warmup_steps": max(training.total_steps // 20, 10)}
     why = "At its first steps an adaptive optimiser knows nothing of the gradients' size, and full steps go anywhere."
     classes = evidence.file.file.num_classes if evidence.data is not None else None
-    if len(early) > 1 and early.max() > max(1.5 * early[0], 1.2 * math.log(classes or 1)):
-        numbers["worst"] = float(early.max())
-        text += f"; lm_loss went up to {early.max():.3g} in the first steps"
+    guessing = math.log(classes) if classes else float(loss[0]) if len(loss) else math.inf
+    if len(loss) and loss.max() > 1.5 * guessing:
+        numbers["worst"] = float(loss.max())
+        text += f"; lm_loss went up to {loss.max():.3g} in the first steps, guessing costs {guessing:.3g}"
+    elif len(moved) and moved.max() > 0.03:
+        numbers["update_ratio"] = float(moved.max())
+        text += f"; a step changed the weights by {moved.max():.2g} of their norm"
+    if len(numbers) > 2:
         return Finding(Verdict.FAIL, text, "likely", numbers, why, fix)
     return Finding(Verdict.WARN, text, "possible", numbers, why, fix)
 

@@ -31,12 +31,14 @@ def labels_constant(evidence: Evidence) -> Finding:
         return unknown("the file has no labels")
     classes = evidence.file.file.num_classes or 2
     held_out = chance if chance is not None else share
-    numbers = {"top_share": share, "chance": held_out, "classes": float(classes)}
+    spread = evidence.file.label_spread
+    numbers = {"top_share": share, "chance": held_out, "classes": float(classes), "spread": spread}
     text = f"{100 * share:.1f} % of the training labels are one class of {classes}"
-    # Unbalanced is not broken: the held-out labels would be as unbalanced. Only training labels are often damaged.
-    if share > 0.995 or (share > 0.5 and share > held_out + 0.25) or share > max(0.97, 1 - 0.1 / classes):
+    # Two unbalanced classes are a task (fraud, spam); of many classes one that takes nearly all is hardly. What is
+    # true of the task is true of the held-out labels too.
+    if share > 0.995 or (classes > 2 and spread < 0.3) or (share > 0.5 and share > held_out + 0.25):
         verdict = Verdict.FAIL
-    elif share > max(0.9, 1 - 0.5 / classes) or (share > 0.3 and share > held_out + 0.1):
+    elif share > 0.95 or (classes > 2 and spread < 0.4) or (share > 0.3 and share > held_out + 0.1):
         verdict = Verdict.WARN
     else:
         return ok(text, **numbers)
@@ -100,9 +102,9 @@ def labels_leaked(evidence: Evidence) -> Finding:
         f"single coordinates of the sketches tell {100 * leak.told:.0f} % of the classes, "
         f"{100 * leak.told_without:.0f} % without these {len(leak.coordinates)}"
     )
-    size = evidence.file.file.num_capsules * evidence.file.file.dim
-    # An easy task is told by many coordinates: without some of them it still is.
-    if leak.told < 0.8 or leak.told_without > 0.5 * leak.told or len(leak.coordinates) > max(0.25 * size, 1):
+    classes = evidence.file.file.num_classes or 0
+    # An easy task is told by several coordinates for a class; a label that was copied in by one.
+    if leak.told < 0.8 or leak.told_without > 0.5 * leak.told or len(leak.coordinates) > 1.2 * classes:
         return ok(text, **numbers)
     where = ", ".join(f"capsule {capsule} dimension {dim}" for capsule, dim in leak.coordinates[:3])
     return Finding(

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
-from trm_core.diagnose.checks.config import WARMUP
+from trm_core.diagnose.checks.config import WARMUP, has_policy
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import block_means, median, rising
 
@@ -142,6 +142,8 @@ def exploding(evidence: Evidence) -> Finding:
 def dead_layer(evidence: Evidence) -> Finding:
     metrics, training = evidence.metrics, evidence.settings.training
     groups = [name for name in metrics if name.startswith("train/grad/layer_")]
+    if not has_policy(evidence):
+        groups = [name for name in groups if not name.endswith("value_net")]
     if not groups:
         return unknown("training.monitor_gradients is off")
     warm = min(training.lr_warmup_steps, evidence.learning_steps // 4)
@@ -174,8 +176,9 @@ def clipping(evidence: Evidence) -> Finding:
     if math.isnan(share):
         return unknown("too few steps after warm-up")
     text = f"{100 * share:.0f} % of the steps are clipped at training.grad_clip_norm={training.grad_clip_norm:g}"
-    # AdamAtan2 and Muon do not care for the gradient's size; what clipping does to them is even out steps.
-    if share < 0.98 or training.optimizer != "adamw":
+    norm = median(evidence.metrics["train/grad_norm"].between(training.lr_warmup_steps, evidence.learning_steps))
+    # These optimisers divide by the gradient's size, so clipping does little but even out steps.
+    if share < 0.98 or norm < 10 * training.grad_clip_norm:
         return ok(text, share=share)
     return Finding(
         Verdict.WARN,

@@ -121,9 +121,54 @@ def collapse(evidence: Evidence) -> Finding:
                 why,
                 fix,
             )
-    if never_halts:
+    # To open capsules to the end may be right; to think on without is hardly.
+    if never_halts and top == 0:
         return Finding(Verdict.WARN, f"{text}: it never halts by itself", "likely", numbers, why, fix)
     return ok(text, **numbers)
+
+
+def terminal_sign(evidence: Evidence) -> Finding:
+    """Does HALT pay what the config says, given how many of the answers are right?"""
+    metrics, dqn = evidence.metrics, evidence.settings.dqn
+    paid = mean_interval(metrics["train/terminal_reward"].tail(0.5))[0]
+    right = mean_interval(metrics["train/final_accuracy"].tail(0.5))[0]
+    gap = dqn.reward_terminal_correct - dqn.reward_terminal_incorrect
+    if not has_policy(evidence) or math.isnan(paid) or math.isnan(right) or gap == 0:
+        return unknown("no terminal rewards were logged")
+    expected = dqn.reward_terminal_incorrect + gap * right
+    numbers = {"paid": paid, "expected": expected}
+    text = f"HALT paid {paid:.3g} on average; with {100 * right:.0f} % right answers the config says {expected:.3g}"
+    if abs(paid - expected) <= 0.2 * gap:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL,
+        text,
+        numbers=numbers,
+        why="The reward of HALT does not follow the answers: its sign or its labels are wrong in the code that pays it.",
+        advice="compare trm_core.dqn.rewards.terminal_reward with what your code calls instead",
+    )
+
+
+def stale_replay(evidence: Evidence) -> Finding:
+    """Transitions that are replayed should be about as old as the buffer is long."""
+    metrics = evidence.metrics
+    age, stored = median(metrics["train/dqn_replay_age_mean"].tail(0.1)), median(metrics["train/dqn_stored"].tail(0.1))
+    held = metrics["train/dqn_buffer_size"].last
+    if not has_policy(evidence) or math.isnan(age) or math.isnan(stored) or not stored > 0 or not held > 0:
+        return unknown("nothing was replayed yet")
+    window = held / stored
+    numbers = {"age": age, "window": window}
+    text = f"replayed transitions are {age:.0f} steps old, where the buffer holds those of the last {window:.0f} steps"
+    if age <= 1.5 * window or metrics.last_step < 50:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL if age > 2 * window else Verdict.WARN,
+        text,
+        "likely",
+        numbers,
+        "New transitions do not get into the buffer, or are not drawn. The policy learns from what the model once was.",
+        {"dqn.recent_fraction": 0.25, "dqn.td_error_threshold": 0.0},
+    )
 
 
 def never_expands(evidence: Evidence) -> Finding:
@@ -179,6 +224,24 @@ CHECKS = (
         "pipeline.md Issues 2 and 3, Workflow 3",
         ("config", "metrics"),
         not_learning,
+        watched=True,
+    ),
+    Check(
+        "terminal-reward-sign",
+        ("dqn",),
+        "the policy prefers wrong answers",
+        "pipeline.md Workflow 3 step 5",
+        ("config", "metrics"),
+        terminal_sign,
+        watched=True,
+    ),
+    Check(
+        "replay-stale",
+        ("dqn",),
+        "the policy stops improving",
+        "pipeline.md Workflow 3 step 2",
+        ("config", "metrics"),
+        stale_replay,
         watched=True,
     ),
     Check(
