@@ -81,9 +81,8 @@ def main() -> None:
     healthy = [one for one in judged if not one.entry["fault"]]
     print("\n".join(table(sick)))
     print(f"\nnamed first from the middle severity up: {sum(one.named for one in strong)} of {len(strong)}")
-    print(
-        f"named first in a mild form: {sum(one.named for one in sick if one not in strong)} of {len(sick) - len(strong)}"
-    )
+    mild = [one for one in sick if one not in strong]
+    print(f"named first in a mild form: {sum(one.named for one in mild)} of {len(mild)}")
     for one in healthy:
         words = [f"{found.finding.verdict} {found.check.id}: {found.finding.evidence}" for found in one.loud]
         print(f"healthy {Path(one.entry['run']).name}: {'; '.join(words) or 'nothing'}")
