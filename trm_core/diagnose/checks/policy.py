@@ -144,7 +144,7 @@ def terminal_sign(evidence: Evidence) -> Finding:
         Verdict.FAIL,
         text,
         numbers=numbers,
-        why="The reward of HALT does not follow the answers: its sign or its labels are wrong in the code that pays it.",
+        why="The reward of HALT does not follow the answers. Its sign or the labels are wrong in the code that pays.",
         advice="compare trm_core.dqn.rewards.terminal_reward with what your code calls instead",
     )
 
