@@ -159,7 +159,7 @@ def test_accuracy_has_its_chance_line_and_the_healthy_values_are_shaded() -> Non
     assert "chance</text>" not in html_report("run", {}, [], metrics)
     wider = html_report("run", {}, [], metrics, bounds={"train/accuracy": (0.5, None)})
     assert wider.count('<rect class="b"') == 2
-    assert "healthy: accuracy at least 0.5" in wider
+    assert "healthy: at least 0.5" in wider
 
 
 def path_of(svg: str) -> str:

@@ -280,8 +280,7 @@ def _figure(
         floor=0.0 if unit == "share" else None,
         ceiling=1.0 if unit == "share" and _within_one(shown, metrics) else None,
     )
-    words = [_healthy(name, metric, bounds) for name, metric in zip(shown, known, strict=True)]
-    words = list(dict.fromkeys(word for word in words if word))  # each once
+    words = _healthy_words({name: _healthy(name, metric, bounds) for name, metric in zip(shown, known, strict=True)})
     if left_out:
         words.append(f"the largest {COLOURS} of {len(names)}")
     gaps = sum(int(np.isnan(metrics[name].values).sum()) for name in shown)
@@ -314,10 +313,15 @@ def _healthy(name: str, metric: Metric | None, bounds: Mapping[str, Bounds]) -> 
     if name in bounds:
         low, high = bounds[name]
         ends = [f"{word} {number_text(end)}" for word, end in (("at least", low), ("at most", high)) if end is not None]
-        text = " and ".join(ends)
-    else:
-        text = healthy_text(metric.healthy).replace("`", "") if metric is not None else ""
-    return f"healthy: {_short(name)} {text}" if text else ""
+        return " and ".join(ends)
+    return healthy_text(metric.healthy).replace("`", "") if metric is not None else ""
+
+
+def _healthy_words(texts: Mapping[str, str]) -> list[str]:
+    """Below a chart: one text where it holds for all lines, otherwise each with its name."""
+    if len(set(texts.values())) == 1:
+        return [f"healthy: {text}" for text in set(texts.values()) if text]
+    return [f"healthy: {_short(name)} {text}" for name, text in texts.items() if text]
 
 
 def _short(name: str) -> str:

@@ -155,7 +155,7 @@ class _Axis:
         """Pixels; what is beyond the axis (zero on a logarithmic one) stands at its end."""
         inside = np.clip(values, self.low, self.high)
         if self.log:
-            share = np.log(inside / self.low) / math.log(self.high / self.low)
+            share = (np.log(inside) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         else:  # halves, because the difference of two large numbers can be too large for a float
             share = (inside / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
         return self.start + share * (self.end - self.start)
