@@ -3,7 +3,7 @@
     python -m benchmarks.diagnose_speed [--lines 100000] [--names 90]
 
 Prints seconds, the best of three: `read` is all of it, from the file to series; `parse` is what JSON alone costs for as
-many lines. The file is in the page cache, as it is for a run that has just ended.
+many lines; `report` is the page without checks. The file is in the page cache, as it is for a run that has just ended.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from trm_core.diagnose.read_metrics import read_metrics
+from trm_core.diagnose.report_html import html_report
 
 LOG_INTERVAL = 10
 EVAL_INTERVAL = 500
@@ -62,6 +63,7 @@ def main() -> None:
         print(f"evaluations: {len(metrics['eval/accuracy'])}")
         print(f"parse: {best(lambda: [json.loads(text) for text in texts]):.3f} s")
         print(f"read: {best(lambda: read_metrics(path)):.3f} s")
+        print(f"report: {best(lambda: html_report('run', {}, [], metrics)):.3f} s")
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def test_a_block_that_ends_in_padding_is_whole(tmp_path: Path) -> None:
         record.history.item.add(key="loss", value_json=str(step))
         record.history.step.num = step
         bodies.append(record.SerializeToString())
-    filler = Record(uuid="x" * (32768 - 7 - 2 * 7 - len(bodies[0]) - 3 - 4)).SerializeToString()
+    filler = Record(uuid="x" * (32768 - 7 - 2 * 7 - len(bodies[0]) - 3 - 5)).SerializeToString()
     data = b":W&B\xe1\xbe\x00" + framed(bodies[0]) + framed(filler)
     assert len(data) == 32768 - 3
     (tmp_path / "run-x.wandb").write_bytes(data + bytes(3) + framed(bodies[1]))

@@ -159,6 +159,13 @@ def test_a_damaged_large_file_gives_what_is_left(tmp_path: Path, damage: str) ->
     assert any("no record of metrics" in note or "go back" in note for note in metrics.notes)
 
 
+def test_where_the_steps_go_back_no_evaluation_is_looked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "metrics.jsonl", 1000)
+    with path.open("rb", buffering=0) as file:
+        lines = reader._Lines(file, path.stat().st_size)
+        assert not list(reader._evaluations(lines, [(400, 10**6), (600, 0)], 500))
+
+
 def test_what_is_no_record_is_skipped_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(
