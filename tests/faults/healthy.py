@@ -76,7 +76,7 @@ HEALTHY = {
             {"arch.enable_capsule_expansion": False, "dqn.enabled": False, "arch.enable_q_continue": True},
         ),
         varied("digits-hierarchy", "digits", {"arch.enable_hierarchical_attention": True, "arch.num_layers": 1}),
-        varied("digits-phases", "digits", {"training.predictor_steps": 180, "training.halt_gradient": "head"}),
+        varied("digits-phases", "digits", {"training.predictor_steps": 140, "training.halt_gradient": "head"}),
         varied("generated-uniform", "generated", {"dqn.replay": "uniform", "arch.enable_concepts": False}),
         varied("generated-parts", "generated", {"training.accumulation_steps": 2, "memory.enabled": False}),
         varied("generated-recurrent", "generated", {"arch.q_head_type": "rnn", "dqn.sequence_length": 2}),
@@ -97,7 +97,7 @@ HEALTHY = {
             },
             answer_per_capsule,
         ),
-        Base("wine", {**COMMON, "training.total_steps": 200, "training.weight_decay": 0.1}, lambda s: table("wine", s)),
+        Base("wine", {**COMMON, "training.total_steps": 160, "training.weight_decay": 0.1}, lambda s: table("wine", s)),
         Base("cancer", {**COMMON, "dqn.expansion_selector": "static"}, lambda s: table("cancer", s)),
     )
 }

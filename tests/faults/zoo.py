@@ -109,7 +109,7 @@ def write_index(out: Path) -> None:
     listed: list[dict[str, Any]] = []
     for note in sorted(out.rglob("*.json")):
         parts = note.relative_to(out).with_suffix("").parts
-        known = parts[0] in FAULTS and len(parts) == 3 or parts[0] == "healthy" and len(parts) == 2
+        known = (parts[0] in FAULTS and len(parts) == 3) or (parts[0] == "healthy" and len(parts) == 2)
         if not known or not note.with_suffix("").is_dir():
             continue
         base, _, seed = parts[-1].rpartition("-")
