@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,14 @@ from tests.faults.plant import FAULTS, overrides, planned
 from tests.faults.zoo import Entry, entries, make
 from trm_core.config import load_config_dict
 from trm_core.data.store import open_capsules
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The digits are built into a folder of these tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TRM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def test_there_are_enough_of_both_and_no_run_has_the_place_of_another() -> None:
