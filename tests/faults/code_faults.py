@@ -21,9 +21,7 @@ from trm_core.training.step import StepTaker
 
 
 def entropy_collapse(plan: Plan) -> None:
-    """One action's value is far above the others', more and more; the head cannot learn it away, for it learns from
-    targets that have the same.
-    """
+    """One action's value is above the others' by an amount that the head has no time to learn away."""
     favourite = plan.seed % 2  # CONTINUE or HALT
     most = plan.of(1.0, 10.0, 100.0)
 
@@ -41,8 +39,8 @@ def entropy_collapse(plan: Plan) -> None:
 
 
 def not_finite(plan: Plan) -> None:
-    """The loss is NaN at one step, at four apart, or for ever."""
-    first = round(0.4 * plan.steps)
+    """The loss is NaN at one step, at four apart, or for ever: then past a checkpoint that can be gone back to."""
+    first = round(0.6 * plan.steps)
     steps = plan.of({first}, {first + 15 * n for n in range(4)}, set(range(first, 2 * plan.steps)))
 
     def spoilt(original: Any) -> Any:
@@ -107,9 +105,8 @@ class Pace:
 
 
 def loader_starvation(plan: Plan) -> None:
-    pace = Pace(plan.of(0.3, 0.6, 0.85))
-    if plan.severity > 0:
-        shorter(plan, plan.of(1.0, 0.8, 0.5))
+    pace = Pace(plan.of(0.3, 0.6, 0.8))
+    shorter(plan, plan.of(0.9, 0.6, 0.35))
 
     def slow(original: Any) -> Any:
         def take(stream: SampleStream, *arguments: Any) -> Any:
@@ -125,7 +122,7 @@ def logging_frequency(plan: Plan) -> None:
     """A line at every step, into a sink that takes its time."""
     pace = Pace(plan.of(0.2, 0.5, 0.8))
     plan.settings["training.log_interval"] = 1
-    shorter(plan, plan.of(1.0, 0.8, 0.5))
+    shorter(plan, plan.of(0.8, 0.6, 0.35))
 
     def slow(original: Any) -> Any:
         def log(logger: JsonLines, *arguments: Any) -> None:
