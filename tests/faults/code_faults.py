@@ -200,8 +200,8 @@ def terminal_reward_sign(plan: Plan) -> None:
 def ranks_diverged(plan: Plan) -> None:
     """Two processes, of which the second moves its weights by itself, from a later or an earlier step on."""
     plan.processes = 2
-    plan.settings["training.total_steps"] = 220
-    begin, size = plan.of((150, 1e-6), (60, 1e-4), (5, 1e-2))
+    plan.settings["training.total_steps"] = 130
+    begin, size = plan.of((90, 1e-6), (50, 1e-4), (5, 1e-2))
 
     def drifting(original: Any) -> Callable[..., None]:
         def update(taker: StepTaker, step: int, kept: Any) -> None:
