@@ -60,7 +60,7 @@ def test_more_severe_is_more(base: str) -> None:
         labels = planned("labels-constant", severity, base, 0).data.splits["train"]["labels"]
         shares.append(float(np.mean(labels == 0)))
     assert shares == sorted(shares)
-    assert shares[-1] == 1.0
+    assert 0.98 < shares[-1] < 1.0
 
 
 def test_nothing_planted_is_the_base_itself() -> None:
