@@ -1,0 +1,77 @@
+"""What a run of the zoo is made from, before it runs: a fault changes a plan, and never looks at what diagnoses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+from tests.faults.capsules import Capsules
+
+T = TypeVar("T")
+SEVERITIES = ("mild", "middle", "severe")
+
+
+@dataclass
+class Plan:
+    """`settings`: config overrides. `load`: the capsules, for those who change them (`capsules` is then written beside
+    the run). `patches` are on while it trains; `after` gets the finished run directory.
+    """
+
+    severity: int
+    seed: int
+    settings: dict[str, Any]
+    load: Callable[[], Capsules]
+    capsules: Capsules | None = None
+    patches: list[AbstractContextManager[Any]] = field(default_factory=list)
+    after: list[Callable[[Path], None]] = field(default_factory=list)
+    processes: int = 1
+
+    def of(self, mild: T, middle: T, severe: T) -> T:
+        """The value for the severity."""
+        return (mild, middle, severe)[self.severity]
+
+    @property
+    def steps(self) -> int:
+        return int(self.settings["training.total_steps"])
+
+    @property
+    def data(self) -> Capsules:
+        """The capsules, to be changed in place."""
+        if self.capsules is None:
+            self.capsules = self.load()
+        return self.capsules
+
+    def wrap(self, owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """`owner.name` becomes `around(what it was)` while it trains."""
+        self.patches.append(patch.object(owner, name, around(getattr(owner, name))))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`expected`: ids of the checks one of which has to come first."""
+
+    name: str
+    expected: tuple[str, ...]
+    plant: Callable[[Plan], None]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A healthy run. `settings` may depend on nothing but the name; `load(seed)` gives its capsules."""
+
+    name: str
+    settings: dict[str, Any]
+    load: Callable[[int], Capsules]
+    source: bool = False  # `settings` say where the data comes from, so that no file has to be written
+
+
+def begin(base: Base, severity: int, seed: int) -> Plan:
+    """A plan with nothing planted."""
+    plan = Plan(severity, seed, {**base.settings, "training.seed": seed}, lambda: base.load(seed))
+    if not base.source:
+        plan.capsules = base.load(seed)
+    return plan

@@ -1,0 +1,82 @@
+"""One run of the zoo: plant the fault and train as `trm train` does.
+
+python -m tests.faults.plant FAULT SEVERITY BASE SEED RUN       (FAULT `none`: BASE is the name of a healthy run)
+
+A capsule file that was changed lies beside the run, as RUN.h5. Ends with the exit code of `trm train`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tests.faults import code_faults, config_faults, data_faults, folder_faults
+from tests.faults.bases import BASES
+from tests.faults.capsules import write
+from tests.faults.healthy import HEALTHY
+from tests.faults.plan import SEVERITIES, Plan, begin
+from trm_core.training.launch import launch
+
+FAULTS = {
+    fault.name: fault for part in (data_faults, config_faults, code_faults, folder_faults) for fault in part.FAULTS
+}
+NONE = "none"
+
+
+def planned(fault: str, severity: str, base: str, seed: int) -> Plan:
+    """The plan of a run with its fault in it."""
+    if fault == NONE:
+        return begin(HEALTHY[base], 0, seed)
+    plan = begin(BASES[base], SEVERITIES.index(severity), seed)
+    FAULTS[fault].plant(plan)
+    return plan
+
+
+def overrides(settings: dict[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+
+
+def run(plan: Plan, path: Path, arguments: list[str]) -> int:
+    """Train it. `arguments`: those of this process, for the ones that it starts."""
+    beside = path.with_name(path.name + ".h5")
+    ours = "RANK" not in os.environ  # else one of several processes, for which the first has written the data
+    if plan.capsules is not None:
+        if ours:
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            write(plan.capsules, beside)
+        plan.settings.pop("data.source", None)
+        plan.settings["data.path"] = str(beside)
+    plan.settings["training.run_dir"] = str(path)
+    if plan.processes > 1 and ours:
+        code, _ = launch(plan.processes, "tests.faults.plant", arguments, path)
+    else:
+        code = train(plan)
+    if ours:
+        for damage in plan.after:
+            damage(path)
+    return code
+
+
+def train(plan: Plan) -> int:
+    """The command line itself, with the patches on."""
+    from trm_cli.main import main
+
+    sys.argv = ["trm", "train", *overrides(plan.settings)]
+    with ExitStack() as stack:
+        for patched in plan.patches:
+            stack.enter_context(patched)
+        try:
+            main()
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    name, severity, base, seed, path = given
+    sys.exit(run(planned(name, severity, base, int(seed)), Path(path).resolve(), given))
