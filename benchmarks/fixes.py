@@ -2,8 +2,9 @@
 
     python -m tests.faults.zoo ZOO --seeds 0 1 2 && python -m benchmarks.fixes ZOO OUT [--severity severe] [--out FILE]
 
-Of every run whose fault is in the config: what was found first, whether the check that asked for the fix is content with
-the new run (which it judges by what the new run logged, not by its config alone), and held-out accuracy before and after.
+Of every run whose fault is in the config: what was found first, whether the check that asked for the fix is content
+with the new run (which it judges by what the new run logged, not by its config alone), and held-out accuracy before
+and after.
 """
 
 from __future__ import annotations

@@ -185,3 +185,15 @@ def test_what_another_logger_wrote(tmp_path: Path, capsule_file: Path) -> None:
     assert len(told) > 20
     assert {name: alone[name]["verdict"] for name in told} == {name: own[name]["verdict"] for name in told}
     assert checks(run / "tensorboard")["lr-too-high"]["verdict"] == "cannot tell"
+
+
+def test_the_page_stands_alone(tmp_path: Path, run: Path) -> None:
+    page = tmp_path / "report.html"
+    done = tiny.invoke("diagnose", str(run), "--html", str(page))
+    assert done.returncode in (0, 1), done.stderr
+    text = page.read_text()
+    assert "<svg" in text
+    assert "loss-not-falling" in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "https://" not in text
+    assert "<script" not in text

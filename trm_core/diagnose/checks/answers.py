@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
-from trm_core.diagnose.checks.gradients import slower
+from trm_core.diagnose.checks.settings import slower
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import block_means, mean_interval, rising
 

@@ -6,19 +6,8 @@ import math
 
 from trm_core.config.schema import WeightRange
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.checks.settings import can_expand, has_policy, slower
 from trm_core.diagnose.evidence import Evidence
-
-
-def has_policy(evidence: Evidence) -> bool:
-    """Whether this run learns a policy. `auto` does when there is something to open."""
-    config = evidence.settings
-    if config.dqn.enabled != "auto":
-        return config.dqn.enabled
-    return config.arch.enable_capsule_expansion is not False and evidence.file_has_children is not False
-
-
-def can_expand(evidence: Evidence) -> bool:
-    return evidence.settings.arch.enable_capsule_expansion is not False and evidence.file_has_children is not False
 
 
 def expansion_off(evidence: Evidence) -> Finding:
@@ -197,7 +186,8 @@ def warmup_missing(evidence: Evidence) -> Finding:
         numbers["update_ratio"] = float(moved.max())
         text += f"; a step changed the weights by {moved.max():.2g} of their norm"
     if len(numbers) > 2:
-        return Finding(Verdict.FAIL, text, "likely", numbers, why, fix)
+        # Where the first steps did this much harm, the rate is too high as well.
+        return Finding(Verdict.FAIL, text, "likely", numbers, why, {**fix, **slower(evidence, 10)})
     return Finding(Verdict.WARN, text, "possible", numbers, why, fix)
 
 

@@ -8,20 +8,12 @@ import re
 import numpy as np
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
-from trm_core.diagnose.checks.config import WARMUP, has_policy
+from trm_core.diagnose.checks.config import WARMUP
+from trm_core.diagnose.checks.settings import has_policy, slower
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import block_means, median, rising
 
 _SKIPPED = re.compile(r"step (\d+): (.+); skipped")
-
-
-def slower(evidence: Evidence, factor: float) -> dict[str, float]:
-    """Overrides that divide every learning rate of the model by `factor`."""
-    training = evidence.settings.training
-    fix = {"training.base_lr": training.base_lr / factor}
-    if training.optimizer == "muon":
-        fix["training.muon_lr"] = training.muon_lr / factor
-    return fix
 
 
 def not_finite(evidence: Evidence) -> Finding:
@@ -55,7 +47,8 @@ def lr_too_high(evidence: Evidence) -> Finding:
     training, metrics = evidence.settings.training, evidence.metrics
     last = evidence.learning_steps
     warm = min(training.lr_warmup_steps, last // 2)
-    ratio = median(metrics["train/update_ratio"].between(warm, warm + max((last - warm) // 2, 20)))
+    moved = metrics["train/update_ratio"].between(warm, warm + max((last - warm) // 2, 20)).finite()
+    ratio = median(moved)
     loss = block_means(metrics["train/lm_loss"].between(warm, last))
     classes = evidence.file.file.num_classes if evidence.data is not None else None
     numbers = {"base_lr": training.base_lr, "update_ratio": ratio}
@@ -80,7 +73,8 @@ def lr_too_high(evidence: Evidence) -> Finding:
         sure="certain" if harmed and ratio > 0.1 else "likely",
         numbers=numbers,
         why="About a thousandth is usual. Steps this large leave every valley that they find.",
-        fix=slower(evidence, 10.0 ** math.ceil(math.log10(ratio / 2e-3))),
+        # Weights that ran away make later steps look small beside them, so the largest step counts.
+        fix=slower(evidence, 10.0 ** math.ceil(math.log10(max(ratio, moved.values.max() / 3) / 2e-3))),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
-from trm_core.diagnose.checks.config import can_expand, has_policy
+from trm_core.diagnose.checks.settings import can_expand, has_policy
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import block_means, mean_interval, median
 from trm_core.dqn.schedules import epsilon_at
@@ -92,7 +92,6 @@ def collapse(evidence: Evidence) -> Finding:
         numbers |= {"eval_steps": steps, "eval_opened": opened}
         text += f"; evaluation takes {steps:.2f} steps and opens {opened:.2f}"
     never_halts = not math.isnan(steps) and steps >= 0.995 * config.arch.max_steps and config.arch.max_steps > 1
-    idle = not math.isnan(steps) and steps <= 1.02 and opened < 0.02
     others = 1 - shares[top]
     # What is not chosen freely: HALT at the last step, and exploration.
     forced = 1 / config.arch.max_steps if top != 1 else 0.0
@@ -107,20 +106,15 @@ def collapse(evidence: Evidence) -> Finding:
         "One action's value outgrew the others before these were tried enough. "
         "Exploration and the entropy term keep them tried."
     )
-    if one_action and top != 1 and (never_halts or math.isnan(steps)):
+    entropy = median(metrics["train/q_entropy"].tail(0.2, 10))
+    lowest = 0.45 * math.log(len(names))
+    sure_of_one = entropy < lowest
+    if not math.isnan(entropy):
+        numbers["q_entropy"] = entropy
+        text += f"; entropy of the Q-values {entropy:.2f} (below {lowest:.2f}: one action outweighs the rest)"
+    # To open capsules to the end, or to halt at once, may be right: then the values of the others are near.
+    if one_action and (sure_of_one or (top == 0 and never_halts)):
         return Finding(Verdict.FAIL, text, "likely", numbers, why, fix)
-    if one_action and top == 1 and idle and evidence.data is not None:
-        probe = evidence.file.probe
-        gain = 0.0 if probe is None or probe.detail is None else probe.detail - probe.sketches
-        if gain > 0.05:
-            return Finding(
-                Verdict.FAIL,
-                f"{text}, where a linear probe gains {100 * gain:.0f} points by the detail",
-                "possible",
-                numbers,
-                why,
-                fix,
-            )
     # To open capsules to the end may be right; to think on without is hardly.
     if never_halts and top == 0:
         return Finding(Verdict.WARN, f"{text}: it never halts by itself", "likely", numbers, why, fix)

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
-from trm_core.diagnose.checks.config import has_policy
+from trm_core.diagnose.checks.settings import has_policy
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Series
 from trm_core.diagnose.statistics import block_means, median, rising

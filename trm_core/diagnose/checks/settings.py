@@ -1,0 +1,26 @@
+"""What several checks ask of a config."""
+
+from __future__ import annotations
+
+from trm_core.diagnose.evidence import Evidence
+
+
+def has_policy(evidence: Evidence) -> bool:
+    """Whether this run learns a policy. `auto` does when there is something to open."""
+    config = evidence.settings
+    if config.dqn.enabled != "auto":
+        return config.dqn.enabled
+    return config.arch.enable_capsule_expansion is not False and evidence.file_has_children is not False
+
+
+def can_expand(evidence: Evidence) -> bool:
+    return evidence.settings.arch.enable_capsule_expansion is not False and evidence.file_has_children is not False
+
+
+def slower(evidence: Evidence, factor: float) -> dict[str, float]:
+    """Overrides that divide every learning rate of the model by `factor`."""
+    training = evidence.settings.training
+    fix = {"training.base_lr": training.base_lr / factor}
+    if training.optimizer == "muon":
+        fix["training.muon_lr"] = training.muon_lr / factor
+    return fix
