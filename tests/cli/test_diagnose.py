@@ -124,7 +124,7 @@ def test_a_run_that_is_watched_warns_once(tmp_path: Path, capsule_file: Path) ->
     said = [line for line in done.stderr.splitlines() if "lr-too-high" in line]
     assert len(said) == 1, done.stderr
     assert "warning: step " in said[0]
-    assert "fix: training.base_lr=0.03" in said[0]
+    assert "fix: training.base_lr=0.003" in said[0]
     assert "lr-too-high" in (run / "log.txt").read_text()
     quiet = tiny.invoke("train", *arguments, "training.watch=false", f"training.run_dir={tmp_path / 'quiet'}")
     assert "lr-too-high" not in quiet.stderr

@@ -59,7 +59,7 @@ def children_missing(plan: Plan) -> None:
 
 def children_equal_sketch(plan: Plan) -> None:
     """The children keep a share of what they say beyond the sketch, in noise of the size of what they said."""
-    kept, noise = plan.of((0.3, 0.5), (0.1, 0.3), (0.0, 0.0))
+    kept, noise = plan.of((0.3, 0.5), (0.02, 0.3), (0.0, 0.0))
     random = np.random.default_rng(plan.seed + 3)
     for arrays in plan.data.splits.values():
         sketches = arrays["sketches"][:, :, None].astype(np.float32)

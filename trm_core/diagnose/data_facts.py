@@ -108,6 +108,15 @@ class DataFacts:
         return float(np.sqrt(np.mean((children - sketches) ** 2))) / size if size else 0.0
 
     @cached_property
+    def blank(self) -> float | None:
+        """Share of the capsules (but for masked ones) whose children are all zero. None without children."""
+        sample = self._sample("train")
+        if "children" not in sample:
+            return None
+        zero: NDArray[np.bool_] = ~np.any(sample["children"] != 0, axis=(2, 3))
+        return float(zero[sample["mask"]].mean()) if "mask" in sample else float(zero.mean())
+
+    @cached_property
     def twins(self) -> float:
         """Share of the held-out samples (of those read) that are also among the training samples read."""
         if self.held_out is None or not self.file.rows.get("train"):
@@ -144,7 +153,7 @@ class DataFacts:
     def _sample(self, split: str) -> dict[str, np.ndarray]:
         """Up to _CASES samples, evenly over the split."""
         rows = self.file.rows.get(split, 0)
-        fields = [name for name in ("sketches", "children", "labels") if self.file.has(name)]
+        fields = [name for name in ("sketches", "children", "labels", "mask") if self.file.has(name)]
         if not rows:
             return {}
         count = min(rows, _CASES, max(1, 4 * _BYTES // self._row_bytes(fields)))

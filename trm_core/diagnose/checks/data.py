@@ -11,7 +11,17 @@ from trm_core.diagnose.evidence import Evidence
 def children_missing(evidence: Evidence) -> Finding:
     children, config = evidence.file.file.num_children, evidence.settings
     if children:
-        return ok(f"{children} children per capsule", children=children)
+        blank = evidence.file.blank or 0.0
+        text = f"{children} children per capsule, {100 * blank:.0f} % of the capsules have none but zeros"
+        if blank < 0.6:
+            return ok(text, children=children, blank=blank)
+        return Finding(
+            Verdict.FAIL if blank > 0.9 else Verdict.WARN,
+            text,
+            numbers={"children": float(children), "blank": blank},
+            why="Opening such a capsule shows nothing. Padding belongs into the mask, so that no policy pays for it.",
+            advice="look at the encoder that wrote them: trm inspect-dataset FILE",
+        )
     asked = config.arch.enable_capsule_expansion is True or config.dqn.enabled is True
     text = f"{evidence.file.file.path} has no children, so EXPAND has nothing to open"
     if not asked:
@@ -141,6 +151,17 @@ def children_equal_sketch(evidence: Evidence) -> Finding:
     text += f"; a linear probe gains {100 * (probe.detail - probe.sketches):+.1f} points by them"
     if detail < 0.1 and probe.detail < probe.sketches + 2 * spread:
         return Finding(Verdict.FAIL, text, "likely", numbers, fail.why, fail.fix, fail.advice)
+    # Where sketches alone nearly suffice there is little to gain, which is no fault of the children.
+    if probe.detail + 2 * spread < probe.sketches + 0.05 and probe.chance + 0.05 < probe.sketches < 0.97:
+        return Finding(
+            Verdict.WARN,
+            text,
+            "possible",
+            numbers,
+            "A policy that buys them would pay for nothing, unless they help in ways that no linear probe sees.",
+            fail.fix,
+            fail.advice,
+        )
     return ok(text, **numbers)
 
 

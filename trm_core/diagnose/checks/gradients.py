@@ -56,12 +56,18 @@ def lr_too_high(evidence: Evidence) -> Finding:
     if math.isnan(ratio) or len(loss) < 4:
         return unknown("too few steps after warm-up")
     worse = float(loss[-3:].mean() / max(loss.min(), 1e-9))
-    above_guessing = classes is not None and loss[-3:].mean() > 1.05 * np.log(classes)
+    guessing = math.log(classes) if classes else math.inf
+    above_guessing = loss[-3:].mean() > 1.05 * guessing
     numbers |= {"loss_over_its_best": worse}
     harmed = above_guessing or worse > 2
     if harmed:
         text += f"; lm_loss ends at {loss[-3:].mean():.3g}, {worse:.2g} times its best"
-    if ratio > 0.1 or (ratio > 0.02 and harmed):
+    peak, highest = (max(metrics[f"train/{name}"].finite().values, default=0.0) for name in ("update_ratio", "lm_loss"))
+    thrown = peak > 0.05 and highest > 1.5 * guessing
+    if thrown:
+        numbers |= {"largest_update": float(peak), "largest_loss": float(highest)}
+        text += f"; it was {peak:.2g} once, and lm_loss {highest:.3g}, where guessing costs {guessing:.3g}"
+    if ratio > 0.1 or (ratio > 0.02 and harmed) or thrown:
         verdict = Verdict.FAIL
     elif ratio > 0.03:
         verdict = Verdict.WARN
@@ -74,7 +80,7 @@ def lr_too_high(evidence: Evidence) -> Finding:
         numbers=numbers,
         why="About a thousandth is usual. Steps this large leave every valley that they find.",
         # Weights that ran away make later steps look small beside them, so the largest step counts.
-        fix=slower(evidence, 10.0 ** math.ceil(math.log10(max(ratio, moved.values.max() / 3) / 2e-3))),
+        fix=slower(evidence, 10.0 ** math.ceil(math.log10(max(ratio, peak / 3) / 2e-3))),
     )
 
 
@@ -88,9 +94,7 @@ def lr_too_low(evidence: Evidence) -> Finding:
     loss = evidence.metrics["train/lm_loss"].between(0, evidence.learning_steps)
     if ratio > 1e-5 or rising(loss) > 0.99:
         return ok(text, update_ratio=ratio)
-    fix = {key: 10 / value for key, value in slower(evidence, 1).items() if value} and {
-        key: 10 * value for key, value in slower(evidence, 1).items()
-    }
+    fix = {key: 10 * value for key, value in slower(evidence, 1).items()}
     return Finding(
         Verdict.WARN,
         f"{text}, and lm_loss does not fall",

@@ -45,16 +45,21 @@ def codebook(evidence: Evidence) -> Finding:
     used, share = float(np.median(perplexity)), float(np.median(usage)) if len(usage) else float("nan")
     loss = block_means(metrics["train/vq_loss"].between(0, learning))
     drift = float(loss[-1] / max(loss[: max(len(loss) // 4, 1)].min(), 1e-12)) if len(loss) >= 4 else 1.0
-    numbers = {"perplexity": used, "usage": share, "drift": drift}
+    dead = metrics["train/concept_dead"].between(learning // 2, learning).finite().values
+    # Dead concepts are put back among the data; where always the same number is dead, nobody does.
+    left = float(dead[0]) if len(dead) >= 10 and np.all(dead == dead[0]) else 0.0
+    numbers = {"perplexity": used, "usage": share, "drift": drift, "left_dead": left}
     text = f"{used:.1f} concepts in real use, {100 * share:.0f} % chosen; z_H {drift:.2g} times as far as at best"
     fix = {"arch.concept_decay": 0.95, "loss_weights.vq_loss": 1.0}
-    if used < 1.5 or (drift > 20 and used < 4):
+    if left:
+        text += f"; {left:.0f} stay dead"
+    if used < 1.5 or (drift > 20 and used < 4) or left > 0.1 * float(arch.num_concepts):
         return Finding(
             Verdict.FAIL,
             text,
             "likely",
             numbers,
-            "One concept stands for everything: the codebook no longer follows what it should describe.",
+            "The codebook no longer follows what it should describe, so few concepts stand for everything.",
             fix,
         )
     if used < 2 or drift > 20:
