@@ -1,0 +1,53 @@
+"""Some of the zoo, diagnosed: planted faults stand first, healthy runs are let alone. All of it: benchmarks/faults.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.plant import FAULTS
+from tests.faults.zoo import make
+from trm_core.diagnose.check import Verdict
+from trm_core.diagnose.diagnose import diagnose
+from trm_core.diagnose.evidence import of_run
+from trm_core.diagnose.read_metrics import read_metrics
+from trm_core.diagnose.registry import CHECKS
+from trm_core.training.run_dir import METRICS
+
+pytestmark = pytest.mark.slow
+
+
+def loud(run: Path) -> list[tuple[str, Verdict]]:
+    found = diagnose(CHECKS, of_run(run, read_metrics(run / METRICS)))
+    told = [(one.check.id, one.finding.verdict) for one in found]
+    return [(name, verdict) for name, verdict in told if verdict in (Verdict.FAIL, Verdict.WARN)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "base"),
+    [
+        ("labels-shuffled", "generated"),
+        ("children-equal-sketch", "digits"),
+        ("expansion-price", "generated"),
+        ("lr-too-high", "digits"),
+        ("nan", "generated"),
+        ("dead-layer", "digits"),
+        ("entropy-collapse", "generated"),
+        ("memory-leak", "digits"),
+        ("codebook-stale", "generated"),
+        ("replay-stale", "generated"),
+    ],
+)
+def test_the_planted_fault_stands_first(tmp_path: Path, fault: str, base: str) -> None:
+    run = make(fault, "severe", base, 3, tmp_path)
+    told = loud(run)
+    assert told, "nothing was found"
+    assert told[0][0] in FAULTS[fault].expected, told
+
+
+@pytest.mark.parametrize("base", ["digits", "generated", "wine", "generated-recurrent"])
+def test_a_healthy_run_is_let_alone(tmp_path: Path, base: str) -> None:
+    told = loud(make(None, None, base, 3, tmp_path))
+    assert not [name for name, verdict in told if verdict is Verdict.FAIL]
+    assert len(told) <= 1, told
