@@ -1,4 +1,4 @@
-"""Some of the zoo, diagnosed: planted faults stand first, healthy runs are let alone. All of it: benchmarks/faults.py."""
+"""Some of the zoo, diagnosed: planted faults stand first, healthy runs are let alone. All: benchmarks/faults.py."""
 
 from __future__ import annotations
 
