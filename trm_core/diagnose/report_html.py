@@ -248,7 +248,7 @@ def _beside(checks: Sequence[Diagnosis], anchors: Mapping[int, str]) -> str:
         return ""
     items = "".join(
         f'<li>{_badge(diagnosis.finding.verdict)} <a href="#{anchors[id(diagnosis)]}">'
-        f"{escape(diagnosis.check.symptom)}</a></li>"
+        f"{escape(diagnosis.check.id)}</a></li>"
         for diagnosis in checks
     )
     return f'<aside><h3>Checks</h3><ul class="checks">{items}</ul></aside>'
