@@ -42,13 +42,15 @@ def labels_constant(evidence: Evidence) -> Finding:
     classes = evidence.file.file.num_classes or 2
     held_out = chance if chance is not None else share
     spread = evidence.file.label_spread
+    judged = len(evidence.file.labels.get(evidence.file.held_out or "train", ()))
+    noise = 3 * math.sqrt(share * (1 - share) / max(judged, 1))
     numbers = {"top_share": share, "chance": held_out, "classes": float(classes), "spread": spread}
     text = f"{100 * share:.1f} % of the training labels are one class of {classes}"
     # Two unbalanced classes are a task (fraud, spam); of many classes one that takes nearly all is hardly. What is
     # true of the task is true of the held-out labels too.
-    if share > 0.995 or (classes > 2 and spread < 0.3) or (share > 0.5 and share > held_out + 0.25):
+    if share > 0.995 or (classes > 2 and spread < 0.3) or (share > 0.5 and share > held_out + max(0.25, noise)):
         verdict = Verdict.FAIL
-    elif share > 0.95 or (classes > 2 and spread < 0.4) or (share > 0.3 and share > held_out + 0.1):
+    elif share > 0.95 or (classes > 2 and spread < 0.4) or (share > 0.3 and share > held_out + max(0.1, noise)):
         verdict = Verdict.WARN
     else:
         return ok(text, **numbers)
