@@ -52,6 +52,10 @@ def buffer_min_size(evidence: Evidence) -> Finding:
     if len(held):
         numbers["buffer_size"] = held.last
         text += f" ({held.last:.0f} of dqn.buffer_min_size={least} transitions at step {evidence.metrics.last_step})"
+    oldest = config.dqn.max_age
+    if oldest is not None and oldest * rows < least:
+        begins = math.inf
+        text = f"dqn.max_age={oldest} leaves {oldest * rows} transitions to draw from, and Q-learning waits for {least}"
     share = begins / total
     late = Verdict.FAIL if share > 0.25 else Verdict.WARN if share > 0.1 else Verdict.OK
     if late is Verdict.OK:
@@ -61,9 +65,9 @@ def buffer_min_size(evidence: Evidence) -> Finding:
         late,
         text,
         numbers=numbers,
-        why="dqn_loss is 0 until the buffer holds dqn.buffer_min_size transitions. "
+        why="dqn_loss is 0 until dqn.buffer_min_size transitions can be drawn. "
         "Each row of a batch completes about one per step.",
-        fix={"dqn.buffer_min_size": fitting},
+        fix={"dqn.buffer_min_size": fitting} | ({"dqn.max_age": None} if math.isinf(begins) else {}),
     )
 
 

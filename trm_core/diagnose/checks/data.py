@@ -115,6 +115,19 @@ def labels_leaked(evidence: Evidence) -> Finding:
         f"{100 * leak.told_without:.0f} % without these {len(leak.coordinates)}"
     )
     classes = evidence.file.file.num_classes or 0
+    best, second = leak.ordered
+    numbers |= {"ordered": best, "ordered_second": second}
+    if best > 0.95 and second < 0.5 * (best + (evidence.file.top_share or 0.0)):
+        return Finding(
+            Verdict.FAIL,
+            f"sorted by capsule {leak.at[0]} dimension {leak.at[1]}, {100 * best:.0f} % of the samples have the label of "
+            f"the one before, and {100 * second:.0f} % in the next best coordinate",
+            sure="likely",
+            numbers=numbers,
+            why="One number of the sketches orders the samples by their labels, and no other does. "
+            "A label, or a number given in the order of labels, that got into the inputs looks like this.",
+            advice="leave that column out of the inputs, and build the file again",
+        )
     # An easy task is told by several coordinates for a class; a label that was copied in by one.
     if leak.told < 0.8 or leak.told_without > 0.5 * leak.told or len(leak.coordinates) > 1.2 * classes:
         return ok(text, **numbers)

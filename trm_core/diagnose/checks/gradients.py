@@ -140,7 +140,8 @@ def exploding(evidence: Evidence) -> Finding:
 def dead_layer(evidence: Evidence) -> Finding:
     metrics, training = evidence.metrics, evidence.settings.training
     groups = [name for name in metrics if name.startswith("train/grad/layer_")]
-    if not has_policy(evidence):
+    if not has_policy(evidence) or not len(metrics["train/dqn_loss"]):
+        # Before Q-learning begins that is right, and whether it begins is asked elsewhere.
         groups = [name for name in groups if not name.endswith("value_net")]
     if not groups:
         return unknown("training.monitor_gradients is off")

@@ -11,13 +11,14 @@ from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import has_policy
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Series
-from trm_core.diagnose.statistics import block_means, median, rising
+from trm_core.diagnose.statistics import block_means, mean_interval, median, rising
 
 _OUT_OF_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
 
 
 def loader(evidence: Evidence) -> Finding:
-    share = median(evidence.metrics["train/data_time_share"].tail(0.8))
+    # The mean: it may be some batches that are waited for.
+    share = mean_interval(evidence.metrics["train/data_time_share"].tail(0.8))[0]
     if math.isnan(share):
         return unknown("train/data_time_share was not logged")
     workers = evidence.settings.data.num_workers
