@@ -193,6 +193,7 @@ thousand samples, of checkpoints past 100 MB only sizes: `trm inspect-dataset` a
 A leaked label is told by this: of at least 80 % of the classes a threshold on one coordinate of the sketches catches
 30 % or more with 99 % of what it catches right, there is about one such coordinate for a class, and without them that
 holds for less than half as many classes. An easy task is told by several coordinates for a class.
+Or by this: sorted by one coordinate most samples have the label of the one before, and sorted by no other.
 """
 
 

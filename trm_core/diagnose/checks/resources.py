@@ -10,15 +10,26 @@ import numpy as np
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import has_policy
 from trm_core.diagnose.evidence import Evidence
-from trm_core.diagnose.series import Series
-from trm_core.diagnose.statistics import block_means, mean_interval, median, rising
+from trm_core.diagnose.series import Metrics, Series
+from trm_core.diagnose.statistics import block_means, median, rising
 
 _OUT_OF_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
 
 
+def waiting(metrics: Metrics) -> float:
+    """Share of all the time of the steps that was waiting for data; NaN where nothing was logged. A line weighs what it
+    took: it may be some batches that are waited for.
+    """
+    share, rate = metrics["train/data_time_share"].tail(0.8), metrics["train/samples_per_sec"].tail(0.8)
+    if len(share) != len(rate):
+        return median(share)
+    taken = 1 / np.maximum(rate.values, 1e-9)
+    known = np.isfinite(share.values) & np.isfinite(taken)
+    return float(np.average(share.values[known], weights=taken[known])) if known.any() else math.nan
+
+
 def loader(evidence: Evidence) -> Finding:
-    # The mean: it may be some batches that are waited for.
-    share = mean_interval(evidence.metrics["train/data_time_share"].tail(0.8))[0]
+    share = waiting(evidence.metrics)
     if math.isnan(share):
         return unknown("train/data_time_share was not logged")
     workers = evidence.settings.data.num_workers
