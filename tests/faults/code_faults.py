@@ -99,8 +99,17 @@ class Pace:
         self.share, self.last = share, time.perf_counter()
 
     def sleep(self) -> None:
-        worked = min(time.perf_counter() - self.last, 0.2)  # an evaluation between two steps is no step
-        time.sleep(worked * self.share / (1.0 - self.share))
+        self.rest(self.owed())
+
+    def owed(self) -> float:
+        """Seconds to sleep for what was worked since the last call."""
+        now = time.perf_counter()
+        worked = min(now - self.last, 0.2)  # an evaluation between two steps is no step
+        self.last = now
+        return worked * self.share / (1.0 - self.share)
+
+    def rest(self, seconds: float) -> None:
+        time.sleep(seconds)
         self.last = time.perf_counter()
 
 
