@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trm_cli import build_capsules, checkpoints, inspect_dataset, train
+from trm_cli import build_capsules, checkpoints, inspect_dataset, profile, train
 from trm_cli import eval as evaluate
 from trm_cli.console import close_stdout, error
 from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError, is_out_of_memory
@@ -133,6 +133,7 @@ app.command("inspect-dataset")(guarded(inspect_dataset.command))
 app.command("train")(guarded(train.command))
 app.command("eval")(guarded(evaluate.command))
 app.command("checkpoints")(guarded(checkpoints.command))
+app.command("profile")(guarded(profile.command))
 
 
 def main() -> None:
