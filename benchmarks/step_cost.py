@@ -26,6 +26,7 @@ import torch
 
 from benchmarks.timing import alternate, ratio, take_step
 from trm_core.config.schema import Config
+from trm_core.data.checksum import checksums
 from trm_core.data.store import CapsuleWriter, open_capsules
 from trm_core.training.features import resolve_features, resolved
 from trm_core.training.trainer import Trainer
@@ -46,18 +47,20 @@ VARIANTS = {
 }
 
 
-def write_random(path: Path) -> Path:
+def write_random(path: Path, k: int = K, m: int = M, dim: int = D, checksum_dim: int = 0, rows: int = ROWS) -> Path:
     """Random capsules with random labels: only the cost of a step matters here."""
     random = np.random.default_rng(0)
-    sizes = {"num_capsules": K, "dim": D, "num_children": M, "checksum_dim": 0, "label_rank": 1}
-    parents = np.tile(np.where(np.arange(K) % 4 == 0, -1, np.arange(K) // 4 * 4), (100, 1))  # groups of four
+    sizes = {"num_capsules": k, "dim": dim, "num_children": m, "checksum_dim": checksum_dim, "label_rank": 1}
+    parents = np.tile(np.where(np.arange(k) % 4 == 0, -1, np.arange(k) // 4 * 4), (100, 1))  # groups of four
     with CapsuleWriter(path, **sizes, with_parents=True) as writer:
-        for _ in range(ROWS // 100):
-            children = random.normal(size=(100, K, M, D)).astype(np.float16)
+        for _ in range(rows // 100):
+            children = random.normal(size=(100, k, m, dim)).astype(np.float16)
             labels = np.arange(100) % CLASSES
-            rows = {"sketches": children.mean(2), "children": children, "labels": labels, "parents": parents}
-            writer.append("train", rows)
-        writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays"})
+            batch = {"sketches": children.mean(2), "children": children, "labels": labels, "parents": parents}
+            if checksum_dim:
+                batch["checksums"] = checksums(children.astype(np.float32), checksum_dim, 0)
+            writer.append("train", batch)
+        writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays", "checksum_seed": 0})
     return path
 
 

@@ -132,11 +132,12 @@ def dry_run(loaded: LoadedConfig, hooks: RunHooks) -> DryRun:
     """Everything up to the first step, without writing a run directory."""
     prepared = prepare(loaded.config, hooks)
     config, shape = prepared.config, prepared.features.shape
-    model = TinyRecursiveModel(config, shape, with_cmi=prepared.features.cmi)
+    with torch.device("meta"):  # its shapes are all that is asked
+        model = TinyRecursiveModel(config, shape, with_cmi=prepared.features.cmi)
     rows = sum(file.rows["train"] for file, _ in prepared.files)
     return DryRun(
         prepared,
         sum(p.numel() for p in model.parameters()),
-        estimate_memory(config, shape, model, prepared.features.dqn, prepared.device.type),
+        estimate_memory(config, prepared.features, prepared.device.type),
         rows / config.training.global_batch_size,
     )

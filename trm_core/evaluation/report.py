@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from trm_core.config.schema import Config
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.store import CapsuleFile
 from trm_core.data.stream import CapsuleBatch, sequential_batches
 from trm_core.errors import UsageError
+from trm_core.evaluation.flops import flops_counted
 from trm_core.evaluation.intervals import accuracy_interval
 from trm_core.evaluation.policies import ActPolicy, FixedPolicy, LearnedPolicy, Policy, RandomPolicy, ThresholdPolicy
 from trm_core.evaluation.rollout import Outcome, rollout
@@ -120,11 +119,10 @@ def count_flops(model: TinyRecursiveModel, prices: torch.Tensor) -> Flops:
     z_H, z_L = model.first_latents(1)
     was_training = model.training
     model.eval()  # looking at the cost is not a read that a memory bank counts
-    # The counter knows the plain attention, not the fused one of a processor.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), flops_counted() as counter:
         output = model(z_H, z_L, capsules, one, one.float(), model.first_q_memory(1))
     step = float(counter.get_total_flops())
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), flops_counted() as counter:
         z_H, _ = model.recursion.cycle(z_H, z_L, output.x, model.attention_bias(capsules))
         model.refine(z_H, None)
     cycle = float(counter.get_total_flops())

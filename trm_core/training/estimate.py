@@ -1,27 +1,40 @@
-"""What a run will need, before anything is allocated."""
+"""What a run will need, before anything is allocated: bytes of tensors by owner, from shapes alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
 
 from trm_core.config.schema import Config
 from trm_core.distributed.collectives import world_size
-from trm_core.model.embedding import DataShape
+from trm_core.dqn.curiosity import Curiosity
 from trm_core.model.trm import TinyRecursiveModel
+from trm_core.optim.build import build_optimizers
+from trm_core.training.features import Features
+from trm_core.training.traced_memory import Traced, trace
 
 _FLOAT = 4
-_REPLAY_COLUMNS = 64  # bytes of a transition besides its state
+# Bytes of a transition besides its state and its mask: outcome, completeness, age, and two levels of sums.
+_REPLAY_COLUMNS = 24 + 1 + 8 + 2 * 8
+_ANCHOR = 4  # memory is traced at powers of it, and taken on the chord between them
+# Copies of its parameters that an optimiser makes in a step; under muon the rest of the parameters has AdamW.
+_COPIES = {"adamatan2": 2, "adamw": 1, "muon": 1}
+_MUON_COPIES = 3
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of tensors by owner."""
+    """Bytes of tensors by owner, at the moment of a training step that needs most (`step_peak`), and of a save."""
 
-    parameters: int
-    gradients: int
+    parameters: int  # with buffers
+    gradients: int  # that are there at that moment
     optimizer: int
     average: int
-    activations: int
+    target: int
+    activations: int  # and all else that a step makes and drops: batch, transitions, copies of an update
     carry: int
     replay: int
     memory_bank: int
@@ -29,36 +42,116 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        return sum(getattr(self, name) for name in self.__dataclass_fields__)
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def step_peak(self) -> int:
+        """Without the copy of a save."""
+        return self.total - self.snapshot
 
 
-def estimate_memory(
-    config: Config, shape: DataShape, model: TinyRecursiveModel, dqn: bool, device: str = "cpu"
-) -> MemoryEstimate:
-    """Counted from shapes, for one of the processes that train together. Activations: what backward keeps of every
-    block application that carries gradient, for the rows that are computed at a time.
+@dataclass(frozen=True)
+class Peak:
+    """The most that a step holds beyond what stays."""
+
+    size: int
+    gradients: int  # of it
+
+
+def estimate_memory(config: Config, features: Features, device: str = "cpu") -> MemoryEstimate:
+    """Of one of the processes that train together; `config` resolved (`features.resolved`). Nothing is allocated: the
+    model has shapes only.
     """
-    arch, rows = config.arch, config.training.global_batch_size // world_size()
-    parameters = sum(p.numel() for p in model.parameters()) * _FLOAT
-    positions = rows * shape.num_capsules
-    hidden = arch.hidden_size
-    ffn = -(-round(arch.ffn_expansion * hidden * 2 / 3) // 32) * 32
-    # Kept per position and block: input, qkv, attention output, two sums, two norms; gate, up, silu, product.
-    per_block = 9 * hidden + 5 * ffn
-    applications = arch.grad_cycles * (arch.L_cycles + 1) * arch.num_layers
-    children = shape.num_children * shape.dim
-    carry = positions * (3 * hidden + shape.dim + children + shape.checksum_dim) * _FLOAT
+    rows, parts = config.training.global_batch_size // world_size(), config.training.accumulation_steps
+    model, curiosity = shapes_of(config, features)
+    modules: list[nn.Module] = [model, *([] if curiosity is None else [curiosity])]
+    learned = [parameter for module in modules for parameter in module.parameters()]
+    bank = 0 if model.memory is None else size_of(model.memory.buffers())
+    fixed = size_of(buffer for module in modules for buffer in module.buffers()) - bank
+    traced = trace_at(config, features, max(rows // parts, 1))
+    optimizers = build_optimizers(model, config, modules[1:]).all
+    peak = largest_moment(config, traced, optimizers)
     number = 2 if config.dqn.buffer_dtype == "float16" else _FLOAT
-    replay = config.dqn.buffer_capacity * (model.q_head.state_width * number + _REPLAY_COLUMNS) if dqn else 0
-    average = parameters if config.training.ema_decay is not None else 0
-    return MemoryEstimate(
-        parameters=parameters,
-        gradients=parameters,
-        optimizer=2 * parameters,
-        average=average,
-        activations=positions * per_block * applications * _FLOAT // config.training.accumulation_steps,
-        carry=carry,
-        replay=replay,
-        memory_bank=0 if model.memory is None else sum(buffer.nbytes for buffer in model.memory.buffers()),
-        snapshot=3 * parameters + average + carry + replay if device == "cpu" else 0,
+    slot = model.q_head.state_width * number + model.q_head.num_actions + _REPLAY_COLUMNS
+    found = MemoryEstimate(
+        parameters=size_of(learned) + fixed,
+        gradients=peak.gradients,
+        optimizer=sum(moments(one) for one in optimizers),
+        average=0 if config.training.ema_decay is None else size_of(model.parameters()),
+        target=size_of(model.q_head.parameters()) if features.dqn else 0,
+        activations=peak.size - peak.gradients,
+        carry=traced.carry * parts,
+        replay=config.dqn.buffer_capacity * slot if features.dqn else 0,
+        memory_bank=bank,
+        snapshot=0,
     )
+    copied = found.total - found.gradients - found.activations
+    return replace(found, snapshot=copied) if device == "cpu" else found
+
+
+def shapes_of(config: Config, features: Features) -> tuple[TinyRecursiveModel, Curiosity | None]:
+    """What learns in a run, without memory for it."""
+    with torch.device("meta"):
+        model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
+        head = model.q_head
+        curiosity = Curiosity(config.dqn, head.state_width - head.recurrent_width) if features.curiosity else None
+    head.value_net.requires_grad_(features.dqn)
+    return model, curiosity
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes."""
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def trace_at(config: Config, features: Features, rows: int) -> Traced:
+    """The trace of `rows` rows, from those of the powers of four around it: on the chord of what bends upwards."""
+
+    def at(number: int) -> Traced:
+        return trace(config, features.shape, features.dqn, features.cmi, features.curiosity, number)
+
+    low = 1
+    while low * _ANCHOR <= rows:
+        low *= _ANCHOR
+    below = at(low)
+    if low == rows:
+        return below
+    above, share = at(low * _ANCHOR), (rows - low) / (low * (_ANCHOR - 1))
+    ends = ((getattr(below, field.name), getattr(above, field.name)) for field in fields(Traced))
+    return Traced(*(round(a + share * (b - a)) for a, b in ends))
+
+
+def largest_moment(config: Config, traced: Traced, optimizers: list[torch.optim.Optimizer]) -> Peak:
+    """The larger of two moments: in forward and backward of the last part, or in the update with every gradient.
+
+    Both have the carry as it was before new samples came in, which a step that is not finite goes back to.
+    """
+    parts = config.training.accumulation_steps
+    there = parts * (traced.renewed + traced.batch) + traced.replayed
+    learning = Peak(there + (parts - 1) * traced.results + traced.peak, traced.gradients_at_peak)
+    gradients = sum(size_of(learned_by(one)) for one in optimizers)
+    # Where a line is logged, the weights before the update are held, and then their change.
+    copies = gradients + max(gradients, *(update_copies(config, one) for one in optimizers))
+    update = Peak(there + parts * traced.results + gradients + copies, gradients)
+    return max(learning, update, key=lambda peak: peak.size)
+
+
+def is_muon(optimizer: torch.optim.Optimizer) -> bool:
+    return "momentum" in optimizer.defaults
+
+
+def learned_by(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Its parameters that get a gradient."""
+    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+
+
+def update_copies(config: Config, optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of what an update holds for a moment beside the gradients: copies of the parameters."""
+    copies = _MUON_COPIES if is_muon(optimizer) else _COPIES[config.training.optimizer]
+    return copies * size_of(learned_by(optimizer))
+
+
+def moments(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of an optimiser's state: Muon's one moment, or two and a count of the steps."""
+    parameters = learned_by(optimizer)
+    return size_of(parameters) if is_muon(optimizer) else 2 * size_of(parameters) + _FLOAT * len(parameters)

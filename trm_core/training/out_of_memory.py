@@ -13,7 +13,6 @@ import torch
 from trm_core.config.schema import Config
 from trm_core.distributed.collectives import world_size
 from trm_core.errors import ResourceError, is_out_of_memory
-from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.estimate import estimate_memory
 from trm_core.training.features import Features
 from trm_core.training.memory_breakdown import available_memory, bytes_by_owner
@@ -21,6 +20,7 @@ from trm_core.training.state import TrainingState
 
 _OWNERS = {
     "optimizer": "optimiser state",
+    "target": "target network",
     "memory_bank": "memory bank",
     "snapshot": "a save's copy",
 }  # names of the estimate, as the breakdown's
@@ -59,12 +59,7 @@ def explain(
     available: tuple[int, str],
 ) -> ResourceError:
     """The error to show for `error`, an allocation that was refused."""
-    if state is None:
-        with torch.device("meta"):  # shapes without memory
-            model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
-    else:
-        model = state.model
-    estimate = estimate_memory(config, features.shape, model, features.dqn, device.type)
+    estimate = estimate_memory(config, features, device.type)
     if state is None:
         when, what = "before training", "estimated, as nothing was measured yet"
         sizes = {_OWNERS.get(name, name): getattr(estimate, name) for name in estimate.__dataclass_fields__}
@@ -84,15 +79,15 @@ def explain(
     return ResourceError(
         f"out of memory on {device}, {when}{f', allocating {asked[1]}' if asked else ''}\n"
         f"tensors ({what}), MB: {parts}; {_mb(sum(sizes.values()))} in all, {_mb(usable)} available {limit}",
-        hint=_hint(config, features, model, device.type, usable * _USABLE.get(device.type, 0.7)),
+        hint=_hint(config, features, device.type, usable * _USABLE.get(device.type, 0.7)),
     )
 
 
-def _hint(config: Config, features: Features, model: TinyRecursiveModel, device: str, budget: float) -> str:
+def _hint(config: Config, features: Features, device: str, budget: float) -> str:
     def total(changed: Config) -> int:
-        return estimate_memory(changed, features.shape, model, features.dqn, device).total
+        return estimate_memory(changed, features, device).total
 
-    estimate = estimate_memory(config, features.shape, model, features.dqn, device)
+    estimate = estimate_memory(config, features, device)
     budget = min(budget, _LESS * estimate.total)
     changed, parts = override_that_fits(config, total, budget, estimate.replay), parts_that_fit(config, total, budget)
     if changed is None and parts is None:

@@ -1,0 +1,214 @@
+"""`trm profile` from its command line, and what it rests on: stages that add up, and objects that are as before."""
+
+from __future__ import annotations
+
+import ast
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+import trm_core.training.step
+from trm_core.config.schema import Config
+from trm_core.data.stream import CapsuleBatch
+from trm_core.prepare import RunHooks, prepare
+from trm_core.profiling.attach import attached
+from trm_core.profiling.changes import changes
+from trm_core.profiling.profile import Profile, profile_steps, whole_intervals
+from trm_core.profiling.stages import STAGES, StageClock, watched_in
+from trm_core.profiling.steps import Stepper
+
+EVERYTHING = {
+    "memory": {"enabled": True, "capacity": 64, "top_k": 2, "num_heads": 2},
+    "arch": {"enable_concepts": True, "num_concepts": 8},
+    "training": {"ema_decay": 0.9},
+    "dqn": {"enable_curiosity": True, "replay": "prioritized"},
+}
+
+
+def make_stepper(config: Config) -> Stepper:
+    prepared = prepare(config, RunHooks())
+    stepper = Stepper(prepared.config, prepared.features, prepared.files, prepared.device)
+    stepper.warm()
+    return stepper
+
+
+def profiled(config: Config, steps: int = 20) -> Profile:
+    with closing(make_stepper(config)) as stepper:
+        return profile_steps(stepper, steps, None, lambda message: None)
+
+
+@pytest.mark.parametrize("sections", [{}, EVERYTHING, {"dqn": {"enabled": False}}], ids=["plain", "all", "no dqn"])
+def test_named_stages_make_up_the_step(sections: dict[str, dict[str, object]], capsule_file: Path) -> None:
+    if "enabled" in sections.get("dqn", {}):
+        sections = {**sections, "arch": {"enable_capsule_expansion": False}}
+    found = profiled(tiny.make_config(data={"path": str(capsule_file)}, **sections))
+    assert [one.name for one in found.stages] == list(STAGES)
+    assert sum(one.milliseconds for one in found.stages) == pytest.approx(found.watched_ms, rel=0.02)
+    assert found.accounted >= 0.95
+    times = {one.name: one.milliseconds for one in found.stages}
+    used = {name for name, milliseconds in times.items() if milliseconds > 0}
+    unused = {"sync"} if sections is EVERYTHING else {"sync", "forward: memory", "forward: concepts"}
+    assert used == set(STAGES) - unused
+    assert times["backward"] > times["data"]
+
+
+def snapshot(stepper: Stepper) -> dict[str, object]:
+    """Own attributes of everything that is watched, and the hooks of everything that learns."""
+    watched = watched_in(stepper.trainer)
+    found: dict[str, object] = {
+        f"{number} {one.name}": vars(one.owner).get(one.name) for number, one in enumerate(watched)
+    }
+    found |= {f"{number} names": sorted(vars(one.owner)) for number, one in enumerate(watched)}
+    for name, parameter in stepper.trainer.state.model.named_parameters():
+        found[f"hooks of {name}"] = len(getattr(parameter, "_post_accumulate_grad_hooks", None) or {})
+    for number, optimizer in enumerate(stepper.trainer.state.optimizers.all):
+        found[f"hooks of optimiser {number}"] = len(optimizer._optimizer_step_post_hooks)
+    return found
+
+
+def test_what_is_watched_is_as_before(capsule_file: Path) -> None:
+    with closing(make_stepper(tiny.make_config(data={"path": str(capsule_file)}, **EVERYTHING))) as stepper:
+        before = snapshot(stepper)
+        backward, to, keep_up = torch.autograd.backward, CapsuleBatch.to, trm_core.training.step.keep_up
+        clock = StageClock(torch.device("cpu"))
+        with attached(watched_in(stepper.trainer), clock.around):
+            assert torch.autograd.backward is not backward
+            assert snapshot(stepper) != before
+        profile_steps(stepper, 4, None, lambda message: None)
+        assert snapshot(stepper) == before
+        assert (torch.autograd.backward, CapsuleBatch.to, trm_core.training.step.keep_up) == (backward, to, keep_up)
+
+
+def test_what_is_watched_is_as_before_after_an_error(capsule_file: Path) -> None:
+    with closing(make_stepper(tiny.make_config(data={"path": str(capsule_file)}))) as stepper:
+        before = snapshot(stepper)
+        with (
+            pytest.raises(KeyError),
+            attached(watched_in(stepper.trainer), StageClock(torch.device("cpu")).around),
+        ):
+            raise KeyError
+        assert snapshot(stepper) == before
+
+
+def test_watching_changes_no_number(capsule_file: Path) -> None:
+    config = tiny.make_config(data={"path": str(capsule_file)}, **EVERYTHING)
+    weights = []
+    for watch in (False, True):
+        with closing(make_stepper(config)) as stepper:
+            watched = watched_in(stepper.trainer) if watch else []
+            with attached(watched, StageClock(torch.device("cpu")).around):
+                stepper.take(6)
+            weights.append([p.detach().clone() for p in stepper.trainer.state.model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_training_knows_nothing_of_profiling() -> None:
+    for path in sorted((tiny.ROOT / "trm_core").rglob("*.py")):
+        if "profiling" in path.parts:
+            continue
+        tree = ast.parse(path.read_text())
+        words = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        words |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        words |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not [word for word in words if "profil" in word.lower() or word == "record_function"], path
+
+
+def test_whole_log_intervals_are_timed() -> None:
+    assert whole_intervals(20, 1) == 20
+    assert whole_intervals(20, 15) == 30
+    assert whole_intervals(20, 10_000) == 20
+
+
+def test_rules_decide_what_is_tried_first(capsule_file: Path) -> None:
+    config = tiny.make_config(data={"path": str(capsule_file)})
+    found = profiled(config, 2)
+    assert all(not change.why for change in changes(config, found))
+    slow = [type(one)(one.name, 10 * found.watched_ms if one.name == "metrics" else 0.0, 0.0) for one in found.stages]
+    slow = [type(one)(one.name, max(one.milliseconds, 11.0 * (one.name == "metrics")), 0.0) for one in slow]
+    first = changes(config, Profile(**{**vars(found), "stages": slow}))[0]
+    assert first.override == "training.log_interval=10"
+    assert "metrics take" in first.why
+    waits = [type(one)(one.name, found.watched_ms * (one.name == "data"), 0.0) for one in found.stages]
+    assert changes(config, Profile(**{**vars(found), "stages": waits}))[0].override == "data.num_workers=2"
+
+
+def overrides(data: Path, **sections: dict[str, object]) -> list[str]:
+    return tiny.as_overrides(data={"path": data}, **sections)
+
+
+def test_command_prints_tables_and_writes_no_run(
+    tmp_path: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = tiny.run_trm("profile", *overrides(capsule_file), "--no-try", "--steps", "4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("step: ")
+    for text in ("time by stage", "forward: recursion", "operators by their own time", "aten::mm", "at the peak"):
+        assert text in done.stdout
+    assert "\x1b" not in done.stdout
+    assert not list(tmp_path.glob("runs*"))
+
+
+def test_everything_as_json(tmp_path: Path, capsule_file: Path) -> None:
+    traces = tmp_path / "new" / "traces"
+    arguments = ["--json", "--steps", "4", "--seconds", "0.1", "--trace", traces]
+    done = tiny.invoke("profile", *overrides(capsule_file, training={"threads": 1}), *arguments)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["accounted"] >= 0.9
+    assert 0 < found["utilisation"] < 1
+    assert found["memory"]["peak"] == sum(found["memory"]["owners"].values())
+    assert sum(operator["share"] for operator in found["operators"]) == pytest.approx(1.0)
+    tried = {one["override"]: one for one in found["tried"]}
+    assert {"data.num_workers=2", "training.global_batch_size=4", "training.global_batch_size=16"} <= set(tried)
+    assert {"training.log_interval=10", "training.monitor_gradients=false"} <= set(tried)
+    for one in tried.values():
+        for speed in (one["steps_per_sec"], one["samples_per_sec"]):
+            assert speed["low"] <= speed["ratio"] <= speed["high"]
+        assert one["recommended"] == (one["samples_per_sec"]["low"] > 1)
+    doubled = tried["training.global_batch_size=16"]
+    assert doubled["samples_per_sec"]["ratio"] == pytest.approx(2 * doubled["steps_per_sec"]["ratio"])
+    (path,) = traces.iterdir()
+    assert path.name.endswith(".pt.trace.json")
+    assert found["traces"] == [str(path)]
+    events = json.loads(path.read_text())["traceEvents"]
+    names = {event.get("name") for event in events}
+    assert {"forward: recursion", "backward", "optimiser", "aten::mm", "[memory]"} <= names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["training.base_lr=no"], 3, "training.base_lr"),
+        (["data.path=nowhere.h5"], 4, "nowhere.h5"),
+        (["--steps", "0"], 2, "--steps"),
+        (["--trace", "{file}"], 2, "cannot use"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], code: int, message: str, capsule_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    given = [argument.format(file=tmp_path / "file") for argument in arguments]
+    done = tiny.invoke("profile", *overrides(capsule_file), *given)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_several_processes_are_refused(capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    done = tiny.invoke("profile", *overrides(capsule_file))
+    assert done.returncode == 2
+    assert "one process" in done.stderr
+
+
+def test_a_step_that_is_not_finite_is_an_error(capsule_file: Path) -> None:
+    done = tiny.invoke("profile", *overrides(capsule_file, training={"base_lr": 1e30}), "--no-try")
+    assert done.returncode == 5, done.stderr
+    assert "not finite" in done.stderr

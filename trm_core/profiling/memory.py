@@ -1,0 +1,96 @@
+"""Bytes of live tensors over some steps, as torch's profiler sees them, and the peak by owner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from trm_core.training.memory_breakdown import bytes_by_owner
+from trm_core.training.state import TrainingState
+
+_POINTS = 60  # of the timeline that is shown
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes. `owners`: at the peak; activations are what is left of it: all else that a step makes and drops."""
+
+    owners: dict[str, int]
+    peak: int
+    timeline: list[tuple[float, int]]  # milliseconds since the first step began, the most that lived around then
+
+
+@dataclass
+class Gradients:
+    """When gradients came and went, in nanoseconds since the epoch, as the profiler counts."""
+
+    came: list[tuple[int, int, int]] = field(default_factory=list)  # when, which parameter, bytes
+    gone: list[int] = field(default_factory=list)  # when the optimisers were through with them
+
+    def at(self, when: int) -> int:
+        """Bytes that were there."""
+        since = max((end for end in self.gone if end <= when), default=0)
+        return sum({which: size for at, which, size in self.came if since < at <= when}.values())
+
+
+@contextmanager
+def gradients_noted(state: TrainingState) -> Iterator[Gradients]:
+    """The gradients of the steps taken inside."""
+    found = Gradients()
+
+    def note(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        found.came.append((time.time_ns(), id(parameter), parameter.grad.nbytes))
+
+    parts = (*state.optimizers.model_params, *state.optimizers.policy_params)
+    handles = [p.register_post_accumulate_grad_hook(note) for p in parts if p.requires_grad]
+    last = state.optimizers.all[-1]
+    handles.append(last.register_step_post_hook(lambda *_: found.gone.append(time.time_ns())))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def memory_of(state: TrainingState, take_steps: Callable[[], object], activities: list[ProfilerActivity]) -> MemoryUse:
+    """What `take_steps`, some steps of `state`, needs at most.
+
+    The profiler sees what torch allocates and frees; what was there before is counted by its owners. It does not see
+    the end of what it has not seen begin, so that some steps go before, in which all that a step replaces is replaced.
+    """
+    with profile(activities=activities, profile_memory=True):
+        take_steps()
+    owners = bytes_by_owner(state)
+    held = sum(owners.values())
+    with gradients_noted(state) as gradients, profile(activities=activities, profile_memory=True) as profiler:
+        take_steps()
+    assert profiler.profiler is not None
+    changes = sorted(
+        (event.start_ns(), event.nbytes())
+        for event in profiler.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
+    live, lived = held, []
+    for when, size in changes:
+        live += size
+        lived.append((when, live))
+    when, peak = max(lived, key=lambda point: point[1])
+    there = gradients.at(when)
+    return MemoryUse({**owners, "gradients": there, "activations": max(peak - held - there, 0)}, peak, shown(lived))
+
+
+def shown(lived: list[tuple[int, int]]) -> list[tuple[float, int]]:
+    """The most of each of a few stretches of equal time."""
+    begin, end = lived[0][0], lived[-1][0]
+    width = max(end - begin, 1) / _POINTS
+    most: dict[int, int] = {}
+    for when, size in lived:
+        place = min(int((when - begin) / width), _POINTS - 1)
+        most[place] = max(most.get(place, 0), size)
+    return [(place * width / 1e6, size) for place, size in sorted(most.items())]

@@ -1,0 +1,51 @@
+"""The operators that a step spends its time in, and the trace of a few steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile, tensorboard_trace_handler
+
+from trm_core.profiling.attach import attached
+from trm_core.profiling.stages import STAGES, StageClock, watched_in
+from trm_core.profiling.steps import Stepper
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Time inside an operator itself, without what it calls; per step."""
+
+    name: str
+    milliseconds: float
+    share: float  # of all operators
+    calls: float
+
+
+def activities_of(device: torch.device) -> list[ProfilerActivity]:
+    """What torch's profiler has to look at."""
+    both = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    return both if device.type == "cuda" else both[:1]
+
+
+def operators_of(stepper: Stepper, steps: int, trace: Path | None) -> list[Operator]:
+    """All of them, the longest first. trace: a folder that gets `<host>_<process>.<time>.pt.trace.json`, as Perfetto,
+    Chrome and TensorBoard's profiler read it, with the stages by name.
+    """
+    device = stepper.trainer.device
+    clock = StageClock(device, named=True)
+    handler = None if trace is None else tensorboard_trace_handler(str(trace))
+    with (
+        profile(activities=activities_of(device), profile_memory=trace is not None, on_trace_ready=handler) as profiler,
+        attached(watched_in(stepper.trainer), clock.around),
+    ):
+        stepper.take(steps)
+    times = {
+        event.key: (event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total, event.count)
+        for event in profiler.key_averages()
+        if event.key not in STAGES
+    }
+    total = sum(time for time, _ in times.values())
+    found = [Operator(name, time / 1e3 / steps, time / total, calls / steps) for name, (time, calls) in times.items()]
+    return sorted(found, key=lambda operator: -operator.milliseconds)

@@ -1,0 +1,98 @@
+"""`trm profile`: where the time and the memory of a training step go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trm_core.profiling.attach import attached
+from trm_core.profiling.memory import MemoryUse, memory_of
+from trm_core.profiling.operators import Operator, activities_of, operators_of
+from trm_core.profiling.rate import flops_of_step, matrix_rate
+from trm_core.profiling.stages import OTHER, StageClock, watched_in
+from trm_core.profiling.steps import Stepper
+
+_ROUNDS = 2
+_PROFILED = 4  # steps under torch's profiler, which keeps every event of them
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Per step."""
+
+    name: str
+    milliseconds: float
+    share: float  # of the watched step
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Times are per step, in milliseconds."""
+
+    steps: int  # that were timed, with nothing watched
+    step_ms: float  # of these
+    watched_ms: float  # of as many steps with their stages watched, in turn with these
+    stages: list[StageTime]
+    accounted: float  # share of the watched step that lies in a stage with a name
+    operators: list[Operator]
+    memory: MemoryUse
+    flops: float  # of a step
+    rate: float  # floating-point operations per second of a large product on this machine
+    threads: int
+    batch: int
+    traces: list[Path]
+
+    @property
+    def utilisation(self) -> float:
+        """Model FLOPs utilisation: the share of `rate` that a step reaches."""
+        return self.flops / (self.step_ms / 1e3) / self.rate
+
+    def milliseconds(self, stage: str) -> float:
+        """Of all stages whose name begins so."""
+        return sum(one.milliseconds for one in self.stages if one.name.startswith(stage))
+
+
+def whole_intervals(steps: int, log_interval: int) -> int:
+    """At least `steps`, and with as many logged steps among them as training has, where that is not ten times as
+    many.
+    """
+    return -(-steps // log_interval) * log_interval if log_interval <= 10 * steps else steps
+
+
+def profile_steps(stepper: Stepper, steps: int, trace: Path | None, log: Callable[[str], None]) -> Profile:
+    """Profile a stepper that is warm. trace: folder for the traces."""
+    of = stepper.trainer
+    known = set() if trace is None else set(trace.glob("*.pt.trace.json"))
+    steps = -(-whole_intervals(steps, of.config.training.log_interval) // _ROUNDS)
+    steps = whole_intervals(steps, of.config.training.log_interval)
+    log(f"timing {_ROUNDS * steps} steps, and as many with their stages watched")
+    clock = StageClock(of.device)
+    clean = watched = 0.0
+    for _ in range(_ROUNDS):
+        clean += stepper.take(steps).seconds
+        with attached(watched_in(of), clock.around):
+            clock.start()
+            watched += stepper.take(steps).seconds
+            clock.stop()
+    count, total = _ROUNDS * steps, sum(clock.seconds.values())
+    log("counting operators, memory and operations")
+    operators = operators_of(stepper, _PROFILED, trace)
+    logged = min(max(_PROFILED, of.config.training.log_interval), steps)
+    memory = memory_of(of.state, lambda: stepper.take(logged), activities_of(of.device))
+    return Profile(
+        steps=count,
+        step_ms=1e3 * clean / count,
+        watched_ms=1e3 * watched / count,
+        stages=[StageTime(name, 1e3 * time / count, time / total) for name, time in clock.seconds.items()],
+        accounted=1.0 - clock.seconds[OTHER] / total,
+        operators=operators,
+        memory=memory,
+        flops=flops_of_step(stepper),
+        rate=matrix_rate(of.device),
+        threads=torch.get_num_threads(),
+        batch=of.config.training.global_batch_size,
+        traces=[] if trace is None else sorted(set(trace.glob("*.pt.trace.json")) - known),
+    )

@@ -1,0 +1,37 @@
+"""How much of what this machine's arithmetic can do a step makes use of."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from trm_core.evaluation.flops import flops_counted
+from trm_core.profiling.steps import Stepper
+
+_SIZE = {"cpu": 1024, "cuda": 4096}
+_SECONDS = 0.5
+
+
+def flops_of_step(stepper: Stepper) -> float:
+    """Floating-point operations of the matrix products of one whole step: forward, backward, Q-learning, optimiser."""
+    with flops_counted() as counter:
+        stepper.take(1)
+    return float(counter.get_total_flops())
+
+
+def matrix_rate(device: torch.device) -> float:
+    """Floating-point operations per second of a large float32 product here, with the threads that torch has now. The
+    best of many, as whatever else the machine does only slows it.
+    """
+    size = _SIZE.get(device.type, 1024)
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    best, begin = float("inf"), time.perf_counter()
+    a @ b  # the first one also starts threads
+    while time.perf_counter() - begin < _SECONDS:
+        started = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

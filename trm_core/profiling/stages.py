@@ -1,0 +1,146 @@
+"""Where the time of a training step goes: its stages, and the clock that tells them apart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.profiler import record_function
+
+from trm_core import losses
+from trm_core.data.stream import CapsuleBatch
+from trm_core.profiling.attach import Watched
+from trm_core.profiling.steps import Discarded
+from trm_core.training import measure, step
+from trm_core.training.trainer import Trainer
+
+FORWARD = "forward"
+OTHER = "other"
+STAGES = (
+    "data",
+    "host to device",
+    "new samples",
+    f"{FORWARD}: recursion",
+    f"{FORWARD}: heads",
+    f"{FORWARD}: memory",
+    f"{FORWARD}: concepts",
+    f"{FORWARD}: rest",
+    "backward",
+    "sync",  # between processes: none here, as one process is profiled
+    "dqn",
+    "optimiser",
+    "upkeep",
+    "metrics",
+    OTHER,
+)
+
+
+class StageClock:
+    """Gives every moment to the innermost stage that is running.
+
+    device: one whose work is queued is waited for wherever the stage changes, or its work would count for whoever
+    waits for it next. named: put the stages into a trace, too.
+    """
+
+    def __init__(self, device: torch.device, named: bool = False) -> None:
+        self.device, self.named = device, named
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.running = [OTHER]
+        self.since = 0.0
+
+    def start(self) -> None:
+        """From here on time counts."""
+        self.since = self.now()
+
+    def stop(self) -> None:
+        """Up to here."""
+        self.change()
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def change(self) -> None:
+        """What ran until now gets the time since the last change."""
+        now = self.now()
+        self.seconds[self.running[-1]] += now - self.since
+        self.since = now
+
+    def around(self, watched: Watched, work: Callable[[], Any]) -> Any:
+        """Do the work of a call that is watched, on its stage's time."""
+        if not self.running[-1].startswith(watched.within):
+            return work()
+        if watched.generator:
+            return self.along(watched.stage, work)
+        with self.inside(watched.stage):
+            return work()
+
+    def along(self, stage: str, work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """The values of a generator; the stage ends when they do."""
+        with self.inside(stage):
+            yield from work()
+
+    @contextmanager
+    def inside(self, stage: str) -> Iterator[None]:
+        """A stage within the one that is running."""
+        self.change()
+        self.running.append(stage)
+        try:
+            with record_function(stage) if self.named else nullcontext():
+                yield
+        finally:
+            self.change()
+            self.running.pop()
+
+
+def watched_in(of: Trainer) -> list[Watched]:
+    """The calls that make up a step of this trainer, by stage. What nothing here names is "other"."""
+    taker, state = of.taker, of.state
+    model = state.model
+    found = [
+        Watched(state.stream, "take", "data"),
+        Watched(CapsuleBatch, "to", "host to device"),
+        Watched(of, "standing", "new samples"),
+        Watched(taker.episodes, "begin", "new samples"),
+        Watched(model, "train", f"{FORWARD}: rest"),
+        Watched(taker, "differentiate", f"{FORWARD}: rest"),
+        Watched(model.recursion, "forward", f"{FORWARD}: recursion", within=FORWARD),
+        Watched(model, "read", f"{FORWARD}: heads", within=FORWARD),
+        Watched(model.q_head, "read", f"{FORWARD}: heads", within=FORWARD),
+        Watched(model.reconstruction.sketch, "forward", f"{FORWARD}: heads", within=FORWARD),
+        Watched(losses, "td_loss", "dqn"),
+        Watched(torch.autograd, "backward", "backward"),
+        Watched(taker, "replayed", "dqn"),
+        Watched(taker, "reprioritise", "dqn"),
+        Watched(taker.episodes, "decide", "dqn"),
+        Watched(taker, "update", "optimiser"),
+        Watched(step, "keep_up", "upkeep"),
+        Watched(step, "update_ratio", "metrics"),
+        Watched(measure, "every_step", "metrics", generator=True),
+        Watched(measure, "rewards", "metrics", generator=True),
+        Watched(measure, "now", "metrics", generator=True),
+        Watched(measure, "numbers_now", "metrics"),
+        Watched(Discarded, "log", "metrics"),
+        *(Watched(taker.averages, name, "metrics") for name in ("add", "add_mean", "add_vector", "take")),
+        *(Watched(head, "forward", f"{FORWARD}: heads", within=FORWARD) for head in optional_heads(of)),
+    ]
+    if taker.gradients is not None:
+        found.append(Watched(taker.gradients, "measure", "metrics"))
+    if state.target is not None:
+        found.append(Watched(state.target, "follow", "dqn"))
+    if model.memory is not None:
+        found.append(Watched(model.memory, "read", f"{FORWARD}: memory", within=FORWARD))
+    if model.concepts is not None:
+        found.append(Watched(model.concepts, "forward", f"{FORWARD}: concepts", within=FORWARD))
+    return found
+
+
+def optional_heads(of: Trainer) -> list[torch.nn.Module]:
+    """Heads that only some models have."""
+    model = of.state.model
+    heads = (model.mtp, model.cmi_head, model.sketch_decoder, model.reconstruction.checksum)
+    return [head for head in heads if head is not None]
