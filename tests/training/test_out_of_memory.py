@@ -177,7 +177,7 @@ def limited(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     ("sizes", "when", "largest"),
     [
         (
-            ["training.global_batch_size=12000", "dqn.buffer_capacity=200000"],
+            ["training.global_batch_size=9000", "dqn.buffer_capacity=100000"],
             "after step 0, allocating ",
             "tensors (measured, activations estimated), MB: activations ",
         ),
