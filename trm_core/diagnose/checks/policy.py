@@ -113,7 +113,7 @@ def collapse(evidence: Evidence) -> Finding:
         numbers["q_entropy"] = entropy
         text += f"; entropy of the Q-values {entropy:.2f} (below {lowest:.2f}: one action outweighs the rest)"
     # To open capsules to the end, or to halt at once, may be right: then the values of the others are near.
-    if one_action and (sure_of_one or (top == 0 and never_halts)):
+    if (sure_of_one and shares[top] > 0.5) or (one_action and top == 0 and never_halts):
         return Finding(Verdict.FAIL, text, "likely", numbers, why, fix)
     # To open capsules to the end may be right; to think on without is hardly.
     if never_halts and top == 0:
