@@ -70,7 +70,7 @@ MORE: dict[str, list[str]] = {
     "hierarchy": ["arch.enable_hierarchical_attention=true"],
     "adaptive H-cycles": ["arch.enable_adaptive_hcycles=true", "arch.H_cycles=3"],
     "dropout": ["arch.dropout=0.1"],
-    "q_continue": ["arch.enable_q_continue=true"],
+    "q_continue": [*NO_DQN, "arch.enable_q_continue=true"],
 }
 
 
