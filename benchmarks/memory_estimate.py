@@ -13,7 +13,6 @@ import argparse
 import json
 import tempfile
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +63,14 @@ MORE: dict[str, list[str]] = {
     "muon": ["training.optimizer=muon"],
     "accumulation": ["training.accumulation_steps=2"],
     "untied": ["arch.tied=false"],
-    "recurrent Q-head": ["arch.q_head_type=rnn", "dqn.sequence_length=4"],
+    "recurrent Q-head": ["arch.q_head_type=rnn", "dqn.sequence_length=3"],
     "attention Q-head": ["arch.q_head_type=attention"],
     "curiosity": ["dqn.enable_curiosity=true"],
     "prioritised, float16": ["dqn.replay=prioritized", "dqn.buffer_dtype=float16"],
     "hierarchy": ["arch.enable_hierarchical_attention=true"],
     "adaptive H-cycles": ["arch.enable_adaptive_hcycles=true", "arch.H_cycles=3"],
     "dropout": ["arch.dropout=0.1"],
-    "q_continue": ["arch.enable_q_continue=true"],
+    "q_continue": [*NO_DQN, "arch.enable_q_continue=true"],
 }
 
 
@@ -110,18 +109,16 @@ def compare(config: Config) -> dict[str, Any]:
         parameters = sum(p.numel() for p in stepper.trainer.state.model.parameters())
     return {
         "parameters": parameters,
-        "estimate": estimate.step_peak,
-        "measured": use.peak,
-        "ratio": estimate.step_peak / use.peak,
-        "estimated bytes": asdict(estimate),
-        "measured bytes": use.owners,
+        "estimate MB": round(estimate.step_peak / 1e6, 3),
+        "measured MB": round(use.peak / 1e6, 3),
+        "ratio": round(estimate.step_peak / use.peak, 3),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", help="comma-separated beginnings of the names of configs")
+    parser.add_argument("--only", help="beginnings of names, with commas: measure these anew, keep the others")
     arguments = parser.parse_args()
     chosen = None if arguments.only is None else tuple(arguments.only.split(","))
     record: dict[str, Any] = {}
@@ -131,11 +128,9 @@ def main() -> None:
                 continue
             config = load_config(file, [*overrides, "training.device=cpu", "training.threads=1"]).config
             record[name] = found = compare(config)
-            print(
-                f"{name:48} {found['parameters']:>10,} parameters  estimate {found['estimate'] / 1e6:9.3f} MB  "
-                f"measured {found['measured'] / 1e6:9.3f} MB  ratio {found['ratio']:.3f}",
-                flush=True,
-            )
+            print(f"{name:44} {found}", flush=True)
+    if arguments.only is not None and arguments.out.exists():
+        record = json.loads(arguments.out.read_text()) | record
     arguments.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
