@@ -51,6 +51,8 @@ def command(
     group, run, overrides = sort_arguments(what or [])
     if config is None and (overrides or probe):
         raise UsageError("overrides and --probe need --config", hint="trm diagnose --config FILE KEY=VALUE ...")
+    if run is not None and probe:
+        raise UsageError("--probe takes the first steps of a config: name no run beside it")
     if run is not None and not is_run(run):
         evidence = of_other_log(run, config, overrides)
     elif config is None:
@@ -67,6 +69,8 @@ def command(
     if html is not None:
         write_html(html, found, evidence)
         log(f"wrote {html}")
+    if fix is not None and evidence.config is None:
+        raise UsageError("--fix has no config to mend", hint="name it: trm diagnose LOG --config FILE --fix FILE")
     if fix is not None:
         write_fix(fix, found, evidence)
     failed = [one.check.id for one in found if one.finding.verdict is Verdict.FAIL]
@@ -200,11 +204,10 @@ def write_fix(path: Path, found: list[Diagnosis], evidence: Evidence) -> None:
 
 def write_html(path: Path, found: Sequence[Diagnosis], evidence: Evidence) -> None:
     from trm_core.diagnose.report_html import html_report
-
     from trm_core.training.run_dir import write_atomic
 
     run = evidence.run
-    title = run.path.name if run is not None else evidence.settings.name
+    title = run.path.name if run is not None else "trm diagnose" if evidence.config is None else evidence.config.name
     facts = {} if run is None else {str(key): str(value) for key, value in run.status.items()}
     chance = evidence.data.chance if evidence.data is not None else None
     write_atomic(path, html_report(title, facts, found, evidence.metrics, chance=chance))

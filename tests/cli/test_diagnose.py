@@ -161,7 +161,7 @@ def test_bad_input(tmp_path: Path, monkeypatch: Any, arguments: list[str], code:
 
 def test_a_run_with_broken_files_is_still_looked_at(run: Path) -> None:
     (run / "status.json").write_text("{")
-    (run / "dataset.json").write_text("[]")
+    (run / "dataset.json").write_text('{"train": [{"path": "a\\u0000b"}], "eval": {"path": "", "split": ""}}')
     (run / "evaluation.json").write_bytes(b"\xff\x00")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 61, "train/loss": \x00 nul\n[1,2]\n{"step": 62, "tr')
@@ -185,6 +185,11 @@ def test_what_another_logger_wrote(tmp_path: Path, capsule_file: Path) -> None:
     assert len(told) > 20
     assert {name: alone[name]["verdict"] for name in told} == {name: own[name]["verdict"] for name in told}
     assert checks(run / "tensorboard")["lr-too-high"]["verdict"] == "cannot tell"
+    page = tmp_path / "log.html"
+    assert tiny.invoke("diagnose", str(run / "tensorboard"), "--html", str(page)).returncode in (0, 1)
+    assert "<svg" in page.read_text()
+    for more in (["--fix", "fixed.yaml"], ["--config", str(run / "config.yaml"), "--probe"]):
+        assert tiny.invoke("diagnose", str(run / "tensorboard"), *more).returncode == 2
 
 
 def test_the_page_stands_alone(tmp_path: Path, run: Path) -> None:

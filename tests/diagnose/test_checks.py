@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,18 @@ def test_nothing_to_fix_is_said(data: DataFacts) -> None:
         fixed(evidence(data, {}, {}), [])
 
 
+def test_data_that_cannot_be_read_cost_their_checks_and_no_others(capsule_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "gone.h5"
+    path.write_bytes(capsule_file.read_bytes())
+    damaged = DataFacts(path)
+    damaged.file.close()
+    path.unlink()
+    found = {one.check.id: one.finding for one in diagnose(CHECKS, evidence(damaged, {}, {}))}
+    assert found["labels-constant"].verdict is Verdict.UNKNOWN
+    assert "cannot be read" in found["labels-constant"].evidence
+    assert found["lr-too-high"].verdict is Verdict.OK
+
+
 def test_every_check_can_be_without_evidence() -> None:
     for one in diagnose(CHECKS, Evidence()):
         assert one.finding.verdict is Verdict.UNKNOWN
@@ -216,4 +230,42 @@ def test_watched_checks_need_nothing_that_a_running_process_lacks() -> None:
     watched: list[Check] = [check for check in CHECKS if check.watched]
     assert len(watched) > 10
     for check in watched:
-        assert not set(check.needs) & {"run", "checkpoints", "probe"}, check.id
+        assert not set(check.needs) & {"run", "checkpoints"}, check.id
+
+
+@pytest.mark.parametrize(("name", "sections", "series"), FAULTS, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(FAULTS)])
+def test_watched_checks_say_the_same_without_a_run_directory(
+    data: DataFacts, name: str, sections: dict[str, dict[str, Any]], series: dict[str, Any]
+) -> None:
+    """As during training: a check that fell over would end the run."""
+    if not BY_ID[name].watched:
+        return
+    alone = replace(evidence(data, sections, series), run=None, checkpoints=None)
+    assert look(BY_ID[name], alone).finding.verdict is Verdict.FAIL
+    for check in CHECKS:
+        if check.watched:
+            look(check, alone)
+
+
+def test_a_run_on_another_machine_is_not_called_dead(data: DataFacts) -> None:
+    """Its process cannot be seen from here."""
+    status = {"state": "running", "step": 3, "total_steps": 9, "pid": 2**22 + 1}
+    for host, verdict in (("elsewhere", Verdict.OK), (platform.node(), Verdict.FAIL)):
+        environment = {"starts": [{"hardware": {"hostname": host}}]}
+        run = RunFacts(data.file.path.parent, status, {}, environment, {}, ())
+        assert look(BY_ID["run-ended"], Evidence(run=run)).finding.verdict is verdict
+
+
+def test_a_gpu_that_was_left_idle_is_seen(data: DataFacts) -> None:
+    one = evidence(data, {}, {})
+    for gpus, verdict in (([{"name": "H100", "memory_gb": 80}], Verdict.WARN), ([], Verdict.OK)):
+        environment = {"starts": [{"device": "cpu", "hardware": {"hostname": "here", "gpus": gpus}}]}
+        one.run = RunFacts(data.file.path.parent, {}, {}, environment, {}, ())
+        assert look(BY_ID["gpu-idle"], one).finding.verdict is verdict
+
+
+def test_what_a_stranger_wrote_into_evaluation_json_is_no_bug(data: DataFacts) -> None:
+    for score in ({"policy": "", "accuracy": 1}, {"policy": "never", "accuracy": 7, "rows": 3}, {"policy": 3}):
+        scores = {"scores": [{"policy": "learned", "accuracy": 0.5}, score]}
+        run = RunFacts(data.file.path.parent, {}, {}, {}, scores, ())
+        look(BY_ID["policy-loses"], Evidence(run=run))

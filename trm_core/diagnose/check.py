@@ -47,7 +47,7 @@ class Finding:
 @dataclass(frozen=True)
 class Check:
     """`symptom`: in the words of somebody who has it. `source`: where in pipeline.md it comes from, or "ours". `needs`:
-    parts of the evidence without which it cannot tell: config, data, metrics, run, checkpoints, probe. `watched`: cheap
+    parts of the evidence without which it cannot tell: config, data, metrics, run, checkpoints. `watched`: cheap
     enough to run again and again during training.
     """
 

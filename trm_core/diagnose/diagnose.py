@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from trm_core.diagnose.check import Check, Diagnosis, Verdict, unknown
 from trm_core.diagnose.evidence import Evidence
+from trm_core.errors import DataError
 
 _ORDER = (Verdict.FAIL, Verdict.WARN, Verdict.UNKNOWN, Verdict.OK)
 _MISSING = {
@@ -14,7 +15,6 @@ _MISSING = {
     "metrics": "nothing was logged",
     "run": "there is no run yet",
     "checkpoints": "there is no run yet",
-    "probe": "no steps were tried: --probe",
 }
 
 
@@ -23,7 +23,10 @@ def look(check: Check, evidence: Evidence) -> Diagnosis:
     missing = [part for part in check.needs if not evidence.has(part)]
     if missing:
         return Diagnosis(check, unknown(_MISSING[missing[0]]))
-    return Diagnosis(check, check.look(evidence))
+    try:
+        return Diagnosis(check, check.look(evidence))
+    except (DataError, OSError) as error:  # a capsule file is read when it is first asked, and may be damaged inside
+        return Diagnosis(check, unknown(f"the data cannot be read: {error}"))
 
 
 def diagnose(checks: Iterable[Check], evidence: Evidence) -> list[Diagnosis]:

@@ -36,6 +36,18 @@ class RunFacts:
     evaluation: Mapping[str, Any]
     log: tuple[str, ...]  # lines, with their times
 
+    @property
+    def last_start(self) -> Mapping[str, Any]:
+        """What environment.json says of the newest process that trained this run; empty where it does not."""
+        starts = self.environment.get("starts")
+        return starts[-1] if isinstance(starts, list) and starts and isinstance(starts[-1], dict) else {}
+
+    @property
+    def hardware(self) -> Mapping[str, Any]:
+        """Of that start."""
+        found = self.last_start.get("hardware")
+        return found if isinstance(found, dict) else {}
+
 
 @dataclass
 class Evidence:
@@ -46,7 +58,6 @@ class Evidence:
     data: DataFacts | None = None
     run: RunFacts | None = None
     checkpoints: list[CheckpointFacts] | None = None
-    probe: Mapping[str, float] | None = None
     notes: list[str] = field(default_factory=list)  # what could not be read, and why
 
     def has(self, part: str) -> bool:
@@ -141,7 +152,7 @@ def _data(dataset: Mapping[str, Any], notes: list[str]) -> DataFacts | None:
 def _open(path: str, split: str | None, notes: list[str]) -> DataFacts | None:
     try:
         return DataFacts(Path(path), split)
-    except (DataError, OSError) as error:
+    except (DataError, OSError, ValueError) as error:  # the last: a path that is none, in a stranger's dataset.json
         notes.append(f"the data were not looked at: {error.message if isinstance(error, TrmError) else error}")
         return None
 

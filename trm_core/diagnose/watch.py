@@ -18,19 +18,35 @@ _LINES = 2000  # kept; of more, every second one of the older half goes
 _LOOKS = 40  # in a whole run
 
 
-class Watch:
-    """A logger of metrics that looks at them: see `trm_core.training.loggers.MetricsLogger`."""
+class Kept:
+    """A logger that keeps its lines: see `trm_core.training.loggers.MetricsLogger`."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, object]] = []
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.lines.append({"step": step, **values})
+
+    def rewind(self, step: int) -> None:
+        self.lines = [line for line in self.lines if isinstance(line["step"], int) and line["step"] <= step]
+
+    def close(self) -> None:
+        pass
+
+
+class Watch(Kept):
+    """Looks at what it keeps, as training goes on."""
 
     def __init__(self, config: Config, data: Path, warn: Callable[[str], None]) -> None:
-        self.config, self.warn = config, warn
+        super().__init__()
+        self.warn = warn
         self.evidence = Evidence(config, data=DataFacts(data))
-        self.lines: list[dict[str, object]] = []
         self.every = max(config.training.total_steps // _LOOKS, 20)
         self.due = self.every
         self.said: set[str] = set()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self.lines.append({"step": step, **values})
+        super().log(step, values)
         if len(self.lines) > _LINES:
             half = len(self.lines) // 2
             self.lines = self.lines[:half:2] + self.lines[half:]
@@ -47,9 +63,3 @@ class Watch:
                 self.said.add(one.check.id)
                 mend = in_words(one.finding)
                 self.warn(f"warning: step {step}: {one.check.id}: {one.finding.evidence}{f'; {mend}' if mend else ''}")
-
-    def rewind(self, step: int) -> None:
-        self.lines = [line for line in self.lines if isinstance(line["step"], int) and line["step"] <= step]
-
-    def close(self) -> None:
-        pass

@@ -31,7 +31,8 @@ def not_finite(evidence: Evidence) -> Finding:
     if steps:
         first = f"first at step {steps[0][0]}: {steps[0][1]}"
     else:
-        first = f"first at step {holes[0]}" if len(holes) else str(evidence.facts.status.get("error", ""))[:200]
+        gone = holes if len(holes) else skipped.steps[skipped.values > 0]
+        first = f"first seen at step {gone[0]}" if len(gone) else "log.txt does not say where"
     many = gave_up or rollbacks > 0 or count > 2
     return Finding(
         Verdict.FAIL if many else Verdict.WARN,

@@ -192,7 +192,7 @@ def policy_loses(evidence: Evidence) -> Finding:
     found: dict[str, dict[str, Any]] = {}
     for score in scores if isinstance(scores, list) else []:
         if isinstance(score, dict) and isinstance(score.get("accuracy"), (int, float)):
-            found.setdefault(str(score.get("policy", "")).split()[0] or "?", score)
+            found.setdefault(str(score.get("policy")), score)
     if "learned" not in found or "never" not in found:
         return unknown("no evaluation.json with a learned policy")
     learned, never = float(found["learned"]["accuracy"]), float(found["never"]["accuracy"])
@@ -200,7 +200,7 @@ def policy_loses(evidence: Evidence) -> Finding:
     text = f"learned policy {100 * learned:.1f} %, never opening {100 * never:.1f} %"
     rows = found["never"].get("rows")
     # The two answer the same samples, so this is more than chance leaves between them.
-    noise = 2 * math.sqrt(2 * never * (1 - never) / rows) if isinstance(rows, int) and rows > 0 else 0.0
+    noise = 2 * math.sqrt(2 * max(never * (1 - never), 0.0) / rows) if isinstance(rows, int) and rows > 0 else 0.0
     if learned >= never - max(0.02, noise):
         return ok(text, **numbers)
     return Finding(

@@ -142,28 +142,16 @@ def out_of_memory(evidence: Evidence) -> Finding:
 
 
 def gpu_idle(evidence: Evidence) -> Finding:
-    start = _last_start(evidence)
-    seen, used = start.get("device_name"), str(start.get("device", ""))
-    if "cuda" in evidence.settings.training.device or used.startswith("cuda"):
-        return ok(f"on {seen or used}")
-    available = start.get("gpus")
-    if not available:
-        return ok(f"on {used or 'cpu'}; no GPU was there")
+    used, available = str(evidence.facts.last_start.get("device", "")), evidence.facts.hardware.get("gpus")
+    if used != "cpu" or not available:
+        return ok(f"on {used or 'an unknown device'}")
     return Finding(
         Verdict.WARN,
-        f"a GPU was there ({available}), and training ran on {used}",
+        f"a GPU was there ({available}), and training ran on the processor",
         "certain",
         why="training.device says so.",
         fix={"training.device": "auto"},
     )
-
-
-def _last_start(evidence: Evidence) -> dict[str, object]:
-    environment = evidence.facts.environment
-    starts = environment.get("starts")
-    if isinstance(starts, list) and starts and isinstance(starts[-1], dict):
-        return starts[-1]
-    return dict(environment)
 
 
 CHECKS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 
@@ -99,11 +100,8 @@ def _lives(pid: int) -> bool:
 
 def _elsewhere(evidence: Evidence) -> bool:
     """Whether the run was started on another machine, whose processes cannot be seen from here."""
-    environment = evidence.facts.environment
-    starts = environment.get("starts")
-    last = starts[-1] if isinstance(starts, list) and starts and isinstance(starts[-1], dict) else environment
-    host = last.get("host")
-    return isinstance(host, str) and host != os.uname().nodename
+    host = evidence.facts.hardware.get("hostname")
+    return isinstance(host, str) and host != platform.node()
 
 
 def disk(evidence: Evidence) -> Finding:
