@@ -50,6 +50,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         dqn={
             "replay": "prioritized",
             "enable_curiosity": "true",
+            "target_update_freq": 4,
             "enable_entropy_regularization": "true",
             "entropy_regularization_weight": 0.01,
         },

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,22 @@ _FEATURES = 400  # random projections of more
 _BYTES = 24 << 20  # most that is read of one split, for twins
 _MAX_CLASSES = 64
 _FOLDS = 3
+_BLOCKS = 20  # of neighbouring samples
 _HASH_SEED = 11
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring samples on which a probe is right far less often than on the others. `begin`, `end`: where they lie,
+    in shares of the split; `inside`, `outside`: accuracies.
+    """
+
+    begin: float
+    end: float
+    inside: float
+    outside: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,7 @@ class ProbeAccuracies:
     detail: float | None  # sketches and children
     chance: float
     cases: int
+    broken: Stretch | None = None  # of the better of the two
 
 
 @dataclass(frozen=True)
@@ -191,12 +206,16 @@ class DataFacts:
         sketches, children, labels = self._cases(split)
         if len(labels) < 60 or not 2 <= len(np.unique(labels)) <= _MAX_CLASSES:
             return None
-        both = None if children is None else np.concatenate([sketches, children], axis=1)
+        right = [right_in_folds(sketches, labels)]
+        if children is not None:
+            right.append(right_in_folds(np.concatenate([sketches, children], axis=1), labels))
+        chance = float(np.bincount(labels).max() / len(labels))
         return ProbeAccuracies(
-            cross_validated(sketches, labels),
-            None if both is None else cross_validated(both, labels),
-            float(np.bincount(labels).max() / len(labels)),
+            float(right[0].mean()),
+            None if children is None else float(right[1].mean()),
+            chance,
             len(labels),
+            broken_stretch(max(right, key=np.mean), labels, chance),
         )
 
 
@@ -255,9 +274,36 @@ def _caught(values: Array, member: NDArray[np.bool_]) -> float:
     return best
 
 
-def cross_validated(features: Array, labels: NDArray[np.int64]) -> float:
-    """Accuracy of ridge regression onto classes in three folds; features [n, F] are standardised and, past 400,
-    projected at random.
+def broken_stretch(right: NDArray[np.bool_], labels: NDArray[np.int64], chance: float) -> Stretch | None:
+    """The neighbouring samples whose labels seem to belong to others: a probe is near chance there and well above it
+    elsewhere. right [n]: whether it is right, in the order of the file.
+
+    A stretch that lacks half of the classes is left out: in a file that is sorted by class it is a hard class.
+    """
+    edges = np.linspace(0, len(right), _BLOCKS + 1).astype(int)
+    hits = np.concatenate([[0], np.cumsum(right)])[edges]
+    classes = len(np.unique(labels))
+    found, most = None, 6.0  # standard errors: there are some two hundred stretches
+    for first, last in combinations(range(_BLOCKS + 1), 2):
+        count = edges[last] - edges[first]
+        rest = len(right) - count
+        if last - first < _BLOCKS // 10 or last - first > _BLOCKS - _BLOCKS // 10:
+            continue
+        inside, outside = (hits[last] - hits[first]) / count, (hits[-1] - hits[last] + hits[first]) / rest
+        near_chance = inside - chance < 0.3 * (outside - chance)
+        error = math.sqrt(outside * (1 - outside) / rest + inside * (1 - inside) / count) + 1e-9
+        if (outside - inside) / error <= most or outside < chance + 0.15 or not near_chance:
+            continue
+        if len(np.unique(labels[edges[first] : edges[last]])) < 0.6 * classes:
+            continue
+        most = (outside - inside) / error
+        found = Stretch(first / _BLOCKS, last / _BLOCKS, float(inside), float(outside))
+    return found
+
+
+def right_in_folds(features: Array, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[n]: whether ridge regression onto classes, learned from two other thirds, is right; features [n, F] are
+    standardised and, past 400, projected at random.
     """
     generator = np.random.default_rng(0)
     x = (features - features.mean(0)) / (features.std(0) + 1e-6)
@@ -266,10 +312,10 @@ def cross_validated(features: Array, labels: NDArray[np.int64]) -> float:
     x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
     classes, y = np.unique(labels, return_inverse=True)
     fold = generator.permutation(len(y)) % _FOLDS
-    right = 0
+    right = np.zeros(len(y), np.bool_)
     for number in range(_FOLDS):
         own, other = fold != number, fold == number
         gram = x[own].T @ x[own] + 0.1 * own.sum() * np.eye(x.shape[1])
         weights = np.linalg.solve(gram, x[own].T @ np.eye(len(classes))[y[own]])
-        right += int(((x[other] @ weights).argmax(1) == y[other]).sum())
-    return right / len(y)
+        right[other] = (x[other] @ weights).argmax(1) == y[other]
+    return right

@@ -123,11 +123,23 @@ class TargetNetwork:
         self.head = copy.deepcopy(online).requires_grad_(False)
         self.every, self.tau = config.target_update_freq, config.target_tau
 
+    def due(self, step: int) -> bool:
+        """Whether it moves after `step` steps."""
+        return self.tau is not None or step % self.every == 0
+
     @torch.no_grad()
     def follow(self, online: QHead, step: int) -> None:
+        """Move, if that is due."""
         mine: list[Tensor] = list(self.head.parameters())
         theirs: list[Tensor] = list(online.parameters())
         if self.tau is not None:
             torch._foreach_lerp_(mine, theirs, self.tau)
-        elif step % self.every == 0:
+        elif self.due(step):
             torch._foreach_copy_(mine, theirs)
+
+    @torch.no_grad()
+    def distance(self, online: QHead) -> Tensor:
+        """Scalar: norm of the difference of the weights, over the norm of the weights of `online`."""
+        theirs: list[Tensor] = list(online.parameters())
+        away = torch._foreach_norm(torch._foreach_sub(list(self.head.parameters()), theirs))
+        return torch.stack(away).norm() / torch.stack(torch._foreach_norm(theirs)).norm().clamp(min=1e-12)

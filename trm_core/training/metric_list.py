@@ -267,6 +267,13 @@ Q_LEARNING = _group(
         "steps",
         Range("pipeline.md Workflow 3: check that the target network is updated", high=1, of="dqn.target_update_freq"),
     ),
+    Metric(
+        "train/dqn_target_closed",
+        "part of the distance to the Q-head that the target network's last moves closed: 1 for a copy, "
+        "dqn.target_tau for a mean",
+        "share",
+        Range("ours: a target that follows anything else closes another part, or none", above=0),
+    ),
 )
 
 ACTIONS = _group(

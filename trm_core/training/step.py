@@ -21,6 +21,7 @@ from trm_core.distributed.collectives import all_sum, world_size
 from trm_core.dqn.learner import (
     ReplayedTargets,
     RewardDivisors,
+    TargetNetwork,
     no_transitions,
     sequence_targets,
     td_targets,
@@ -191,7 +192,18 @@ class StepTaker:
         if state.average is not None:
             state.average.update(state.model)
         if state.target is not None:
-            state.target.follow(state.model.q_head, step + 1)
+            self.follow(state.target, step + 1)
+
+    def follow(self, target: TargetNetwork, step: int) -> None:
+        """Let the target network follow; where that is seldom, or logged, measure how far it came."""
+        online, measured = self.state.model.q_head, target.due(step) and (target.tau is None or self.logs_at(step))
+        before = target.distance(online) if measured else None
+        target.follow(online, step)
+        if before is not None:
+            # Nearer than rounding there is no way left to be measured.
+            apart = (before > 1e-5).double()
+            closed = 1.0 - target.distance(online) / before.clamp(min=1e-5)
+            self.averages.add("train/dqn_target_closed", closed * apart, apart)
 
     def reprioritise(self, replay: ReplayBuffer, replayed: ReplayedTargets, td_error: Tensor) -> None:
         """Tell the buffer how wrong the values of the replayed transitions were, where it wants to know."""

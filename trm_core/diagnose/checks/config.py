@@ -8,6 +8,7 @@ from trm_core.config.schema import WeightRange
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import can_expand, has_policy, slower
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.statistics import median
 
 
 def expansion_off(evidence: Evidence) -> Finding:
@@ -99,6 +100,17 @@ def target_frozen(evidence: Evidence) -> Finding:
     oldest = float(age.finite().values.max()) if len(age.finite()) else 0.0
     fix = {"dqn.target_tau": min(max(0.01, 10 / total), 1.0)}
     why = "TD targets come from a copy of the Q-head. One that is never renewed teaches an untrained net's values."
+    closed, expected = median(evidence.metrics["train/dqn_target_closed"].tail(0.5)), dqn.target_tau or 1.0
+    # A mean over the values that were logged; a weight that follows exactly differs by rounding only.
+    if abs(closed - expected) > 0.25 * expected:
+        return Finding(
+            Verdict.FAIL,
+            f"a move of the target network closes {100 * closed:.3g} % of its distance to the Q-head, "
+            f"where the config says {100 * expected:.3g} %",
+            numbers={"closed": closed, "expected": expected},
+            why="TD targets come from a network that should follow the Q-head, and it follows something else.",
+            advice="look at what is handed to trm_core.dqn.learner.TargetNetwork.follow",
+        )
     if dqn.target_tau is not None:
         if dqn.target_tau * total >= 3:
             return ok(f"the target network follows by dqn.target_tau={dqn.target_tau:g}", tau=dqn.target_tau)

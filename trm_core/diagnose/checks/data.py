@@ -89,6 +89,19 @@ def labels_shuffled(evidence: Evidence) -> Finding:
                 "Training labels that were moved to other samples look like this.",
                 advice="check that inputs and labels were not ordered apart before the file was built",
             )
+    broken = train.broken
+    if broken is not None:
+        return Finding(
+            Verdict.FAIL if broken.end - broken.begin >= 0.2 else Verdict.WARN,
+            f"a linear probe of the training samples is right on {100 * broken.inside:.0f} % of those from "
+            f"{100 * broken.begin:.0f} to {100 * broken.end:.0f} % of the file, and on {100 * broken.outside:.0f} % of "
+            "the others",
+            sure="likely",
+            numbers=numbers | {"inside": broken.inside, "outside": broken.outside},
+            why="In one stretch of the file inputs say nothing about the labels, elsewhere they do. "
+            "A part whose labels were joined in another order looks like this.",
+            advice="check how the labels of these samples were joined to them",
+        )
     if best < train.chance + 4 * error and (held_out is None or best < train.chance + 0.05):
         accuracy = evidence.metrics["eval/accuracy"].last
         if math.isfinite(accuracy) and evidence.file.chance is not None and accuracy > evidence.file.chance + 0.1:
