@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from trm_cli.main import app
 from trm_core.config.schema import Config
 from trm_core.data.checksum import checksums
 from trm_core.data.store import CapsuleWriter
+from trm_core.data.store.layout import ATTRIBUTES_HASH, attributes_hash
 from trm_core.data.stream import CapsuleBatch
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.carry import Carry, Pending
@@ -198,6 +200,15 @@ def metrics_without_clock(run: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     clock = ("_per_sec", "time_share", "rss_gb")
     return [{k: v for k, v in line.items() if not k.endswith(clock)} for line in lines]
+
+
+def set_text(h5: h5py.File, name: str, text: str | bytes) -> None:
+    """Give a capsule file another attribute, rows or manifest, as if it had been written with it."""
+    data = text if isinstance(text, bytes) else text.encode(errors="replace")
+    h5.attrs.create(name, np.array(data, dtype=h5py.string_dtype("utf-8", max(1, len(data)))))
+    texts = [bytes(np.asarray(h5.attrs.get(key, b""))).decode(errors="replace") for key in ("rows", "manifest")]
+    digest = attributes_hash(*texts).encode()
+    h5.attrs.create(ATTRIBUTES_HASH, np.array(digest, dtype=h5py.string_dtype("utf-8", len(digest))))
 
 
 def vouch_for(checkpoint: Path) -> None:

@@ -130,8 +130,7 @@ def test_a_manifest_that_no_builder_wrote_is_shown(digits: Path, tmp_path: Path,
     path.write_bytes(digits.read_bytes())
     with h5py.File(path, "r+") as file:
         manifest = json.loads(bytes(file.attrs["manifest"])) | {"sources": sources, "encoder": [1], "tool_version": {}}
-        data = json.dumps(manifest).encode()
-        file.attrs.create("manifest", np.array(data, dtype=h5py.string_dtype("utf-8", len(data))))
+        tiny.set_text(file, "manifest", json.dumps(manifest))
     done = tiny.invoke("inspect-dataset", path)
     assert done.returncode == 0, done.stderr
     assert "no problems found" in done.stdout

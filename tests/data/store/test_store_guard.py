@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import tiny
 
 from trm_core.data.store import open_capsules, quarantine
 from trm_core.data.store.guard import inspect_structure
@@ -36,11 +37,6 @@ def swap(h5: h5py.File, name: str, **options: object) -> h5py.Dataset:
     """Replace a dataset by another of that name."""
     del h5[name]
     return h5.create_dataset(name, **options)
-
-
-def set_text(h5: h5py.File, name: str, text: str | bytes) -> None:
-    data = text.encode() if isinstance(text, str) else text
-    h5.attrs.create(name, np.array(data, dtype=h5py.string_dtype("utf-8", len(data))))
 
 
 # --- other files ---
@@ -333,7 +329,7 @@ def foreign(h5: h5py.File, folder: Path) -> None:
 
 @attack("is HDF5, but not a capsule file")
 def other_format(h5: h5py.File, folder: Path) -> None:
-    set_text(h5, "format", "spectrograms")
+    tiny.set_text(h5, "format", "spectrograms")
 
 
 @attack("has schema version 2; this version of trm reads up to 1")
@@ -348,7 +344,7 @@ def older_than_the_first(h5: h5py.File, folder: Path) -> None:
 
 @attack("attribute schema_version is not one number")
 def version_as_text(h5: h5py.File, folder: Path) -> None:
-    set_text(h5, "schema_version", "1")
+    tiny.set_text(h5, "schema_version", "1")
 
 
 @attack("is incomplete")
@@ -373,27 +369,27 @@ def manifest_missing(h5: h5py.File, folder: Path) -> None:
 
 @attack("attribute manifest is not JSON")
 def manifest_nonsense(h5: h5py.File, folder: Path) -> None:
-    set_text(h5, "manifest", "{")
+    tiny.set_text(h5, "manifest", "{")
 
 
 @attack("attribute manifest is not JSON")
 def manifest_deep(h5: h5py.File, folder: Path) -> None:
-    set_text(h5, "manifest", "[" * 1_000_000)
+    tiny.set_text(h5, "manifest", "[" * 1_000_000)
 
 
 @attack("attribute manifest is not UTF-8")
 def manifest_bytes(h5: h5py.File, folder: Path) -> None:
-    set_text(h5, "manifest", b"\xff\xfe")
+    tiny.set_text(h5, "manifest", b"\xff\xfe")
 
 
 @attack("attribute manifest is not a JSON object")
 def manifest_list(h5: h5py.File, folder: Path) -> None:
-    set_text(h5, "manifest", "[1]")
+    tiny.set_text(h5, "manifest", "[1]")
 
 
 @attack("attribute manifest has 20000000 bytes; at most 16777216")
 def manifest_enormous(h5: h5py.File, folder: Path) -> None:
-    set_text(h5, "manifest", " " * 20_000_000)
+    tiny.set_text(h5, "manifest", " " * 20_000_000)
 
 
 @attack("attribute manifest is not one text of fixed length")
@@ -408,22 +404,22 @@ def manifest_numbers(h5: h5py.File, folder: Path) -> None:
 
 @attack("manifest: num_classes is 'many'")
 def manifest_classes(h5: h5py.File, folder: Path) -> None:
-    set_text(h5, "manifest", json.dumps({"num_classes": "many"}))
+    tiny.set_text(h5, "manifest", json.dumps({"num_classes": "many"}))
 
 
 @attack("manifest: task is 'conquest'")
 def manifest_task(h5: h5py.File, folder: Path) -> None:
-    set_text(h5, "manifest", json.dumps({"task": "conquest"}))
+    tiny.set_text(h5, "manifest", json.dumps({"task": "conquest"}))
 
 
 @attack("manifest: class_names is not a list of texts")
 def manifest_names(h5: h5py.File, folder: Path) -> None:
-    set_text(h5, "manifest", json.dumps({"class_names": [1]}))
+    tiny.set_text(h5, "manifest", json.dumps({"class_names": [1]}))
 
 
 @attack("attribute rows says 'train': -1")
 def rows_negative(h5: h5py.File, folder: Path) -> None:
-    set_text(h5, "rows", json.dumps({"train": -1}))
+    tiny.set_text(h5, "rows", json.dumps({"train": -1}))
 
 
 @pytest.mark.parametrize("name", ATTACKS)

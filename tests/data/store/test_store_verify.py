@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import tiny
 
 from trm_core.data.checksum import checksums
 from trm_core.data.store import CapsuleFile, CapsuleWriter, Problem, open_capsules
@@ -29,8 +30,7 @@ def after(path: Path, change: Callable[[h5py.File], None]) -> list[Problem]:
 
 def edit_manifest(h5: h5py.File, **changes: Any) -> None:
     manifest = {**json.loads(bytes(h5.attrs["manifest"])), **changes}
-    data = json.dumps({key: value for key, value in manifest.items() if value is not None}).encode()
-    h5.attrs.create("manifest", np.array(data, dtype=h5py.string_dtype("utf-8", len(data))))
+    tiny.set_text(h5, "manifest", json.dumps({key: value for key, value in manifest.items() if value is not None}))
 
 
 def found(problems: list[Problem]) -> set[tuple[str, str, int | None, int]]:

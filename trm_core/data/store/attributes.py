@@ -11,10 +11,11 @@ import h5py
 import numpy as np
 
 from trm_core.data.fields import FORMAT, SCHEMA_VERSION, SPLITS
+from trm_core.data.store.layout import ATTRIBUTES_HASH, attributes_hash
 from trm_core.errors import DataError
 
-_MAX_MANIFEST_BYTES = 16 << 20
 _MAX_TEXT_BYTES = 4096
+_JSON_BYTES = {"rows": _MAX_TEXT_BYTES, "manifest": 16 << 20}  # the largest that are read
 _HINT_REBUILD = "build it again from its source with `trm build-capsules`"
 _HINT_FOREIGN = "convert foreign HDF5 with `trm build-capsules FILE --out capsules.h5`"
 
@@ -41,11 +42,19 @@ def read_attributes(path: Path, h5: h5py.File) -> Attributes:
         raise DataError(f"{path}: has schema version {version}", hint=_HINT_REBUILD)
     if "complete" not in h5.attrs or _number(path, h5, "complete") != 1:
         raise DataError(f"{path}: is incomplete: writing it was interrupted", hint=_HINT_REBUILD)
-    rows = _json(path, h5, "rows", _MAX_TEXT_BYTES)
+    texts = {name: _text(path, h5, name, limit) for name, limit in _JSON_BYTES.items()}
+    # A file that something else wrote may lack it.
+    if ATTRIBUTES_HASH in h5.attrs:
+        promised = _text(path, h5, ATTRIBUTES_HASH, _MAX_TEXT_BYTES)
+        if attributes_hash(texts["rows"], texts["manifest"]) != promised:
+            raise DataError(
+                f"{path}: its manifest is not the one that was written (sha256 differs)", hint=_HINT_REBUILD
+            )
+    rows = _json(path, "rows", texts["rows"])
     for split, count in rows.items():
         if split not in SPLITS or type(count) is not int or count < 1:
             raise DataError(f"{path}: attribute rows says {split!r}: {count!r}", hint=_HINT_REBUILD)
-    manifest = _json(path, h5, "manifest", _MAX_MANIFEST_BYTES)
+    manifest = _json(path, "manifest", texts["manifest"])
     _check_manifest(path, manifest)
     return Attributes(rows, manifest)
 
@@ -64,8 +73,7 @@ def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
         raise DataError(f"{path}: manifest: class_names is not a list of texts", hint=_HINT_REBUILD)
 
 
-def _json(path: Path, h5: h5py.File, name: str, limit: int) -> dict[str, Any]:
-    text = _text(path, h5, name, limit)
+def _json(path: Path, name: str, text: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -17,6 +17,7 @@ from trm_core.data.fields import FIELDS
 _CHUNK_BYTES = 1 << 20
 _SMALL_CHUNK_BYTES = 16 << 10
 _BLOCK_ROWS = 64
+ATTRIBUTES_HASH = "attributes_sha256"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ def chunk_rows(row_bytes: int) -> int:
 def dataset_hash(dtype: str, shape: tuple[int, ...], digest: str) -> str:
     """sha256 that identifies a dataset: its dtype, its shape and the sha256 of its little-endian bytes in row order."""
     return hashlib.sha256(f"{dtype} {'x'.join(map(str, shape))} {digest}".encode()).hexdigest()
+
+
+def attributes_hash(rows: str, manifest: str) -> str:
+    """sha256 of the texts of both attributes, for the attribute ATTRIBUTES_HASH."""
+    return hashlib.sha256(f"{rows}\n{manifest}".encode()).hexdigest()
 
 
 def content_hash(dataset_hashes: Mapping[str, str]) -> str:

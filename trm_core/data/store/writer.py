@@ -16,7 +16,14 @@ import h5py
 import numpy as np
 
 from trm_core.data.fields import FIELDS, FORMAT, IGNORE_LABEL, PRICES, SCHEMA_VERSION, SPLITS
-from trm_core.data.store.layout import Layout, chunk_rows, content_hash, dataset_hash
+from trm_core.data.store.layout import (
+    ATTRIBUTES_HASH,
+    Layout,
+    attributes_hash,
+    chunk_rows,
+    content_hash,
+    dataset_hash,
+)
 from trm_core.data.store.partial import PartialFile
 from trm_core.data.store.quarantine import trust
 from trm_core.errors import DataError
@@ -139,8 +146,10 @@ class CapsuleWriter:
             attributes = self._h5.attrs
             attributes["format"] = _fixed(FORMAT)
             attributes["schema_version"] = np.int64(SCHEMA_VERSION)
-            attributes["rows"] = _fixed(json.dumps(document["counts"]))
-            attributes["manifest"] = _fixed(json.dumps(document, allow_nan=False, ensure_ascii=False))
+            rows, text = json.dumps(document["counts"]), json.dumps(document, allow_nan=False, ensure_ascii=False)
+            attributes["rows"] = _fixed(rows)
+            attributes["manifest"] = _fixed(text)
+            attributes[ATTRIBUTES_HASH] = _fixed(attributes_hash(rows, text))
             self._h5.flush()
             attributes["complete"] = np.bool_(True)
             self._h5.close()
@@ -169,6 +178,7 @@ class CapsuleWriter:
                 maxshape=(None, *shape),
                 chunks=(chunk_rows(self.layout.row_bytes(name)), *shape),
                 dtype=self.layout.dtypes[name],
+                fletcher32=True,  # whoever reads a chunk is told when it is not what was written
             )
             self._digests[key] = hashlib.sha256()
         dataset = self._h5[key]
@@ -206,7 +216,7 @@ class CapsuleWriter:
         if num_classes is not None and self._largest_label >= num_classes:
             raise DataError(f"{self.path}: label {self._largest_label} does not fit num_classes={num_classes}")
         if self._prices is not None:
-            self._h5.create_dataset(PRICES, data=self._prices)
+            self._h5.create_dataset(PRICES, data=self._prices, chunks=self._prices.shape, fletcher32=True)
             self._digests[PRICES] = hashlib.sha256(self._prices.data)
         hashes = {}
         for key, digest in self._digests.items():
