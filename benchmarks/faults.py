@@ -18,9 +18,7 @@ from typing import Any
 from trm_core.diagnose import evidence
 from trm_core.diagnose.check import Diagnosis, Verdict
 from trm_core.diagnose.diagnose import diagnose
-from trm_core.diagnose.read_metrics import read_metrics
 from trm_core.diagnose.registry import CHECKS
-from trm_core.training.run_dir import METRICS
 
 SEVERITIES = ("mild", "middle", "severe")
 
@@ -43,7 +41,7 @@ class Judged:
 
 def judge(entry: dict[str, Any]) -> Judged:
     run = Path(entry["run"])
-    found = diagnose(CHECKS, evidence.of_run(run, read_metrics(run / METRICS)))
+    found = diagnose(CHECKS, evidence.of_run(run))
     return Judged(entry, [one for one in found if one.finding.verdict in (Verdict.FAIL, Verdict.WARN)])
 
 

@@ -21,11 +21,9 @@ from trm_core.diagnose.check import Verdict
 from trm_core.diagnose.diagnose import diagnose
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.fix import fixed, overrides
-from trm_core.diagnose.read_metrics import read_metrics
 from trm_core.diagnose.registry import CHECKS
 from trm_core.prepare import RunHooks
 from trm_core.runs import train_run
-from trm_core.training.run_dir import METRICS
 
 CONFIG_FAULTS = (
     "expansion-off", "two-actions", "buffer-min-size", "epsilon-zero", "expansion-price", "target-frozen",
@@ -34,7 +32,7 @@ CONFIG_FAULTS = (
 
 
 def look(run: Path) -> Evidence:
-    return evidence.of_run(run, read_metrics(run / METRICS))
+    return evidence.of_run(run)
 
 
 def accuracy(seen: Evidence) -> float:

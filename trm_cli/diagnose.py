@@ -100,11 +100,9 @@ def sort_arguments(words: list[str]) -> tuple[str, Path | None, list[str]]:
 
 def of_run(path: Path | None) -> Evidence:
     from trm_core.diagnose import evidence
-    from trm_core.diagnose.read_metrics import read_metrics
-    from trm_core.training.run_dir import METRICS, newest_run, require_run
+    from trm_core.training.run_dir import newest_run, require_run
 
-    run = newest_run() if path is None else require_run(path)
-    return evidence.of_run(run, read_metrics(run / METRICS))
+    return evidence.of_run(newest_run() if path is None else require_run(path))
 
 
 def is_run(path: Path) -> bool:

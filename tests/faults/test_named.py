@@ -11,15 +11,13 @@ from tests.faults.zoo import make
 from trm_core.diagnose.check import Verdict
 from trm_core.diagnose.diagnose import diagnose
 from trm_core.diagnose.evidence import of_run
-from trm_core.diagnose.read_metrics import read_metrics
 from trm_core.diagnose.registry import CHECKS
-from trm_core.training.run_dir import METRICS
 
 pytestmark = pytest.mark.slow
 
 
 def loud(run: Path) -> list[tuple[str, Verdict]]:
-    found = diagnose(CHECKS, of_run(run, read_metrics(run / METRICS)))
+    found = diagnose(CHECKS, of_run(run))
     told = [(one.check.id, one.finding.verdict) for one in found]
     return [(name, verdict) for name, verdict in told if verdict in (Verdict.FAIL, Verdict.WARN)]
 

@@ -309,7 +309,7 @@ class DQNConfig(Section):
     buffer_capacity: Count = Field(100_000, description="States kept for replay.")
     buffer_min_size: Count = Field(1000, description="Transitions before Q-learning starts.")
     batch_size: Count = Field(256, description="Transitions replayed per step.")
-    buffer_dtype: Literal["float32", "float16"] = Field("float32", description="Precision of the stored states.")
+    buffer_dtype: Literal["float32", "float16"] = Field("float16", description="Precision of the stored states.")
     max_age: Count | None = Field(None, description="Training steps after which a transition is no longer sampled.")
     replay: Literal["uniform", "prioritized"] = Field("uniform", description="How transitions are drawn.")
     priority_alpha: Fraction = Field(0.6, description="Prioritized: chance proportional to |TD error| ** alpha.")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trm_core.config import load_config
 from trm_core.diagnose.data_facts import DataFacts
+from trm_core.diagnose.read_metrics import read_metrics
 from trm_core.diagnose.series import Metrics
 from trm_core.errors import DataError, TrmError
 from trm_core.training import run_dir
@@ -98,23 +100,30 @@ class Evidence:
         return self.run
 
 
-def of_run(path: Path, metrics: Metrics) -> Evidence:
+def of_run(path: Path) -> Evidence:
     """Everything in a run directory. Raises TrmError if it is none, or if its config.yaml cannot be read."""
     run_dir.require_run(path)
-    config = load_config(path / run_dir.CONFIG).config
+    dataset = _json(path / run_dir.DATASET)
+    about_data: list[str] = []
+    # A stranger's file is looked at by a process of its own. Meanwhile there is enough to read.
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(_data, dataset, about_data)
+        config = load_config(path / run_dir.CONFIG).config
+        metrics = read_metrics(path / run_dir.METRICS, config.training.eval_interval)
+        data = opened.result()
     run = RunFacts(
         path,
         status=_json(path / run_dir.STATUS),
-        dataset=_json(path / run_dir.DATASET),
+        dataset=dataset,
         environment=_json(path / run_dir.ENVIRONMENT),
         evaluation=_json(path / run_dir.EVALUATION),
         log=_log(path / run_dir.LOG),
     )
     found = checkpoint_facts(path, _HASHED_BYTES)
-    evidence = Evidence(config, metrics, run=run, checkpoints=found, notes=list(metrics.notes))
+    evidence = Evidence(config, metrics, data, run, found, list(metrics.notes))
     if sum(one.bytes for one in found) > _HASHED_BYTES:
         evidence.notes.append(f"large checkpoints: only sizes were compared; trm checkpoints {path} reads every byte")
-    evidence.data = _data(run.dataset, evidence.notes)
+    evidence.notes += about_data
     return evidence
 
 

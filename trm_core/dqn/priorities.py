@@ -74,7 +74,7 @@ class SumTree:
         before = np.where(places > 0, sums[places - 1], 0.0)
         for level in range(len(self.levels) - 2, -1, -1):
             targets = targets - before
-            sums = _cumulated(self._blocks[level][places])
+            sums = _cumulated(self._blocks[level].take(places, 0))
             targets = np.minimum(targets, np.nextafter(sums[:, -1], 0.0))
             within = (sums > targets[:, None]).argmax(1)
             if level > 0:
@@ -116,7 +116,7 @@ class SumTree:
         places = np.concatenate(self._touched)
         self._touched.clear()
         for blocks, above in zip(self._blocks, self.levels[1:], strict=False):
-            above[places] = _cumulated(blocks[places])[:, -1]
+            above[places] = _cumulated(blocks.take(places, 0))[:, -1]
             places //= FAN
 
 

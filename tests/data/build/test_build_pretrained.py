@@ -88,7 +88,7 @@ def test_smaller_widths_are_fitted_on_training_phrases_alone(build: Build, tmp_p
         lines[row] = f"{lines[row].split(chr(9))[0]}\tzebras quite other, words {row}."
     source.write_text("\n".join(lines))
     second = build(source, name="b.h5", **text(minilm, dim=8))
-    # Not bit by bit: phrases are encoded in batches, and what else is in a batch moves the last bits on some processors.
+    # Not bit by bit: what else is in a batch of phrases moves the last bits on some processors.
     apart = np.abs(first.splits["train"]["children"].astype(float) - second.splits["train"]["children"]).max()
     assert apart < 1e-3
     assert not np.array_equal(first.splits["test"]["children"], second.splits["test"]["children"])
