@@ -268,6 +268,16 @@ class TrainingConfig(Section):
         None,
         description="After this step only the Q-head and the cmi head go on learning; null: everything to the end.",
     )
+    freeze: list[str] = Field(
+        [], description="Patterns of parameter names that do not learn, e.g. ['embedding.*']; for fine-tuning."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the recursion's matrix products and attention; weights and states stay float32."
+    )
+    activation_checkpointing: bool = Field(
+        False, description="Compute the recursion again for its gradient: less memory, the same gradient, more time."
+    )
+    compile: bool = Field(False, description="Compile the recursion with torch.compile; needs a C++ compiler.")
     monitor_gradients: bool = Field(True, description="Norms, zeros, NaN and Inf of the gradient per module group.")
     max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
         3, description="Steps in a row with NaN or Inf that are skipped; one more rolls back to the last checkpoint."

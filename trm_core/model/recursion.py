@@ -7,24 +7,30 @@
 
 All but the last `grad_cycles` high-level cycles run without gradient. One tied network serves both levels (TRM), or one
 each (`tied: false`, HRM).
+
+`precision: bfloat16` is autocast around one cycle, never around several: autocast keeps the weights that it has cast,
+and those cast without gradient, for the first cycles, would be used again, without gradient, in the ones that learn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from trm_core.config.schema import ArchConfig
+from trm_core.config.schema import ArchConfig, TrainingConfig
 from trm_core.model.layers import Block, Network
 
 
 class Recursion(nn.Module):
     """(z_H, z_L, x) each [B, K, D] -> (z_H, z_L)."""
 
-    def __init__(self, arch: ArchConfig) -> None:
+    def __init__(self, arch: ArchConfig, training: TrainingConfig) -> None:
         super().__init__()
+        self.reduced, self.recompute = training.precision == "bfloat16", training.activation_checkpointing
         self.H_cycles, self.L_cycles, self.grad_cycles = arch.H_cycles, arch.L_cycles, arch.grad_cycles
         size = (arch.hidden_size, arch.num_layers, arch.num_heads, arch.ffn_expansion, arch.dropout)
         self.low = Network(*size)
@@ -32,9 +38,25 @@ class Recursion(nn.Module):
 
     def cycle(self, z_H: Tensor, z_L: Tensor, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """One high-level cycle."""
-        for _ in range(self.L_cycles):
-            z_L = self.low(z_L + z_H + x, bias)
-        return self.high(z_H + z_L, bias), z_L
+        with self.autocast(z_H.device):
+            for _ in range(self.L_cycles):
+                z_L = self.apply_network(self.low, z_L + z_H + x, bias)
+            return self.apply_network(self.high, z_H + z_L, bias), z_L
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """The precision that the networks compute in."""
+        return torch.autocast(device.type, torch.bfloat16) if self.reduced else nullcontext()
+
+    def apply_network(self, network: Network, z: Tensor, bias: Tensor | None) -> Tensor:
+        """The network, without what is between its layers kept for the gradient where that is computed again."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(network, z, bias, use_reentrant=False)
+        return network(z, bias)
+
+    def compile_networks(self) -> None:
+        """Compile at the next call; names and values of the weights stay as they are."""
+        for network in {self.low, self.high}:
+            network.compile()
 
     def forward(
         self, z_H: Tensor, z_L: Tensor, x: Tensor, bias: Tensor | None, refine: Callable[[Tensor], Tensor]

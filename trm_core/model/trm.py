@@ -72,7 +72,7 @@ class TinyRecursiveModel(nn.Module):
         self.leave_above = arch.hcycle_confidence_threshold if arch.enable_adaptive_hcycles else None
         self.price_level = price_level(config, data)
         self.embedding = CapsuleEmbedding(arch, data)
-        self.recursion = Recursion(arch)
+        self.recursion = Recursion(arch, config.training)
         self.memory = MemoryBank(config.memory, arch.hidden_size) if config.memory.enabled else None
         self.concepts: ConceptVocabulary | None = None
         if arch.enable_concepts:

@@ -60,9 +60,12 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
 
-def build_optimizers(model: TinyRecursiveModel, config: Config, policy_modules: Sequence[nn.Module] = ()) -> Optimizers:
+def build_optimizers(
+    model: TinyRecursiveModel, config: Config, frozen: set[str] | None = None, policy_modules: Sequence[nn.Module] = ()
+) -> Optimizers:
     """Partition the parameters and make the optimisers of `training.optimizer`.
 
+    frozen: names of parameters that do not learn; they are in their optimiser, which never sees a gradient of them.
     policy_modules: modules outside of the model that learn with the policy.
     """
     training = config.training
@@ -95,4 +98,6 @@ def build_optimizers(model: TinyRecursiveModel, config: Config, policy_modules: 
             optimizer = torch.optim.AdamW(params, lr=lr, foreach=True, **settings)
         optimizers.append(optimizer)
         peaks.append(lr)
-    return Optimizers(optimizers, peaks, matrices + rest, policy, sorted(set(notes)))
+    still = {id(parameter) for name, parameter in model.named_parameters() if name in (frozen or ())}
+    learning = [[p for p in params if id(p) not in still] for params in (matrices + rest, policy)]
+    return Optimizers(optimizers, peaks, learning[0], learning[1], sorted(set(notes)))

@@ -61,7 +61,7 @@ def changes(config: Config, found: Profile) -> list[Change]:
 def _changes(config: Config, found: Profile) -> Iterator[Change]:
     training, threads = config.training, found.threads
 
-    def change(section: str, key: str, value: int | bool, why: str, price: str) -> Change:
+    def change(section: str, key: str, value: int | bool | str, why: str, price: str) -> Change:
         part = getattr(config, section).model_copy(update={key: value})
         text = str(value).lower() if isinstance(value, bool) else str(value)
         return Change(f"{section}.{key}={text}", config.model_copy(update={section: part}), threads, why, price)
@@ -76,6 +76,12 @@ def _changes(config: Config, found: Profile) -> Iterator[Change]:
     for rows in (batch // 2, batch * 2):
         if rows % training.accumulation_steps == 0 and rows > 0:
             yield change("training", "global_batch_size", rows, why, "another batch learns differently")
+    if training.precision == "float32":
+        yield change("training", "precision", "bfloat16", why, "products with 8 bits of mantissa")
+    if not training.compile:
+        yield change("training", "compile", True, why, "the first steps wait for the compiler")
+    if training.activation_checkpointing:
+        yield change("training", "activation_checkpointing", False, why, "more memory")
     count = 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     while count <= cores:

@@ -13,6 +13,7 @@ from trm_core.distributed.collectives import world_size
 from trm_core.dqn.curiosity import Curiosity
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import build_optimizers
+from trm_core.optim.freeze import freeze
 from trm_core.training.features import Features
 from trm_core.training.traced_memory import Traced, trace
 
@@ -69,7 +70,7 @@ def estimate_memory(config: Config, features: Features, device: str = "cpu") -> 
     bank = 0 if model.memory is None else size_of(model.memory.buffers())
     fixed = size_of(buffer for module in modules for buffer in module.buffers()) - bank
     traced = trace_at(config, features, max(rows // parts, 1))
-    optimizers = build_optimizers(model, config, modules[1:]).all
+    optimizers = build_optimizers(model, config, policy_modules=modules[1:]).all
     peak = largest_moment(config, traced, optimizers)
     number = 2 if config.dqn.buffer_dtype == "float16" else _FLOAT
     slot = model.q_head.state_width * number + model.q_head.num_actions + _REPLAY_COLUMNS
@@ -96,6 +97,7 @@ def shapes_of(config: Config, features: Features) -> tuple[TinyRecursiveModel, C
         head = model.q_head
         curiosity = Curiosity(config.dqn, head.state_width - head.recurrent_width) if features.curiosity else None
     head.value_net.requires_grad_(features.dqn)
+    freeze(model, config.training.freeze)
     return model, curiosity
 
 

@@ -6,6 +6,9 @@ The only place that resolves `auto` and that knows which switches need what. Its
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -158,6 +161,9 @@ def _contradictions(config: Config, file: CapsuleFile, expansion: bool, use_dqn:
             f"dqn.sequence_length={dqn.sequence_length} is longer than an episode of arch.max_steps={arch.max_steps}: "
             "lower it"
         )
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch.compile asks
+    if config.training.compile and shutil.which(compiler) is None:
+        yield f"training.compile=true, but there is no compiler {compiler}: install it, or set training.compile=false"
     if arch.enable_adaptive_hcycles and arch.H_cycles == 1:
         yield "arch.enable_adaptive_hcycles=true has nothing to leave with arch.H_cycles=1: set it to false"
     if arch.q_head_type == "attention" and arch.q_head_tokens > file.num_capsules:

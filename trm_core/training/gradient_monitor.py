@@ -52,19 +52,21 @@ class GradientStats:
 
 
 class GradientMonitor:
-    """Measures a model on its final device. `parts`: parameters that are clipped together, by default all as one.
+    """Measures a model on its final device. `parts`: parameters that are clipped together, by default all as one; what
+    is in no part does not learn, and is not measured.
 
     Everywhere below "parameter" is one tensor, and a gradient that is None is zero. Norms are taken in float32: a
     norm past its range counts as Inf, and a parameter with both NaN and Inf as NaN.
     """
 
     def __init__(self, model: nn.Module, parts: Sequence[Iterable[nn.Parameter]] | None = None) -> None:
-        named = dict(model.named_parameters())
+        chosen = [list(model.parameters())] if parts is None else [list(part) for part in parts]
+        learning = {id(parameter) for part in chosen for parameter in part}
+        named = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in learning}
         assert named, "a model without parameters has no gradients"
         self.parameters = list(named.values())
         self.elements = sum(parameter.numel() for parameter in self.parameters)
         place = {id(parameter): index for index, parameter in enumerate(self.parameters)}
-        chosen: Sequence[Iterable[nn.Parameter]] = [self.parameters] if parts is None else parts
         self.parts = [[place[id(parameter)] for parameter in part] for part in chosen]
         self.groups: dict[str, list[str]] = {}
         for name in named:

@@ -14,6 +14,7 @@ from trm_core.dqn.replay import ReplayBuffer
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import build_optimizers
 from trm_core.optim.ema import WeightAverage
+from trm_core.optim.freeze import freeze
 from trm_core.training.episodes import Episodes
 from trm_core.training.features import Features
 from trm_core.training.state import TrainingState
@@ -33,6 +34,9 @@ def build(
     model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
     fit_input_scale(model, files, training.seed)
     model = model.to(device)
+    frozen = freeze(model, training.freeze)
+    if training.compile:
+        model.recursion.compile_networks()
     # Files that are mixed agree on everything, prices included (`trm_core.prepare.prepare`).
     prices = torch.as_tensor(files[0][0].prices, dtype=torch.float32, device=device)
     replay = target = curiosity = None
@@ -49,7 +53,7 @@ def build(
     state = TrainingState(
         model=model,
         curiosity=curiosity,
-        optimizers=build_optimizers(model, config, [] if curiosity is None else [curiosity]),
+        optimizers=build_optimizers(model, config, frozen, [] if curiosity is None else [curiosity]),
         average=None if training.ema_decay is None else WeightAverage(model, training.ema_decay),
         target=target,
         replay=replay,

@@ -27,6 +27,7 @@ from trm_core.losses import StepLoss
 from trm_core.model.carry import Carry, tensors_of
 from trm_core.model.embedding import DataShape
 from trm_core.model.trm import TinyRecursiveModel
+from trm_core.optim.freeze import freeze
 from trm_core.training.episodes import Episodes
 
 
@@ -101,6 +102,7 @@ def _trace(text: str, shape: DataShape, dqn: bool, cmi: bool, curiosity: bool, r
         states = model.q_head.state_width
         unseen = Curiosity(config.dqn, states - model.q_head.recurrent_width) if curiosity else None
     model.q_head.value_net.requires_grad_(dqn)
+    freeze(model, config.training.freeze)
     everything: list[nn.Module] = [model, *([] if unseen is None else [unseen])]
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in everything:

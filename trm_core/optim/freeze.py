@@ -1,0 +1,29 @@
+"""Parameters that do not learn."""
+
+from __future__ import annotations
+
+import fnmatch
+
+from torch import nn
+
+from trm_core.errors import ConfigError
+
+
+def freeze(model: nn.Module, patterns: list[str]) -> set[str]:
+    """Switch off the gradient of the parameters whose names match; returns these. Raises ConfigError for a pattern that
+    matches none, and where nothing is left to learn.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(
+                f"training.freeze: no parameter is named {pattern}",
+                hint=f"they begin with {', '.join(dict.fromkeys(name.split('.')[0] for name in names))}",
+            )
+    frozen = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+    if len(frozen) == len(names):
+        raise ConfigError("training.freeze leaves no parameter to learn", hint="name fewer")
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    return frozen
