@@ -128,6 +128,9 @@ def test_whole_log_intervals_are_timed() -> None:
 def test_rules_decide_what_is_tried_first(capsule_file: Path) -> None:
     config = tiny.make_config(data={"path": str(capsule_file)})
     found = profiled(config, 2)
+    # A busy machine may be slow in any stage: times of a quiet one.
+    quiet = [type(one)(one.name, min(one.milliseconds, 0.1 * found.watched_ms, 5.0), 0.0) for one in found.stages]
+    found = Profile(**{**vars(found), "stages": quiet})
     assert all(not change.why for change in changes(config, found))
     slow = [type(one)(one.name, 10 * found.watched_ms if one.name == "metrics" else 0.0, 0.0) for one in found.stages]
     slow = [type(one)(one.name, max(one.milliseconds, 11.0 * (one.name == "metrics")), 0.0) for one in slow]
