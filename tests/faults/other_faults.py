@@ -53,7 +53,7 @@ def auxiliary_drowns_answer(plan: Plan) -> None:
     """The weight of the reconstruction was raised until its share of the loss looked right: clipped together with it,
     the gradient of the answer all but disappears.
     """
-    plan.settings["loss_weights.reconstruction_loss"] = plan.of(10.0, 200.0, 5000.0)
+    plan.settings["loss_weights.reconstruction_loss"] = plan.of(20.0, 1000.0, 100000.0)
 
 
 def budget_is_no_share(plan: Plan) -> None:
