@@ -133,6 +133,7 @@ def test_signals_reach_the_workers_and_the_code_comes_back(
     with started(*arguments, "--nproc", "2", cwd=tmp_path) as process:
         wait_for(run, 3, process)
         process.send_signal(number)
+        time.sleep(0.1)  # of two that wait together no order is kept
         process.send_signal(signal.SIGTERM)  # a second one, of another kind, changes nothing
         _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, err

@@ -418,7 +418,7 @@ def test_states_of_another_shape_are_refused() -> None:
     with pytest.raises(CheckpointError, match="'states'"):
         ReplayBuffer(settings_of(6), WIDTH + 1, ACTIONS, CPU).load_state_dict(tensors, numbers)
     with pytest.raises(CheckpointError, match="'states'"):
-        make(6, buffer_dtype="float16").load_state_dict(tensors, numbers)
+        make(6, buffer_dtype="float32").load_state_dict(tensors, numbers)
     wrong = make(6)
     with pytest.raises(CheckpointError, match="'mass'"):
         wrong.load_state_dict({**tensors, "mass": tensors["mass"].float()}, numbers)

@@ -86,6 +86,7 @@ def test_rewards_are_settled_one_step_later(seed: int, signal: str, epsilon: flo
             "reward_step_penalty": 0.03,
             "reward_min_rise": 0.2,
             "expand_count": 2,
+            "buffer_dtype": "float32",  # states are looked up by their values
             "epsilon_start": epsilon,
             "epsilon_end": epsilon,
         },

@@ -142,7 +142,7 @@ def test_planted_faults_are_counted_where_they_are() -> None:
 
 def test_no_gradient_at_all() -> None:
     model = Small()
-    stats = GradientMonitor(model, [[model.scale], []]).measure()
+    stats = GradientMonitor(model, [model.parameters(), []]).measure()
     got = stats.as_dict()
     assert float(got.pop("train/grad/num_zero")) == len(list(model.parameters()))
     assert all(float(value) == 0 for value in got.values())

@@ -56,7 +56,7 @@ def test_bytes_by_owner_are_counted_once(capsule_file: Path) -> None:
     assert found["optimiser state"] == 2 * weights + count * FLOAT, "two moments, and a counter per parameter"
     assert found["gradients"] == 0
     slots = trainer.config.dqn.buffer_capacity
-    per_slot = state.replay.states.shape[1] * FLOAT + state.replay.valid.shape[1] + 24 + 1 + 8 + 2 * 8
+    per_slot = state.replay.states[0].nbytes + state.replay.valid.shape[1] + 24 + 1 + 8 + 2 * 8
     assert slots * per_slot <= found["replay"] <= 1.2 * slots * per_slot
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -197,6 +197,7 @@ def test_a_run_that_does_not_fit_names_one_that_does(
         data={"path": capsule_file},
         arch={"hidden_size": 64, "num_layers": 2},
         training={"run_dir": run, "total_steps": 4},
+        dqn={"buffer_dtype": "float32"},
     )
     done = limited(tmp_path, *common, *sizes)
     assert done.returncode == 6, done.stderr
