@@ -1,7 +1,8 @@
 """Time of one training step's work on the replay buffer, against cpprb and against rows in a list.
 
 One step: store the transitions of 96 rows, sample 256 by priority with importance weights, give them new priorities.
-States have 517 numbers (q_state of hidden_size 512), float32. The buffers are full before the clock starts. Contenders
+States have 517 numbers (q_state of hidden_size 512), stored as float16, the default, or as float32 where it says so; what
+is sampled is float32. The buffers are full before the clock starts. Contenders
 take turns (A B A B ...) in one process with one thread; a ratio is the median over turns of the quotient of two
 neighbouring times, its interval the bootstrap's 95 % of that median. The comparisons:
 
@@ -109,10 +110,10 @@ def spread_priorities(buffer: ReplayBuffer, generator: np.random.Generator) -> N
     buffer.update_priorities(slots, torch.from_numpy(np.abs(generator.standard_normal(len(slots)))))
 
 
-def cpprb_step(capacity: int, source: Source) -> Step:
+def cpprb_step(capacity: int, source: Source, dtype: str) -> Step:
     from cpprb import PrioritizedReplayBuffer
 
-    columns = {"obs": {"shape": WIDTH, "dtype": np.float32}, "act": {"dtype": np.int8}, "rew": {}, "done": {}}
+    columns = {"obs": {"shape": WIDTH, "dtype": dtype}, "act": {"dtype": np.int8}, "rew": {}, "done": {}}
     columns["next_obs"] = columns["obs"]
     buffer = PrioritizedReplayBuffer(capacity, columns, alpha=ALPHA)
     turn = 0
@@ -131,6 +132,8 @@ def cpprb_step(capacity: int, source: Source) -> Step:
     def step() -> None:
         store()
         batch = buffer.sample(BATCH, beta=BETA)
+        for name in ("obs", "next_obs"):
+            torch.from_numpy(batch[name]).float()  # what a network wants, as ours returns it
         buffer.update_priorities(batch["indexes"], source.td_errors[turn % 8])
 
     for _ in range(capacity // ROWS + 2):
@@ -247,13 +250,14 @@ def main() -> None:
     if importlib.util.find_spec("cpprb") is not None:
         record["machine"]["cpprb"] = importlib.metadata.version("cpprb")
         for capacity in (middle, large):
-            steps = {"ours": ours(capacity, source), "cpprb": cpprb_step(capacity, source)}
-            record[f"cpprb, {capacity}"] = compare(steps, turns, repeats=20)
+            for dtype in ("float16", "float32"):
+                steps = {"ours": ours(capacity, source, buffer_dtype=dtype), "cpprb": cpprb_step(capacity, source, dtype)}
+                record[f"cpprb, {capacity}, {dtype}"] = compare(steps, turns, repeats=20)
     for name, lists in (("rows", False), ("rows, lists", True)):
         steps = {"ours": ours(middle, source), name: rows_step(middle, source, lists)}
-        record[f"{name}, {middle}"] = compare(steps, turns, repeats=3)
+        record[f"{name}, {middle}"] = compare(steps, turns, repeats=20)
     for name, width in (("whole states", WIDTH), ("states of one number", 1)):
-        sizes = {str(n): ours(n, source, width, buffer_dtype="float16") for n in (large, middle, small)}
+        sizes = {str(n): ours(n, source, width) for n in (large, middle, small)}
         record[f"capacities, {name}"] = compare(sizes, turns, repeats=20)
     kinds: dict[str, dict[str, Any]] = {
         "prioritized": {},

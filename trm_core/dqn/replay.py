@@ -60,12 +60,13 @@ class ReplayBuffer:
 
     def push(self, states: Tensor, valid: Tensor, step: int) -> Tensor:
         """Store states [B, S] with their action masks [B, A]; returns their slots [B]. What was there is gone."""
-        slots = (self.index.head + np.arange(len(states))) % self.index.capacity
-        done = 0
+        masks, slots, done = _host(valid), np.empty(len(states), np.int64), 0
         for start, end in self.index.push(len(states), step):
-            self.states[start:end] = states[done : done + end - start]
-            done += end - start
-        self.valid[slots] = _host(valid)
+            rows = slice(done, done + end - start)
+            self.states[start:end] = states[rows]
+            self.valid[start:end] = masks[rows]
+            slots[rows] = np.arange(start, end)
+            done = rows.stop
         return self._tensor(slots)
 
     def complete(
@@ -198,7 +199,7 @@ class ReplayBuffer:
             reward=self._tensor(outcome["reward"].copy()),
             intrinsic=self._tensor(outcome["intrinsic"].copy()),
             next_state=states[count:],
-            next_valid=self._tensor(self.valid[following]),
+            next_valid=self._tensor(self.valid.take(following, 0)),
             done=self._tensor(outcome["done"].copy()),
             weight=self._tensor(np.ones(count, np.float32) if weights is None else weights.astype(np.float32)),
         )
