@@ -134,7 +134,7 @@ FAULTS = (
     Fault("duplicate-across-splits--augmented", ("duplicate-across-splits",), augmented_before_split),
     Fault("children-equal-sketch--upsampled", ("children-equal-sketch",), upsampled_thumbnails),
     Fault("loss-weights--reconstruction", ("loss-weights",), auxiliary_drowns_answer),
-    Fault("expansion-never--budget", ("expansion-never",), budget_is_no_share),
+    Fault("expansion-never--budget", ("expansion-never", "budget-too-small"), budget_is_no_share),
     Fault("codebook-stale--slow-average", ("codebook-stale",), codebook_too_slow),
     Fault("lr-too-high--range-test", ("lr-too-high",), range_test_left_on),
     Fault("rewards-zero--scale", ("rewards-zero",), scale_of_the_sum),

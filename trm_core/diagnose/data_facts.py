@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.store import CapsuleFile, open_capsules
+from trm_core.diagnose.resemblance import near_copies, projected, told_by_sketches
 
 _CASES = 2000  # samples that probes learn from
 _FEATURES = 400  # random projections of more
@@ -53,6 +54,17 @@ class ProbeAccuracies:
 
 
 @dataclass(frozen=True)
+class Twins:
+    """Shares of the samples that were read. `equal`: held-out samples that are training samples; `near`: those that lie
+    as near to one as copies do; `near_within`: training samples that lie so near to another one.
+    """
+
+    equal: float
+    near: float
+    near_within: float
+
+
+@dataclass(frozen=True)
 class Leak:
     """How much of the label single coordinates of the sketches give away.
 
@@ -78,6 +90,7 @@ class DataFacts:
         rows = self.file.rows
         usual = next((name for name in ("validation", "test") if rows.get(name)), None)
         self.held_out = held_out if held_out and rows.get(held_out) else usual
+        self._samples: dict[str, dict[str, np.ndarray]] = {}
 
     @cached_property
     def labels(self) -> dict[str, NDArray[np.int64]]:
@@ -135,16 +148,26 @@ class DataFacts:
         return float(zero[sample["mask"]].mean()) if "mask" in sample else float(zero.mean())
 
     @cached_property
-    def twins(self) -> float:
-        """Share of the held-out samples (of those read) that are also among the training samples read."""
+    def twins(self) -> Twins:
+        """Held-out samples that are training samples too, among the rows that are read of both."""
         if self.held_out is None or not self.file.rows.get("train"):
-            return 0.0
-        digests = []
+            return Twins(0.0, 0.0, 0.0)
+        digests, features = [], []
         for split in ("train", self.held_out):
             fields = [name for name in ("sketches", "children", "mask") if self.file.has(name)]
             count = min(max(1, _BYTES // self._row_bytes(fields)), 20_000)
-            digests.append(row_hashes(self.file.read(split, slice(0, count), fields).values()))
-        return float(np.isin(digests[1], digests[0]).mean()) if len(digests[1]) else 0.0
+            read = self.file.read(split, slice(0, count), fields)
+            digests.append(row_hashes(read.values()))
+            flat = [projected(read[name].reshape(len(digests[-1]), -1)) for name in fields if name != "mask"]
+            features.append(np.concatenate(flat, axis=1))
+        equal = float(np.isin(digests[1], digests[0]).mean()) if len(digests[1]) else 0.0
+        return Twins(equal, *near_copies(*features))
+
+    @cached_property
+    def told(self) -> float:
+        """Share of the capsules whose children sketches tell; see `told_by_sketches`. 0 without children."""
+        sample = self._sample("train")
+        return told_by_sketches(sample["sketches"], sample["children"]) if "children" in sample else 0.0
 
     @cached_property
     def probe(self) -> ProbeAccuracies | None:
@@ -172,7 +195,12 @@ class DataFacts:
         return Leak(told, without, where, (float(alike[best]), float(alike[second])), (int(at[0]), int(at[1])))
 
     def _sample(self, split: str) -> dict[str, np.ndarray]:
-        """Up to _CASES samples, evenly over the split."""
+        """Up to _CASES samples, evenly over the split. Read once."""
+        if split not in self._samples:
+            self._samples[split] = self._read_sample(split)
+        return self._samples[split]
+
+    def _read_sample(self, split: str) -> dict[str, np.ndarray]:
         rows = self.file.rows.get(split, 0)
         fields = [name for name in ("sketches", "children", "labels", "mask") if self.file.has(name)]
         if not rows:

@@ -39,6 +39,11 @@ class Series:
         count = max(round(share * len(self)), least)
         return Series(self.steps[-count:], self.values[-count:])
 
+    def head(self, share: float, least: int = 5) -> Series:
+        """The oldest `share` of the lines, at least `least` of them."""
+        count = max(round(share * len(self)), least)
+        return Series(self.steps[:count], self.values[:count])
+
 
 NOTHING = Series(np.zeros(0, np.int64), np.zeros(0))
 

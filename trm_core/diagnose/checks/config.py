@@ -8,6 +8,7 @@ from trm_core.config.schema import WeightRange
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import can_expand, has_policy, slower
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.series import NOTHING
 from trm_core.diagnose.statistics import median
 
 
@@ -144,6 +145,17 @@ def rewards_zero(evidence: Evidence) -> Finding:
     text = f"a right answer pays {terminal:g} more than a wrong one"
     if paid is not None:
         text += f"; rewards vary by {paid:.3g}"
+    divisor = evidence.metrics["train/dqn_reward_scale"].last
+    # A running deviation lies within what was ever paid; single steps vary by less than all together.
+    if paid is not None and divisor > 3 * max(float(spread.values.max()), 1e-6) and terminal > 0:
+        return Finding(
+            Verdict.FAIL,
+            f"{text} and are divided by {divisor:.3g}",
+            numbers=numbers | {"scale": divisor},
+            why="What is left of the rewards is too small to learn from, and the next costs nothing either. "
+            "The scale should be the standard deviation of what was paid.",
+            advice="look at trm_core.dqn.rewards.RewardScale, and at train/dqn_reward_scale over the run",
+        )
     if terminal > 0.05 and (paid is None or paid > 1e-6):
         return ok(text, **numbers)
     return Finding(
@@ -179,6 +191,30 @@ def expansion_price(evidence: Evidence) -> Finding:
     if price > 0.1 * gap:
         return Finding(Verdict.WARN, text, "possible", numbers, why, fix)
     return ok(text, **numbers)
+
+
+def budget_too_small(evidence: Evidence) -> Finding:
+    """What a row may spend against what a capsule costs; the budget is in price units, as prices in the file are."""
+    budget = evidence.settings.dqn.budget
+    if budget is None or not has_policy(evidence) or not can_expand(evidence):
+        return ok("dqn.budget=null: no limit") if budget is None else unknown("EXPAND is off")
+    prices = evidence.file.file.prices.astype(float)
+    affordable = float((prices <= budget).mean())
+    numbers = {"budget": budget, "cheapest": float(prices.min()), "everything": float(prices.sum())}
+    text = (
+        f"dqn.budget={budget:g} price units; a capsule costs {prices.min():g} to {prices.max():g}, "
+        f"all {len(prices)} of them {prices.sum():g}"
+    )
+    if affordable == 1.0:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL if affordable < 0.5 else Verdict.WARN,
+        text,
+        numbers=numbers,
+        why="A capsule that costs more than the budget can never be opened. "
+        "The budget is an amount in price units, not a share of the price of everything.",
+        fix={"dqn.budget": None},
+    )
 
 
 def warmup_missing(evidence: Evidence) -> Finding:
@@ -241,7 +277,41 @@ def weights_zero(evidence: Evidence) -> Finding:
             why="Nothing teaches the Q-head.",
             fix={"loss_weights.dqn_loss": 0.5},
         )
+    drowned = _drowned(evidence)
+    if drowned is not None:
+        return drowned
     return ok(f"lm_loss {weights.lm_loss:g}, dqn_loss up to {highest:g}", lm_loss=weights.lm_loss, dqn_loss=highest)
+
+
+def _drowned(evidence: Evidence) -> Finding | None:
+    """An auxiliary term next to which the answer's hardly counts. dqn_loss and cmi_loss have an optimiser of their own;
+    the entropy term and the curiosity's predictor do not touch the model.
+    """
+    weights = evidence.settings.loss_weights
+    # Early: an answer that is learned by heart has no loss left to compare with.
+    early = {name: series.head(0.5) for name, series in evidence.metrics.series.items()}
+    answer = weights.lm_loss * median(early.get("train/lm_loss", NOTHING))
+    for name in ("reconstruction_loss", "vq_loss", "mtp_loss", "q_halt_loss", "q_continue_loss"):
+        weight, value = float(getattr(weights, name)), median(early.get(f"train/{name}", NOTHING))
+        share = weight * value / max(weight * value + answer, 1e-12)
+        numbers = {"weight": weight, "share": share}
+        # Without a run, only what no task can want.
+        apart = weight > 200 * weights.lm_loss if math.isnan(share) else share > 0.97
+        if apart and (math.isnan(share) or weight > 5 * weights.lm_loss):
+            said = (
+                ""
+                if math.isnan(share)
+                else f"; it makes {100 * share:.1f} % of the two, {value:.3g} against {answer:.3g}"
+            )
+            return Finding(
+                Verdict.FAIL,
+                f"loss_weights.{name}={weight:g} beside lm_loss={weights.lm_loss:g}{said}",
+                "likely",
+                numbers,
+                "Gradients are clipped together: beside a term of this weight that of the answer all but disappears.",
+                {f"loss_weights.{name}": type(weights).model_fields[name].default},
+            )
+    return None
 
 
 def wandb_ready(evidence: Evidence) -> Finding:
@@ -318,6 +388,14 @@ CHECKS = (
         "pipeline.md Issue 4, Workflow 6 step 4",
         ("config", "data"),
         expansion_price,
+    ),
+    Check(
+        "budget-too-small",
+        ("expansion", "config", "dqn"),
+        "action_2_expand is 0, gradients of the children's part are 0",
+        "ours",
+        ("config", "data"),
+        budget_too_small,
     ),
     Check(
         "entropy-weight",

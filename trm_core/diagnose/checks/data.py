@@ -173,6 +173,18 @@ def children_equal_sketch(evidence: Evidence) -> Finding:
     )
     if detail < 0.01:
         return fail
+    told = evidence.file.told
+    numbers["told"] = told
+    if told > 0.5:
+        return Finding(
+            Verdict.FAIL,
+            f"{text}, but a linear map tells {100 * told:.0f} % of them from sketches of their capsule and the next",
+            "likely",
+            numbers,
+            fail.why,
+            fail.fix,
+            "children that were interpolated from sketches look so: build them from the full detail",
+        )
     if probe is None or probe.detail is None:
         return ok(text, **numbers)
     numbers |= {"probe_sketches": probe.sketches, "probe_children": probe.detail}
@@ -195,14 +207,27 @@ def children_equal_sketch(evidence: Evidence) -> Finding:
 
 
 def duplicates_across_splits(evidence: Evidence) -> Finding:
-    share = evidence.file.twins
-    text = f"{100 * share:.2g} % of the {evidence.file.held_out or 'held-out'} samples are also training samples"
-    if share == 0:
-        return ok(text, share=share)
+    twins = evidence.file.twins
+    split = evidence.file.held_out or "held-out"
+    text = f"{100 * twins.equal:.2g} % of the {split} samples are also training samples"
+    numbers = {"share": twins.equal, "near": twins.near, "near_within": twins.near_within}
+    if twins.equal < 0.02 and twins.near >= 0.05:
+        return Finding(
+            Verdict.FAIL if twins.near >= 0.1 else Verdict.WARN,
+            f"{100 * twins.near:.2g} % of the {split} samples are nearly copies of a training sample "
+            f"({100 * twins.near_within:.2g} % of the training samples of another one)",
+            "likely",
+            numbers,
+            "The model has all but seen their answers, so accuracy on this split is too good to be true. "
+            "A collection that was augmented, or has many versions of one sample, and was split afterwards looks so.",
+            advice="keep all versions of one sample in one split: build from the originals, augment the training split",
+        )
+    if twins.equal == 0:
+        return ok(text, **numbers)
     return Finding(
-        Verdict.FAIL if share >= 0.02 else Verdict.WARN,
+        Verdict.FAIL if twins.equal >= 0.02 else Verdict.WARN,
         text,
-        numbers={"share": share},
+        numbers=numbers,
         why="The model has seen their answers, so accuracy on this split is too good to be true.",
         advice="build the file again with trm build-capsules, which keeps equal samples in one split",
     )

@@ -38,6 +38,17 @@ def codebook(evidence: Evidence) -> Finding:
     if not arch.enable_concepts:
         return unknown("arch.enable_concepts is off")
     metrics, learning = evidence.metrics, evidence.learning_steps
+    # A code is an average over about 1 / (1 - decay) steps.
+    reach = (1 - arch.concept_decay) * learning
+    if reach < 2:
+        return Finding(
+            Verdict.FAIL if reach < 1 else Verdict.WARN,
+            f"arch.concept_decay={arch.concept_decay:.10g}: in {learning} steps a concept goes "
+            f"{100 * (1 - math.exp(-reach)):.2g} % of the way to what it stands for",
+            numbers={"decay": arch.concept_decay, "reach": reach},
+            why="Concepts stay where they were put at first, and z_H moves away from them.",
+            fix={"arch.concept_decay": round(min(max(0.8, 1 - 20 / learning), 0.99), 4)},
+        )
     perplexity = metrics["train/concept_perplexity"].between(0, learning).tail(0.3).finite().values
     usage = metrics["train/concept_usage"].between(0, learning).tail(0.3).finite().values
     if len(perplexity) < 3:
@@ -73,7 +84,7 @@ CHECKS = (
         ("memory-bank", "accuracy"),
         "one concept for everything",
         "ours",
-        ("config", "metrics"),
+        ("config",),
         codebook,
         watched=True,
     ),
