@@ -1,7 +1,7 @@
 """Time of one training step's work on the replay buffer, against cpprb and against rows in a list.
 
 One step: store the transitions of 96 rows, sample 256 by priority with importance weights, give them new priorities.
-States have 517 numbers (q_state of hidden_size 512), stored as float16, the default, or as float32 where it says so; what
+States have 517 numbers (q_state of hidden_size 512), stored as float16 (the default) or float32 where it says so; what
 is sampled is float32. The buffers are full before the clock starts. Contenders
 take turns (A B A B ...) in one process with one thread; a ratio is the median over turns of the quotient of two
 neighbouring times, its interval the bootstrap's 95 % of that median. The comparisons:
@@ -251,7 +251,10 @@ def main() -> None:
         record["machine"]["cpprb"] = importlib.metadata.version("cpprb")
         for capacity in (middle, large):
             for dtype in ("float16", "float32"):
-                steps = {"ours": ours(capacity, source, buffer_dtype=dtype), "cpprb": cpprb_step(capacity, source, dtype)}
+                steps = {
+                    "ours": ours(capacity, source, buffer_dtype=dtype),
+                    "cpprb": cpprb_step(capacity, source, dtype),
+                }
                 record[f"cpprb, {capacity}, {dtype}"] = compare(steps, turns, repeats=20)
     for name, lists in (("rows", False), ("rows, lists", True)):
         steps = {"ours": ours(middle, source), name: rows_step(middle, source, lists)}

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trm_cli.config_options import ConfigOption, JsonOption, OverridesArgument, load_from_cli
-from trm_cli.console import log, out, print_json, table
+from trm_cli.console import error, log, out, print_json, table
 from trm_cli.progress import progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trm_core.prepare import Prepared
     from trm_core.profiling.changes import Gain
     from trm_core.profiling.profile import Profile
 
 TOP = 15  # operators in the table
 POINTS = 12  # of the memory timeline
+# What torch's profiler says of itself on stderr; read when torch is imported.
+QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
 def command(
@@ -35,37 +41,63 @@ def command(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only say what memory training will need; nothing is trained.")
     ] = False,
+    nproc: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Profile N processes that train together; nothing is tried then."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Take some training steps without a run directory, and say where their time and memory go.
 
     Example: trm profile --config configs/quickstart.yaml --trace traces training.threads=2
     """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     loaded = load_from_cli(config, overrides)
 
+    if nproc is not None:
+        start_processes(nproc)
+        return
+
     from trm_core.distributed.place import find_place
-    from trm_core.errors import UsageError
+    from trm_core.distributed.processes import joined
     from trm_core.prepare import RunHooks, prepare
 
-    if find_place().world_size > 1:
-        raise UsageError("trm profile looks at one process", hint="run it without torchrun, srun or --nproc")
+    place = find_place()
     if trace is not None:
         trace.mkdir(parents=True, exist_ok=True)
-    with progress("building", total=None) as bar:
-        hooks = RunHooks(log=log, on_build=lambda stage, done, total: bar.update(done, total=total, label=stage))
-        prepared = prepare(loaded.config, hooks)
-    if estimate:
-        show_estimate(prepared, json)
+    with joined(place):
+        with progress("building", total=None) as bar:
+            hooks = RunHooks(log=log, on_build=lambda stage, done, total: bar.update(done, total=total, label=stage))
+            prepared = prepare(loaded.config, hooks if place.rank == 0 else RunHooks(), place)
+        if estimate:
+            if place.rank == 0:
+                show_estimate(prepared, json)
+            return
+        # Which changes are tried, and for how long, follows from times, which are not the same in all processes.
+        tried = seconds if try_ and place.world_size == 1 else None
+        found, gains = measure(prepared, steps, trace, tried, log if place.rank == 0 else lambda message: None)
+    if place.rank:
         return
-    found, gains = measure(prepared, steps, trace, seconds if try_ else None)
     if json:
         print_json(as_json(found, gains))
     else:
         show(found, gains)
 
 
+def start_processes(nproc: int) -> None:
+    """Start this command N times, as processes that train together."""
+    from trm_core.training.launch import launch, without_nproc
+
+    code, message = launch(nproc, "trm_cli.main", without_nproc(sys.argv[1:]))
+    if message is not None:
+        error(message)
+    if code:
+        raise typer.Exit(code)
+
+
 def measure(
-    prepared: Prepared, steps: int, trace: Path | None, seconds: float | None
+    prepared: Prepared, steps: int, trace: Path | None, seconds: float | None, log: Callable[[str], None]
 ) -> tuple[Profile, list[Gain] | None]:
     """The profile, and the gains of what was tried (None: nothing was to be)."""
     from contextlib import closing
@@ -131,7 +163,8 @@ def show(found: Profile, gains: list[Gain] | None) -> None:
     """Print the profile as tables."""
     out(
         f"step: {found.step_ms:.2f} ms ({1e3 / found.step_ms:.1f} steps/s, {1e3 * found.batch / found.step_ms:.0f} "
-        f"samples/s), over {found.steps} steps with {found.threads} threads; with its stages watched "
+        f"samples/s), over {found.steps} steps with {found.threads} threads"
+        f"{f' in each of {found.processes} processes' if found.processes > 1 else ''}; with its stages watched "
         f"{found.watched_ms:.2f} ms, {100 * found.accounted:.1f} % of them in a named stage"
     )
     table(

@@ -96,13 +96,11 @@ def command(
 
 def start_processes(nproc: int, loaded: LoadedConfig, resume: str | None) -> None:
     """Start this command N times, as processes of one run, and end with the run's own exit code."""
-    from trm_core.training.launch import launch
+    from trm_core.training.launch import launch, without_nproc
     from trm_core.training.run_path import choose_run_path
 
     path, _ = choose_run_path(loaded.config, resume)
-    arguments = sys.argv[1:]
-    at = next(i for i, text in enumerate(arguments) if text == "--nproc" or text.startswith("--nproc="))
-    del arguments[at : at + (1 if "=" in arguments[at] else 2)]
+    arguments = without_nproc(sys.argv[1:])
     if resume in (None, "auto"):
         arguments.append(f"training.run_dir={path}")  # one name for all, should there be none yet
     code, message = launch(nproc, "trm_cli.main", arguments, path)

@@ -104,6 +104,11 @@ FAULTS: list[tuple[str, dict[str, dict[str, Any]], dict[str, Any]]] = [
     ("loss-weights", {"loss_weights": {"dqn_loss": 0.0}}, {}),
     ("rewards-zero", {"dqn": {"reward_terminal_correct": 0.0, "reward_terminal_incorrect": 0.0}}, {}),
     ("rewards-zero", {}, {"dqn_reward_std": 0 * ONE}),
+    ("rewards-zero", {}, {"dqn_reward_scale": 0.5 + 40 * GROWING}),
+    ("loss-weights", {"loss_weights": {"reconstruction_loss": 1000.0}}, {"reconstruction_loss": 0.3 * ONE}),
+    ("loss-weights", {"loss_weights": {"reconstruction_loss": 1000.0}}, {"lm_loss": 0 * ONE}),
+    ("budget-too-small", {"dqn": {"budget": 0.5}}, {}),
+    ("codebook-stale", {"arch": {**CONCEPTS["arch"], "concept_decay": 0.9999}}, {}),
     ("buffer-min-size", {"dqn": {"buffer_min_size": 4000, "buffer_capacity": 5000}}, {"dqn_buffer_size": 3000 * ONE}),
     ("epsilon-zero", {"dqn": {"epsilon_start": 0.0, "epsilon_end": 0.0}}, {}),
     ("target-frozen", {"dqn": {"target_tau": None, "target_update_freq": 10_000}}, {}),
@@ -155,6 +160,25 @@ def test_it_fails_on_its_fault(
     assert finding.evidence
     assert finding.why
     assert finding.why.count(". ") <= 1, "two sentences"
+
+
+def test_an_answer_that_is_learned_by_heart_is_not_drowned(data: DataFacts) -> None:
+    """At the end its loss is next to nothing, whatever the other terms weigh."""
+    weights = {"loss_weights": {"reconstruction_loss": 6.0}}
+    series = {"lm_loss": np.maximum(1.1 - 2 * GROWING, 1e-4), "reconstruction_loss": 0.3 * ONE}
+    assert found(data, "loss-weights", weights, series).verdict is Verdict.OK
+
+
+def test_a_scale_is_as_large_as_what_was_ever_paid(data: DataFacts) -> None:
+    """Rewards become smaller as answers get right; the running scale remembers."""
+    series = {"dqn_reward_std": 0.9 - 0.8 * GROWING, "dqn_reward_scale": 0.9 - 0.3 * GROWING}
+    assert found(data, "rewards-zero", {}, series).verdict is Verdict.OK
+    unknown_yet = {"dqn_reward_std": 0.2 * ONE, "dqn_reward_scale": ONE}
+    assert found(data, "rewards-zero", {}, unknown_yet).verdict is Verdict.OK
+
+
+def test_a_budget_for_some_capsules_is_none_too_small(data: DataFacts) -> None:
+    assert found(data, "budget-too-small", {"dqn": {"budget": 1.5}}, {}).verdict is Verdict.OK
 
 
 @pytest.mark.parametrize(("name", "sections", "series"), FAULTS, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(FAULTS)])

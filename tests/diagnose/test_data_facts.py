@@ -38,7 +38,18 @@ def write(path: Path, change: str = "", seed: int = 0, rows: int = 900, noise: f
         if change == "equal":
             children = np.repeat(sketches[:, :, None], M, axis=2)
         arrays = {"sketches": sketches, "children": children}
+        if change == "told":
+            edge = np.concatenate([sketches[:, :1], sketches, sketches[:, -1:]], axis=1)
+            slope = (edge[:, 2:] - edge[:, :-2]) / 2
+            children = sketches[:, :, None] + np.array([-0.25, 0.25])[:, None] * slope[:, :, None]
+            arrays["children"] = np.where(random.random(count)[:, None, None, None] < 0.9, children, arrays["children"])
         arrays = {name: values.astype(np.float32) for name, values in arrays.items()} | {"labels": labels}
+        if split == "train" and change == "nearly twins":
+            scale = 1 + 0.03 * random.standard_normal((60, 1, 1, 1))
+            near = {n: parts["validation"][n][:60] for n in arrays}
+            near = {n: v if n == "labels" else scale.reshape(-1, *[1] * (v.ndim - 1)) * v for n, v in near.items()}
+            near = {n: v if n == "labels" else v + 0.02 * random.standard_normal(v.shape) for n, v in near.items()}
+            arrays = {n: np.concatenate([near[n], v[60:]]).astype(v.dtype) for n, v in arrays.items()}
         if split == "train" and change == "twins":
             arrays = {n: np.concatenate([parts["validation"][n][:60], v[60:]]) for n, v in arrays.items()}
         parts[split] = arrays
@@ -70,6 +81,8 @@ def test_healthy_data_raise_nothing(tmp_path: Path, noise: float) -> None:
         ("leaked", "labels-leaked"),
         ("equal", "children-equal-sketch"),
         ("twins", "duplicate-across-splits"),
+        ("nearly twins", "duplicate-across-splits"),
+        ("told", "children-equal-sketch"),
     ],
 )
 def test_the_fault_is_named_and_nothing_before_it(tmp_path: Path, change: str, name: str) -> None:

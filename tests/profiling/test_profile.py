@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import trm_core.training.step
 from trm_core.config.schema import Config
 from trm_core.data.stream import CapsuleBatch
 from trm_core.prepare import RunHooks, prepare
-from trm_core.profiling.attach import attached
+from trm_core.profiling.attach import Watched, attached
 from trm_core.profiling.changes import changes
 from trm_core.profiling.profile import Profile, profile_steps, whole_intervals
 from trm_core.profiling.stages import STAGES, StageClock, watched_in
@@ -204,13 +205,42 @@ def test_mistakes_are_named(arguments: list[str], code: int, message: str, capsu
     assert not done.stdout
 
 
-def test_several_processes_are_refused(capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-    done = tiny.invoke("profile", *overrides(capsule_file))
-    assert done.returncode == 2
-    assert "one process" in done.stderr
+def test_two_processes_are_profiled_together(tmp_path: Path, capsule_file: Path) -> None:
+    given = [*overrides(capsule_file), "--steps", "4", "--nproc", "2", "--json", "--trace", tmp_path / "traces"]
+    done = tiny.run_trm("profile", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    times = {stage["name"]: stage["milliseconds"] for stage in found["stages"]}
+    assert found["processes"] == 2
+    assert "tried" not in found
+    assert times["sync"] > 0
+    assert times["backward"] > 0
+    assert min(times.values()) >= 0
+    assert sum(times.values()) == pytest.approx(found["watched_ms"], rel=0.1)
+    assert len(list((tmp_path / "traces").glob("*.pt.trace.json"))) == 2
+
+
+def test_waiting_after_the_last_gradient_is_not_backward() -> None:
+    clock = StageClock(torch.device("cpu"))
+    watched = Watched(torch.autograd, "backward", "backward")
+    clock.start()
+
+    def backward() -> None:
+        time.sleep(0.05)
+        clock.last_gradient = clock.now()
+        time.sleep(0.2)
+
+    clock.around(watched, backward)
+    clock.stop()
+    assert 0.04 < clock.seconds["backward"] < 0.15 < clock.seconds["sync"]
+
+
+def test_mistakes_of_processes_have_their_code(tmp_path: Path, capsule_file: Path) -> None:
+    done = tiny.run_trm(
+        "profile", *overrides(capsule_file), "--nproc", "2", "training.global_batch_size=5", cwd=tmp_path
+    )
+    assert done.returncode == 3
+    assert "training.global_batch_size" in done.stderr
 
 
 def test_a_step_that_is_not_finite_is_an_error(capsule_file: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
+from trm_core.distributed.collectives import world_size
 from trm_core.profiling.attach import attached
 from trm_core.profiling.memory import MemoryUse, memory_of
 from trm_core.profiling.operators import Operator, activities_of, operators_of
 from trm_core.profiling.rate import flops_of_step, matrix_rate
-from trm_core.profiling.stages import OTHER, StageClock, watched_in
+from trm_core.profiling.stages import OTHER, StageClock, waiting_noted, watched_in
 from trm_core.profiling.steps import Stepper
 
 _ROUNDS = 2
@@ -42,7 +43,8 @@ class Profile:
     flops: float  # of a step
     rate: float  # floating-point operations per second of a large product on this machine
     threads: int
-    batch: int
+    processes: int  # that train together; all else is of one of them
+    batch: int  # of all processes
     traces: list[Path]
 
     @property
@@ -73,7 +75,7 @@ def profile_steps(stepper: Stepper, steps: int, trace: Path | None, log: Callabl
     clean = watched = 0.0
     for _ in range(_ROUNDS):
         clean += stepper.take(steps).seconds
-        with attached(watched_in(of), clock.around):
+        with attached(watched_in(of), clock.around), waiting_noted(of, clock):
             clock.start()
             watched += stepper.take(steps).seconds
             clock.stop()
@@ -93,6 +95,7 @@ def profile_steps(stepper: Stepper, steps: int, trace: Path | None, log: Callabl
         flops=flops_of_step(stepper),
         rate=matrix_rate(of.device),
         threads=torch.get_num_threads(),
+        processes=world_size(),
         batch=of.config.training.global_batch_size,
         traces=[] if trace is None else sorted(set(trace.glob("*.pt.trace.json")) - known),
     )

@@ -8,10 +8,12 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.profiler import record_function
 
 from trm_core import losses
 from trm_core.data.stream import CapsuleBatch
+from trm_core.distributed.collectives import world_size
 from trm_core.profiling.attach import Watched
 from trm_core.profiling.steps import Discarded
 from trm_core.training import measure, step
@@ -29,7 +31,7 @@ STAGES = (
     f"{FORWARD}: concepts",
     f"{FORWARD}: rest",
     "backward",
-    "sync",  # between processes: none here, as one process is profiled
+    "sync",  # exchanges between processes, and waiting for the gradients of the others after the last of one's own
     "dqn",
     "optimiser",
     "upkeep",
@@ -50,6 +52,7 @@ class StageClock:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.running = [OTHER]
         self.since = 0.0
+        self.last_gradient: float | None = None  # of this backward
 
     def start(self) -> None:
         """From here on time counts."""
@@ -77,7 +80,17 @@ class StageClock:
         if watched.generator:
             return self.along(watched.stage, work)
         with self.inside(watched.stage):
-            return work()
+            result = work()
+            if watched.stage == "backward" and self.last_gradient is not None:
+                self.waited_since(self.last_gradient)
+            return result
+
+    def waited_since(self, when: float) -> None:
+        """From `when` on the stage that runs was waiting for others."""
+        self.change()
+        waited = self.since - when
+        self.seconds[self.running[-1]] -= waited
+        self.seconds["sync"] += waited
 
     def along(self, stage: str, work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """The values of a generator; the stage ends when they do."""
@@ -97,6 +110,29 @@ class StageClock:
             self.running.pop()
 
 
+@contextmanager
+def waiting_noted(of: Trainer, clock: StageClock) -> Iterator[None]:
+    """Inside, the clock knows when the last gradient of a backward was there, where others have to send theirs, too.
+
+    DDP exchanges gradients while later ones are computed; what is left of that after the last one is waited for.
+    """
+    if world_size() == 1:
+        yield
+        return
+
+    def note(parameter: torch.Tensor) -> None:
+        clock.last_gradient = clock.now()
+
+    parameters = [p for p in of.taker.loss.parameters() if p.requires_grad]
+    handles = [parameter.register_post_accumulate_grad_hook(note) for parameter in parameters]
+    try:
+        yield
+    finally:
+        clock.last_gradient = None
+        for handle in handles:
+            handle.remove()
+
+
 def watched_in(of: Trainer) -> list[Watched]:
     """The calls that make up a step of this trainer, by stage. What nothing here names is "other"."""
     taker, state = of.taker, of.state
@@ -114,6 +150,8 @@ def watched_in(of: Trainer) -> list[Watched]:
         Watched(model.reconstruction.sketch, "forward", f"{FORWARD}: heads", within=FORWARD),
         Watched(losses, "td_loss", "dqn"),
         Watched(torch.autograd, "backward", "backward"),
+        Watched(dist, "all_reduce", "sync"),
+        Watched(dist, "all_gather", "sync"),
         Watched(taker, "replayed", "dqn"),
         Watched(taker, "reprioritise", "dqn"),
         Watched(taker.episodes, "decide", "dqn"),

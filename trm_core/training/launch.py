@@ -1,4 +1,4 @@
-"""`trm train --nproc N`: N processes on this machine, started and watched by torchrun's own agent.
+"""`--nproc N`: N processes on this machine, started and watched by torchrun's own agent.
 
 The agent alone would die of SIGUSR1 and orphan its workers, and turns every exit code into 1. So signals go from here
 straight to the workers, which save and end by themselves, and the outcome is read from what they left: `status.json`,
@@ -27,8 +27,15 @@ from trm_core.training.run_dir import STATUS
 from trm_core.training.stopping import SIGNALS
 
 
-def launch(processes: int, module: str, arguments: list[str], run: Path) -> tuple[int, str | None]:
-    """Run `python -m module arguments` in `processes` processes that train `run`; (exit code, what to say of it).
+def without_nproc(arguments: list[str]) -> list[str]:
+    """A command line without its `--nproc N` or `--nproc=N`: that of each process."""
+    at = next(i for i, text in enumerate(arguments) if text == "--nproc" or text.startswith("--nproc="))
+    return arguments[:at] + arguments[at + (1 if "=" in arguments[at] else 2) :]
+
+
+def launch(processes: int, module: str, arguments: list[str], run: Path | None = None) -> tuple[int, str | None]:
+    """Run `python -m module arguments` in `processes` processes, which train `run` if they train; (exit code, what to
+    say of it).
 
     There is something to say only where no process could say it: when one was killed.
     """
@@ -46,7 +53,7 @@ def launch(processes: int, module: str, arguments: list[str], run: Path) -> tupl
         local_addr="localhost",
         signals_to_handle="SIGHUP",
     )
-    before = _status(run)
+    before = None if run is None else _status(run)
     with signals_to_workers():
         try:
             elastic_launch(config, sys.executable)("-m", module, *arguments)
@@ -56,7 +63,7 @@ def launch(processes: int, module: str, arguments: list[str], run: Path) -> tupl
             return int(ExitCode.OK), None
     killed = [f"process {rank} was killed by {signal.Signals(-code).name}" for rank, code in codes.items() if code < 0]
     message = ", ".join(killed) or None
-    status = _status(run)
+    status = None if run is None else _status(run)
     if status is not None and status != before and isinstance(status.get("exit_code"), int):
         return int(status["exit_code"]), message
     return next((code for code in codes.values() if code > 0), int(ExitCode.RESOURCES)), message
