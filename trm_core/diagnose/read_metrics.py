@@ -23,10 +23,10 @@ import numpy as np
 
 from trm_core.diagnose.series import Metrics, from_lines
 
-WHOLE = 16 * 2**20
-HEAD = 2**19
-TAIL = 2**20
-MIDDLE = 3500  # lines between head and tail, as long as they make up no more than `WHOLE` bytes
+WHOLE = 8 * 2**20
+HEAD = 2**18
+TAIL = 2**19
+MIDDLE = 1800  # lines between head and tail, as long as they make up no more than `WHOLE` bytes
 EVALUATIONS = 200
 LONGEST = 2**18  # of a line that is looked for by its offset
 _PIECE = 2**13  # holds the rest of a usual line and the next one
