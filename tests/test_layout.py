@@ -13,14 +13,15 @@ CLI = sorted((ROOT / "trm_cli").rglob("*.py"))
 
 # A part of trm_core may import itself, what stands above it, and what shares its line.
 ORDER = [
-    {"errors", "config", "keyed_random", "distributed"},
+    {"errors", "config", "keyed_random", "distributed", "devices"},
     {"data"},
     {"model"},
     {"dqn"},
     {"losses"},
     {"optim"},
     {"training"},
-    {"evaluation", "diagnose", "profiling", "export"},
+    {"evaluation", "diagnose", "profiling", "inference"},
+    {"export"},
     {"prepare"},
     {"runs", "probe"},
 ]

@@ -16,11 +16,11 @@ from trm_core.config import LoadedConfig
 from trm_core.config.schema import Config, WeightedPath
 from trm_core.data.source import ensure_built
 from trm_core.data.store import CapsuleFile, open_capsules
+from trm_core.devices import pick_device
 from trm_core.distributed.place import Place
 from trm_core.errors import ConfigError
 from trm_core.evaluation.report import EvaluationData, pick_split
 from trm_core.model.trm import TinyRecursiveModel
-from trm_core.training.environment import pick_device
 from trm_core.training.estimate import MemoryEstimate, estimate_memory
 from trm_core.training.features import Features, resolve_features, resolved
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from trm_core.config.schema import Config, Selector
 from trm_core.data.store import CapsuleFile, open_capsules
+from trm_core.devices import pick_device
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import CheckpointError, DataError, UsageError
 from trm_core.evaluation.area import curve_area
@@ -24,7 +25,6 @@ from trm_core.evaluation.report import (
     pick_split,
     require_policies,
 )
-from trm_core.training.environment import pick_device
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from trm_core.errors import ConfigError
 from trm_core.training import run_dir
 from trm_core.training.git_state import DIFF_LIMIT, Repository, code_repository, repository
 from trm_core.training.hardware import describe_hardware
@@ -137,25 +136,3 @@ def installed_packages() -> list[str]:
     # A damaged installation may lack its name.
     names = {f"{found.name}=={found.version}" for found in metadata.distributions() if found.metadata["Name"]}
     return sorted(names, key=str.lower)
-
-
-def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
-    """The device of `training.device`, and why: of several processes each takes a GPU of its own. Raises ConfigError
-    for one that does not exist here.
-    """
-    if asked == "cuda" and torch.cuda.is_available():
-        asked = f"cuda:{local_rank % torch.cuda.device_count()}"
-    if asked != "auto":
-        try:
-            device = torch.device(asked)
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(
-                f"device '{asked}' cannot be used: {reason}", hint="training.device=auto or cpu"
-            ) from error
-        return device, f"device {asked}: by the config"
-    if torch.cuda.is_available():
-        number = local_rank % torch.cuda.device_count()
-        return torch.device("cuda", number), f"device cuda:{number}: a GPU is available"
-    return torch.device("cpu"), "device cpu: no GPU is available"

@@ -1,0 +1,29 @@
+"""Which device to compute on."""
+
+from __future__ import annotations
+
+import torch
+
+from trm_core.errors import ConfigError
+
+
+def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
+    """The device of `training.device`, and why: of several processes each takes a GPU of its own. Raises ConfigError
+    for one that does not exist here.
+    """
+    if asked == "cuda" and torch.cuda.is_available():
+        asked = f"cuda:{local_rank % torch.cuda.device_count()}"
+    if asked != "auto":
+        try:
+            device = torch.device(asked)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"device '{asked}' cannot be used: {reason}", hint="training.device=auto or cpu"
+            ) from error
+        return device, f"device {asked}: by the config"
+    if torch.cuda.is_available():
+        number = local_rank % torch.cuda.device_count()
+        return torch.device("cuda", number), f"device cuda:{number}: a GPU is available"
+    return torch.device("cpu"), "device cpu: no GPU is available"

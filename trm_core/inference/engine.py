@@ -1,0 +1,244 @@
+"""Rows that think together: each reasoning step is one call of the model for all of them, whatever step each is at.
+
+A row leaves when it halts and another may take its place at the next step (continuous batching over reasoning steps),
+so a row that needs one step never waits for one that needs ten. The children of a capsule are asked for when it is
+opened, and never otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trm_core.dqn.actions import Action, valid_actions
+from trm_core.errors import DataError
+from trm_core.evaluation.policies import Policy, Situation
+from trm_core.inference.samples import Answer, Decision, Sample, checked_detail, names_of
+from trm_core.inference.trained import Trained
+from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.q_head import largest_probability
+from trm_core.model.rows import join_rows, take_rows
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What goes from one reasoning step to the next, for B rows."""
+
+    z_H: Tensor  # [B, k, hidden]
+    z_L: Tensor  # [B, k, hidden]
+    q_memory: Tensor  # [B, recurrent width]
+    steps: Tensor  # [B] int64, done
+    price: Tensor  # [B]
+    number: Tensor  # [B] int64: how many rows were admitted before
+    capsules: CapsuleState
+
+
+@dataclass
+class Thought:
+    """The history of one row."""
+
+    key: Hashable
+    sample: Sample
+    opened: list[int]
+    decisions: list[Decision]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row that left: with its answer, or with what was wrong with its detail."""
+
+    key: Hashable
+    answer: Answer | None
+    error: DataError | None = None
+
+
+class Engine:
+    """Not for several threads at once: each has an engine of its own, and they share the model."""
+
+    def __init__(self, trained: Trained, policy: Policy) -> None:
+        self.trained, self.policy = trained, policy
+        self.prices = torch.as_tensor(trained.prices, dtype=torch.float32, device=trained.device)
+        self.rows: Rows | None = None
+        self.thoughts: list[Thought] = []
+        self.admitted = 0
+
+    def __len__(self) -> int:
+        """Rows under way."""
+        return len(self.thoughts)
+
+    @torch.no_grad()
+    def admit(self, keys: Sequence[Hashable], samples: Sequence[Sample]) -> list[Finished]:
+        """Let samples begin at the next step: as `samples_of` makes them for this model. Those whose detail is refused
+        already come back at once.
+        """
+        if not samples:
+            return []
+        fresh = self._begin(samples)
+        thoughts = [Thought(key, sample, [], []) for key, sample in zip(keys, samples, strict=True)]
+        if self.trained.peeks and self.trained.dqn.expansion_selector == "variance":
+            wanted = fresh.capsules.can_open()  # it looks at the detail itself
+        else:
+            wanted = self.policy.open_first(fresh.capsules)
+        fresh, failed = self._fetch(fresh, thoughts, wanted)
+        opening = self.policy.open_first(fresh.capsules)
+        for thought, which in zip(thoughts, _indices(opening & fresh.capsules.can_open()), strict=True):
+            thought.opened += which
+        fresh = replace(fresh, capsules=fresh.capsules.opened(opening))
+        self.rows = fresh if self.rows is None else join_rows([self.rows, fresh])
+        self.thoughts += thoughts
+        self.admitted += len(samples)
+        first = len(self.thoughts) - len(thoughts)
+        return self._drop({first + place: error for place, error in failed.items()})
+
+    @torch.no_grad()
+    def step(self) -> list[Finished]:
+        """One reasoning step of every row; the rows that are through."""
+        if self.rows is None or not self.thoughts:
+            return []
+        trained, model, rows = self.trained, self.trained.model, self.rows
+        done = rows.steps + 1
+        output = model(rows.z_H, rows.z_L, rows.capsules, done, rows.price, rows.q_memory)
+        valid = valid_actions(rows.capsules, done, trained.max_steps, model.q_head.num_actions, trained.dqn.budget)
+        action, opened = self.policy.decide(
+            Situation(model, trained.dqn, output, rows.capsules, done, rows.number, valid)
+        )
+        confidence = largest_probability(output.q_state)
+        numbers = torch.stack(
+            [confidence, output.halt_logit.sigmoid(), output.cycles.float(), done.float()], 1
+        ).tolist()
+        for thought, chosen, which, values, seen in zip(
+            self.thoughts, action.tolist(), _indices(opened), output.q_values.tolist(), numbers, strict=True
+        ):
+            thought.opened += which
+            thought.decisions.append(
+                Decision(
+                    step=int(seen[3]),
+                    action=Action(chosen).name.lower(),
+                    opened=tuple(which),
+                    confidence=seen[0],
+                    halt_probability=seen[1],
+                    q_values=tuple(values),
+                    cycles=int(seen[2]),
+                )
+            )
+        halting = action == Action.HALT
+        finished = self._answers(output.logits, halting)
+        self.rows = replace(
+            rows,
+            z_H=model.next_z_H(output.z_H, opened),
+            z_L=output.z_L,
+            q_memory=output.q_memory,
+            steps=done,
+            capsules=rows.capsules,
+        )
+        self._keep((~halting).nonzero().squeeze(1))
+        opened = opened[~halting]
+        self.rows, failed = self._fetch(self.rows, self.thoughts, opened)
+        self.rows = replace(self.rows, capsules=self.rows.capsules.opened(opened))
+        return finished + self._drop(failed)
+
+    def _begin(self, samples: Sequence[Sample]) -> Rows:
+        trained, model, device = self.trained, self.trained.model, self.trained.device
+        n, shape = len(samples), model.data
+
+        def stacked(values: list[Any]) -> Tensor:
+            return torch.as_tensor(np.stack(values), device=device)
+
+        mask = checksums = children = None
+        if trained.masked:
+            every = np.ones(shape.num_capsules, np.bool_)
+            mask = stacked([every if sample.mask is None else sample.mask for sample in samples])
+        if trained.can_expand and trained.dqn.expansion_selector == "checksum":
+            checksums = stacked([sample.checksums for sample in samples])
+        if shape.num_children:
+            # Zero until they are opened: the model looks at nothing else, and nobody is asked for them.
+            children = torch.zeros(n, shape.num_capsules, shape.num_children, shape.dim, device=device)
+        parents = stacked([sample.parents for sample in samples]) if shape.has_parents else None
+        sketches = stacked([sample.sketches for sample in samples])
+        capsules = CapsuleState.closed(sketches, children, checksums, mask, self.prices, parents)
+        z_H, z_L = model.first_latents(n)
+        return Rows(
+            z_H=z_H,
+            z_L=z_L,
+            q_memory=model.first_q_memory(n),
+            steps=torch.zeros(n, dtype=torch.int64, device=device),
+            price=torch.full((n,), self.policy.price, device=device),
+            number=torch.arange(self.admitted, self.admitted + n, device=device),
+            capsules=capsules,
+        )
+
+    def _fetch(self, rows: Rows, thoughts: Sequence[Thought], wanted: Tensor) -> tuple[Rows, dict[int, DataError]]:
+        """Ask for the children of the capsules `wanted` [B, k] and put them in; which rows' were refused, and why."""
+        failed: dict[int, DataError] = {}
+        asked = wanted.nonzero().tolist()
+        if not asked:
+            return rows, failed
+        assert rows.capsules.children is not None
+        children = rows.capsules.children.clone()
+        for place, capsule in asked:
+            source = thoughts[place].sample.children
+            if place in failed:
+                continue
+            if source is None:
+                failed[place] = DataError(f"capsule {capsule} is to be opened, and the sample has no children")
+                continue
+            try:
+                detail = checked_detail(source(capsule), capsule, self.trained.model.data)
+            except DataError as error:
+                failed[place] = error
+                continue
+            children[place, capsule] = torch.from_numpy(detail).to(children.device)
+        return replace(rows, capsules=replace(rows.capsules, children=children)), failed
+
+    def _answers(self, logits: Tensor, halting: Tensor) -> list[Finished]:
+        places = halting.nonzero().squeeze(1)
+        if len(places) == 0:
+            return []
+        assert self.rows is not None
+        shares = logits[places].float().softmax(-1).cpu().numpy()
+        spent = self.rows.capsules.spent[places].tolist()
+        finished = []
+        for place, probabilities, paid in zip(places.tolist(), shares, spent, strict=True):
+            thought = self.thoughts[place]
+            prediction = tuple(int(number) for number in probabilities.argmax(-1))
+            answer = Answer(
+                prediction=prediction,
+                label=names_of(prediction, self.trained.class_names),
+                confidence=thought.decisions[-1].confidence,
+                probabilities=probabilities,
+                steps=len(thought.decisions),
+                opened=tuple(thought.opened),
+                spent=paid,
+                decisions=tuple(thought.decisions),
+            )
+            finished.append(Finished(thought.key, answer))
+        return finished
+
+    def _drop(self, failed: dict[int, DataError]) -> list[Finished]:
+        """Let rows leave whose detail could not be had."""
+        if not failed:
+            return []
+        finished = [Finished(self.thoughts[place].key, None, error) for place, error in failed.items()]
+        keep = [place for place in range(len(self.thoughts)) if place not in failed]
+        self._keep(torch.tensor(keep, dtype=torch.int64, device=self.trained.device))
+        return finished
+
+    def _keep(self, places: Tensor) -> None:
+        assert self.rows is not None
+        if len(places) == len(self.thoughts):
+            return
+        self.rows = take_rows(self.rows, places)
+        self.thoughts = [self.thoughts[place] for place in places.tolist()]
+
+
+def _indices(which: Tensor) -> list[list[int]]:
+    """[B, k] bool -> the capsules of each row."""
+    found: list[list[int]] = [[] for _ in range(len(which))]
+    for row, capsule in which.nonzero().tolist():
+        found[row].append(capsule)
+    return found

@@ -1,0 +1,154 @@
+"""An exported model on disk, in the layout of the Hugging Face Hub: `config.json`, `model.safetensors`, `README.md`.
+
+Weights may be stored smaller than they are computed with: `bfloat16`, or `int8` with one scale per row of a matrix
+(`<name>.scale` beside it). They are made float32 again when they are read. Nothing is pickled, and every number of a
+stranger's `config.json` is checked before memory is given for it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trm_core.config.schema import Config
+from trm_core.errors import CheckpointError
+from trm_core.evaluation.load import require_sizes
+from trm_core.inference.trained import Trained
+from trm_core.model.embedding import DataShape
+from trm_core.model.trm import TinyRecursiveModel
+from trm_core.training.checkpoint import load_weights, require_weights
+from trm_core.training.checkpoint_folders import read_json
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+FORMAT = "trm-capsule-model"
+SCHEMA_VERSION = 1
+STORED = ("float32", "bfloat16", "int8")
+_MOST_CLASSES = 10_000_000
+
+
+def describe(trained: Trained, stored: str) -> dict[str, Any]:
+    """`config.json`: all that the answers depend on but for the weights."""
+    model = trained.model
+    return {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "model_type": "trm",
+        "weights": stored,
+        "shape": asdict(model.data),
+        "cmi": model.cmi_head is not None,
+        "masked": trained.masked,
+        "prices": [float(price) for price in trained.prices],
+        "class_names": trained.class_names,
+        "config": trained.config.model_dump(mode="json"),
+        "about": trained.about,
+    }
+
+
+def write_weights(path: Path, model: TinyRecursiveModel, stored: str) -> None:
+    """The model's tensors as safetensors, in one of `STORED`."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    if stored != "float32":
+        tensors = _smaller(tensors, stored)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def read_folder(path: Path, device: torch.device) -> Trained:
+    """Raises CheckpointError for a folder that is damaged, too new, or none of ours."""
+    record = read_json(path / CONFIG)
+    if record.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path / CONFIG} is no exported model of ours (format is {record.get('format')!r:.60})",
+            hint="make one with: trm export RUN --format safetensors --out FOLDER",
+        )
+    version = record.get("schema_version")
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{path / CONFIG} has schema version {version!r:.20}; this version of trm reads 1 to {SCHEMA_VERSION}",
+            hint="upgrade trm, or export the run again",
+        )
+    try:
+        config, shape = Config.model_validate(record["config"]), DataShape(**record["shape"])
+        require_sizes(shape)
+        prices = np.asarray(record["prices"], dtype=np.float32)
+        names, with_cmi, masked, stored = (record[name] for name in ("class_names", "cmi", "masked", "weights"))
+        _require(prices.shape == (shape.num_capsules,), "prices are not one per capsule")
+        _require(bool(np.isfinite(prices).all() and (prices > 0).all()), "prices are not all above 0")
+        _require(type(with_cmi) is bool and type(masked) is bool, "cmi or masked is neither true nor false")
+        _require(stored in STORED, f"weights are {stored!r:.40}")
+        _require(shape.num_classes <= _MOST_CLASSES, "too many classes")
+        named = names is None or (
+            isinstance(names, list) and len(names) == shape.num_classes and all(isinstance(name, str) for name in names)
+        )
+        _require(named, "class_names are not a text per class")
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise CheckpointError(f"{path / CONFIG} does not describe a model: {_brief(error)}") from error
+    weights = read_weights(path / WEIGHTS)
+    with torch.device("meta"):  # sizes that the weights do not have must not be given memory
+        expected = TinyRecursiveModel(config, shape, with_cmi=with_cmi).state_dict()
+    require_weights(expected, weights, path / WEIGHTS)
+    model = TinyRecursiveModel(config, shape, with_cmi=with_cmi)
+    load_weights(model, weights, path / WEIGHTS)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    about = record.get("about")
+    return Trained(
+        model.to(device).eval(), config, prices, names, masked, path, about if isinstance(about, dict) else {}
+    )
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """As float32 again, however they are stored."""
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file", hint="export the run again") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}", hint="export the run again") from error
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".scale") and name[: -len(".scale")] in tensors:
+            continue
+        if tensor.dtype == torch.int8:
+            scale = tensors.get(f"{name}.scale")
+            if scale is None or scale.shape != (*tensor.shape[:1], *(1,) * (tensor.dim() - 1)):
+                raise CheckpointError(f"{path}: {name} has no scale of its own", hint="export the run again")
+            tensor = tensor.float() * scale.float()
+        elif tensor.dtype == torch.bfloat16:
+            tensor = tensor.float()
+        found[name] = tensor
+    return found
+
+
+def _smaller(tensors: dict[str, Tensor], stored: str) -> dict[str, Tensor]:
+    """Only matrices: vectors are few, and buffers such as counters must stay exact."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or tensor.dim() < 2:
+            found[name] = tensor
+        elif stored == "bfloat16":
+            found[name] = tensor.bfloat16()
+        else:
+            flat = tensor.flatten(1)
+            scale = (flat.abs().amax(1) / 127.0).clamp(min=1e-12).view(-1, *(1,) * (tensor.dim() - 1))
+            found[name] = (tensor / scale).round().clamp(-127, 127).to(torch.int8)
+            found[f"{name}.scale"] = scale
+    return found
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+def _brief(error: Exception) -> str:
+    return json.dumps(str(error).splitlines()[0][:200])[1:-1]

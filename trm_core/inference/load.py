@@ -1,0 +1,50 @@
+"""Where a trained model comes from: a run directory, or a folder that `trm export` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from trm_core.data.store import open_capsules
+from trm_core.devices import pick_device
+from trm_core.errors import CheckpointError, DataError
+from trm_core.evaluation.load import TrainedRun, load_run
+from trm_core.inference.folder import CONFIG, read_folder
+from trm_core.inference.trained import Trained
+
+
+def load_trained(path: Path, device: str = "auto", checkpoint: str = "latest") -> Trained:
+    """Raises CheckpointError, DataError or UsageError."""
+    place, _ = pick_device(device)
+    if (path / CONFIG).is_file():
+        return read_folder(path, place)
+    return of_run(load_run(path, place, checkpoint))
+
+
+def of_run(run: TrainedRun) -> Trained:
+    """Prices and the names of classes are those of the run's capsule file."""
+    recorded = Path(run.data["eval"]["path"])
+    try:
+        file = open_capsules(recorded)
+    except DataError as error:
+        raise CheckpointError(
+            f"{run.path} was trained with {error.message}",
+            hint="put the capsule file back, or use a folder that trm export wrote, which needs none",
+        ) from error
+    names = file.manifest.get("class_names")
+    about = {
+        "step": run.step,
+        "data": str(recorded),
+        "split": run.data["eval"]["split"],
+        "kind": file.manifest.get("kind"),
+    }
+    prices, masked = file.prices, file.has("mask")
+    file.close()
+    if len(prices) != run.model.data.num_capsules:
+        raise CheckpointError(f"{recorded} has {len(prices)} capsules, the model {run.model.data.num_capsules}")
+    model = run.model
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with torch.no_grad():
+        return Trained(model, run.config, prices, names if isinstance(names, list) else None, masked, run.path, about)

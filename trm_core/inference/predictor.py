@@ -1,0 +1,90 @@
+"""The one class that people who use a trained model need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from trm_core.evaluation.policies import Policy
+from trm_core.inference.engine import Engine, Finished
+from trm_core.inference.load import load_trained
+from trm_core.inference.samples import Answer, Sample, samples_of
+from trm_core.inference.trained import Trained
+
+BATCH = 64
+
+
+class Predictor:
+    """Answers samples with a trained model.
+
+        predictor = Predictor.load("runs/quickstart-...")            # or an exported folder
+        answers = predictor.predict(sketches=x, children=detail)     # arrays [n, k, D], [n, k, m, D]
+        answers = predictor.predict(sketches=x, children=lambda row, capsule: read_scan(row, capsule))
+
+    A callable for `children` is asked for a capsule only when the model opens it. One predictor may be used by several
+    threads at once: nothing of it changes.
+    """
+
+    def __init__(self, trained: Trained) -> None:
+        self.trained = trained
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto", checkpoint: str = "latest") -> Predictor:
+        """From a run directory (`checkpoint`: latest or best) or a folder that `trm export` wrote. Raises
+        CheckpointError, DataError or UsageError.
+        """
+        return cls(load_trained(Path(path), device, checkpoint))
+
+    def policy(self, name: str | None = None, price: float | None = None, confidence: float = 0.95) -> Policy:
+        """How to act: learned, threshold, act, never, all; see `Trained.policy`."""
+        return self.trained.policy(name, price, confidence)
+
+    def predict(
+        self,
+        *,
+        policy: str | None = None,
+        price: float | None = None,
+        confidence: float = 0.95,
+        batch: int = BATCH,
+        **fields: Any,
+    ) -> list[Answer]:
+        """Answers to the rows of arrays: sketches [n, k, D], children ([n, k, m, D] or a callable (row, capsule) ->
+        [m, D]), mask [n, k], checksums [n, k, R], parents [n, k], as far as the model uses them.
+
+        price: what a price unit costs, in reward (higher: buys less). Raises DataError for arrays that do not fit and
+        whatever a callable raises.
+        """
+        found = self.stream(samples_of(fields, self.trained), self.policy(policy, price, confidence), batch)
+        return list(found)
+
+    def stream(self, samples: Iterable[Sample], policy: Policy | None = None, batch: int = BATCH) -> Iterator[Answer]:
+        """Answers in the order of the samples, in constant memory: at most `batch` rows think at once, and a new one
+        begins as soon as one is through. The first row that failed raises its error.
+        """
+        for finished in self.stream_finished(samples, policy, batch):
+            if finished.error is not None:
+                raise finished.error
+            assert finished.answer is not None
+            yield finished.answer
+
+    def stream_finished(
+        self, samples: Iterable[Sample], policy: Policy | None = None, batch: int = BATCH
+    ) -> Iterator[Finished]:
+        """The same with rows that failed among them; keys count from 0."""
+        engine, source = Engine(self.trained, policy or self.policy()), enumerate(samples)
+        waiting: dict[Any, Finished] = {}
+        following = 0
+        while True:
+            # Those that are through wait for older ones, so that a slow one cannot let them pile up without end.
+            room = min(batch - len(engine), 4 * batch - len(engine) - len(waiting))
+            fresh = list(islice(source, max(room, 0)))
+            through = engine.admit([key for key, _ in fresh], [sample for _, sample in fresh])
+            if not len(engine) and not through and not fresh:
+                return
+            through += engine.step()
+            waiting |= {one.key: one for one in through}
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1

@@ -1,0 +1,181 @@
+"""What goes into a prediction and what comes out of it, and the checks of what a caller hands in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm_core.errors import DataError
+from trm_core.inference.trained import Trained
+from trm_core.model.embedding import DataShape
+
+Children = Callable[[int], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample as the model sees it: k capsules, m children, widths D and R.
+
+    `children`: called with the index of a capsule when that is opened, and never otherwise; gives its [m, D]. None:
+    nothing can be opened.
+    """
+
+    sketches: NDArray[np.float32]  # [k, D]
+    children: Children | None = None
+    mask: NDArray[np.bool_] | None = None  # [k]; false: padding
+    checksums: NDArray[np.float32] | None = None  # [k, R]
+    parents: NDArray[np.int64] | None = None  # [k]; -1: a root
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was done after one reasoning step, and why."""
+
+    step: int  # from 1
+    action: str  # continue, halt, expand
+    opened: tuple[int, ...]  # capsules
+    confidence: float  # largest probability of the answer after this step (mean over answers)
+    halt_probability: float  # that the answer is right, as the halt output says
+    q_values: tuple[float, ...]  # continue, halt and, where there is one, expand
+    cycles: int  # high-level cycles
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The model's answer to one sample, and what it cost."""
+
+    prediction: tuple[int, ...]  # a class per answer: one, or k
+    label: tuple[str, ...]  # their names; the numbers themselves where classes have none
+    confidence: float
+    probabilities: NDArray[np.float32]  # [P, V]
+    steps: int
+    opened: tuple[int, ...]  # capsules, in the order of opening
+    spent: float  # price units
+    decisions: tuple[Decision, ...]
+
+    def as_record(self, probabilities: bool = False) -> dict[str, Any]:
+        """For JSON. One answer stands alone, several as a list."""
+        one = len(self.prediction) == 1
+        record: dict[str, Any] = {
+            "prediction": self.prediction[0] if one else list(self.prediction),
+            "label": self.label[0] if one else list(self.label),
+            "confidence": round(self.confidence, 6),
+            "steps": self.steps,
+            "opened": list(self.opened),
+            "spent": round(self.spent, 6),
+            "decisions": [
+                {
+                    "step": d.step,
+                    "action": d.action,
+                    "opened": list(d.opened),
+                    "confidence": round(d.confidence, 6),
+                    "halt_probability": round(d.halt_probability, 6),
+                    "q_values": [round(q, 6) for q in d.q_values],
+                    "cycles": d.cycles,
+                }
+                for d in self.decisions
+            ],
+        }
+        if probabilities:
+            shares = self.probabilities.astype(float).round(6).tolist()
+            record["probabilities"] = shares[0] if one else shares
+        return record
+
+
+def samples_of(fields: Mapping[str, Any], trained: Trained, first: int = 0) -> Iterator[Sample]:
+    """The rows of arrays by name: sketches [n, k, D] and, as far as the model uses them, children [n, k, m, D] (or a
+    callable (row, capsule) -> [m, D]), mask [n, k], checksums [n, k, R], parents [n, k].
+
+    Raises DataError that names the array, or the row (counted from `first`), and what was expected.
+    """
+    shape = trained.model.data
+    if "sketches" not in fields:
+        raise DataError("no sketches", hint=f"give an array [n, {shape.num_capsules}, {shape.dim}]")
+    arrays = {name: value for name, value in fields.items() if value is not None and not callable(value)}
+    given = fields.get("children")
+    n = len(arrays["sketches"])
+    checked = {name: checked_array(name, arrays[name], shape, n) for name in expected_shapes(shape) if name in arrays}
+    if shape.has_parents and "parents" not in checked:
+        raise DataError("no parents, and the model has hierarchical attention", hint="give an array [n, k]")
+    if trained.can_expand and trained.dqn.expansion_selector == "checksum" and "checksums" not in checked:
+        raise DataError("no checksums, and the model chooses capsules by them", hint="give an array [n, k, R]")
+    if "mask" in checked and not trained.masked and not checked["mask"].all():
+        raise DataError("mask: there is padding, and the model was trained without", hint="fill all k capsules")
+    for row in range(n):
+        children: Children | None = None
+        if shape.num_children and given is not None:
+            source = checked.get("children", given)
+            children = _of_row(source, row if "children" in checked else first + row)
+        rest = {name: values[row] for name, values in checked.items() if name != "children"}
+        yield Sample(children=children, **rest)
+
+
+def _of_row(source: Any, row: int) -> Children:
+    if callable(source):
+        return lambda capsule: source(row, capsule)
+    return lambda capsule: source[row, capsule]
+
+
+def expected_shapes(shape: DataShape) -> dict[str, tuple[int, ...]]:
+    """Of one sample's arrays, by name; those that the model does not use are left out."""
+    k = shape.num_capsules
+    found: dict[str, tuple[int, ...]] = {"sketches": (k, shape.dim), "mask": (k,)}
+    if shape.num_children:
+        found["children"] = (k, shape.num_children, shape.dim)
+    if shape.checksum_dim:
+        found["checksums"] = (k, shape.checksum_dim)
+    if shape.has_parents:
+        found["parents"] = (k,)
+    return found
+
+
+def checked_array(name: str, values: Any, shape: DataShape, n: int) -> NDArray[Any]:
+    """The array in the type that the model takes; DataError where shape, type or values are wrong."""
+    expected = (n, *expected_shapes(shape)[name])
+    array = np.asarray(values)
+    if array.shape != expected:
+        raise DataError(f"{name} have shape {list(array.shape)}, the model takes {list(expected)}")
+    wanted = {"mask": "b", "parents": "iu"}.get(name, "fiu")
+    if array.dtype.kind not in wanted:
+        raise DataError(f"{name} are {array.dtype}, expected {'bool' if name == 'mask' else 'numbers'}")
+    if name == "mask":
+        if not array.any(1).all():
+            raise DataError(f"mask: row {int((~array.any(1)).argmax())} is all padding")
+        return array
+    if name == "parents":
+        if ((array < -1) | (array >= shape.num_capsules)).any():
+            raise DataError(f"parents: an index is not in -1..{shape.num_capsules - 1}")
+        return array.astype(np.int64)
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    bad = ~np.isfinite(array).reshape(n, -1).all(1)
+    if bad.any():
+        raise DataError(f"{name}: row {int(bad.argmax())} holds NaN or infinity")
+    return array
+
+
+def checked_detail(values: Any, capsule: int, shape: DataShape) -> NDArray[np.float32]:
+    """What a callback gave for an opened capsule: [m, D]. Raises DataError."""
+    expected = (shape.num_children, shape.dim)
+    try:
+        array = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"children of capsule {capsule} are no numbers: {error}") from error
+    if array.shape != expected:
+        raise DataError(
+            f"children of capsule {capsule} have shape {list(array.shape)}, the model takes {list(expected)}"
+        )
+    if not np.isfinite(array).all():
+        raise DataError(f"children of capsule {capsule} hold NaN or infinity")
+    return array
+
+
+def names_of(prediction: Sequence[int], class_names: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of classes; numbers as texts where there are none."""
+    if class_names is None:
+        return tuple(str(number) for number in prediction)
+    return tuple(class_names[number] for number in prediction)

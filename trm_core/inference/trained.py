@@ -1,0 +1,75 @@
+"""A model that is ready to answer, and all that its answers depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trm_core.config.schema import Config, DQNConfig
+from trm_core.dqn.selectors import PEEKING
+from trm_core.errors import UsageError
+from trm_core.evaluation.policies import ActPolicy, FixedPolicy, LearnedPolicy, Policy, ThresholdPolicy
+from trm_core.model.trm import TinyRecursiveModel
+
+POLICIES = ("learned", "threshold", "act", "never", "all")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in evaluation mode on its device. It is only read, so threads may share it."""
+
+    model: TinyRecursiveModel
+    config: Config
+    prices: NDArray[np.float32]  # [k] what opening each capsule costs
+    class_names: list[str] | None
+    masked: bool  # the training data had padding capsules
+    source: Path  # where it was loaded from
+    about: dict[str, Any] = field(default_factory=dict)  # step, data, scores
+
+    @property
+    def dqn(self) -> DQNConfig:
+        return self.config.dqn
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.first_z_H.device
+
+    @property
+    def max_steps(self) -> int:
+        return self.config.arch.max_steps
+
+    @property
+    def can_expand(self) -> bool:
+        return bool(self.config.arch.enable_capsule_expansion) and self.model.data.num_children > 0
+
+    @property
+    def peeks(self) -> bool:
+        """Whether choosing a capsule looks at something of its unopened detail."""
+        return self.can_expand and self.dqn.expansion_selector in PEEKING
+
+    def policy(self, name: str | None = None, price: float | None = None, confidence: float = 0.95) -> Policy:
+        """How to act. None: as it learned to, or by the halt output where it learned no values. price: reward per price
+        unit (None: the run's own), confidence: of `threshold`. Raises UsageError.
+        """
+        name = name or ("learned" if self.dqn.enabled else "act")
+        level = self.model.price_level if price is None else price
+        if name not in POLICIES:
+            raise UsageError(f"unknown policy '{name}'", hint=f"choose from {', '.join(POLICIES)}")
+        if not level > 0 or not np.isfinite(level):
+            raise UsageError(f"price {level} is not above 0")
+        if not 0 <= confidence <= 1:
+            raise UsageError(f"confidence {confidence} is not between 0 and 1")
+        if name == "learned":
+            if not self.dqn.enabled:
+                raise UsageError("policy 'learned' needs a run with dqn.enabled", hint="use act, threshold, never, all")
+            return LearnedPolicy(level)
+        if name == "threshold":
+            return ThresholdPolicy(confidence, level)
+        if name == "act":
+            return ActPolicy(level)
+        return FixedPolicy(name == "all", level, name)
