@@ -39,7 +39,7 @@ def selection_scores(
         return model.recursion.attention_received(output.z_H, model.attention_bias(capsules)).float()
     if selector == "static":
         assert model.opening_worth is not None
-        return model.opening_worth.worth().expand(len(capsules.expanded), -1)
+        return model.opening_worth.worth().expand(capsules.expanded.shape[0], -1)
     if selector == "checksum":
         assert model.reconstruction.checksum is not None
         assert capsules.checksums is not None
@@ -59,10 +59,17 @@ def choose_capsules(
     scores [B, k] >= 0; allowed [B, k] bool.
     """
     worth = (scores / capsules.prices).masked_fill(~allowed, -torch.inf)
-    order = worth.argsort(dim=1, descending=True, stable=True)[:, :count]
-    picked = torch.gather(allowed, 1, order)
-    if budget is not None:
-        left = budget * (1 + 1e-6) - capsules.spent
-        # A capsule that no longer fits is skipped together with all behind it: cheap ones wait for the next EXPAND.
-        picked &= (capsules.prices[order] * picked).cumsum(1) <= left[:, None]
-    return torch.zeros_like(allowed).scatter(1, order, picked)
+    place = torch.arange(allowed.shape[1], device=allowed.device)
+    picked, going = torch.zeros_like(allowed), torch.ones_like(allowed[:, :1])
+    left = None if budget is None else budget * (1 + 1e-6) - capsules.spent
+    # One after the other, not sorted: of equals the first, and a graph of it runs everywhere.
+    for _ in range(min(count, allowed.shape[1])):
+        best = (place == worth.argmax(1, keepdim=True)) & allowed
+        if left is not None:
+            # A capsule that no longer fits is skipped together with all behind it: cheap ones wait for the next EXPAND.
+            left = left - (best * capsules.prices).sum(1)
+            going = going & (left >= 0)[:, None]
+        picked = picked | (best & going)
+        worth = worth.masked_fill(best, -torch.inf)
+        allowed = allowed & ~best
+    return picked

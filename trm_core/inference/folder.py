@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from trm_core.config.schema import Config
@@ -59,7 +59,7 @@ def write_weights(path: Path, model: TinyRecursiveModel, stored: str) -> None:
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     if stored != "float32":
         tensors = _smaller(tensors, stored)
-    save_file(tensors, path, metadata={"format": "pt"})
+    path.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def read_folder(path: Path, device: torch.device) -> Trained:

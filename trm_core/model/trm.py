@@ -186,6 +186,34 @@ class TinyRecursiveModel(nn.Module):
                 z_H_here, z_L_here, x_here = z_H_here[going_on], z_L_here[going_on], x_here[going_on]
         return self._output(final[0], final[1], x, Reading(*final[2:]), cycles, [], None)
 
+    def forward_masked(
+        self,
+        z_H: Tensor,
+        z_L: Tensor,
+        capsules: CapsuleState,
+        steps: Tensor,
+        price: Tensor,
+        q_memory: Tensor,
+    ) -> StepOutput:
+        """`forward` in evaluation without a branch on values, for graphs: all rows do every cycle, and those that have
+        left keep what they had.
+        """
+        x, bias = self.embedding(capsules), self.attention_bias(capsules)
+        cycles, left = torch.ones_like(steps), torch.zeros_like(steps, dtype=torch.bool)
+        for number in range(self.recursion.H_cycles):
+            next_H, next_L = self.recursion.cycle(z_H, z_L, x, bias)
+            next_H, _ = self.refine(next_H, capsules.mask)
+            if number:
+                cycles = cycles + ~left
+                next_H, next_L = (
+                    torch.where(left[:, None, None], old, new) for old, new in ((z_H, next_H), (z_L, next_L))
+                )
+            z_H, z_L = next_H, next_L
+            if self.leave_above is not None and number + 1 < self.recursion.H_cycles:
+                left = left | (self.read(z_H, capsules, steps, price, q_memory).halt_logit > self.leave_above)
+        now = self.read(z_H, capsules, steps, price, q_memory)
+        return self._output(z_H, z_L, x, now, cycles, [], None)
+
     def _output(
         self,
         z_H: Tensor,
