@@ -49,9 +49,16 @@ def describe(trained: Trained, stored: str) -> dict[str, Any]:
         "masked": trained.masked,
         "prices": [float(price) for price in trained.prices],
         "class_names": trained.class_names,
-        "config": trained.config.model_dump(mode="json"),
+        "config": config_of_model(trained.config),
         "about": trained.about,
     }
+
+
+def config_of_model(config: Config) -> dict[str, Any]:
+    """The sections that a model is made from, without the paths of the machine that it was trained on."""
+    dumped = config.model_dump(mode="json")
+    dumped["training"]["run_dir"] = None
+    return {name: dumped[name] for name in ("name", "arch", "memory", "dqn", "training")}
 
 
 def write_weights(path: Path, model: TinyRecursiveModel, stored: str) -> None:

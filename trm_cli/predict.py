@@ -1,0 +1,80 @@
+"""`trm predict`: the answers of a trained model to all samples of a file, as JSON lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trm_cli.config_options import JsonOption
+from trm_cli.console import log, out, print_json
+from trm_cli.progress import progress
+
+
+def command(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A capsule file, or an .npz with arrays sketches, children, ...")
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Run directory or exported folder; default: the newest under runs/."),
+    ] = None,
+    out_: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="JSON lines; a call that was stopped goes on.")
+    ] = Path("answers.jsonl"),
+    split: Annotated[
+        str | None, typer.Option(help="Of a capsule file; default: test, validation or train, the first there is.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="learned, threshold, act, never, all; default: as it learned to.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(metavar="P", help="Reward per price unit: higher buys less; default: the run's.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(min=0.0, max=1.0, help="At which 'threshold' halts.")] = 0.95,
+    batch: Annotated[int, typer.Option(min=1, help="Rows that think at once; changes no answer.")] = 64,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write them too.")] = False,
+    decisions: Annotated[
+        bool, typer.Option("--decisions", help="Write what was done after each step, and why.")
+    ] = False,
+    checkpoint: Annotated[str, typer.Option(metavar="latest|best", help="Which checkpoint of a run.")] = "latest",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Answer every sample of a file in constant memory: one line each with prediction, confidence, steps and the
+    capsules opened. Detail of capsules that are not opened is not read.
+
+    Example: trm predict data.h5 --model exported/digits --out answers.jsonl
+    """
+    from dataclasses import asdict
+
+    from trm_core.inference.predictor import Predictor
+    from trm_core.inference.scoring import Settings, open_source, score
+    from trm_core.training.run_dir import newest_run
+    from trm_core.training.stopping import stop_on_signals
+
+    if model is None:
+        model = newest_run()
+        log(f"model: {model} (the newest run)")
+    predictor = Predictor.load(model, device, checkpoint)
+    source = open_source(data, predictor.trained, split)
+    settings = Settings(policy, price, confidence, batch, probabilities, decisions)
+    with stop_on_signals() as stop, progress("answering", total=source.rows) as bar:
+        found = score(
+            predictor,
+            source,
+            out_,
+            settings,
+            lambda done, total: bar.update(done, total=total),
+            lambda: stop.check(f"stopped; answers so far are in {out_}.part", hint="run the same command to go on"),
+        )
+    if json:
+        print_json({**asdict(found), "path": str(found.path)})
+        return
+    if found.resumed_at:
+        log(f"went on after row {found.resumed_at}")
+    out(
+        f"{found.rows} answers: {found.path} ({found.steps:.2f} steps, {found.opened:.2f} capsules opened, "
+        f"{found.spent:.2f} price units per sample)"
+    )
