@@ -21,7 +21,7 @@ ORDER = [
     {"optim"},
     {"training"},
     {"evaluation", "diagnose", "profiling", "inference"},
-    {"export"},
+    {"export", "serving"},
     {"prepare"},
     {"runs", "probe"},
 ]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trm_cli import build_capsules, checkpoints, diagnose, export, inspect_dataset, predict, profile, train
+from trm_cli import build_capsules, checkpoints, diagnose, export, inspect_dataset, predict, profile, serve, train
 from trm_cli import eval as evaluate
 from trm_cli.console import close_stdout, error
 from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError, is_out_of_memory
@@ -137,6 +137,7 @@ app.command("checkpoints")(guarded(checkpoints.command))
 app.command("profile")(guarded(profile.command))
 app.command("export")(guarded(export.command))
 app.command("predict")(guarded(predict.command))
+app.command("serve")(guarded(serve.command))
 
 
 def main() -> None:

@@ -1,0 +1,71 @@
+"""`trm serve`: a trained model behind HTTP."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trm_cli.console import log, out
+
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+
+
+def command(
+    model: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MODEL]", help="Run directory or exported folder; default: the newest under runs/."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="learned, threshold, act, never, all; default: as it learned to.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(metavar="P", help="Reward per price unit: higher buys less; default: the run's.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(min=0.0, max=1.0, help="At which 'threshold' halts.")] = 0.95,
+    batch: Annotated[int, typer.Option(min=1, help="Rows that think at once.")] = 64,
+    max_queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are refused with 503.")] = 4096,
+    max_request_mb: Annotated[float, typer.Option(min=0.001, help="Largest body of a request.")] = 16.0,
+    max_samples: Annotated[int, typer.Option(min=1, help="Most samples of a request.")] = 1024,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that torch computes with.")] = None,
+    checkpoint: Annotated[str, typer.Option(metavar="latest|best", help="Which checkpoint of a run.")] = "latest",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Answer requests until SIGTERM or Ctrl-C, and then those that were accepted: POST /predict, GET /health,
+    GET /metrics.
+
+    Example: trm serve exported/digits --port 8000
+    """
+    from trm_core.errors import UsageError
+
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"trm serve needs {', '.join(missing)}", hint="pip install 'trm[serve]'")
+
+    import torch
+
+    from trm_core.inference.load import load_trained
+    from trm_core.serving.app import Limits
+    from trm_core.serving.server import ServerSettings, serve
+    from trm_core.training.run_dir import newest_run
+
+    if model is None:
+        model = newest_run()
+        log(f"model: {model} (the newest run)")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    trained = load_trained(model, device, checkpoint)
+    limits = Limits(round(max_request_mb * 1e6), max_samples)
+    serve(
+        trained,
+        policy,
+        price,
+        confidence,
+        ServerSettings(host, port, batch, max_queue, limits),
+        lambda address: out(f"serving {model} at {address}"),
+    )
+    log("stopped: everything that was accepted is answered")

@@ -1,0 +1,1 @@
+"""`trm serve`: a trained model behind HTTP, with continuous batching over reasoning steps."""

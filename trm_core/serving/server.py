@@ -1,0 +1,100 @@
+"""The process: a socket, uvicorn, the worker, and an end in which nothing that was accepted is dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import uvicorn
+
+from trm_core.errors import ResourceError, TrmError
+from trm_core.inference.trained import Trained
+from trm_core.serving.app import Limits, make_app
+from trm_core.serving.metrics import Metrics
+from trm_core.serving.worker import Worker
+
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """`port` 0: any that is free."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    batch: int = 64
+    most_waiting: int = 4096
+    limits: Limits = field(default_factory=Limits)
+
+
+class WorkerFailed(TrmError):
+    """The thread that thinks ended with an error: a bug of ours."""
+
+
+def serve(
+    trained: Trained,
+    policy: str | None,
+    price: float | None,
+    confidence: float,
+    settings: ServerSettings,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT; then answer what was accepted. on_ready gets the address.
+
+    Raises ResourceError if the address cannot be had, and WorkerFailed.
+    """
+    metrics = Metrics()
+    acting = trained.policy(policy, price, confidence)
+    worker = Worker(trained, acting, settings.batch, settings.most_waiting, metrics)
+    app = make_app(trained, acting.name, worker, metrics, settings.limits)
+    listening = listen(settings.host, settings.port)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=5)
+    server = Server(config)
+    worker.start()
+    host, port = listening.getsockname()[:2]
+    on_ready(f"http://{host}:{port}")
+    try:
+        asyncio.run(_until_stopped(server, worker, listening))
+    finally:
+        worker.close()
+        listening.close()
+    if worker.failure is not None:
+        raise WorkerFailed(f"the worker failed: {worker.failure}") from worker.failure
+
+
+class Server(uvicorn.Server):
+    """uvicorn's own handlers would kill the process by the signal again, once it has shut down in good order."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _until_stopped(server: Server, worker: Worker, listening: socket.socket) -> None:
+    """At a signal uvicorn takes no new connections and waits for the requests under way; a second changes nothing."""
+
+    def stop() -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+    while not serving.done():
+        await asyncio.wait([serving], timeout=_LOOK_SECONDS)
+        if worker.failure is not None:
+            server.should_exit = True
+    await serving
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Raises ResourceError where the address is taken or none of this machine's."""
+    try:
+        return socket.create_server((host, port), backlog=1024)
+    except (OSError, OverflowError) as error:
+        raise ResourceError(
+            f"cannot listen at {host}:{port}: {error}", hint="choose another --port (0: any that is free) or --host"
+        ) from error

@@ -1,0 +1,144 @@
+"""One thread that thinks: requests wait in a bounded queue, and their rows share the calls of the model.
+
+A row begins at the next reasoning step if there is a place, and leaves when it halts, so a request waits for its own
+rows and for nobody else's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from trm_core.errors import DataError
+from trm_core.evaluation.policies import Policy
+from trm_core.inference.engine import Engine, Finished
+from trm_core.inference.samples import Answer, Sample
+from trm_core.inference.trained import Trained
+from trm_core.serving.metrics import Metrics
+
+
+class QueueFull(Exception):
+    """There is no room for more rows; try again later."""
+
+
+class ShuttingDown(Exception):
+    """Nothing is accepted any more."""
+
+
+@dataclass
+class Request:
+    """Rows that are answered together. `done` gives their answers, or the DataError of one of them."""
+
+    samples: list[Sample]
+    done: Future[list[Answer]] = field(default_factory=Future)
+    answers: dict[int, Answer] = field(default_factory=dict)
+    begun: int = 0  # rows that were handed to the engine
+
+
+class Worker:
+    """Owns the engine. `submit` may be called from any thread."""
+
+    def __init__(self, trained: Trained, policy: Policy, batch: int, most_waiting: int, metrics: Metrics) -> None:
+        self.engine, self.batch, self.most_waiting, self.metrics = Engine(trained, policy), batch, most_waiting, metrics
+        self.waiting: deque[Request] = deque()
+        self.rows_waiting = 0
+        self.changed = threading.Condition()
+        self.closing = False
+        self.failure: BaseException | None = None
+        self.thread = threading.Thread(target=self._work, name="trm-worker", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def submit(self, samples: list[Sample]) -> Future[list[Answer]]:
+        """Raises QueueFull or ShuttingDown."""
+        request = Request(samples)
+        request.done.set_running_or_notify_cancel()  # a client that hangs up cannot cancel it any more
+        with self.changed:
+            if self.closing or self.failure is not None:
+                raise ShuttingDown
+            # A request larger than the queue is taken when nobody waits, or it could never be.
+            if self.rows_waiting and self.rows_waiting + len(samples) > self.most_waiting:
+                raise QueueFull
+            self.waiting.append(request)
+            self.rows_waiting += len(samples)
+            self.metrics.waiting.set(self.rows_waiting)
+            self.changed.notify()
+        return request.done
+
+    def close(self) -> None:
+        """Accept nothing more, answer what was accepted, and end the thread."""
+        with self.changed:
+            self.closing = True
+            self.changed.notify()
+        self.thread.join()
+
+    def _work(self) -> None:
+        try:
+            while self._next():
+                began = time.perf_counter()
+                rows = len(self.engine)
+                through = self.engine.step()
+                self.metrics.step(rows, time.perf_counter() - began)
+                self._settle(through)
+        except BaseException as error:
+            # A bug of ours: whoever waits must hear of it, and the process must end.
+            self._fail(error)
+            raise
+
+    def _next(self) -> bool:
+        """Wait for something to do, and let rows begin; whether there is a step to take."""
+        with self.changed:
+            while not self.waiting and not len(self.engine):
+                if self.closing:
+                    return False
+                self.changed.wait()
+            fresh = self._take(self.batch - len(self.engine))
+        keys, samples = [key for key, _ in fresh], [sample for _, sample in fresh]
+        self._settle(self.engine.admit(keys, samples))
+        return True
+
+    def _take(self, room: int) -> list[tuple[tuple[Request, int], Sample]]:
+        """The next rows, at most `room`, in the order of requests. The lock is held."""
+        fresh: list[tuple[tuple[Request, int], Sample]] = []
+        while self.waiting and len(fresh) < room:
+            request = self.waiting[0]
+            if request.done.done():  # one of its rows was refused
+                self.rows_waiting -= len(request.samples) - request.begun
+                self.waiting.popleft()
+                continue
+            take = min(room - len(fresh), len(request.samples) - request.begun)
+            places = range(request.begun, request.begun + take)
+            fresh += [((request, place), request.samples[place]) for place in places]
+            request.begun += take
+            self.rows_waiting -= take
+            if request.begun == len(request.samples):
+                self.waiting.popleft()
+        self.metrics.waiting.set(self.rows_waiting)
+        return fresh
+
+    def _settle(self, through: list[Finished]) -> None:
+        for one in through:
+            assert isinstance(one.key, tuple)
+            request, place = one.key
+            if request.done.done():
+                continue
+            if one.error is not None:
+                request.done.set_exception(DataError(f"sample {place}: {one.error.message}", hint=one.error.hint))
+                continue
+            assert one.answer is not None
+            request.answers[place] = one.answer
+            self.metrics.answered(one.answer)
+            if len(request.answers) == len(request.samples):
+                request.done.set_result([request.answers[n] for n in range(len(request.samples))])
+
+    def _fail(self, error: BaseException) -> None:
+        with self.changed:
+            self.failure = error
+            lost = {id(t.key[0]): t.key[0] for t in self.engine.thoughts if isinstance(t.key, tuple)}
+            for request in [*self.waiting, *lost.values()]:
+                if not request.done.done():
+                    request.done.set_exception(ShuttingDown())
