@@ -1,0 +1,351 @@
+"""The server: the library's answers, limits, a thousand requests that make no sense, an end that drops nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tiny
+from fastapi.testclient import TestClient
+
+from trm_core.data.store import open_capsules
+from trm_core.errors import DataError
+from trm_core.inference.predictor import Predictor
+from trm_core.inference.samples import samples_of
+from trm_core.serving.app import Limits, make_app
+from trm_core.serving.metrics import Metrics
+from trm_core.serving.worker import QueueFull, ShuttingDown, Worker
+
+SURE = 0.6  # of this run's samples some are after one step, some never
+
+
+@pytest.fixture(scope="module")
+def predictor(trained_run: Path) -> Predictor:
+    return Predictor.load(trained_run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def fields(capsule_file: Path) -> dict[str, Any]:
+    with open_capsules(capsule_file) as file:
+        return file.read("validation", slice(0, 40), ["sketches", "children"])
+
+
+def as_json(fields: dict[str, Any], rows: range | list[int]) -> list[dict[str, Any]]:
+    return [{name: values[row].astype(float).tolist() for name, values in fields.items()} for row in rows]
+
+
+@pytest.fixture
+def worker(predictor: Predictor) -> Iterator[Worker]:
+    made = Worker(predictor.trained, predictor.policy("threshold", confidence=SURE), 8, 64, Metrics())
+    made.start()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(predictor: Predictor, worker: Worker) -> Iterator[TestClient]:
+    app = make_app(predictor.trained, "threshold", worker, worker.metrics, Limits(200_000, 50))
+    with TestClient(app, raise_server_exceptions=False) as found:
+        yield found
+
+
+def test_answers_are_the_librarys(client: TestClient, predictor: Predictor, fields: dict[str, Any]) -> None:
+    """Requests of different sizes at the same time, from many threads."""
+    expected = predictor.predict(policy="threshold", confidence=SURE, **fields)
+    assert len({answer.steps for answer in expected}) > 1
+
+    def ask(number: int) -> None:
+        rows = [(number * 7 + n) % 40 for n in range(1 + number % 5)]
+        body = {"samples": as_json(fields, rows), "probabilities": True, "decisions": number % 2 == 0}
+        answer = client.post("/predict", json=body)
+        assert answer.status_code == 200, answer.text
+        for row, found in zip(rows, answer.json()["answers"], strict=True):
+            record = expected[row].as_record(True)
+            for name in ("prediction", "label", "steps", "opened", "spent"):
+                assert found[name] == record[name]
+            assert found["confidence"] == pytest.approx(record["confidence"], abs=2e-6)
+            assert found["probabilities"] == pytest.approx(record["probabilities"], abs=2e-6)
+            assert ("decisions" in found) == (number % 2 == 0)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, range(60)))
+    text = client.get("/metrics").text
+    assert 'trm_requests_total{code="200",path="/predict"} 60.0' in text
+    health = client.get("/health").json()
+    assert (health["status"], health["rows_waiting"], health["rows_thinking"]) == ("ok", 0, 0)
+
+
+def test_rows_of_several_requests_share_a_step(predictor: Predictor, fields: dict[str, Any]) -> None:
+    made = Worker(predictor.trained, predictor.policy("never"), 8, 64, Metrics())
+    samples = list(samples_of(fields, predictor.trained))
+    futures = [made.submit([sample]) for sample in samples[:8]]
+    made.start()
+    for future in futures:
+        future.result(timeout=20)
+    made.close()
+    text = made.metrics.text().decode()
+    steps = predictor.trained.max_steps
+    assert f"trm_step_rows_count {steps}.0" in text  # eight rows, and no more calls than one of them takes
+    assert f"trm_step_rows_sum {8 * steps}.0" in text
+
+
+def test_a_request_larger_than_the_batch_is_answered(worker: Worker, predictor: Predictor, fields: Any) -> None:
+    answers = worker.submit(list(samples_of(fields, predictor.trained))).result(timeout=20)
+    assert [a.prediction for a in answers] == [
+        a.prediction for a in predictor.predict(policy="threshold", confidence=SURE, **fields)
+    ]
+
+
+def test_a_full_queue_says_so(predictor: Predictor, fields: dict[str, Any]) -> None:
+    waiting = Worker(predictor.trained, predictor.policy("never"), 8, 10, Metrics())  # not started
+    app = make_app(predictor.trained, "never", waiting, waiting.metrics, Limits())
+    samples = list(samples_of(fields, predictor.trained))
+    waiting.submit(samples[:8])
+    with pytest.raises(QueueFull):
+        waiting.submit(samples[:8])
+    with TestClient(app) as client:
+        answer = client.post("/predict", json={"samples": as_json(fields, range(3))})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    waiting.start()
+    waiting.close()
+    with pytest.raises(ShuttingDown):
+        waiting.submit(samples[:1])
+
+
+def test_closing_answers_what_waits(predictor: Predictor, fields: dict[str, Any]) -> None:
+    made = Worker(predictor.trained, predictor.policy("never"), 4, 100, Metrics())
+    futures = [made.submit([sample]) for sample in samples_of(fields, predictor.trained)]
+    made.start()
+    made.close()
+    assert all(future.done() and future.exception() is None for future in futures)
+
+
+def test_a_refused_row_is_its_requests_alone(worker: Worker, predictor: Predictor, fields: Any) -> None:
+    with_children = list(samples_of(fields, predictor.trained))
+    without = list(samples_of({"sketches": fields["sketches"]}, predictor.trained))
+    futures: list[Future[Any]] = [worker.submit(without), *(worker.submit([sample]) for sample in with_children[:20])]
+    with pytest.raises(DataError, match=r"sample \d+: capsule \d is to be opened"):
+        futures[0].result(timeout=20)
+    assert all(len(future.result(timeout=20)) == 1 for future in futures[1:])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_in_the_worker_is_heard_of(predictor: Predictor, fields: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Worker(predictor.trained, predictor.policy("never"), 4, 100, Metrics())
+
+    def broken() -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(made.engine, "step", broken)
+    futures = [made.submit([sample]) for sample in samples_of(fields, predictor.trained)]
+    made.start()
+    made.thread.join()
+    assert all(isinstance(future.exception(timeout=5), ShuttingDown) for future in futures)
+    app = make_app(predictor.trained, "never", made, made.metrics, Limits())
+    with TestClient(app) as client:
+        assert client.get("/health").status_code == 500
+        assert client.post("/predict", json={"samples": as_json(fields, [0])}).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        (b"", 422, "no JSON"),
+        (b"{", 422, "no JSON"),
+        (b"[" * 50_000, 422, "no JSON"),
+        (b"\xff\xfe", 422, "no JSON"),
+        (b"[]", 422, "no object"),
+        (b"{}", 422, "samples is no list"),
+        (b'{"samples": []}', 422, "samples is no list"),
+        (b'{"samples": [1]}', 422, "sample 0 is no object"),
+        (b'{"samples": [{}]}', 422, "sample 0: no sketches"),
+        (b'{"samples": [{"sketches": NaN}]}', 422, "NaN is not allowed"),
+        (b'{"samples": [{"sketches": [[1]]}]}', 422, "sketches has 1 entries where 4"),
+        (b'{"samples": [{"sketches": [[1, 2, "3"], [], [], []]}]}', 422, "sketches[0][2] holds '3'"),
+        (b'{"samples": [{"sketches": [[1, 2, true], [], [], []]}]}', 422, "holds 'True'"),
+        (b'{"samples": [{"sketches": [[1, 2, 1e999], [1,1,1], [1,1,1], [1,1,1]]}]}', 422, "NaN or infinity"),
+        (b'{"samples": [{"sketches": [[1, 2, ' + b"9" * 400 + b"], [1,1,1], [1,1,1], [1,1,1]]}]}", 422, "sample 0"),
+        (b'{"samples": [{"sketch": []}]}', 422, "unknown field 'sketch'"),
+        (b'{"samples": [{}], "what": 1}', 422, "unknown field 'what'"),
+        (b'{"samples": [{}], "decisions": 1}', 422, "neither true nor false"),
+        (b'{"samples": [' + b"{}," * 60 + b"{}]}", 422, "at most 50"),
+        (b" " * 200_001, 413, "larger than 200000"),
+    ],
+)
+def test_bad_bodies_are_named(client: TestClient, body: bytes, code: int, message: str) -> None:
+    answer = client.post("/predict", content=body)
+    assert answer.status_code == code, answer.text
+    assert message in answer.json()["error"]
+
+
+def test_a_body_without_a_length_is_cut_off(client: TestClient) -> None:
+    sent = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(100):
+            sent += 1
+            yield b" " * 10_000
+
+    assert client.post("/predict", content=pieces()).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"), [("GET", "/predict", 405), ("POST", "/health", 405), ("GET", "/x", 404)]
+)
+def test_other_requests_are_refused(client: TestClient, method: str, path: str, code: int) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == code
+    assert answer.json()["error"]
+
+
+def malformed(generator: random.Random, good: str) -> bytes:
+    """A good request with something wrong, somewhere."""
+    record = json.loads(good)
+    sample = generator.choice(record["samples"])
+    kind = generator.randrange(9)
+    field = generator.choice(list(sample))
+    junk: list[Any] = [None, True, "x", -1, 1e400, {}, [], [[]], 10**400, "\ud800", {"a": {"b": []}}]
+    if kind == 0:
+        text = good.encode()
+        place = generator.randrange(len(text))
+        return text[:place] + bytes([generator.randrange(256)]) * generator.randrange(3) + text[place + 1 :]
+    if kind == 1:
+        return good.encode()[: generator.randrange(len(good))]
+    if kind == 2:
+        return generator.randbytes(generator.randrange(300))
+    if kind == 3:
+        sample[field] = generator.choice(junk)
+    elif kind == 4:
+        inner = sample[field]
+        while isinstance(inner[0], list) and generator.random() < 0.7:
+            inner = generator.choice(inner)
+        inner[generator.randrange(len(inner))] = generator.choice(junk)
+    elif kind == 5:
+        inner = sample[field]
+        inner.pop() if generator.random() < 0.5 else inner.append(inner[0])
+    elif kind == 6:
+        record[generator.choice(["samples", "probabilities", "decisions", "", "__proto__"])] = generator.choice(junk)
+    elif kind == 7:
+        del sample[field]
+    else:
+        return b'{"samples":' * generator.randrange(1, 3000) + good.encode()
+    return json.dumps(record).encode()
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_thousand_malformed_requests(client: TestClient, fields: dict[str, Any], seed: int) -> None:
+    generator = random.Random(seed)
+    good = json.dumps({"samples": as_json(fields, range(2))})
+    codes: dict[int, int] = {}
+    for _ in range(1000 if seed else 200):
+        answer = client.post("/predict", content=malformed(generator, good))
+        codes[answer.status_code] = codes.get(answer.status_code, 0) + 1
+        assert answer.status_code < 500, answer.text
+        if answer.status_code != 200:
+            assert answer.json()["error"]
+    assert codes[422] > 50
+    assert client.post("/predict", content=good).status_code == 200
+
+
+def start(run: Path, tmp_path: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trm_cli.main", "serve", str(run), "--port", "0", *options],
+        env=tiny.environment(tmp_path),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert "http://127.0.0.1:" in line, process.communicate()
+    return process, line.split()[-1]
+
+
+def test_a_signal_under_load_drops_nothing(
+    trained_run: Path, tmp_path: Path, fields: Any, predictor: Predictor
+) -> None:
+    process, address = start(trained_run, tmp_path, "--policy", "threshold", "--confidence", str(SURE))
+    expected = predictor.predict(policy="threshold", confidence=SURE, **fields)
+    sent, answered, refused, wrong = 0, 0, 0, 0
+    lock, stopped = threading.Lock(), threading.Event()
+
+    def ask(number: int) -> None:
+        """A new connection for each, so that one that was accepted is one that must be answered."""
+        nonlocal sent, answered, refused, wrong
+        while not stopped.is_set():
+            try:
+                with httpx.Client() as client:
+                    body = {"samples": as_json(fields, [number])}
+                    answer = client.post(f"{address}/predict", json=body, timeout=30)
+            except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError) as error:
+                with lock:
+                    # Never taken from the queue of the system: that is no promise broken.
+                    refused += isinstance(error, httpx.ConnectError)
+                    wrong += isinstance(error, httpx.RemoteProtocolError)
+                return
+            with lock:
+                answered += 1
+                wrong += answer.status_code != 200
+                wrong += answer.json()["answers"][0]["prediction"] != expected[number].prediction[0]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for _ in range(200):
+        if answered > 100:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    stopped.set()
+    for thread in threads:
+        thread.join()
+    assert process.returncode == 0, errors
+    assert "everything that was accepted is answered" in errors
+    assert "Traceback" not in errors
+    assert answered > 100
+    assert wrong == 0
+
+
+def test_an_address_that_is_taken(trained_run: Path, tmp_path: Path) -> None:
+    process, address = start(trained_run, tmp_path)
+    second = tiny.run_trm("serve", str(trained_run), "--port", address.rpartition(":")[2], cwd=tmp_path)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert second.returncode == 6
+    assert "cannot listen at 127.0.0.1" in second.stderr
+
+
+def test_missing_packages_are_named(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else original(name))
+    done = tiny.invoke("serve", trained_run)
+    assert done.returncode == 2
+    assert "trm serve needs uvicorn" in done.stderr
+    assert "pip install 'trm[serve]'" in done.stderr
+
+
+def test_numbers_are_read_as_they_are_written(predictor: Predictor) -> None:
+    from trm_core.serving.requests import parse
+
+    sketches = np.random.default_rng(0).normal(size=(tiny.K, tiny.D))
+    question = parse(json.dumps({"samples": [{"sketches": sketches.tolist()}]}).encode(), predictor.trained, 5)
+    assert np.array_equal(question.samples[0].sketches, sketches.astype(np.float32))
