@@ -93,7 +93,16 @@ async def _until_stopped(server: Server, worker: Worker, listening: socket.socke
 def listen(host: str, port: int) -> socket.socket:
     """Raises ResourceError where the address is taken or none of this machine's."""
     try:
-        return socket.create_server((host, port), backlog=1024)
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )[0]
+        # Named as TCP, which `socket.create_server` leaves open: asyncio turns off Nagle's algorithm only where it reads
+        # that, and an answer then waits 40 ms for the client to acknowledge its header.
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(1024)
+        return listening
     except (OSError, OverflowError) as error:
         raise ResourceError(
             f"cannot listen at {host}:{port}: {error}", hint="choose another --port (0: any that is free) or --host"
