@@ -22,7 +22,7 @@ from trm_core.export.export import export_run
 from trm_core.export.graph import traced
 from trm_core.export.step import ReasoningStep
 from trm_core.export.verify import compare_steps
-from trm_core.inference.folder import CONFIG, WEIGHTS
+from trm_core.inference.folder import CONFIG, WEIGHTS, sha256_of
 from trm_core.inference.predictor import Predictor
 from trm_core.inference.trained import Trained
 
@@ -240,7 +240,7 @@ def test_a_forged_config_is_refused(exported: Path, tmp_path: Path, change: str)
     assert "forged" in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "renamed", "unscaled"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped", "renamed", "unscaled"])
 def test_damaged_weights_are_refused(exported: Path, tmp_path: Path, damage: str) -> None:
     folder = shutil.copytree(exported, tmp_path / "damaged")
     path = folder / WEIGHTS
@@ -250,9 +250,16 @@ def test_damaged_weights_are_refused(exported: Path, tmp_path: Path, damage: str
         path.write_bytes(path.read_bytes()[:-10])
     elif damage == "gone":
         path.unlink()
+    elif damage == "flipped":
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 1
+        path.write_bytes(data)
     elif damage == "renamed":
         save_file({**{k: v for k, v in tensors.items() if k != name}, "other": tensors[name]}, path)
     else:
         save_file(tensors | {name: tensors[name].to(torch.int8)}, path)
+    if damage in ("renamed", "unscaled"):  # by somebody who vouches for it
+        record = json.loads((folder / CONFIG).read_text())
+        (folder / CONFIG).write_text(json.dumps(record | {"weights_sha256": sha256_of(path)}))
     with pytest.raises(CheckpointError, match="damaged"):
         Predictor.load(folder, device="cpu")

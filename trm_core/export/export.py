@@ -82,9 +82,9 @@ def _write(
     recorded, split = Path(original.about["data"]), str(original.about["split"])
     about = {**original.about, "data": recorded.name}
     original = replace(original, about=about)
-    record = describe(original, stored)
-    (folder / CONFIG).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     write_weights(folder / WEIGHTS, original.model, stored)
+    record = describe(original, stored, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     # From here on what lies on the disk counts: these are the weights that others will have.
     trained = read_folder(folder, original.device)
     with open_capsules(recorded) as file:

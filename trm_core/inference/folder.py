@@ -7,6 +7,7 @@ stranger's `config.json` is checked before memory is given for it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -36,14 +37,15 @@ STORED = ("float32", "bfloat16", "int8")
 _MOST_CLASSES = 10_000_000
 
 
-def describe(trained: Trained, stored: str) -> dict[str, Any]:
-    """`config.json`: all that the answers depend on but for the weights."""
+def describe(trained: Trained, stored: str, weights: Path) -> dict[str, Any]:
+    """`config.json`: all that the answers depend on but for the weights, and the hash of their file."""
     model = trained.model
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "model_type": "trm",
         "weights": stored,
+        "weights_sha256": sha256_of(weights),
         "shape": asdict(model.data),
         "cmi": model.cmi_head is not None,
         "masked": trained.masked,
@@ -52,6 +54,15 @@ def describe(trained: Trained, stored: str) -> dict[str, Any]:
         "config": config_of_model(trained.config),
         "about": trained.about,
     }
+
+
+def sha256_of(path: Path) -> str:
+    """Raises CheckpointError where the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}", hint="export the run again") from error
 
 
 def config_of_model(config: Config) -> dict[str, Any]:
@@ -91,6 +102,7 @@ def read_folder(path: Path, device: torch.device) -> Trained:
         _require(prices.shape == (shape.num_capsules,), "prices are not one per capsule")
         _require(bool(np.isfinite(prices).all() and (prices > 0).all()), "prices are not all above 0")
         _require(type(with_cmi) is bool and type(masked) is bool, "cmi or masked is neither true nor false")
+        promised = record["weights_sha256"]
         _require(stored in STORED, f"weights are {stored!r:.40}")
         _require(shape.num_classes <= _MOST_CLASSES, "too many classes")
         named = names is None or (
@@ -99,6 +111,10 @@ def read_folder(path: Path, device: torch.device) -> Trained:
         _require(named, "class_names are not a text per class")
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise CheckpointError(f"{path / CONFIG} does not describe a model: {_brief(error)}") from error
+    if sha256_of(path / WEIGHTS) != promised:
+        raise CheckpointError(
+            f"{path / WEIGHTS} is damaged: its sha256 is not the one in {CONFIG}", hint="export the run again"
+        )
     weights = read_weights(path / WEIGHTS)
     with torch.device("meta"):  # sizes that the weights do not have must not be given memory
         expected = TinyRecursiveModel(config, shape, with_cmi=with_cmi).state_dict()

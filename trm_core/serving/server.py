@@ -96,7 +96,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
         )[0]
-        # Named as TCP, which `socket.create_server` leaves open: asyncio turns off Nagle's algorithm only where it reads
+        # Named as TCP, which `create_server` leaves open: asyncio turns off Nagle's algorithm only where it reads
         # that, and an answer then waits 40 ms for the client to acknowledge its header.
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
