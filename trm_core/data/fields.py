@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 FORMAT = "trm-capsules"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # the newest that is read; what a file is written with: the writer
 SPLITS = ("train", "validation", "test")
 IGNORE_LABEL = -100
 CONTROL_SYMBOLS = 4  # ids 0-3 of the token vocabulary; concept c is id c + 4
 PRICES = "prices"
+ENCODERS = "encoders"
 
 
 @dataclass(frozen=True)

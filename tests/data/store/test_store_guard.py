@@ -334,7 +334,7 @@ def other_format(h5: h5py.File, folder: Path) -> None:
 
 @attack("has schema version 2; this version of trm reads up to 1")
 def newer(h5: h5py.File, folder: Path) -> None:
-    h5.attrs["schema_version"] = 2
+    h5.attrs["schema_version"] = 3
 
 
 @attack("has schema version 0")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from trm_core.data.build.array_files import ArrayFile, MemoryArray, open_arrays
 from trm_core.data.build.encoders import Encoded, State
 from trm_core.data.build.forest import is_forest
+from trm_core.data.build.recorded import Arrays, Spec
 from trm_core.data.build.records import Log, Record, digest_bytes
 from trm_core.data.fields import FIELDS, IGNORE_LABEL
 from trm_core.errors import DataError
@@ -64,21 +65,22 @@ class ArraysReader:
 
 
 class ArraysEncoder:
-    """Passes embeddings through; `like` is the first reader, whose row shapes every source must have."""
+    """Passes embeddings through; `shapes` are the row shapes of each field, which every source must have."""
 
     name = "none"
     default_sketch = "mean"
     masks = False
 
-    def __init__(self, like: ArraysReader) -> None:
-        self.num_capsules, *_, self.dim = like.shapes.get("children") or like.shapes["sketches"]
-        self.num_children = like.shapes["children"][1] if "children" in like.shapes else 0
-        self.given_checksums = 0 if self.num_children else like.shapes.get("checksums", (0, 0))[1]
-        self.label_rank = 2 if like.label_rank == 2 else 1
-        self.parents = "parents" in like.shapes
-        row_bytes = 4 * sum(int(np.prod(shape)) for shape in like.shapes.values())
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], label_rank: int = 0) -> None:
+        self.shapes = dict(shapes)
+        self.num_capsules, *_, self.dim = shapes.get("children") or shapes["sketches"]
+        self.num_children = shapes["children"][1] if "children" in shapes else 0
+        self.given_checksums = 0 if self.num_children else shapes.get("checksums", (0, 0))[1]
+        self.label_rank = 2 if label_rank == 2 else 1
+        self.parents = "parents" in shapes
+        row_bytes = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
         self.fit_rows = max(1, min(20_000, _FIT_BYTES // row_bytes))
-        self._names = sorted(like.shapes)
+        self._names = sorted(shapes)
 
     def fit(self, contents: Sequence[Any], seed: int) -> None:
         """Nothing to learn."""
@@ -101,9 +103,29 @@ class ArraysEncoder:
 
     def load_state(self, state: State) -> None:
         """Nothing to restore."""
+        Arrays(state).close()
 
     def settings(self) -> dict[str, Any]:
         return {"arrays": self._names}
+
+    def spec(self) -> dict[str, Any]:
+        """Labels are no part of it: a sample is encoded without them."""
+        return {name: list(self.shapes[name]) for name in self._names}
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> Self:
+        shapes = {name: spec.wholes(name) for name in (*_EMBEDDINGS, "parents") if name in spec}
+        spec.close()
+        if "sketches" not in shapes and "children" not in shapes:
+            raise DataError(f"{spec.what} has neither sketches nor children")
+        sizes: dict[str, int] = {}
+        for name, shape in shapes.items():
+            if len(shape) + 1 not in FIELDS[name].ranks:
+                raise DataError(f"{spec.what}: {name} has shape {list(shape)}, expected {FIELDS[name].shape_text()}")
+            for axis, size in zip(FIELDS[name].axes_of_rank(len(shape) + 1)[1:], shape, strict=True):
+                if sizes.setdefault(axis, size) != size:
+                    raise DataError(f"{spec.what}: its shapes disagree in {axis}: {shapes}")
+        return cls(shapes)
 
 
 def array_reader(path: str, label: str | None, log: Log) -> ArraysReader:

@@ -29,7 +29,12 @@ class DigitsReader:
 
     def records(self, *, digests: bool) -> Iterator[Record]:
         for image, label in zip(self._images, self._labels, strict=True):
-            yield Record((image / MAX_VALUE)[:, :, None], digest_array(image) if digests else 0, str(int(label)))
+            yield Record(digit_picture(image), digest_array(image) if digests else 0, str(int(label)))
+
+
+def digit_picture(image: np.ndarray) -> np.ndarray:
+    """float32 [8, 8, 1] in [0, 1] of float32 [8, 8] in [0, 16]."""
+    return (image / MAX_VALUE)[:, :, None]
 
 
 def digits_sha256() -> str:

@@ -9,17 +9,19 @@ of an output cell is the input cell at the same place, which is what it is made 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from trm_core.data.build.arc import COLOURS, MAX_SIDE, GridPair
 from trm_core.data.build.encoders import Encoded, State
 from trm_core.data.build.lattice import Lattice, factor
+from trm_core.data.build.recorded import Arrays, Spec
 from trm_core.errors import ConfigError
 
 OUTSIDE = COLOURS
 FEATURES = COLOURS + 3
+_MAX_CELLS = 1 << 14  # of what a recorded encoder has: there are no more places on two grids
 
 
 class ArcEncoder:
@@ -69,9 +71,19 @@ class ArcEncoder:
 
     def load_state(self, state: State) -> None:
         """Nothing to restore."""
+        Arrays(state).close()
 
     def settings(self) -> dict[str, Any]:
         return {"cells": list(self._cells), "subcells": list(self._subcells), "features": FEATURES, "grids": 2}
+
+    def spec(self) -> dict[str, Any]:
+        return {"num_capsules": self.num_capsules, "num_children": self.num_children, "dim": self.dim}
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> Self:
+        sizes = spec.whole("num_capsules", 2, _MAX_CELLS), spec.whole("num_children", 1, _MAX_CELLS), spec.whole("dim")
+        spec.close()
+        return cls(*sizes)
 
     def _cut(self, grid: np.ndarray) -> np.ndarray:
         """[k / 2, m, FEATURES] of one grid [h, w]."""

@@ -7,19 +7,22 @@ training pictures, scaled so that a training patch has RMS 1 per dimension.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from trm_core.data.build.encoders import Encoded, State
 from trm_core.data.build.lattice import Lattice
 from trm_core.data.build.pictures import to_picture
+from trm_core.data.build.recorded import Arrays, Spec
 from trm_core.errors import DataError
 
 MAX_PIXEL_DIM = 64
 _FIT_BYTES = 64 << 20
 _FIT_PATCHES = 20_000
 _PCA_BATCH = 4096
+_MAX_SIDE, _MAX_PIXELS = 1 << 20, 1 << 28  # of what a recorded encoder takes
+_MAX_CHANNELS = 256
 
 
 class PictureEncoder:
@@ -64,8 +67,27 @@ class PictureEncoder:
             "subcell_pixels": list(self.lattice.subcell_shape),
         }
 
+    def spec(self) -> dict[str, Any]:
+        return spec_of_lattice(self.lattice) | {"channels": self.channels, "dim": self.dim}
 
-class PixelEncoder(PictureEncoder):
+
+class _FixedPictureEncoder(PictureEncoder):
+    """Made from a lattice, channels and D alone."""
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> Self:
+        lattice = recorded_lattice(spec)
+        made = cls(lattice, spec.whole("channels", 1, _MAX_CHANNELS), spec.whole("dim"))
+        spec.close()
+        return made
+
+    @property
+    def patch_values(self) -> int:
+        rows, columns = self.lattice.subcell_shape
+        return rows * columns * self.channels
+
+
+class PixelEncoder(_FixedPictureEncoder):
     """Children are the raw pixels of their sub-cell in [0, 1]; nothing is fitted."""
 
     name = "pixels"
@@ -81,9 +103,12 @@ class PixelEncoder(PictureEncoder):
 
     def load_state(self, state: State) -> None:
         """Nothing to restore."""
+        Arrays(state).close()
+        if self.patch_values > self.dim:
+            raise DataError(f"a sub-cell has {self.patch_values} values, more than the {self.dim} of dim")
 
 
-class PatchPCAEncoder(PictureEncoder):
+class PatchPCAEncoder(_FixedPictureEncoder):
     """Children are sub-cells projected on the strongest directions of training sub-cells."""
 
     name = "patch-pca"
@@ -128,11 +153,38 @@ class PatchPCAEncoder(PictureEncoder):
         }
 
     def load_state(self, state: State) -> None:
-        self._mean, self._components = state["mean"], state["components"]
-        self._scale, self._kept = state["scale"], float(state["kept"])
+        with Arrays(state) as arrays:
+            self._mean = arrays.take("mean", "float32", (self.patch_values,))
+            self._components = arrays.take("components", "float32", (None, self.patch_values))
+            self._scale = arrays.take("scale", "float32", ())
+            self._kept = float(arrays.take("kept", "float64", ()))
+        if len(self._components) > self.dim:
+            raise DataError(f"array components has {len(self._components)} rows, more than the {self.dim} of dim")
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"components": len(self._components), "variance_kept": round(self._kept, 4)}
+
+
+def spec_of_lattice(lattice: Lattice) -> dict[str, Any]:
+    return {
+        "height": lattice.height,
+        "width": lattice.width,
+        "cells": list(lattice.cells),
+        "subcells": list(lattice.subcells),
+    }
+
+
+def recorded_lattice(spec: Spec) -> Lattice:
+    """Raises `DataError` for more cells than pixels."""
+    lattice = Lattice(
+        spec.whole("height", 1, _MAX_SIDE), spec.whole("width", 1, _MAX_SIDE), spec.pair("cells"), spec.pair("subcells")
+    )
+    if lattice.height * lattice.width > _MAX_PIXELS:
+        raise DataError(f"{spec.what}: pictures of {lattice.height} x {lattice.width} are beyond any that is decoded")
+    for axis, size in enumerate((lattice.height, lattice.width)):
+        if lattice.cells[axis] * lattice.subcells[axis] > size:
+            raise DataError(f"{spec.what}: more cells than pixels: {lattice}")
+    return lattice
 
 
 def _widen(children: np.ndarray, dim: int) -> np.ndarray:

@@ -6,16 +6,17 @@ Needs `pip install 'trm[vision]'`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from trm_core.data.build.encode_images import PictureEncoder
+from trm_core.data.build.encode_images import PictureEncoder, recorded_lattice
 from trm_core.data.build.encoders import Encoded, State
-from trm_core.data.build.extras import ModelSpec
+from trm_core.data.build.extras import PICTURE_ENCODERS, ModelSpec, recorded_model
 from trm_core.data.build.lattice import Lattice
 from trm_core.data.build.pretrained import PretrainedModel
 from trm_core.data.build.pretrained_vision import load_open_clip, load_timm
+from trm_core.data.build.recorded import Spec
 from trm_core.data.build.reduction import Reduction
 from trm_core.errors import ConfigError
 
@@ -52,8 +53,17 @@ class PretrainedPictureEncoder(PictureEncoder):
         return self._reduction.state() | self._model.state()
 
     def load_state(self, state: State) -> None:
-        self._model.load_state(state)
-        self._reduction.load_state(state)
+        self._reduction.load_state(self._model.load_state(state))
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | self._reduction.settings() | self._model.settings()
+
+    def spec(self) -> dict[str, Any]:
+        return super().spec() | {"model": self._model.spec.record()}
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> Self:
+        lattice, channels, dim = recorded_lattice(spec), spec.whole("channels", 1, 4), spec.whole("dim")
+        model = recorded_model(spec.part("model"), PICTURE_ENCODERS)
+        spec.close()
+        return cls(lattice, channels, dim, model)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from trm_core.data.build.encoders import State
-from trm_core.data.build.extras import ModelSpec, import_encoder
+from trm_core.data.build.extras import TEXT_ENCODERS, ModelSpec, import_encoder, recorded_model
 from trm_core.data.build.phrases import PhraseEncoder
 from trm_core.data.build.pretrained import Loaded, PretrainedModel
+from trm_core.data.build.recorded import Spec
 from trm_core.data.build.reduction import Reduction
 
 
@@ -44,11 +45,20 @@ class SentenceEncoder(PhraseEncoder):
         return self._reduction.state() | self._model.state()
 
     def load_state(self, state: State) -> None:
-        self._model.load_state(state)
-        self._reduction.load_state(state)
+        self._reduction.load_state(self._model.load_state(state))
 
     def settings(self) -> dict[str, Any]:
         return self._reduction.settings() | self._model.settings()
+
+    def spec(self) -> dict[str, Any]:
+        return super().spec() | {"model": self._model.spec.record()}
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> Self:
+        sizes = spec.whole("num_capsules"), spec.whole("num_children"), spec.whole("dim")
+        model = recorded_model(spec.part("model"), TEXT_ENCODERS)
+        spec.close()
+        return cls(*sizes, model)
 
 
 def load_sentence_model(spec: ModelSpec, device: str) -> Loaded:

@@ -7,18 +7,20 @@ last, by rank where its categories fit and by a fixed hash otherwise, with the m
 from __future__ import annotations
 
 import difflib
+import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from trm_core.config.schema import BuildConfig
 from trm_core.data.build.encoders import Encoded, State
+from trm_core.data.build.recorded import Arrays, Spec, as_bytes
 from trm_core.data.build.records import Log
 from trm_core.data.build.tables import Column, is_missing, to_number
-from trm_core.errors import ConfigError
+from trm_core.errors import ConfigError, DataError
 
 _MAX_AUTO_DIM = 16
 _FIT_ROWS = 100_000
@@ -44,8 +46,8 @@ class TableEncoder:
     fit_rows = _FIT_ROWS
 
     def __init__(self, columns: Sequence[Column], groups: Sequence[Group], num_children: int, dim: int) -> None:
-        self._columns = list(columns)
-        self._groups = list(groups)
+        self.columns = list(columns)
+        self.groups = list(groups)
         self.num_capsules = len(groups)
         self.num_children = num_children
         self.dim = dim
@@ -54,7 +56,7 @@ class TableEncoder:
         self._ranks: list[dict[str, int]] = [{} for _ in columns]
 
     def fit(self, contents: Sequence[tuple[str, ...]], seed: int) -> None:
-        for number, column in enumerate(self._columns):
+        for number, column in enumerate(self.columns):
             cells = [row[number] for row in contents if not is_missing(row[number])]
             if column.numeric:
                 values = np.asarray([float(cell) for cell in cells])
@@ -67,30 +69,54 @@ class TableEncoder:
     def encode(self, contents: Sequence[tuple[str, ...]]) -> Encoded:
         children = np.zeros((len(contents), self.num_capsules, self.num_children, self.dim), dtype=np.float32)
         real = np.zeros(children.shape[:3], dtype=bool)
-        for capsule, group in enumerate(self._groups):
+        for capsule, group in enumerate(self.groups):
             for child, number in enumerate(group.columns):
                 real[:, capsule, child] = True
                 self._encode_column(number, [row[number] for row in contents], children[:, capsule, child])
         return Encoded(children, real)
 
     def state(self) -> State:
-        state: State = {"mean": self._mean, "spread": self._spread}
-        for number, ranks in enumerate(self._ranks):
-            if ranks:
-                # Cells hold no NUL in a text file; a plain byte array needs no pickle.
-                state[f"categories{number}"] = np.frombuffer("\0".join(ranks).encode(), dtype=np.uint8)
-        return state
+        # One list per column, empty for numbers and where categories are hashed; as JSON, for a cell may hold anything.
+        categories = json.dumps([list(ranks) for ranks in self._ranks])
+        return {"mean": self._mean, "spread": self._spread, "categories": as_bytes(categories)}
 
     def load_state(self, state: State) -> None:
-        self._mean, self._spread = state["mean"], state["spread"]
-        for number in range(len(self._columns)):
-            if f"categories{number}" in state:
-                self._set_categories(number, state[f"categories{number}"].tobytes().decode().split("\0"))
+        with Arrays(state) as arrays:
+            self._mean = arrays.take("mean", "float64", (len(self.columns),))
+            self._spread = arrays.take("spread", "float64", (len(self.columns),))
+            text = arrays.text("categories")
+        if not (self._spread > 0).all():
+            raise DataError("array spread holds a number that is not above 0")
+        for number, categories in enumerate(_categories(text, len(self.columns))):
+            self._set_categories(number, categories)
+
+    def spec(self) -> dict[str, Any]:
+        return {
+            "columns": [column.name for column in self.columns],
+            "numeric": [number for number, column in enumerate(self.columns) if column.numeric],
+            "groups": [[group.name, list(group.columns)] for group in self.groups],
+            "num_children": self.num_children,
+            "dim": self.dim,
+        }
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> Self:
+        names = spec.texts("columns")
+        numeric = set(spec.wholes("numeric", 0, len(names) - 1))
+        groups = [_recorded_group(spec, item, len(names)) for item in spec.items("groups")]
+        num_children, dim = spec.whole("num_children"), spec.whole("dim", 2)
+        spec.close()
+        if not groups or max(len(group.columns) for group in groups) > num_children:
+            raise DataError(f"{spec.what}: its groups do not fit num_children={num_children}")
+        if len(set(names)) < len(names):
+            raise DataError(f"{spec.what}: two columns have one name")
+        columns = [Column(name, number in numeric, 0) for number, name in enumerate(names)]
+        return cls(columns, groups, num_children, dim)
 
     def settings(self) -> dict[str, Any]:
         return {
-            "groups": {group.name: [self._columns[number].name for number in group.columns] for group in self._groups},
-            "numeric": [column.name for column in self._columns if column.numeric],
+            "groups": {group.name: [self.columns[number].name for number in group.columns] for group in self.groups},
+            "numeric": [column.name for column in self.columns if column.numeric],
         }
 
     def _set_categories(self, number: int, categories: list[str]) -> None:
@@ -99,7 +125,7 @@ class TableEncoder:
 
     def _encode_column(self, number: int, cells: list[str], target: np.ndarray) -> None:
         """Fill `target` [n, D] with one column's cells."""
-        column = self._columns[number]
+        column = self.columns[number]
         for row, cell in enumerate(cells):
             if column.numeric:
                 value = None if is_missing(cell) else to_number(cell)
@@ -113,6 +139,26 @@ class TableEncoder:
                 target[row, zlib.crc32(cell.encode()) % (self.dim - 1)] = 1.0
             elif cell in self._ranks[number]:
                 target[row, self._ranks[number][cell]] = 1.0
+
+
+def _categories(text: str, columns: int) -> list[list[str]]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    good = isinstance(found, list) and len(found) == columns
+    if not good or not all(isinstance(each, list) and all(isinstance(c, str) for c in each) for each in found):
+        raise DataError(f"array categories is not a list of categories for each of {columns} columns")
+    return list(found)
+
+
+def _recorded_group(spec: Spec, item: Any, columns: int) -> Group:
+    if isinstance(item, list) and len(item) == 2:
+        group = Spec({"name": item[0], "columns": item[1]}, f"{spec.what}: a group")
+        members = group.wholes("columns", 0, columns - 1)
+        if members:
+            return Group(group.text("name"), members)
+    raise DataError(f"{spec.what}: {item!r:.80} is not a group: a name and the numbers of its columns")
 
 
 def make_groups(columns: Sequence[Column], config: BuildConfig, log: Log) -> list[Group]:

@@ -5,12 +5,13 @@ Vectors are scaled so that a training phrase has RMS 1 per dimension.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from trm_core.data.build.encoders import State
 from trm_core.data.build.phrases import PhraseEncoder
+from trm_core.data.build.recorded import Arrays, Spec, as_bytes
 from trm_core.errors import DataError
 
 _MAX_WORDS = 20_000
@@ -37,6 +38,16 @@ class _SvdTextEncoder(PhraseEncoder):
     def _feature_state(self) -> State:
         raise NotImplementedError
 
+    def _load_features(self, arrays: Arrays) -> int:
+        """Bring back what `_feature_state` gave; returns the number of features."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> Self:
+        sizes = spec.whole("num_capsules"), spec.whole("num_children"), spec.whole("dim")
+        spec.close()
+        return cls(*sizes)
+
     def _learn(self, phrases: list[str], seed: int) -> None:
         from sklearn.decomposition import TruncatedSVD
 
@@ -61,7 +72,13 @@ class _SvdTextEncoder(PhraseEncoder):
         return own | self._feature_state()
 
     def load_state(self, state: State) -> None:
-        self._components, self._scale, self._kept = state["components"], state["scale"], float(state["kept"])
+        with Arrays(state) as arrays:
+            width = self._load_features(arrays)
+            self._components = arrays.take("components", "float32", (None, width))
+            self._scale = arrays.take("scale", "float32", ())
+            self._kept = float(arrays.take("kept", "float64", ()))
+        if len(self._components) > self.dim:
+            raise DataError(f"array components has {len(self._components)} rows, more than the {self.dim} of dim")
 
     def settings(self) -> dict[str, Any]:
         return {"components": len(self._components), "variance_kept": round(self._kept, 4)}
@@ -87,8 +104,8 @@ class TfidfSvdEncoder(_SvdTextEncoder):
             except ValueError:
                 raise DataError("the training documents hold no words", hint="check the text column") from None
             terms = vectorizer.get_feature_names_out()
-            # Terms joined with a character no term can hold: a plain byte array needs no pickle and no padding.
-            state[f"{name}_terms"] = np.frombuffer("\n".join(terms).encode(), dtype=np.uint8)
+            # Joined with a character that no term can hold.
+            state[f"{name}_terms"] = as_bytes("\n".join(terms))
             state[f"{name}_idf"] = vectorizer.idf_.astype(np.float64)
         self._state, self._vectorizers = state, None
 
@@ -102,10 +119,18 @@ class TfidfSvdEncoder(_SvdTextEncoder):
     def _feature_state(self) -> State:
         return self._state
 
-    def load_state(self, state: State) -> None:
-        super().load_state(state)
-        self._state = {name: values for name, values in state.items() if name.endswith(("_terms", "_idf"))}
-        self._vectorizers = None
+    def _load_features(self, arrays: Arrays) -> int:
+        state: State = {}
+        width = 0
+        for name, _, limit in _VIEWS:
+            terms = arrays.text(f"{name}_terms").split("\n")
+            if len(terms) > limit or len(set(terms)) < len(terms) or "" in terms:
+                raise DataError(f"array {name}_terms does not hold up to {limit} different terms")
+            state[f"{name}_terms"] = as_bytes("\n".join(terms))
+            state[f"{name}_idf"] = arrays.take(f"{name}_idf", "float64", (len(terms),))
+            width += len(terms)
+        self._state, self._vectorizers = state, None
+        return width
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_vectorizers": None}
@@ -132,6 +157,9 @@ class HashingSvdEncoder(_SvdTextEncoder):
 
     def _feature_state(self) -> State:
         return {}
+
+    def _load_features(self, arrays: Arrays) -> int:
+        return len(_VIEWS) * _HASHED
 
 
 _VIEWS: tuple[tuple[str, dict[str, Any], int], ...] = (

@@ -8,15 +8,17 @@ them once; their arrays are kept in the work directory, so that a build that was
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self
 
 import numpy as np
 
+from trm_core.data.build.recorded import MAX_VALUES, Spec
 from trm_core.data.checksum import checksums
 from trm_core.errors import DataError
 
 State = dict[str, np.ndarray]
+SKETCHES = ("mean", "leading", "none")
 
 
 @dataclass
@@ -43,6 +45,10 @@ class Encoder(Protocol):
     `parents`: it gives a hierarchy of capsules. `fit_rows`: how many training samples `fit` wants at most. `label_rank`
     is 2 where the source labels every capsule. `given_checksums`: width of the checksums that the source itself holds,
     0 for none.
+
+    `spec()` is JSON (texts, numbers, lists, objects) from which `from_spec` makes the encoder again, unfitted;
+    `state()` is what `fit` has learned, as plain numeric arrays, and `load_state` brings it back. Both are kept in the
+    capsule file, so `from_spec` and `load_state` check all they get: they raise `DataError`.
     """
 
     name: str
@@ -66,6 +72,11 @@ class Encoder(Protocol):
 
     def settings(self) -> dict[str, Any]: ...
 
+    def spec(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> Self: ...
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -81,6 +92,31 @@ class Layout:
     with_mask: bool
     sketch_dims: int  # leading dimensions that sketch=leading keeps
     with_parents: bool = False
+
+    def spec(self) -> dict[str, Any]:
+        """JSON from which `from_spec` makes it again."""
+        return asdict(self)
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> Layout:
+        """Raises `DataError` for sizes that no file has."""
+        layout = cls(
+            num_capsules=spec.whole("num_capsules"),
+            num_children=spec.whole("num_children", 0),
+            dim=spec.whole("dim"),
+            checksum_dim=spec.whole("checksum_dim", 0),
+            sketch=spec.text("sketch", SKETCHES),
+            checksum_seed=spec.whole("checksum_seed", 0, 2**31 - 1),
+            dtype=spec.text("dtype", ("float16", "float32")),
+            with_mask=spec.yes("with_mask"),
+            sketch_dims=spec.whole("sketch_dims"),
+            with_parents=spec.yes("with_parents"),
+        )
+        spec.close()
+        detail = max(1, layout.num_children) * layout.dim
+        if max(layout.num_capsules, layout.checksum_dim) * detail > MAX_VALUES:
+            raise DataError(f"{spec.what}: its sizes are beyond any that is built: {layout}")
+        return layout
 
     def finish(self, encoded: Encoded) -> dict[str, np.ndarray]:
         """The stored fields of a chunk: sketches, children, checksums, mask, parents, padded to the file's k, m and D.

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from trm_core.config.schema import BuildConfig
+from trm_core.data.build.recorded import Spec
 from trm_core.errors import ConfigError
 
 _EXAMPLES = {
@@ -47,6 +48,10 @@ class ModelSpec:
     batch_size: int
     device: str
 
+    def record(self) -> dict[str, Any]:
+        """JSON for `recorded_model`. The name holds the revision where there is one (NAME:PRETRAINED)."""
+        return {"encoder": self.encoder, "name": self.name, "batch_size": self.batch_size, "device": self.device}
+
 
 def is_pretrained(config: BuildConfig) -> bool:
     return config.encoder in _PACKAGES
@@ -60,8 +65,21 @@ def model_spec(config: BuildConfig) -> ModelSpec:
             f"data.build.encoder={config.encoder} needs a model",
             hint=f"set data.build.encoder_model to a name, such as {_EXAMPLES[config.encoder]}, or to a local path",
         )
+    return _find_model(config.encoder, name, config.encoder_batch_size, config.encoder_device)
+
+
+def recorded_model(spec: Spec, encoders: tuple[str, ...]) -> ModelSpec:
+    """The model of `ModelSpec.record`. Raises `DataError` for nonsense, `ConfigError` if it is a path of nothing."""
+    encoder, name = spec.text("encoder", encoders), spec.text("name")
+    batch_size, device = spec.whole("batch_size", 1, 1 << 16), spec.text("device")
+    spec.close()
+    # A GPU that the builder had may not be here.
+    return _find_model(encoder, name, batch_size, device if device == "cpu" else "auto")
+
+
+def _find_model(encoder: str, name: str, batch_size: int, device: str) -> ModelSpec:
     architecture, path = None, _existing(name)
-    if path is None and config.encoder in PICTURE_ENCODERS and not name.startswith(_HUB):
+    if path is None and encoder in PICTURE_ENCODERS and not name.startswith(_HUB):
         before, colon, after = name.partition(":")
         if colon:
             architecture, path = before, _existing(after)
@@ -69,7 +87,7 @@ def model_spec(config: BuildConfig) -> ModelSpec:
                 raise _no_such_path(after)
     if path is None and _looks_like_path(name):
         raise _no_such_path(name)
-    return ModelSpec(config.encoder, name, architecture, path, config.encoder_batch_size, config.encoder_device)
+    return ModelSpec(encoder, name, architecture, path, batch_size, device)
 
 
 def import_encoder(encoder: str) -> ModuleType:

@@ -42,13 +42,13 @@ class FolderReader:
             raise DataError(f"{path}: holds no pictures", hint="known suffixes: " + ", ".join(sorted(IMAGE_SUFFIXES)))
         if ignored:
             log(f"{path}: {ignored} files that are not pictures were left out")
-        self._size = size
+        self.size = size
         height, width, self._mode = self._examine()
         self.shape = (height, width, 3 if self._mode == "RGB" else 1)
 
     def records(self, *, digests: bool) -> Iterator[Record]:
         for file, label in self._files:
-            content = ImageFile(file, self._mode, self._size)
+            content = ImageFile(file, self._mode, self.size)
             yield Record(content, digest_array(content.load()) if digests else 0, label)
 
     def _examine(self) -> tuple[int, int, str]:
@@ -69,8 +69,8 @@ class FolderReader:
                     f"{file}: cannot be decoded as an image ({error})", hint="remove or replace it"
                 ) from None
         mode = "RGB" if colour else "L"
-        if self._size is not None:
-            return self._size, self._size, mode
+        if self.size is not None:
+            return self.size, self.size, mode
         if len(sizes) > 1:
             (first, one), (second, other) = list(sizes.items())[:2]
             raise DataError(
@@ -101,15 +101,15 @@ class NpzImagesReader:
             )
         if self._images.dtype.kind not in "fiu":
             raise DataError(f"{path}: {self._images.name} has dtype {self._images.dtype}, expected numbers")
-        self._scale = None if self._images.dtype == np.uint8 else self._largest()
+        self.scale = None if self._images.dtype == np.uint8 else self._largest()
         log(f"{path}: images {self._images.name!r} {list(self._images.shape)}, labels {labels_name or 'none'}")
 
     def records(self, *, digests: bool) -> Iterator[Record]:
         labels: Iterator[Any] = iter(()) if self._labels is None else self._labels.rows()
         for image in self._images.rows():
             pixels = image.reshape(self.shape)
-            if self._scale is not None:
-                pixels = (pixels / self._scale).astype(np.float32)
+            if self.scale is not None:
+                pixels = scaled(pixels, self.scale)
             label = None if self._labels is None else str(next(labels))
             yield Record(pixels, digest_array(pixels) if digests else 0, label)
 
@@ -125,6 +125,11 @@ class NpzImagesReader:
                 )
             largest = max(largest, high)
         return largest
+
+
+def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """float32 pixels in [0, 1] of numbers up to `scale`."""
+    return (pixels / scale).astype(np.float32)
 
 
 def class_folders(path: Path) -> list[Path]:

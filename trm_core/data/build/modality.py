@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +19,14 @@ from trm_core.data.build.encode_pretrained_images import PretrainedPictureEncode
 from trm_core.data.build.encode_pretrained_text import SentenceEncoder
 from trm_core.data.build.encode_table import group_prices, make_groups, table_encoder
 from trm_core.data.build.encode_text import HashingSvdEncoder, TfidfSvdEncoder
-from trm_core.data.build.encoders import Encoder
+from trm_core.data.build.encoders import Encoder, Layout
 from trm_core.data.build.extras import PICTURE_ENCODERS, TEXT_ENCODERS, is_pretrained, model_spec
 from trm_core.data.build.images import FolderReader, NpzImagesReader
 from trm_core.data.build.lattice import make_lattice
 from trm_core.data.build.records import Log, Reader
 from trm_core.data.build.tables import TableReader
 from trm_core.data.build.text import ParagraphReader, RowTextReader, labelled_lines
+from trm_core.data.store.encoder_arrays import EncoderRecord
 from trm_core.errors import ConfigError, DataError
 
 _TEXT_CAPSULES, _TEXT_CHILDREN, _TEXT_DIM = 8, 4, 64
@@ -54,6 +56,32 @@ def open_modality(kind: str, reason: str, paths: list[str], config: BuildConfig,
         )
     readers, encoder, prices = _OPENERS[kind](paths, config, log)
     return Modality(kind, reason, paths, readers, encoder, prices)
+
+
+def record_encoder(modality: Modality, layout: Layout) -> EncoderRecord:
+    """All that makes stored fields of this kind's raw samples again (`trm_core.data.recorded_encoder` does)."""
+    entry = {
+        "kind": modality.kind,
+        "name": modality.encoder.name,
+        "spec": modality.encoder.spec(),
+        "samples": _sample_settings(modality),
+        "layout": layout.spec(),
+    }
+    return EncoderRecord(entry, modality.encoder.state())
+
+
+def _sample_settings(modality: Modality) -> dict[str, Any]:
+    """What the readers did before the encoder. `image_size`: what picture files were resized to; `scale`: what pixels
+    of npz arrays that are not uint8 were divided by, null where sources differ in that.
+    """
+    if modality.kind != "images":
+        return {}
+    sizes = {reader.size for reader in modality.readers if isinstance(reader, FolderReader)}
+    scales = {reader.scale if isinstance(reader, NpzImagesReader) else None for reader in modality.readers}
+    return {
+        "image_size": sizes.pop() if len(sizes) == 1 else None,
+        "scale": scales.pop() if len(scales) == 1 else None,
+    }
 
 
 _Opened = tuple[Sequence[Reader], Encoder, np.ndarray | None]
@@ -168,7 +196,7 @@ def _pass_through(readers: list[ArraysReader], config: BuildConfig) -> _Opened:
     for reader in readers[1:]:
         if reader.shapes != first.shapes or reader.label_rank != first.label_rank:
             raise DataError(f"{reader.path}: its arrays have other shapes than those of {first.path}: {reader.shapes}")
-    encoder = ArraysEncoder(first)
+    encoder = ArraysEncoder(first.shapes, first.label_rank)
     for key, there in (
         ("num_capsules", encoder.num_capsules),
         ("num_children", encoder.num_children),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from trm_core.data.build.twins import separate_twins
 from trm_core.data.build.work import WorkDir, disk_errors
 from trm_core.data.fields import IGNORE_LABEL, SPLITS
 from trm_core.data.probe import ProbeSample, measure
+from trm_core.data.store.encoder_arrays import EncoderRecord
 from trm_core.data.store.writer import CapsuleWriter
 from trm_core.errors import DataError
 
@@ -52,6 +54,7 @@ def write_file(
     config: BuildConfig,
     work: WorkDir,
     manifest: dict[str, Any],
+    encoders: Sequence[EncoderRecord],
     overwrite: bool,
     progress: Progress,
     log: Log,
@@ -77,6 +80,7 @@ def write_file(
             with_modality=len(plan.starts) > 2,
             with_ids=True,
             prices=prices,
+            encoders=encoders,
             overwrite=overwrite,
         ) as writer,
     ):

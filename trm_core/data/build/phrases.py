@@ -35,6 +35,9 @@ class PhraseEncoder:
         self.num_children = num_children
         self.dim = dim
 
+    def spec(self) -> dict[str, Any]:
+        return {"num_capsules": self.num_capsules, "num_children": self.num_children, "dim": self.dim}
+
     def _learn(self, phrases: list[str], seed: int) -> None:
         """Fit on at least one phrase, at most `fit_phrases`."""
         raise NotImplementedError

@@ -20,7 +20,7 @@ from trm_core.data.build.detect import detect_kind
 from trm_core.data.build.encoders import Layout
 from trm_core.data.build.fingerprint import build_fingerprint, source_sha256
 from trm_core.data.build.fitting import fit_all
-from trm_core.data.build.modality import Modality, open_modality
+from trm_core.data.build.modality import Modality, open_modality, record_encoder
 from trm_core.data.build.output import write_file
 from trm_core.data.build.plan import make_plan
 from trm_core.data.build.records import Log, Progress, silent
@@ -133,6 +133,7 @@ def _build(
             config,
             work,
             manifest,
+            [record_encoder(modality, layout) for modality, layout in zip(modalities, layouts, strict=True)],
             overwrite,
             progress,
             say,

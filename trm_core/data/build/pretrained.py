@@ -15,6 +15,7 @@ import numpy as np
 
 from trm_core.data.build.encoders import State
 from trm_core.data.build.extras import ModelSpec, load_or_explain, versions
+from trm_core.data.build.recorded import Arrays
 from trm_core.data.threads import one_thread
 from trm_core.errors import ConfigError
 
@@ -64,9 +65,11 @@ class PretrainedModel:
     def state(self) -> State:
         return {"weights_sha256": np.frombuffer(bytes.fromhex(self.weights_sha256), dtype=np.uint8)}
 
-    def load_state(self, state: State) -> None:
-        """Raises `ConfigError` if the work was begun with other weights."""
-        self._expect(state["weights_sha256"].tobytes().hex(), self.weights_sha256)
+    def load_state(self, state: State) -> State:
+        """What of the state is not the model's. Raises `ConfigError` if the work was begun with other weights."""
+        known = Arrays(state).take("weights_sha256", "uint8", (32,))
+        self._expect(known.tobytes().hex(), self.weights_sha256)
+        return {name: values for name, values in state.items() if name != "weights_sha256"}
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from trm_core.data.build.encoders import State
+from trm_core.data.build.recorded import Arrays
 from trm_core.errors import ConfigError, DataError
 
 
@@ -55,16 +56,21 @@ class Reduction:
         return (vectors * self._scale).astype(np.float32, copy=False)
 
     def state(self) -> State:
-        return {
-            "mean": self._mean,
-            "components": self._components,
-            "scale": self._scale,
-            "kept": np.asarray(self._kept),
-        }
+        state: State = {"scale": self._scale, "kept": np.asarray(self._kept)}
+        if self.dim < self.width:
+            state |= {"mean": self._mean, "components": self._components}
+        return state
 
     def load_state(self, state: State) -> None:
-        self._mean, self._components, self._scale = state["mean"], state["components"], state["scale"]
-        self._kept = float(state["kept"])
+        """Raises `DataError` if the arrays are not those of a reduction of these sizes."""
+        with Arrays(state) as arrays:
+            self._scale = arrays.take("scale", "float32", ())
+            self._kept = float(arrays.take("kept", "float64", ()))
+            if self.dim < self.width:
+                self._mean = arrays.take("mean", "float32", (self.width,))
+                self._components = arrays.take("components", "float32", (None, self.width))
+        if len(self._components) > self.dim:
+            raise DataError(f"array components has {len(self._components)} rows, more than the {self.dim} of dim")
 
     def settings(self) -> dict[str, Any]:
         components = len(self._components) if self.dim < self.width else self.width

@@ -1,8 +1,9 @@
 """Refuse a capsule file that is not complete, not ours, or not honest, before any of its data is read.
 
 An HDF5 file can name other files (external storage, external links, virtual datasets), claim terabytes in a kilobyte,
-or inflate a thousandfold. So the file is walked by hand, two levels deep and by hard links only: what is not expected
-is refused, and sizes are compared with what is really stored. `inspect_structure` returns what the reader needs.
+or inflate a thousandfold. So the file is walked by hand, as deep as a builder writes and by hard links only: what is
+not expected is refused, and sizes are compared with what is really stored. `inspect_structure` returns what the reader
+needs.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any
 
 import h5py
 
-from trm_core.data.fields import FIELDS, PRICES, SPLITS
+from trm_core.data.fields import ENCODERS, FIELDS, PRICES, SPLITS
 from trm_core.data.store.attributes import read_attributes
 from trm_core.data.store.datasets import Found, examine_dataset, refuse_total
+from trm_core.data.store.encoder_arrays import DTYPES, RANKS, refuse_names, refuse_sizes
 from trm_core.data.store.layout import Layout
 from trm_core.errors import DataError
 
@@ -40,6 +42,7 @@ class Structure:
     rows: dict[str, int]
     manifest: dict[str, Any]
     has_prices: bool
+    encoder_arrays: tuple[str, ...] = ()  # "0/components", in the order of their names
 
 
 def inspect_structure(path: Path) -> Structure:
@@ -104,7 +107,7 @@ def _walk(path: Path, h5: h5py.File) -> Structure:
     attributes = read_attributes(path, h5)
     names = _hard_links(path, h5.id, "")
     for name in names:
-        if name not in (*SPLITS, PRICES):
+        if name not in (*SPLITS, PRICES, ENCODERS):
             raise DataError(f"{path}: unexpected '/{name}' in it", hint=f"a capsule file holds {', '.join(SPLITS)}")
     seen: set[int] = set()
     found: dict[str, dict[str, Found]] = {}
@@ -121,11 +124,17 @@ def _walk(path: Path, h5: h5py.File) -> Structure:
         dataset = _open(path, h5.id, PRICES, h5py.h5d.DatasetID, "a dataset", seen)
         prices = examine_dataset(path, PRICES, dataset, ("float32",), (1,))
         everything.append(prices)
+    recorded: list[Found] = []
+    if ENCODERS in names:
+        group = _open(path, h5.id, ENCODERS, h5py.h5g.GroupID, "a group", seen)
+        recorded = _encoders(path, group, seen)
+        everything += recorded
     refuse_total(path, everything)
     layout, rows = _agree(path, found, prices)
     if rows != attributes.rows:
         raise DataError(f"{path}: says it has {attributes.rows} rows but holds {rows}", hint=_HINT_REBUILD)
-    return Structure(layout, rows, attributes.manifest, prices is not None)
+    arrays = tuple(dataset.name.removeprefix(f"{ENCODERS}/") for dataset in recorded)
+    return Structure(layout, rows, attributes.manifest, prices is not None, arrays)
 
 
 def _datasets(path: Path, group: Any, split: str, seen: set[int]) -> dict[str, Any]:
@@ -137,6 +146,23 @@ def _datasets(path: Path, group: Any, split: str, seen: set[int]) -> dict[str, A
     if "sketches" not in datasets:
         raise DataError(f"{path}: {split} has no sketches", hint=_HINT_REBUILD)
     return datasets
+
+
+def _encoders(path: Path, group: Any, seen: set[int]) -> list[Found]:
+    """The datasets of `encoders/<number>/<name>`."""
+    found: list[Found] = []
+    numbers = _hard_links(path, group, ENCODERS)
+    refuse_names(path, numbers, numbers=True)
+    for number in numbers:
+        where = f"{ENCODERS}/{number}"
+        part = _open(path, group, number, h5py.h5g.GroupID, "a group", seen)
+        names = _hard_links(path, part, where)
+        refuse_names(path, names, numbers=False)
+        for name in names:
+            dataset = _open(path, part, name, h5py.h5d.DatasetID, "a dataset", seen)
+            found.append(examine_dataset(path, f"{where}/{name}", dataset, DTYPES, RANKS))
+    refuse_sizes(path, found)
+    return sorted(found, key=lambda dataset: dataset.name)
 
 
 def _hard_links(path: Path, group: Any, where: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from trm_core.data.fields import IGNORE_LABEL, PRICES, SPLITS
+from trm_core.data.fields import ENCODERS, IGNORE_LABEL, PRICES, SPLITS
 from trm_core.data.store.guard import Structure, inspect_structure, refuse_non_hdf5
 from trm_core.data.store.quarantine import examine_in_child, identity
 from trm_core.data.store.verify import Problem, verify_file
@@ -55,6 +55,7 @@ class CapsuleFile:
         self.num_classes: int | None = structure.manifest.get("num_classes")
         self.task: str = structure.manifest.get("task", "classes")
         self.has_prices = structure.has_prices
+        self.encoder_arrays = structure.encoder_arrays
         self._identity = identity(path)
         self._h5: h5py.File | None = None
         self._owner = 0
@@ -144,6 +145,17 @@ class CapsuleFile:
         count = self._count(split)
         step = max(1, budget // max(1, row_bytes))
         return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+    def read_encoder_array(self, name: str) -> np.ndarray:
+        """One of `encoder_arrays`, such as "0/components", whole. Raises DataError for bytes that cannot be read."""
+        assert name in self.encoder_arrays, name
+        try:
+            return np.asarray(self._handle()[f"{ENCODERS}/{name}"][()])
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"{self.path}: {ENCODERS}/{name} cannot be read ({error})",
+                hint="the file is damaged; build it again from its source",
+            ) from error
 
     def close(self) -> None:
         """Close this process's handle; the next read opens it again."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from trm_core.data.checksum import checksums
-from trm_core.data.fields import FIELDS, IGNORE_LABEL, PRICES
+from trm_core.data.fields import ENCODERS, FIELDS, IGNORE_LABEL, PRICES
+from trm_core.data.store.encoder_arrays import HASHES, check_hashes
 from trm_core.data.store.layout import content_hash, dataset_hash
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def verify_file(file: CapsuleFile, progress: Callable[[str, int, int], None] | N
             shape = (count, *file.layout.row_shape(field))
             hashes[key] = dataset_hash(file.layout.dtypes[field], shape, digest.hexdigest())
         problems += _verify_checksums(file, split, progress)
-    return problems + _verify_hashes(file, hashes)
+    return problems + _verify_hashes(file, hashes) + _verify_encoders(file)
 
 
 class _BadRows:
@@ -138,6 +139,13 @@ def _verify_checksums(file: CapsuleFile, split: str, progress: Callable[[str, in
         if progress is not None:
             progress(f"{key} (recomputed)", piece.stop, file.rows[split])
     return bad.problems(key, "checksum-mismatch", "checksums that do not belong to their children")
+
+
+def _verify_encoders(file: CapsuleFile) -> list[Problem]:
+    """The arrays of the recorded encoders, which the content hash leaves out."""
+    arrays = {name: file.read_encoder_array(name) for name in file.encoder_arrays}
+    wrong = check_hashes(f"{ENCODERS}/", file.manifest.get(HASHES), arrays)
+    return [Problem("hash-mismatch", "error", message.partition(":")[0], None, 0, message) for message in wrong]
 
 
 def _verify_hashes(file: CapsuleFile, hashes: dict[str, str]) -> list[Problem]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -15,7 +15,8 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from trm_core.data.fields import FIELDS, FORMAT, IGNORE_LABEL, PRICES, SCHEMA_VERSION, SPLITS
+from trm_core.data.fields import ENCODERS, FIELDS, FORMAT, IGNORE_LABEL, PRICES, SCHEMA_VERSION, SPLITS
+from trm_core.data.store.encoder_arrays import HASHES, EncoderRecord, write_encoder_arrays
 from trm_core.data.store.layout import (
     ATTRIBUTES_HASH,
     Layout,
@@ -31,6 +32,8 @@ from trm_core.errors import DataError
 # Attributes above 64 KB (a manifest with thousands of class names) need the file format of HDF5 1.8.
 _LIBVER = ("v108", "v108")
 _CACHE_BYTES = 4 << 20
+# Version 2 added the encoders. A file without them is what it was, and versions of trm that know no other read it.
+_WITHOUT_ENCODERS = 1
 _HINT_SAMPLE = "remove or repair this sample in the source"
 
 
@@ -57,6 +60,7 @@ class CapsuleWriter:
         with_modality: bool = False,
         with_ids: bool = False,
         prices: np.ndarray | None = None,
+        encoders: Sequence[EncoderRecord] = (),
         overwrite: bool = False,
     ) -> None:
         path = Path(path)
@@ -85,6 +89,7 @@ class CapsuleWriter:
         self.layout = Layout(num_capsules, dim, num_children, checksum_dim, label_rank, dtypes)
         self.rows: dict[str, int] = {}
         self._prices = None if prices is None else _checked_prices(path, prices, num_capsules)
+        self._encoders = tuple(encoders)
         self._overwrite = overwrite
         self._largest_label = -1
         self._digests: dict[str, Any] = {}
@@ -138,14 +143,15 @@ class CapsuleWriter:
     def close(self, manifest: Mapping[str, Any]) -> None:
         """Finish the file and give it its name.
 
-        `manifest` must be JSON without NaN; "counts", "content_hash", "dataset_hashes" and "tool_version" are filled in
-        here. Raises DataError if there are no rows or labels reach num_classes; ResourceError if the disk is full.
+        `manifest` must be JSON without NaN; "counts", "content_hash", "dataset_hashes", "tool_version", "encoders" and
+        "encoder_hashes" are filled in here. Raises DataError if there are no rows or labels reach num_classes;
+        ResourceError if the disk is full.
         """
         try:
             document = self._manifest(manifest)
             attributes = self._h5.attrs
             attributes["format"] = _fixed(FORMAT)
-            attributes["schema_version"] = np.int64(SCHEMA_VERSION)
+            attributes["schema_version"] = np.int64(SCHEMA_VERSION if self._encoders else _WITHOUT_ENCODERS)
             rows, text = json.dumps(document["counts"]), json.dumps(document, allow_nan=False, ensure_ascii=False)
             attributes["rows"] = _fixed(rows)
             attributes["manifest"] = _fixed(text)
@@ -223,8 +229,14 @@ class CapsuleWriter:
             dataset = self._h5[key]
             hashes[key] = dataset_hash(dataset.dtype.name, dataset.shape, digest.hexdigest())
         counts = {split: self.rows[split] for split in SPLITS if split in self.rows}
+        # Of a manifest that was copied from another file, whose arrays are not here.
+        own = {name: value for name, value in manifest.items() if name not in (ENCODERS, HASHES)}
+        if self._encoders:
+            own[ENCODERS] = [dict(record.entry) for record in self._encoders]
+            own[HASHES] = write_encoder_arrays(self.path, self._h5, self._encoders)
+            self._sink.check()
         return {
-            **manifest,
+            **own,
             "tool_version": tool_version(),
             "counts": counts,
             "dataset_hashes": hashes,
