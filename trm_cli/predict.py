@@ -14,7 +14,11 @@ from trm_cli.progress import progress
 
 def command(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="A capsule file, or an .npz with arrays sketches, children, ...")
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="A capsule file; an .npz with arrays sketches, children, ...; or raw samples: .jsonl, .csv, .tsv.",
+        ),
     ],
     model: Annotated[
         Path | None,
@@ -25,6 +29,12 @@ def command(
     ] = Path("answers.jsonl"),
     split: Annotated[
         str | None, typer.Option(help="Of a capsule file; default: test, validation or train, the first there is.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of raw samples: the column or field that holds the text.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Of raw samples, where the training data mixed several kinds.")
     ] = None,
     policy: Annotated[
         str | None, typer.Option(metavar="NAME", help="learned, threshold, act, never, all; default: as it learned to.")
@@ -58,7 +68,7 @@ def command(
         model = newest_run()
         log(f"model: {model} (the newest run)")
     predictor = Predictor.load(model, device, checkpoint)
-    source = open_source(data, predictor.trained, split)
+    source = open_source(data, predictor, split, kind, column)
     settings = Settings(policy, price, confidence, batch, probabilities, decisions)
     with stop_on_signals() as stop, progress("answering", total=source.rows) as bar:
         found = score(

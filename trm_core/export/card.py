@@ -13,6 +13,7 @@ _USES = {
 from trm_core.inference.predictor import Predictor
 
 predictor = Predictor.load(".")
+answers = predictor.ask([...])  # raw samples, where preprocessing.json is there
 answers = predictor.predict(sketches=x, children=detail)  # or children=lambda row, capsule: ...
 print(answers[0].label, answers[0].confidence, answers[0].opened)
 ```""",

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from trm_core.data.fields import ENCODERS
+from trm_core.data.recorded_encoder import RecordedEncoder
 from trm_core.data.store import open_capsules
 from trm_core.errors import ResourceError, UsageError
 from trm_core.evaluation.report import EvaluationData, Evaluator, as_records, default_policies
@@ -96,6 +98,7 @@ def _write(
         before = None
         if stored != "float32":
             before = as_records(Evaluator(original.model, original.config, data).table(names[:1]))[0]["accuracy"]
+    keep_encoder(recorded, folder, log)
     verified = [verify_weights(trained, original if stored == "float32" else trained, fields)]
     if any(form in RUNNERS for form in forms):
         step = ReasoningStep(trained)
@@ -120,6 +123,16 @@ def _write(
     card = model_card(trained, forms, scores, split, verified, license_name, stored, note)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return Exported(folder, forms, verified, scores, before)
+
+
+def keep_encoder(capsules: Path, folder: Path, log: Callable[[str], None]) -> None:
+    """What turns raw samples into capsules, as the training data were made; a file of an earlier version has none."""
+    with open_capsules(capsules) as file:
+        there = ENCODERS in file.manifest
+    if there:
+        RecordedEncoder.of_file(capsules).save(folder)
+    else:
+        log(f"{capsules.name} does not hold its encoder: the folder answers arrays, not raw samples")
 
 
 def verify_weights(trained: Trained, original: Trained, fields: Fields) -> Verification:

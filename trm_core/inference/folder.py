@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from trm_core.config.schema import Config
+from trm_core.data.preprocessing_folder import DOCUMENT
 from trm_core.errors import CheckpointError
 from trm_core.evaluation.load import require_sizes
 from trm_core.inference.trained import Trained
@@ -124,8 +125,9 @@ def read_folder(path: Path, device: torch.device) -> Trained:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     about = record.get("about")
+    encoder = path if (path / DOCUMENT).is_file() else None
     return Trained(
-        model.to(device).eval(), config, prices, names, masked, path, about if isinstance(about, dict) else {}
+        model.to(device).eval(), config, prices, names, masked, path, about if isinstance(about, dict) else {}, encoder
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from trm_core.data.store import open_capsules
 from trm_core.devices import pick_device
 from trm_core.errors import CheckpointError, DataError
@@ -46,5 +44,5 @@ def of_run(run: TrainedRun) -> Trained:
     model = run.model
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    with torch.no_grad():
-        return Trained(model, run.config, prices, names if isinstance(names, list) else None, masked, run.path, about)
+    class_names = names if isinstance(names, list) else None
+    return Trained(model, run.config, prices, class_names, masked, run.path, about, recorded)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from trm_core.data.recorded_encoder import RecordedEncoder
+from trm_core.errors import DataError
 from trm_core.evaluation.policies import Policy
 from trm_core.inference.engine import Engine, Finished
 from trm_core.inference.load import load_trained
@@ -22,6 +25,7 @@ class Predictor:
         predictor = Predictor.load("runs/quickstart-...")            # or an exported folder
         answers = predictor.predict(sketches=x, children=detail)     # arrays [n, k, D], [n, k, m, D]
         answers = predictor.predict(sketches=x, children=lambda row, capsule: read_scan(row, capsule))
+        answers = predictor.ask(["a text", "another"])             # raw samples, through the encoder of the data
 
     A callable for `children` is asked for a capsule only when the model opens it. One predictor may be used by several
     threads at once: nothing of it changes.
@@ -58,6 +62,47 @@ class Predictor:
         """
         found = self.stream(samples_of(fields, self.trained), self.policy(policy, price, confidence), batch)
         return list(found)
+
+    @cached_property
+    def encoder(self) -> RecordedEncoder:
+        """From raw samples to capsules, exactly as the training data were made. Raises DataError where the capsule file
+        was built without keeping it.
+        """
+        place = self.trained.preprocessing
+        if place is None:
+            raise DataError(
+                f"{self.trained.source} holds no encoder of raw samples",
+                hint="build the capsule file again with trm build-capsules, train on it, and export that run",
+            )
+        return RecordedEncoder.of_file(place) if place.is_file() else RecordedEncoder.of_folder(place)
+
+    def ask(
+        self,
+        samples: Sequence[Any],
+        *,
+        kind: str | None = None,
+        policy: str | None = None,
+        price: float | None = None,
+        confidence: float = 0.95,
+        batch: int = BATCH,
+    ) -> list[Answer]:
+        """Answers to raw samples: texts, pictures, pairs of grids, rows of a table; see `RecordedEncoder.encode`. kind:
+        where the training data mixed several.
+        """
+        source = self.encoded(samples, kind)
+        return list(self.stream(source, self.policy(policy, price, confidence), batch))
+
+    def encoded(self, samples: Iterable[Any], kind: str | None = None, first: int = 0) -> Iterator[Sample]:
+        """Raw samples as the model sees them, encoded some at a time. first: the number of the first in messages."""
+        source = iter(samples)
+        while block := list(islice(source, BATCH)):
+            try:
+                fields = self.encoder.encode(block, kind)
+            except DataError as error:
+                where = f"of the samples from {first} on, " if first else ""
+                raise DataError(f"{where}{error.message}", hint=error.hint) from error
+            yield from samples_of(fields, self.trained, first)
+            first += len(block)
 
     def stream(self, samples: Iterable[Sample], policy: Policy | None = None, batch: int = BATCH) -> Iterator[Answer]:
         """Answers in the order of the samples, in constant memory: at most `batch` rows think at once, and a new one

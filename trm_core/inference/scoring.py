@@ -6,9 +6,10 @@ call that was stopped goes on after its last whole line; at the end the file get
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -63,13 +64,19 @@ class Scored:
     spent: float
 
 
-def open_source(path: Path, trained: Trained, split: str | None) -> Source:
-    """A capsule file (of one `split`), or an npz of arrays by name. Raises DataError or UsageError."""
-    if path.suffix == ".npz":
+def open_source(
+    path: Path, predictor: Predictor, split: str | None, kind: str | None = None, column: str | None = None
+) -> Source:
+    """A capsule file (of one `split`), an npz of arrays by name, or raw samples: jsonl (one in each line; a text, a row
+    of a table, a pair of grids), csv or tsv with a header (rows of a table, or the texts of `column`). Raises DataError
+    or UsageError.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".npz", ".jsonl", ".csv", ".tsv"):
         if split is not None:
             raise UsageError(f"{path} has no splits", hint="leave --split out")
-        return _arrays(path, trained)
-    return _capsules(path, trained, split)
+        return _arrays(path, predictor.trained) if suffix == ".npz" else _raw(path, predictor, kind, column)
+    return _capsules(path, predictor.trained, split)
 
 
 def score(
@@ -215,6 +222,54 @@ def _arrays(path: Path, trained: Trained) -> Source:
             fields = {name: np.asarray(value)[None] for name, value in zip(found, values, strict=True)}
             yield from samples_of(fields, trained, number)
 
+    return Source(path, counts["sketches"], start, _identity_of_file(path))
+
+
+def _raw(path: Path, predictor: Predictor, kind: str | None, column: str | None) -> Source:
+    def start(first: int) -> Iterator[Sample]:
+        return predictor.encoded(islice(raw_lines(path, column), first, None), kind, first)
+
+    rows = sum(1 for _ in raw_lines(path, column))
+    if not rows:
+        raise DataError(f"{path} holds no samples")
+    return Source(path, rows, start, {**_identity_of_file(path), "kind": kind, "column": column})
+
+
+def raw_lines(path: Path, column: str | None) -> Iterator[Any]:
+    """The raw samples of a jsonl, csv or tsv file, one after the other. Raises DataError with file and line."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            if path.suffix.lower() == ".jsonl":
+                yield from _json_lines(path, file, column)
+            else:
+                yield from _table_rows(path, file, column)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _json_lines(path: Path, file: Iterable[str], column: str | None) -> Iterator[Any]:
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}:{number}: no JSON: {str(error)[:100]}") from None
+            yield value if column is None else _cell_of(path, number, value, column)
+
+
+def _table_rows(path: Path, file: Iterable[str], column: str | None) -> Iterator[Any]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    for number, row in enumerate(csv.DictReader(file, delimiter=delimiter), start=2):
+        yield row if column is None else _cell_of(path, number, row, column)
+
+
+def _cell_of(path: Path, number: int, row: Any, column: str) -> Any:
+    if not isinstance(row, dict) or column not in row:
+        there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+        raise DataError(f"{path}:{number}: has no column {column!r}", hint=f"it has: {there[:200]}")
+    return row[column]
+
+
+def _identity_of_file(path: Path) -> dict[str, Any]:
     stat = path.stat()
-    identity = {"data": str(path.resolve()), "split": None, "content_hash": [stat.st_size, stat.st_mtime_ns]}
-    return Source(path, counts["sketches"], start, identity)
+    return {"data": str(path.resolve()), "split": None, "content_hash": [stat.st_size, stat.st_mtime_ns]}

@@ -29,7 +29,8 @@ class Trained:
     class_names: list[str] | None
     masked: bool  # the training data had padding capsules
     source: Path  # where it was loaded from
-    about: dict[str, Any] = field(default_factory=dict)  # step, data, scores
+    about: dict[str, Any] = field(default_factory=dict)  # step, data, split, kind
+    preprocessing: Path | None = None  # the capsule file or folder that holds the encoder of raw samples
 
     @property
     def dqn(self) -> DQNConfig:
