@@ -138,6 +138,8 @@ def _table(encoder: Any, settings: SampleSettings, sample: Any) -> tuple[str, ..
     columns: list[Column] = encoder.columns
     names = [column.name for column in columns]
     needed = {number for group in encoder.groups for number in group.columns}
+    if isinstance(sample, np.ndarray) and sample.ndim == 1:
+        sample = sample.tolist()
     if isinstance(sample, Mapping):
         if missing := [names[number] for number in sorted(needed) if names[number] not in sample]:
             raise DataError(

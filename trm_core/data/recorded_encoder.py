@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from trm_core.data.build.encoders import Encoder, Layout
-from trm_core.data.build.extras import PICTURE_ENCODERS, TEXT_ENCODERS
 from trm_core.data.build.recorded import Spec
-from trm_core.data.build.registry import remake_encoder
+from trm_core.data.build.registry import PRETRAINED, remake_encoder
 from trm_core.data.fields import ENCODERS, FIELDS
 from trm_core.data.preprocessing_folder import read_preprocessing, write_preprocessing
 from trm_core.data.raw_samples import SampleSettings, content_of, sample_settings
@@ -31,7 +30,6 @@ from trm_core.errors import DataError
 
 _HINT = "build the file again from its source with `trm build-capsules`"
 _PIECE_BYTES, _PIECE_ROWS = 16 << 20, 256
-_PRETRAINED = (*TEXT_ENCODERS, *PICTURE_ENCODERS)
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,7 @@ def _modality(entry: Mapping[str, Any], state: dict[str, np.ndarray]) -> _Modali
 
 def _with_model(entries: list[Any], model: str) -> list[Any]:
     """The entries with another place of the one pretrained model."""
-    pretrained = [number for number, entry in enumerate(entries) if entry.get("name") in _PRETRAINED]
+    pretrained = [number for number, entry in enumerate(entries) if entry.get("name") in PRETRAINED]
     if len(pretrained) != 1:
         raise DataError(f"encoder_model={model}, but it has {len(pretrained)} pretrained encoders", hint="leave it out")
     entries = list(entries)

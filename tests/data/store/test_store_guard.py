@@ -332,7 +332,7 @@ def other_format(h5: h5py.File, folder: Path) -> None:
     tiny.set_text(h5, "format", "spectrograms")
 
 
-@attack("has schema version 2; this version of trm reads up to 1")
+@attack("has schema version 3; this version of trm reads up to 2")
 def newer(h5: h5py.File, folder: Path) -> None:
     h5.attrs["schema_version"] = 3
 

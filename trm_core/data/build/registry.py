@@ -13,6 +13,7 @@ from trm_core.data.build.encode_pretrained_text import SentenceEncoder
 from trm_core.data.build.encode_table import TableEncoder
 from trm_core.data.build.encode_text import HashingSvdEncoder, TfidfSvdEncoder
 from trm_core.data.build.encoders import Encoder, State
+from trm_core.data.build.extras import PICTURE_ENCODERS, TEXT_ENCODERS
 from trm_core.data.build.recorded import Spec
 from trm_core.errors import ConfigError, DataError
 
@@ -28,6 +29,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "timm": PretrainedPictureEncoder,
     "open_clip": PretrainedPictureEncoder,
 }
+PRETRAINED = (*TEXT_ENCODERS, *PICTURE_ENCODERS)
 
 
 def remake_encoder(name: str, spec: Mapping[str, Any], state: State) -> Encoder:
@@ -45,7 +47,16 @@ def remake_encoder(name: str, spec: Mapping[str, Any], state: State) -> Encoder:
         encoder = ENCODERS[name].from_spec(Spec(spec, f"the recorded encoder {name}"))
         if encoder.name != name:
             raise DataError(f"the recorded encoder {name} names a model of {encoder.name}")
-        encoder.load_state(state)
     except ConfigError as error:  # sizes that contradict each other, a package or a model that is not here
-        raise DataError(f"the recorded encoder {name} cannot be made: {error.message}", hint=error.hint) from error
+        hint = (
+            f"{error.hint}; where a model lies elsewhere now: encoder_model=..." if name in PRETRAINED else error.hint
+        )
+        raise DataError(f"the recorded encoder {name} cannot be made: {error.message}", hint=hint) from error
+    try:
+        encoder.load_state(state)
+    except ConfigError as error:
+        raise DataError(
+            f"the recorded encoder {name} cannot be made: the model has other weights than that of the build",
+            hint="say with encoder_model=... where the model of the build is",
+        ) from error
     return encoder
