@@ -48,7 +48,7 @@ def command(
 
     import torch
 
-    from trm_core.inference.load import load_trained
+    from trm_core.inference.predictor import Predictor
     from trm_core.serving.app import Limits
     from trm_core.serving.server import ServerSettings, serve
     from trm_core.training.run_dir import newest_run
@@ -58,10 +58,10 @@ def command(
         log(f"model: {model} (the newest run)")
     if threads is not None:
         torch.set_num_threads(threads)
-    trained = load_trained(model, device, checkpoint)
+    predictor = Predictor.load(model, device, checkpoint)
     limits = Limits(round(max_request_mb * 1e6), max_samples)
     serve(
-        trained,
+        predictor,
         policy,
         price,
         confidence,

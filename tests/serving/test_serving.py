@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tiny
 from fastapi.testclient import TestClient
+from sklearn.datasets import load_digits
 
 from trm_core.data.store import open_capsules
 from trm_core.errors import DataError
@@ -57,7 +58,7 @@ def worker(predictor: Predictor) -> Iterator[Worker]:
 
 @pytest.fixture
 def client(predictor: Predictor, worker: Worker) -> Iterator[TestClient]:
-    app = make_app(predictor.trained, "threshold", worker, worker.metrics, Limits(200_000, 50))
+    app = make_app(predictor, "threshold", worker, worker.metrics, Limits(200_000, 50))
     with TestClient(app, raise_server_exceptions=False) as found:
         yield found
 
@@ -111,7 +112,7 @@ def test_a_request_larger_than_the_batch_is_answered(worker: Worker, predictor: 
 
 def test_a_full_queue_says_so(predictor: Predictor, fields: dict[str, Any]) -> None:
     waiting = Worker(predictor.trained, predictor.policy("never"), 8, 10, Metrics())  # not started
-    app = make_app(predictor.trained, "never", waiting, waiting.metrics, Limits())
+    app = make_app(predictor, "never", waiting, waiting.metrics, Limits())
     samples = list(samples_of(fields, predictor.trained))
     waiting.submit(samples[:8])
     with pytest.raises(QueueFull):
@@ -155,7 +156,7 @@ def test_a_bug_in_the_worker_is_heard_of(predictor: Predictor, fields: Any, monk
     made.start()
     made.thread.join()
     assert all(isinstance(future.exception(timeout=5), ShuttingDown) for future in futures)
-    app = make_app(predictor.trained, "never", made, made.metrics, Limits())
+    app = make_app(predictor, "never", made, made.metrics, Limits())
     with TestClient(app) as client:
         assert client.get("/health").status_code == 500
         assert client.post("/predict", json={"samples": as_json(fields, [0])}).status_code == 503
@@ -211,6 +212,40 @@ def test_other_requests_are_refused(client: TestClient, method: str, path: str, 
     answer = client.request(method, path)
     assert answer.status_code == code
     assert answer.json()["error"]
+
+
+def test_raw_samples_are_answered(tmp_path: Path) -> None:
+    """Digits as lists of numbers; the name of a file on the server is no picture."""
+    overrides = tiny.as_overrides(data={"source": "digits"}, training={"run_dir": tmp_path / "run", "total_steps": 4})
+    done = tiny.run_trm("train", *overrides, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    predictor = Predictor.load(tmp_path / "run", device="cpu")
+    pictures = load_digits().images[:3].tolist()
+    expected = predictor.ask([np.array(picture) for picture in pictures])
+    made = Worker(predictor.trained, predictor.policy(), 8, 64, Metrics())
+    made.start()
+    with TestClient(make_app(predictor, "learned", made, made.metrics, Limits())) as client:
+        answer = client.post("/predict", json={"inputs": pictures})
+        assert answer.status_code == 200, answer.text
+        assert [a["prediction"] for a in answer.json()["answers"]] == [a.prediction[0] for a in expected]
+        junk: list[Any] = ["/etc/passwd", [], [[1, 2], [3]], 5, None, [["a"] * 8] * 8, [[99] * 8] * 8, [[10**400]]]
+        for value in junk:
+            refused = client.post("/predict", json={"inputs": [pictures[0], value]})
+            assert refused.status_code == 422, value
+            assert "sample 1" in refused.json()["error"]
+        for body in (
+            {"inputs": pictures, "samples": []},
+            {"inputs": pictures, "kind": 3},
+            {"inputs": pictures, "kind": "x"},
+        ):
+            assert client.post("/predict", json=body).status_code == 422
+    made.close()
+
+
+def test_a_model_without_an_encoder_says_so(client: TestClient) -> None:
+    answer = client.post("/predict", json={"inputs": ["a text"]})
+    assert answer.status_code == 422
+    assert "encoder" in answer.json()["error"]
 
 
 def malformed(generator: random.Random, good: str) -> bytes:
@@ -347,5 +382,5 @@ def test_numbers_are_read_as_they_are_written(predictor: Predictor) -> None:
     from trm_core.serving.requests import parse
 
     sketches = np.random.default_rng(0).normal(size=(tiny.K, tiny.D))
-    question = parse(json.dumps({"samples": [{"sketches": sketches.tolist()}]}).encode(), predictor.trained, 5)
+    question = parse(json.dumps({"samples": [{"sketches": sketches.tolist()}]}).encode(), predictor, 5)
     assert np.array_equal(question.samples[0].sketches, sketches.astype(np.float32))

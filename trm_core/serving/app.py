@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from trm_core.errors import DataError
-from trm_core.inference.trained import Trained
+from trm_core.inference.predictor import Predictor
 from trm_core.serving.metrics import Metrics
 from trm_core.serving.requests import parse
 from trm_core.serving.worker import QueueFull, ShuttingDown, Worker
@@ -33,8 +33,9 @@ class TooLarge(Exception):
     """The body is over the limit."""
 
 
-def make_app(trained: Trained, policy_name: str, worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
+def make_app(predictor: Predictor, policy_name: str, worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
     """POST /predict, GET /health, GET /metrics."""
+    trained = predictor.trained
     app = FastAPI(title="trm", openapi_url=None, docs_url=None, redoc_url=None)
     about = {
         "model": trained.source.name,
@@ -62,7 +63,7 @@ def make_app(trained: Trained, policy_name: str, worker: Worker, metrics: Metric
             body = await read_body(request, limits.bytes)
             began = time.perf_counter()
             # Reading thousands of numbers must not hold up the other requests.
-            question = await asyncio.to_thread(parse, body, trained, limits.samples)
+            question = await asyncio.to_thread(parse, body, predictor, limits.samples)
             answers = await asyncio.wrap_future(worker.submit(question.samples))
         except TooLarge:
             return problem(413, f"the body is larger than {limits.bytes} bytes", "send fewer samples at once")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from trm_core.errors import DataError
+from trm_core.inference.predictor import Predictor
 from trm_core.inference.samples import Sample, expected_shapes, samples_of
 from trm_core.inference.trained import Trained
 
@@ -24,8 +25,9 @@ class Question:
     decisions: bool
 
 
-def parse(body: bytes, trained: Trained, most_samples: int) -> Question:
-    """{"samples": [{"sketches": [[..]], "children": [[[..]]], ...}], "probabilities": false, "decisions": false}.
+def parse(body: bytes, predictor: Predictor, most_samples: int) -> Question:
+    """{"samples": [{"sketches": [[..]], "children": [[[..]]], ...}], "probabilities": false, "decisions": false}, or
+    with "inputs": ["a text", ...] in the place of "samples", and "kind" where the training data mixed several.
 
     Raises DataError that names the sample and the field.
     """
@@ -35,20 +37,48 @@ def parse(body: bytes, trained: Trained, most_samples: int) -> Question:
     except (ValueError, RecursionError) as error:
         raise DataError(f"the body is no JSON: {str(error)[:200]}") from None
     if not isinstance(record, dict):
-        raise DataError('the body is no object: {"samples": [...]} is expected')
-    unknown = set(record) - {"samples", "probabilities", "decisions"}
+        raise DataError('the body is no object: {"samples": [...]} or {"inputs": [...]} is expected')
+    unknown = set(record) - {"samples", "inputs", "kind", "probabilities", "decisions"}
     if unknown:
-        raise DataError(f"unknown field {min(unknown)[:80]!r}", hint="samples, probabilities, decisions")
+        raise DataError(f"unknown field {min(unknown)[:80]!r}", hint="samples or inputs, probabilities, decisions")
+    if ("samples" in record) == ("inputs" in record):
+        raise DataError("samples is no list of one or more objects", hint="give either samples or inputs")
+    form = "samples" if "samples" in record else "inputs"
     flags = {name: record.get(name, False) for name in ("probabilities", "decisions")}
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise DataError(f"{name} is neither true nor false")
-    samples = record.get("samples")
-    if not isinstance(samples, list) or not samples:
-        raise DataError("samples is no list of one or more objects")
-    if len(samples) > most_samples:
-        raise DataError(f"{len(samples)} samples, and at most {most_samples} are taken at once", hint="send them apart")
-    return Question([_sample(number, one, trained) for number, one in enumerate(samples)], **flags)
+    given = record[form]
+    if not isinstance(given, list) or not given:
+        raise DataError(f"{form} is no list of one or more {'objects' if form == 'samples' else 'raw samples'}")
+    if len(given) > most_samples:
+        raise DataError(f"{len(given)} samples, and at most {most_samples} are taken at once", hint="send them apart")
+    if form == "inputs":
+        return Question(_encoded(given, record.get("kind"), predictor), **flags)
+    return Question([_sample(number, one, predictor.trained) for number, one in enumerate(given)], **flags)
+
+
+def _encoded(inputs: list[Any], kind: Any, predictor: Predictor) -> list[Sample]:
+    if kind is not None and not isinstance(kind, str):
+        raise DataError("kind is no text")
+    encoder = predictor.encoder
+    name = kind or encoder.kinds[0]
+    if name in ("images", "digits"):
+        inputs = [_picture(number, value) for number, value in enumerate(inputs)]
+    return list(samples_of(encoder.encode(inputs, kind), predictor.trained))
+
+
+def _picture(number: int, value: Any) -> np.ndarray:
+    """Numbers alone: a text would be the name of a file on the server."""
+    try:
+        array = np.array(value) if isinstance(value, list) else None
+    except (ValueError, OverflowError):  # rows of different lengths, or numbers of hundreds of digits
+        array = None
+    if array is None or array.dtype.kind not in "if":
+        raise DataError(f"sample {number}: expected a list of rows of numbers")
+    if array.dtype.kind == "i" and array.size and array.min() >= 0 and array.max() <= 255:
+        return array.astype(np.uint8)
+    return array
 
 
 def _sample(number: int, record: Any, trained: Trained) -> Sample:

@@ -6,13 +6,13 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import uvicorn
 
-from trm_core.errors import ResourceError, TrmError
-from trm_core.inference.trained import Trained
+from trm_core.errors import DataError, ResourceError, TrmError
+from trm_core.inference.predictor import Predictor
 from trm_core.serving.app import Limits, make_app
 from trm_core.serving.metrics import Metrics
 from trm_core.serving.worker import Worker
@@ -36,7 +36,7 @@ class WorkerFailed(TrmError):
 
 
 def serve(
-    trained: Trained,
+    predictor: Predictor,
     policy: str | None,
     price: float | None,
     confidence: float,
@@ -48,9 +48,11 @@ def serve(
     Raises ResourceError if the address cannot be had, and WorkerFailed.
     """
     metrics = Metrics()
-    acting = trained.policy(policy, price, confidence)
-    worker = Worker(trained, acting, settings.batch, settings.most_waiting, metrics)
-    app = make_app(trained, acting.name, worker, metrics, settings.limits)
+    acting = predictor.policy(policy, price, confidence)
+    with suppress(DataError):  # a model without an encoder answers capsules; who sends raw samples is told
+        _ = predictor.encoder
+    worker = Worker(predictor.trained, acting, settings.batch, settings.most_waiting, metrics)
+    app = make_app(predictor, acting.name, worker, metrics, settings.limits)
     listening = listen(settings.host, settings.port)
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=5)
     server = Server(config)
