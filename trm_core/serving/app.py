@@ -37,6 +37,7 @@ def make_app(predictor: Predictor, policy_name: str, worker: Worker, metrics: Me
     """POST /predict, GET /health, GET /metrics."""
     trained = predictor.trained
     app = FastAPI(title="trm", openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.stopping = False
     about = {
         "model": trained.source.name,
         "step": trained.about.get("step"),
@@ -51,6 +52,8 @@ def make_app(predictor: Predictor, policy_name: str, worker: Worker, metrics: Me
         response = await call(request)
         path = request.url.path if request.url.path in _PATHS else "other"
         metrics.requests.labels(path, str(response.status_code)).inc()
+        if app.state.stopping:
+            response.headers["Connection"] = "close"
         return response
 
     @app.exception_handler(HTTPException)
@@ -85,7 +88,8 @@ def make_app(predictor: Predictor, policy_name: str, worker: Worker, metrics: Me
         if worker.failure is not None:
             return problem(500, "the worker has failed; see the log")
         now = {"rows_waiting": worker.rows_waiting, "rows_thinking": len(worker.engine)}
-        return JSONResponse({"status": "ok", **about, **now})
+        status = "shutting down" if app.state.stopping else "ok"
+        return JSONResponse({"status": status, **about, **now}, status_code=503 if app.state.stopping else 200)
 
     @app.get("/metrics")
     async def prometheus() -> Response:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import uvicorn
+from starlette.datastructures import State
 
 from trm_core.errors import DataError, ResourceError, TrmError
 from trm_core.inference.predictor import Predictor
@@ -18,6 +19,7 @@ from trm_core.serving.metrics import Metrics
 from trm_core.serving.worker import Worker
 
 _LOOK_SECONDS = 0.2
+_GRACE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def serve(
     host, port = listening.getsockname()[:2]
     on_ready(f"http://{host}:{port}")
     try:
-        asyncio.run(_until_stopped(server, worker, listening))
+        asyncio.run(_until_stopped(server, worker, listening, app.state))
     finally:
         worker.close()
         listening.close()
@@ -76,14 +78,25 @@ class Server(uvicorn.Server):
         yield
 
 
-async def _until_stopped(server: Server, worker: Worker, listening: socket.socket) -> None:
-    """At a signal uvicorn takes no new connections and waits for the requests under way; a second changes nothing."""
+async def _until_stopped(server: Server, worker: Worker, listening: socket.socket, state: State) -> None:
+    """At a signal no new connection is taken, and those that are kept end with their next answer, which says so. After
+    a while uvicorn closes idle ones and waits for the requests under way. A second signal changes nothing.
+    """
+    loop = asyncio.get_running_loop()
 
-    def stop() -> None:
+    def leave() -> None:
         server.should_exit = True
 
+    def stop() -> None:
+        if not state.stopping:
+            state.stopping = True
+            for accepting in server.servers:
+                accepting.close()
+            # A kept connection that were closed at once may have a request on its way, which nobody would answer.
+            loop.call_later(_GRACE_SECONDS, leave)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop)
     serving = asyncio.ensure_future(server.serve(sockets=[listening]))
     while not serving.done():
         await asyncio.wait([serving], timeout=_LOOK_SECONDS)
