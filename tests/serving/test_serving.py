@@ -306,6 +306,29 @@ def test_a_thousand_malformed_requests(client: TestClient, fields: dict[str, Any
     assert client.post("/predict", content=good).status_code == 200
 
 
+@pytest.mark.slow
+def test_memory_does_not_grow_with_malformed_requests(trained_run: Path, tmp_path: Path, fields: Any) -> None:
+    process, address = start(trained_run, tmp_path)
+    generator = random.Random(2)
+    good = json.dumps({"samples": as_json(fields, range(2))})
+
+    def resident() -> int:
+        pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
+        return int(pages) * 4096
+
+    sizes = []
+    with httpx.Client(base_url=address, timeout=30) as client:
+        for number in range(1500):
+            assert client.post("/predict", content=malformed(generator, good)).status_code < 500
+            if number % 500 == 499:
+                sizes.append(resident())
+        assert client.post("/predict", content=good).status_code == 200
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert sizes[2] - sizes[0] < 10e6, sizes  # after the first 500, which load what is loaded late
+
+
 def start(run: Path, tmp_path: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "trm_cli.main", "serve", str(run), "--port", "0", *options],
