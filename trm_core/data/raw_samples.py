@@ -34,10 +34,13 @@ _MAX_SIDE = 1 << 16
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """What the readers of images did: resized picture files to `image_size`, divided whole numbers by `scale`."""
+    """What the readers of images did: resized picture files to `image_size`, divided numbers by `scale`; `whole`: the
+    source's pixels were whole numbers other than uint8.
+    """
 
     image_size: int | None = None
     scale: float | None = None
+    whole: bool = False
 
 
 def sample_settings(kind: str, encoder: Encoder, spec: Spec) -> SampleSettings:
@@ -48,7 +51,8 @@ def sample_settings(kind: str, encoder: Encoder, spec: Spec) -> SampleSettings:
         raise DataError(f"the encoder {encoder.name} is not one of {kind}")
     settings = SampleSettings()
     if kind == "images":
-        settings = SampleSettings(spec.whole_or_none("image_size", _MAX_SIDE), spec.number_or_none("scale"))
+        size, scale = spec.whole_or_none("image_size", _MAX_SIDE), spec.number_or_none("scale")
+        settings = SampleSettings(size, scale, spec.yes("whole"))
     spec.close()
     if isinstance(encoder, PictureEncoder):
         sides = (encoder.lattice.height, encoder.lattice.width)
@@ -86,7 +90,7 @@ def _image(encoder: Any, settings: SampleSettings, sample: Any) -> np.ndarray:
             raise DataError(f"is a picture file, but the source's arrays had {encoder.channels} channels")
         pixels = ImageFile(Path(sample), _MODES[encoder.channels], settings.image_size).load()
     elif isinstance(sample, np.ndarray) and sample.dtype.kind in "iuf":
-        pixels = _pixels(sample, settings.scale)
+        pixels = _pixels(sample, settings.scale, settings.whole)
     else:
         raise _expected(f"an array of numbers of {size}, or the path of a picture file", sample)
     if pixels.ndim == 2:
@@ -96,7 +100,7 @@ def _image(encoder: Any, settings: SampleSettings, sample: Any) -> np.ndarray:
     return pixels
 
 
-def _pixels(sample: np.ndarray, scale: float | None) -> np.ndarray:
+def _pixels(sample: np.ndarray, scale: float | None, whole: bool) -> np.ndarray:
     """uint8, or float32 in [0, 1]."""
     if sample.dtype.kind == "f":
         if not (np.isfinite(sample).all() and (sample >= 0).all() and (sample <= 1).all()):
@@ -105,7 +109,7 @@ def _pixels(sample: np.ndarray, scale: float | None) -> np.ndarray:
         return sample.astype(np.float32)
     if sample.dtype.kind == "i" and (sample < 0).any():
         raise DataError("holds pixels below 0")
-    if scale is not None:  # the source's whole numbers were not uint8
+    if whole and scale is not None:
         return scaled(sample, scale)
     if sample.dtype != np.uint8:
         raise DataError(f"has dtype {sample.dtype}; expected uint8, or floating point from 0 to 1")

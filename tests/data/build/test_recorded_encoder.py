@@ -149,6 +149,12 @@ def test_arrays_of_pictures(
     asked = {"dim": 7} if encoder == "patch-pca" else {}
     built = build(tmp_path / "i.npz", kind="images", num_capsules=4, num_children=4, encoder=encoder, **asked)
     check(built, list(images))
+    recorded = RecordedEncoder.of_file(built.report.path)
+    eight = rng.integers(0, 256, shape).astype(np.uint8)
+    # uint8 is 0 to 255, but where the source held whole numbers of another scale.
+    alike = eight / (float(images.max()) if dtype == "uint16" else 255)
+    if alike.max() <= 1:
+        same(recorded.encode([eight]), recorded.encode([alike.astype(np.float32)]))
 
 
 def test_pixels_beyond_one_are_asked_to_be_divided(build: Build, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ class NpzImagesReader:
             )
         if self._images.dtype.kind not in "fiu":
             raise DataError(f"{path}: {self._images.name} has dtype {self._images.dtype}, expected numbers")
+        self.whole = self._images.dtype.kind in "iu" and self._images.dtype != np.uint8
         self.scale = None if self._images.dtype == np.uint8 else self._largest()
         log(f"{path}: images {self._images.name!r} {list(self._images.shape)}, labels {labels_name or 'none'}")
 

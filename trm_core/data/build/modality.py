@@ -72,15 +72,19 @@ def record_encoder(modality: Modality, layout: Layout) -> EncoderRecord:
 
 def _sample_settings(modality: Modality) -> dict[str, Any]:
     """What the readers did before the encoder. `image_size`: what picture files were resized to; `scale`: what pixels
-    of npz arrays that are not uint8 were divided by, null where sources differ in that.
+    of npz arrays that are not uint8 were divided by, null where sources differ in that; `whole`: those are whole
+    numbers.
     """
     if modality.kind != "images":
         return {}
     sizes = {reader.size for reader in modality.readers if isinstance(reader, FolderReader)}
     scales = {reader.scale if isinstance(reader, NpzImagesReader) else None for reader in modality.readers}
+    scale = scales.pop() if len(scales) == 1 else None
+    whole = [isinstance(reader, NpzImagesReader) and reader.whole for reader in modality.readers]
     return {
         "image_size": sizes.pop() if len(sizes) == 1 else None,
-        "scale": scales.pop() if len(scales) == 1 else None,
+        "scale": scale,
+        "whole": scale is not None and all(whole),
     }
 
 
