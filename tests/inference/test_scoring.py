@@ -18,10 +18,12 @@ from trm_core.data.store import open_capsules
 from trm_core.inference import scoring
 from trm_core.inference.predictor import Predictor
 
+ROWS = 600
+
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_capsules(tmp_path_factory.mktemp("large") / "large.h5", {"train": 30, "test": 4000}, seed=5)
+    return tiny.write_capsules(tmp_path_factory.mktemp("large") / "large.h5", {"train": 30, "test": ROWS}, seed=5)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -32,12 +34,12 @@ def test_lines_are_the_predictors_answers(trained_run: Path, large: Path, tmp_pa
     out = tmp_path / "answers.jsonl"
     done = tiny.invoke("predict", large, "--model", trained_run, "--out", out, "--probabilities", "--decisions")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"4000 answers: {out}")
+    assert done.stdout.startswith(f"{ROWS} answers: {out}")
     with open_capsules(large) as file:
-        fields = file.read("test", slice(0, 4000), ["sketches", "children"])
+        fields = file.read("test", slice(0, ROWS), ["sketches", "children"])
     expected = Predictor.load(trained_run, device="cpu").predict(**fields)
     found = lines(out)
-    assert [line.pop("row") for line in found] == list(range(4000))
+    assert [line.pop("row") for line in found] == list(range(ROWS))
     for answer, line in zip(expected, found, strict=True):
         record = answer.as_record(probabilities=True)
         assert (line["prediction"], line["steps"], line["opened"]) == (
@@ -90,13 +92,13 @@ def test_a_stopped_call_goes_on(trained_run: Path, large: Path, tmp_path: Path, 
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 75, signal.SIGINT: 130}[signal.Signals(number)], (
         errors
     )
-    assert 0 < len(part.read_text().splitlines()) < 4000
+    assert 0 < len(part.read_text().splitlines()) < ROWS
     with part.open("a") as file:
         file.write('{"row": 17')  # half a line, as a full disk leaves it
     done = tiny.invoke(*command, "--out", tmp_path / "a")
     assert done.returncode == 0, done.stderr
     assert "went on after row" in done.stderr
-    assert [line["row"] for line in lines(tmp_path / "a")] == list(range(4000))
+    assert [line["row"] for line in lines(tmp_path / "a")] == list(range(ROWS))
     for a, b in zip(lines(tmp_path / "a"), lines(tmp_path / "whole"), strict=True):
         assert a["prediction"] == b["prediction"]
         assert a["confidence"] == pytest.approx(b["confidence"], abs=2e-6)

@@ -12,6 +12,8 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import torch
+
 from trm_core.errors import DataError
 from trm_core.evaluation.policies import Policy
 from trm_core.inference.engine import Engine, Finished
@@ -48,6 +50,7 @@ class Worker:
         self.changed = threading.Condition()
         self.closing = False
         self.failure: BaseException | None = None
+        self.threads = torch.get_num_threads()
         self.thread = threading.Thread(target=self._work, name="trm-worker", daemon=True)
 
     def start(self) -> None:
@@ -77,6 +80,7 @@ class Worker:
         self.thread.join()
 
     def _work(self) -> None:
+        torch.set_num_threads(self.threads)  # a thread has a number of its own, and begins with all processors
         try:
             while self._next():
                 began = time.perf_counter()
