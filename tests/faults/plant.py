@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.faults import code_faults, config_faults, data_faults, folder_faults, more_faults, other_faults
+from tests.faults import code_faults, config_faults, data_faults, folder_faults, more_faults, other_faults, third_faults
 from tests.faults.bases import BASES
 from tests.faults.capsules import write
 from tests.faults.healthy import HEALTHY
@@ -23,7 +23,7 @@ from trm_core.training.launch import launch
 
 FAULTS = {
     fault.name: fault
-    for part in (data_faults, config_faults, code_faults, folder_faults, more_faults, other_faults)
+    for part in (data_faults, config_faults, code_faults, folder_faults, more_faults, other_faults, third_faults)
     for fault in part.FAULTS
 }
 NONE = "none"
