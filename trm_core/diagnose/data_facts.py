@@ -148,6 +148,20 @@ class DataFacts:
         return float(zero[sample["mask"]].mean()) if "mask" in sample else float(zero.mean())
 
     @cached_property
+    def filler(self) -> float | None:
+        """Share of the capsules whose children are, to the bit, the most frequent ones in their place. None without."""
+        sample = self._sample("train")
+        if "children" not in sample:
+            return None
+        children = sample["children"]
+        shares = []
+        for place in range(children.shape[1]):
+            chosen = children[:, place] if "mask" not in sample else children[sample["mask"][:, place], place]
+            if len(chosen) > 1:
+                shares.append(np.unique(row_hashes([chosen]), return_counts=True)[1].max() / len(chosen))
+        return float(np.mean(shares)) if shares else 0.0
+
+    @cached_property
     def twins(self) -> Twins:
         """Held-out samples that are training samples too, among the rows that are read of both."""
         if self.held_out is None or not self.file.rows.get("train"):

@@ -13,6 +13,7 @@ CHECKS: tuple[Check, ...] = (
     *gradients.CHECKS,
     *resources.CHECKS,
     *parts.CHECKS,
+    answers.COLLAPSE,
     *policy.CHECKS,
     *answers.CHECKS,
     *run.CHECKS,

@@ -138,16 +138,16 @@ def reconstruction(evidence: Evidence) -> Finding:
     )
 
 
+COLLAPSE = Check(
+    "predictions-collapse",
+    ("accuracy",),
+    "all predictions are the same",
+    "pipeline.md Workflow 5 step 3",
+    ("config", "metrics", "data"),
+    predictions_collapse,
+    watched=True,
+)
 CHECKS = (
-    Check(
-        "predictions-collapse",
-        ("accuracy",),
-        "all predictions are the same",
-        "pipeline.md Workflow 5 step 3",
-        ("config", "metrics", "data"),
-        predictions_collapse,
-        watched=True,
-    ),
     Check(
         "accuracy-at-chance",
         ("accuracy",),

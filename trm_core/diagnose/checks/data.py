@@ -12,14 +12,18 @@ def children_missing(evidence: Evidence) -> Finding:
     children, config = evidence.file.file.num_children, evidence.settings
     if children:
         blank = evidence.file.blank or 0.0
+        filler = evidence.file.filler or 0.0
         text = f"{children} children per capsule, {100 * blank:.0f} % of the capsules have none but zeros"
-        if blank < 0.6:
-            return ok(text, children=children, blank=blank)
+        if filler > blank + 0.1:
+            text += f", {100 * filler:.0f} % have the same ones as most samples in that place"
+        if max(blank, filler) < 0.6:
+            return ok(text, children=children, blank=blank, filler=filler)
         return Finding(
-            Verdict.FAIL if blank > 0.9 else Verdict.WARN,
+            Verdict.FAIL if max(blank, filler) > 0.9 else Verdict.WARN,
             text,
-            numbers={"children": float(children), "blank": blank},
-            why="Opening such a capsule shows nothing. Padding belongs into the mask, so that no policy pays for it.",
+            numbers={"children": float(children), "blank": blank, "filler": filler},
+            why="Opening such a capsule shows nothing. Padding, and values that were filled in, belong into the mask, "
+            "so that no policy pays for them.",
             advice="look at the encoder that wrote them: trm inspect-dataset FILE",
         )
     asked = config.arch.enable_capsule_expansion is True or config.dqn.enabled is True

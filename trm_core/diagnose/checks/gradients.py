@@ -144,6 +144,9 @@ def dead_layer(evidence: Evidence) -> Finding:
     if not has_policy(evidence) or not len(metrics["train/dqn_loss"]):
         # Before Q-learning begins that is right, and whether it begins is asked elsewhere.
         groups = [name for name in groups if not name.endswith("value_net")]
+    if metrics["train/memory_filled"].last == 0:
+        # An empty bank gives back nothing, whatever is asked of it; why it is empty is asked elsewhere.
+        groups = [name for name in groups if not name.endswith("memory")]
     if not groups:
         return unknown("training.monitor_gradients is off")
     warm = min(training.lr_warmup_steps, evidence.learning_steps // 4)
