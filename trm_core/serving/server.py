@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from trm_core.serving.worker import Worker
 
 _LOOK_SECONDS = 0.2
 _GRACE_SECONDS = 1.0
+_PATIENCE_SECONDS = 10.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,8 @@ def serve(
     server = Server(config)
     worker.start()
     host, port = listening.getsockname()[:2]
-    on_ready(f"http://{host}:{port}")
     try:
-        asyncio.run(_until_stopped(server, worker, listening, app.state))
+        asyncio.run(_until_stopped(server, worker, listening, app.state, lambda: on_ready(f"http://{host}:{port}")))
     finally:
         worker.close()
         listening.close()
@@ -78,7 +80,9 @@ class Server(uvicorn.Server):
         yield
 
 
-async def _until_stopped(server: Server, worker: Worker, listening: socket.socket, state: State) -> None:
+async def _until_stopped(
+    server: Server, worker: Worker, listening: socket.socket, state: State, on_ready: Callable[[], None]
+) -> None:
     """At a signal no new connection is taken, and those that are kept end with their next answer, which says so. After
     a while uvicorn closes idle ones and waits for the requests under way. A second signal changes nothing.
     """
@@ -87,22 +91,43 @@ async def _until_stopped(server: Server, worker: Worker, listening: socket.socke
     def leave() -> None:
         server.should_exit = True
 
+    def close_door() -> None:
+        for accepting in server.servers:
+            accepting.close()
+
     def stop() -> None:
         if not state.stopping:
             state.stopping = True
-            for accepting in server.servers:
-                accepting.close()
+            # Closing the socket resets connections that the system has made and nobody has looked at. Those there are
+            # now are accepted in the next turn of the loop, so the socket goes in the one after it.
+            loop.call_soon(loop.call_soon, close_door)
             # A kept connection that were closed at once may have a request on its way, which nobody would answer.
             loop.call_later(_GRACE_SECONDS, leave)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    # Python's own handlers and not the loop's, which would give the signals back when it is closed: then a second one
+    # that comes late would kill the process.
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
     serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+    on_ready()
+    busy = time.monotonic()
     while not serving.done():
         await asyncio.wait([serving], timeout=_LOOK_SECONDS)
         if worker.failure is not None:
-            server.should_exit = True
+            leave()
+        if not server.should_exit or state.answering:
+            busy = time.monotonic()
+        elif time.monotonic() - busy > _PATIENCE_SECONDS:
+            _hang_up(server)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     await serving
+
+
+def _hang_up(server: Server) -> None:
+    """On clients that neither send the rest of their request nor read their answer: the end must not wait for them."""
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:
