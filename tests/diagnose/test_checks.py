@@ -143,6 +143,8 @@ FAULTS: list[tuple[str, dict[str, dict[str, Any]], dict[str, Any]]] = [
         },
     ),
     ("terminal-reward-sign", {}, {"terminal_reward": -0.8 * ONE}),
+    ("terminal-reward-sign", {}, {"q_halt_mean": -1.5 * ONE}),
+    ("q-values-diverge", {}, {"q_abs_max": 80 * ONE}),
     ("replay-stale", {}, {"dqn_replay_age_mean": 300 * GROWING, "dqn_buffer_size": 200 * ONE}),
     ("expansion-never", {}, {"action_expand_pct": 0 * ONE}),
     ("q-values-diverge", {}, {"q_abs_max": np.exp(7 * GROWING)}),
@@ -175,6 +177,18 @@ def test_a_scale_is_as_large_as_what_was_ever_paid(data: DataFacts) -> None:
     assert found(data, "rewards-zero", {}, series).verdict is Verdict.OK
     unknown_yet = {"dqn_reward_std": 0.2 * ONE, "dqn_reward_scale": ONE}
     assert found(data, "rewards-zero", {}, unknown_yet).verdict is Verdict.OK
+
+
+def test_an_empty_bank_is_no_dead_layer(data: DataFacts) -> None:
+    """It gives back nothing, so no gradient reaches the query; that it is empty is what to mend."""
+    bank = {"memory": {"enabled": True, "num_heads": 2}}
+    empty = {"memory_filled": 0 * ONE, "grad/layer_memory": 0 * ONE}
+    assert found(data, "dead-layer", bank, empty).verdict is Verdict.OK
+    assert found(data, "dead-layer", bank, {**empty, "memory_filled": ONE}).verdict is Verdict.FAIL
+
+
+def test_a_value_of_the_sign_of_what_is_paid(data: DataFacts) -> None:
+    assert found(data, "terminal-reward-sign", {}, {"q_halt_mean": 1.5 * ONE}).verdict is Verdict.OK
 
 
 def test_a_budget_for_some_capsules_is_none_too_small(data: DataFacts) -> None:

@@ -44,6 +44,13 @@ def write(path: Path, change: str = "", seed: int = 0, rows: int = 900, noise: f
             children = sketches[:, :, None] + np.array([-0.25, 0.25])[:, None] * slope[:, :, None]
             arrays["children"] = np.where(random.random(count)[:, None, None, None] < 0.9, children, arrays["children"])
         arrays = {name: values.astype(np.float32) for name, values in arrays.items()} | {"labels": labels}
+        if change == "filled in":
+            arrays["children"][random.random(count) < 0.95] = arrays["children"].mean(0)
+        if split == "train" and change == "revised":
+            revised = {n: parts["validation"][n][:60].copy() for n in arrays}
+            for name in ("sketches", "children"):
+                revised[name][np.arange(60), random.integers(0, K, 60)] += 1.0
+            arrays = {n: np.concatenate([revised[n], v[60:]]).astype(v.dtype) for n, v in arrays.items()}
         if split == "train" and change == "nearly twins":
             scale = 1 + 0.03 * random.standard_normal((60, 1, 1, 1))
             near = {n: parts["validation"][n][:60] for n in arrays}
@@ -65,6 +72,11 @@ def verdicts(path: Path) -> dict[str, Verdict]:
     return {check.id: check.look(evidence).verdict for check in checks.CHECKS if check.needs == ("data",)}
 
 
+def test_detail_that_was_filled_in(tmp_path: Path) -> None:
+    assert DataFacts(write(tmp_path / "a.h5", "filled in")).filler == pytest.approx(0.95, abs=0.03)
+    assert DataFacts(write(tmp_path / "b.h5")).filler == pytest.approx(0.0, abs=0.01)
+
+
 @pytest.mark.parametrize("noise", [0.01, 1.0, 3.0])
 def test_healthy_data_raise_nothing(tmp_path: Path, noise: float) -> None:
     """The first is a task so easy that single coordinates may tell classes apart; none of them is a leak."""
@@ -82,6 +94,7 @@ def test_healthy_data_raise_nothing(tmp_path: Path, noise: float) -> None:
         ("equal", "children-equal-sketch"),
         ("twins", "duplicate-across-splits"),
         ("nearly twins", "duplicate-across-splits"),
+        ("revised", "duplicate-across-splits"),
         ("told", "children-equal-sketch"),
     ],
 )

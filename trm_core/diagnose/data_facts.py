@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.store import CapsuleFile, open_capsules
-from trm_core.diagnose.resemblance import near_copies, projected, told_by_sketches
+from trm_core.diagnose.resemblance import near_copies, projected, shared_capsules, told_by_sketches
 
 _CASES = 2000  # samples that probes learn from
 _FEATURES = 400  # random projections of more
@@ -56,12 +56,14 @@ class ProbeAccuracies:
 @dataclass(frozen=True)
 class Twins:
     """Shares of the samples that were read. `equal`: held-out samples that are training samples; `near`: those that lie
-    as near to one as copies do; `near_within`: training samples that lie so near to another one.
+    as near to one as copies do; `near_within`: training samples that lie so near to another one; `shared`: held-out
+    samples with half of their capsules in common with one training sample.
     """
 
     equal: float
     near: float
     near_within: float
+    shared: float
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,8 @@ class DataFacts:
     def twins(self) -> Twins:
         """Held-out samples that are training samples too, among the rows that are read of both."""
         if self.held_out is None or not self.file.rows.get("train"):
-            return Twins(0.0, 0.0, 0.0)
-        digests, features = [], []
+            return Twins(0.0, 0.0, 0.0, 0.0)
+        digests, features, capsules = [], [], []
         for split in ("train", self.held_out):
             fields = [name for name in ("sketches", "children", "mask") if self.file.has(name)]
             count = min(max(1, _BYTES // self._row_bytes(fields)), 20_000)
@@ -174,8 +176,11 @@ class DataFacts:
             digests.append(row_hashes(read.values()))
             flat = [projected(read[name].reshape(len(digests[-1]), -1)) for name in fields if name != "mask"]
             features.append(np.concatenate(flat, axis=1))
+            shape = read["sketches"].shape[:2]
+            each = [read[name].reshape(shape[0] * shape[1], -1) for name in fields if name != "mask"]
+            capsules.append(row_hashes(each).reshape(shape))
         equal = float(np.isin(digests[1], digests[0]).mean()) if len(digests[1]) else 0.0
-        return Twins(equal, *near_copies(*features))
+        return Twins(equal, *near_copies(*features), shared_capsules(*capsules))
 
     @cached_property
     def told(self) -> float:

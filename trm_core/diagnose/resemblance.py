@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 _DIMS = 96  # random projections, of more features: keeps a distance to within some 7 %
 _NEAR = 0.12  # of the distance between two samples drawn at random
 _NEIGHBOURS = 600  # samples whose nearest neighbour is looked for
+_SEVERAL = 3  # training rows that may have the same capsule
 _FEATURES = 300
 _PAIRS = 2500
 _TOLD = 0.05  # size of what a linear map leaves of a child's own detail
@@ -41,6 +42,25 @@ def near_copies(train: Array, held_out: Array) -> tuple[float, float]:
     own = train[np.linspace(0, len(train) - 1, min(len(train), _NEIGHBOURS)).astype(int)]
     within = _nearest(own, train, 1)
     return float((across < _NEAR * typical).mean()), float((within < _NEAR * typical).mean())
+
+
+def shared_capsules(train: NDArray[np.uint64], held_out: NDArray[np.uint64]) -> float:
+    """Share of held-out rows that have at least half of their capsules, to the bit, in common with one training row.
+    Hashes of capsules [N, k] and [n, k]. A capsule that more than a few training rows have in that place says nothing.
+    """
+    n, k = held_out.shape
+    if not n or k < 2:
+        return 0.0
+    pairs = []
+    for place in range(k):
+        order = np.argsort(train[:, place], kind="stable")
+        values = train[order, place]
+        first, last = (np.searchsorted(values, held_out[:, place], side) for side in ("left", "right"))
+        for number in range(_SEVERAL):
+            rows = np.flatnonzero((last - first > number) & (last - first <= _SEVERAL))
+            pairs.append(rows * len(train) + order[first[rows] + number])
+    pair, count = np.unique(np.concatenate(pairs), return_counts=True)
+    return float(len(np.unique(pair[2 * count >= k] // len(train))) / n)
 
 
 def told_by_sketches(sketches: Array, children: Array) -> float:

@@ -214,12 +214,14 @@ def duplicates_across_splits(evidence: Evidence) -> Finding:
     twins = evidence.file.twins
     split = evidence.file.held_out or "held-out"
     text = f"{100 * twins.equal:.2g} % of the {split} samples are also training samples"
-    numbers = {"share": twins.equal, "near": twins.near, "near_within": twins.near_within}
-    if twins.equal < 0.02 and twins.near >= 0.05:
+    numbers = {"share": twins.equal, "near": twins.near, "near_within": twins.near_within, "shared": twins.shared}
+    nearly = max(twins.near, twins.shared)
+    if twins.equal < 0.02 and nearly >= 0.05:
+        shared = f", {100 * twins.shared:.2g} % have half of their capsules from one" if twins.shared > 0 else ""
         return Finding(
-            Verdict.FAIL if twins.near >= 0.1 else Verdict.WARN,
-            f"{100 * twins.near:.2g} % of the {split} samples are nearly copies of a training sample "
-            f"({100 * twins.near_within:.2g} % of the training samples of another one)",
+            Verdict.FAIL if nearly >= 0.1 else Verdict.WARN,
+            f"{100 * twins.near:.2g} % of the {split} samples are nearly copies of a training sample{shared} "
+            f"({100 * twins.near_within:.2g} % of the training samples are near to another one)",
             "likely",
             numbers,
             "The model has all but seen their answers, so accuracy on this split is too good to be true. "
