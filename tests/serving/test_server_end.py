@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -13,7 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
-from served import SURE, as_json, start
+import tiny
+from served import SURE, TRM, as_json, start
 
 from trm_core.inference.predictor import Predictor
 
@@ -97,6 +100,26 @@ def test_connections_of_one_request_are_answered_or_refused(trained_run: Path, t
     assert process.returncode == 0, errors
     assert set(outcomes) == {"200", "refused"}
     assert outcomes.count("refused") == 8
+
+
+def test_the_address_as_json(trained_run: Path, tmp_path: Path) -> None:
+    """One document, and nothing else by the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRM, "serve", str(trained_run), "--port", "0", "--json"],
+        env=tiny.environment(tmp_path),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(4)]
+    said = json.loads("".join(lines))
+    assert said["model"] == str(trained_run)
+    assert httpx.get(f"{said['address']}/health").status_code == 200
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[0] == ""
+    assert process.returncode == 0
 
 
 def connect(address: str, body: bytes, length: int | None = None) -> socket.socket:
