@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.datastructures import State
@@ -88,19 +90,15 @@ async def _until_stopped(
     """
     loop = asyncio.get_running_loop()
 
+    late: list[asyncio.Task[object]] = []  # a task that nobody holds may vanish
+
     def leave() -> None:
         server.should_exit = True
-
-    def close_door() -> None:
-        for accepting in server.servers:
-            accepting.close()
 
     def stop() -> None:
         if not state.stopping:
             state.stopping = True
-            # Closing the socket resets connections that the system has made and nobody has looked at. Those there are
-            # now are accepted in the next turn of the loop, so the socket goes in the one after it.
-            loop.call_soon(loop.call_soon, close_door)
+            late.extend(_close_door(server, listening))
             # A kept connection that were closed at once may have a request on its way, which nobody would answer.
             loop.call_later(_GRACE_SECONDS, leave)
 
@@ -124,6 +122,25 @@ async def _until_stopped(
     await serving
 
 
+def _close_door(server: Server, listening: socket.socket) -> list[asyncio.Task[object]]:
+    """Take no new connection. Those that the system has made and the loop has not looked at yet would be reset with
+    the socket, though their clients may have sent a request: they are accepted first, without a turn of the loop
+    between.
+    """
+    if not server.servers:
+        return []  # uvicorn is still starting, and closes what it opens
+    made: list[socket.socket] = []
+    with suppress(OSError):  # nothing is left to accept, or too many files are open
+        while True:
+            made.append(listening.accept()[0])
+    for accepting in server.servers:
+        accepting.close()
+    loop, config = asyncio.get_running_loop(), server.config
+    protocol: Any = config.http_protocol_class  # made as uvicorn makes its own
+    made_as = partial(protocol, config=config, server_state=server.server_state, app_state=server.lifespan.state)
+    return [loop.create_task(loop.connect_accepted_socket(made_as, connection)) for connection in made]
+
+
 def _hang_up(server: Server) -> None:
     """On clients that neither send the rest of their request nor read their answer: the end must not wait for them."""
     for connection in list(server.server_state.connections):
@@ -142,6 +159,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(1024)
+        listening.setblocking(False)
         return listening
     except (OSError, OverflowError) as error:
         raise ResourceError(
