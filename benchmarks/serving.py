@@ -232,7 +232,10 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    record = {"engine": compare_batching(options.repetitions), "server": measure_server(options.run, options.seconds)}
+    busy = {"cores": os.cpu_count(), "load before": round(os.getloadavg()[0], 1)}  # of others, who slow this down
+    engine = compare_batching(options.repetitions)
+    server = measure_server(options.run, options.seconds)
+    record = {"machine": busy, "engine": engine, "server": server}
     text = json.dumps(record, indent=2)
     print(text)
     if options.out:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from trm_cli.console import log, out
+from trm_cli.config_options import JsonOption
+from trm_cli.console import log, out, print_json
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -34,6 +35,7 @@ def command(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that torch computes with.")] = None,
     checkpoint: Annotated[str, typer.Option(metavar="latest|best", help="Which checkpoint of a run.")] = "latest",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    json: JsonOption = False,
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C, and then those that were accepted: POST /predict, GET /health,
     GET /metrics.
@@ -60,12 +62,19 @@ def command(
         torch.set_num_threads(threads)
     predictor = Predictor.load(model, device, checkpoint)
     limits = Limits(round(max_request_mb * 1e6), max_samples)
+
+    def ready(address: str) -> None:
+        if json:
+            print_json({"model": str(model), "address": address})
+        else:
+            out(f"serving {model} at {address}")
+
     serve(
         predictor,
         policy,
         price,
         confidence,
         ServerSettings(host, port, batch, max_queue, limits),
-        lambda address: out(f"serving {model} at {address}"),
+        ready,
     )
     log("stopped: everything that was accepted is answered")

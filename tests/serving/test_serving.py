@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import itertools
 import json
 import random
 import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +18,21 @@ import httpx
 import numpy as np
 import pytest
 import tiny
+import torch
 from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+from served import SURE, as_json, start
 from sklearn.datasets import load_digits
 
-from trm_core.data.store import open_capsules
+from trm_core.dqn.actions import Action
 from trm_core.errors import DataError
+from trm_core.evaluation.policies import Situation, nothing
 from trm_core.inference.predictor import Predictor
 from trm_core.inference.samples import samples_of
+from trm_core.model.capsule_state import CapsuleState
 from trm_core.serving.app import Limits, make_app
 from trm_core.serving.metrics import Metrics
 from trm_core.serving.worker import QueueFull, ShuttingDown, Worker
-
-SURE = 0.6  # of this run's samples some are after one step, some never
-
-
-@pytest.fixture(scope="module")
-def predictor(trained_run: Path) -> Predictor:
-    return Predictor.load(trained_run, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def fields(capsule_file: Path) -> dict[str, Any]:
-    with open_capsules(capsule_file) as file:
-        return file.read("validation", slice(0, 40), ["sketches", "children"])
-
-
-def as_json(fields: dict[str, Any], rows: range | list[int]) -> list[dict[str, Any]]:
-    return [{name: values[row].astype(float).tolist() for name, values in fields.items()} for row in rows]
-
-
-@pytest.fixture
-def worker(predictor: Predictor) -> Iterator[Worker]:
-    made = Worker(predictor.trained, predictor.policy("threshold", confidence=SURE), 8, 64, Metrics())
-    made.start()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(predictor: Predictor, worker: Worker) -> Iterator[TestClient]:
-    app = make_app(predictor, "threshold", worker, worker.metrics, Limits(200_000, 50))
-    with TestClient(app, raise_server_exceptions=False) as found:
-        yield found
 
 
 def test_answers_are_the_librarys(client: TestClient, predictor: Predictor, fields: dict[str, Any]) -> None:
@@ -86,7 +58,7 @@ def test_answers_are_the_librarys(client: TestClient, predictor: Predictor, fiel
     text = client.get("/metrics").text
     assert 'trm_requests_total{code="200",path="/predict"} 60.0' in text
     health = client.get("/health").json()
-    assert (health["status"], health["rows_waiting"], health["rows_thinking"]) == ("ok", 0, 0)
+    assert (health["status"], health["queue"], health["in_flight"]) == ("ok", 0, 0)
 
 
 def test_rows_of_several_requests_share_a_step(predictor: Predictor, fields: dict[str, Any]) -> None:
@@ -101,6 +73,56 @@ def test_rows_of_several_requests_share_a_step(predictor: Predictor, fields: dic
     steps = predictor.trained.max_steps
     assert f"trm_step_rows_count {steps}.0" in text  # eight rows, and no more calls than one of them takes
     assert f"trm_step_rows_sum {8 * steps}.0" in text
+
+
+@dataclass
+class Need:
+    """A policy that halts each row after a number of steps."""
+
+    steps: torch.Tensor
+    price: float = 0.01
+    name: str = "need"
+
+    def open_first(self, capsules: CapsuleState) -> torch.Tensor:
+        return nothing(capsules)
+
+    def decide(self, now: Situation) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.where(now.steps >= self.steps[now.rows], int(Action.HALT), int(Action.CONTINUE)), nothing(
+            now.capsules
+        )
+
+
+def test_a_row_that_halts_frees_its_place(predictor: Predictor, fields: dict[str, Any]) -> None:
+    """Two places: the first request needs three steps, and three others take the other place one after another."""
+    made = Worker(predictor.trained, Need(torch.tensor([3, 1, 1, 1])), 2, 64, Metrics())
+    ends: list[int] = []
+    for number, sample in enumerate(itertools.islice(samples_of(fields, predictor.trained), 4)):
+        made.submit([sample]).add_done_callback(lambda _, number=number: ends.append(number))
+    made.start()
+    made.close()
+    assert ends[:2] == [1, 2]
+    assert set(ends[2:]) == {0, 3}
+    text = made.metrics.text().decode()
+    assert "trm_step_rows_count 3.0" in text  # four, if the places of a batch were filled together
+    assert "trm_step_rows_sum 6.0" in text
+    assert "trm_rows_thinking 0.0" in text
+
+
+def test_metrics_are_read_by_prometheus(client: TestClient, fields: dict[str, Any]) -> None:
+    assert client.post("/predict", json={"samples": as_json(fields, range(5))}).status_code == 200
+    families = {family.name: family for family in text_string_to_metric_families(client.get("/metrics").text)}
+    assert {name for name in families if not name.endswith("_created")} == {
+        *("trm_requests", "trm_rows", "trm_reasoning_steps", "trm_opened_capsules", "trm_price_units"),
+        *("trm_rows_waiting", "trm_rows_thinking", "trm_predict_seconds", "trm_step_rows", "trm_step_seconds"),
+    }
+    assert families["trm_rows"].samples[0].value == 5
+    assert families["trm_predict_seconds"].type == "histogram"
+
+
+def test_health_describes_the_model(client: TestClient) -> None:
+    model = client.get("/health").json()["model"]
+    assert (model["policy"], model["classes"]) == ("threshold", 3)
+    assert (model["shape"]["num_capsules"], model["shape"]["dim"]) == (tiny.K, tiny.D)
 
 
 def test_a_request_larger_than_the_batch_is_answered(worker: Worker, predictor: Predictor, fields: Any) -> None:
@@ -212,6 +234,45 @@ def test_a_body_without_a_length_is_cut_off(client: TestClient) -> None:
             yield b" " * 10_000
 
     assert client.post("/predict", content=pieces()).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("named", "code"),
+    [
+        ("application/json", 200),
+        ("Application/JSON; charset=utf-8", 200),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("", 415),
+    ],
+)
+def test_other_types_of_content_are_refused(client: TestClient, fields: Any, named: str, code: int) -> None:
+    body = json.dumps({"samples": as_json(fields, [0])})
+    answer = client.post("/predict", content=body, headers={"Content-Type": named})
+    assert answer.status_code == code
+    assert code == 200 or answer.json()["hint"] == "Content-Type: application/json"
+
+
+def test_a_body_that_does_not_arrive_is_given_up(predictor: Predictor, worker: Worker) -> None:
+    """The server's own task: TestClient has the whole body before it asks."""
+
+    async def ask() -> list[Any]:
+        app = make_app(predictor, "threshold", worker, worker.metrics, Limits(seconds=0.1))
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            await asyncio.sleep(60)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+        return sent
+
+    first, *_ = asyncio.run(asyncio.wait_for(ask(), 10))
+    assert first["status"] == 408
+    assert (b"connection", b"close") in first["headers"]
 
 
 @pytest.mark.parametrize(
@@ -327,68 +388,6 @@ def test_memory_does_not_grow_with_malformed_requests(trained_run: Path, tmp_pat
     process.communicate(timeout=30)
     assert process.returncode == 0
     assert sizes[2] - sizes[0] < 10e6, sizes  # after the first 500, which load what is loaded late
-
-
-def start(run: Path, tmp_path: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trm_cli.main", "serve", str(run), "--port", "0", *options],
-        env=tiny.environment(tmp_path),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert "http://127.0.0.1:" in line, process.communicate()
-    return process, line.split()[-1]
-
-
-def test_a_signal_under_load_drops_nothing(
-    trained_run: Path, tmp_path: Path, fields: Any, predictor: Predictor
-) -> None:
-    process, address = start(trained_run, tmp_path, "--policy", "threshold", "--confidence", str(SURE))
-    expected = predictor.predict(policy="threshold", confidence=SURE, **fields)
-    answered, refused, dropped, wrong = 0, 0, 0, 0
-    lock = threading.Lock()
-
-    def ask(number: int) -> None:
-        """Over one connection that is kept, as long as it is."""
-        nonlocal answered, refused, dropped, wrong
-        body = {"samples": as_json(fields, [number])}
-        with httpx.Client(base_url=address, timeout=30) as client:
-            while True:
-                try:
-                    answer = client.post("/predict", json=body)
-                except httpx.ConnectError:
-                    refused += 1
-                    return
-                except httpx.TransportError:
-                    dropped += 1
-                    return
-                with lock:
-                    answered += 1
-                    wrong += answer.status_code != 200
-                    wrong += answer.json()["answers"][0]["prediction"] != expected[number].prediction[0]
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(24)]
-    for thread in threads:
-        thread.start()
-    for _ in range(200):
-        if answered > 100:
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
-    for thread in threads:
-        thread.join()
-    assert process.returncode == 0, errors
-    assert (refused, dropped) == (24, 0)
-    assert "everything that was accepted is answered" in errors
-    assert "Traceback" not in errors
-    assert answered > 100
-    assert wrong == 0
 
 
 def test_an_address_that_is_taken(trained_run: Path, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from trm_core.errors import DataError
 from trm_core.inference.predictor import Predictor
@@ -27,49 +28,69 @@ class Limits:
 
     bytes: int = 16 << 20
     samples: int = 1024
+    seconds: float = 60.0  # for its body to arrive
 
 
 class TooLarge(Exception):
     """The body is over the limit."""
 
 
+class OtherContent(Exception):
+    """The body is said to be something else than JSON."""
+
+
 def make_app(predictor: Predictor, policy_name: str, worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
     """POST /predict, GET /health, GET /metrics."""
-    trained = predictor.trained
-    app = FastAPI(title="trm", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(title="trm", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.stopping = False
-    about = {
-        "model": trained.source.name,
-        "step": trained.about.get("step"),
-        "policy": policy_name,
-        "price": worker.engine.policy.price,
-        "capsules": trained.model.data.num_capsules,
-        "classes": trained.class_names or trained.model.data.num_classes,
-    }
+    app.state.answering = 0  # requests that are here whole and not yet answered
+    model = describe(predictor, policy_name, worker)
 
     @app.middleware("http")
     async def counted(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call(request)
         path = request.url.path if request.url.path in _PATHS else "other"
-        metrics.requests.labels(path, str(response.status_code)).inc()
+        code = 500  # what a bug of ours turns into, outside of here
+        try:
+            response = await call(request)
+            code = response.status_code
+        finally:
+            metrics.requests.labels(path, str(code)).inc()
         if app.state.stopping:
             response.headers["Connection"] = "close"
         return response
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
-        return problem(error.status_code, str(error.detail))
+        return problem(error.status_code, str(error.detail), headers=error.headers)
 
     @app.post("/predict")
     async def predict(request: Request) -> Response:
+        # Where the body was not read to its end the connection cannot go on.
+        close = {"Connection": "close"}
         try:
-            body = await read_body(request, limits.bytes)
-            began = time.perf_counter()
+            require_json(request)
+            async with asyncio.timeout(limits.seconds):
+                body = await read_body(request, limits.bytes)
+        except OtherContent as error:
+            return problem(415, f"the body is of type {str(error)[:80]!r}", "Content-Type: application/json", close)
+        except TooLarge:
+            return problem(413, f"the body is larger than {limits.bytes} bytes", "send fewer samples at once", close)
+        except TimeoutError:
+            return problem(408, f"the body did not arrive within {limits.seconds:g} seconds", headers=close)
+        except ClientDisconnect:
+            return problem(400, "the body ends early")  # nobody hears it, but it is counted
+        app.state.answering += 1
+        try:
+            return await answer(body)
+        finally:
+            app.state.answering -= 1
+
+    async def answer(body: bytes) -> Response:
+        began = time.perf_counter()
+        try:
             # Reading thousands of numbers must not hold up the other requests.
             question = await asyncio.to_thread(parse, body, predictor, limits.samples)
             answers = await asyncio.wrap_future(worker.submit(question.samples))
-        except TooLarge:
-            return problem(413, f"the body is larger than {limits.bytes} bytes", "send fewer samples at once")
         except DataError as error:
             return problem(422, error.message, error.hint)
         except QueueFull:
@@ -87,15 +108,37 @@ def make_app(predictor: Predictor, policy_name: str, worker: Worker, metrics: Me
     async def health() -> Response:
         if worker.failure is not None:
             return problem(500, "the worker has failed; see the log")
-        now = {"rows_waiting": worker.rows_waiting, "rows_thinking": len(worker.engine)}
-        status = "shutting down" if app.state.stopping else "ok"
-        return JSONResponse({"status": status, **about, **now}, status_code=503 if app.state.stopping else 200)
+        status, code = ("shutting down", 503) if app.state.stopping else ("ok", 200)
+        now = {"queue": worker.rows_waiting, "in_flight": len(worker.engine)}
+        return JSONResponse({"status": status, "model": model, **now}, status_code=code)
 
     @app.get("/metrics")
     async def prometheus() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def describe(predictor: Predictor, policy_name: str, worker: Worker) -> dict[str, object]:
+    """What a client has to know of the model."""
+    trained = predictor.trained
+    return {
+        "name": trained.source.name,
+        "step": trained.about.get("step"),
+        "policy": policy_name,
+        "price": worker.engine.policy.price,
+        "shape": asdict(trained.model.data),
+        "classes": trained.class_names or trained.model.data.num_classes,
+    }
+
+
+def require_json(request: Request) -> None:
+    """A body of no named type is taken for JSON. A form or a text is what a page of somebody else's can make a browser
+    send here without asking.
+    """
+    named = request.headers.get("content-type", "application/json")
+    if named.partition(";")[0].strip().lower() != "application/json":
+        raise OtherContent(named)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -112,6 +155,6 @@ async def read_body(request: Request, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def problem(code: int, message: str, hint: str | None = None, headers: dict[str, str] | None = None) -> Response:
+def problem(code: int, message: str, hint: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
     """An error as the client sees it."""
     return JSONResponse({"error": message, "hint": hint}, status_code=code, headers=headers)

@@ -26,6 +26,7 @@ class Metrics:
         self.opened = Counter("trm_opened_capsules", "Capsules opened in rows answered.", registry=registry)
         self.spent = Counter("trm_price_units", "Price units spent on rows answered.", registry=registry)
         self.waiting = Gauge("trm_rows_waiting", "Rows that wait for a place.", registry=registry)
+        self.thinking = Gauge("trm_rows_thinking", "Rows in flight: begun and not yet through.", registry=registry)
         self.batch = Histogram("trm_step_rows", "Rows in a call of the model.", buckets=_ROWS, registry=registry)
         self.step_seconds = Histogram(
             "trm_step_seconds", "Time of a reasoning step.", buckets=_SECONDS, registry=registry

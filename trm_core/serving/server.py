@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.datastructures import State
@@ -20,6 +23,8 @@ from trm_core.serving.worker import Worker
 
 _LOOK_SECONDS = 0.2
 _GRACE_SECONDS = 1.0
+_PATIENCE_SECONDS = 10.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,8 @@ def serve(
     server = Server(config)
     worker.start()
     host, port = listening.getsockname()[:2]
-    on_ready(f"http://{host}:{port}")
     try:
-        asyncio.run(_until_stopped(server, worker, listening, app.state))
+        asyncio.run(_until_stopped(server, worker, listening, app.state, lambda: on_ready(f"http://{host}:{port}")))
     finally:
         worker.close()
         listening.close()
@@ -78,11 +82,15 @@ class Server(uvicorn.Server):
         yield
 
 
-async def _until_stopped(server: Server, worker: Worker, listening: socket.socket, state: State) -> None:
+async def _until_stopped(
+    server: Server, worker: Worker, listening: socket.socket, state: State, on_ready: Callable[[], None]
+) -> None:
     """At a signal no new connection is taken, and those that are kept end with their next answer, which says so. After
     a while uvicorn closes idle ones and waits for the requests under way. A second signal changes nothing.
     """
     loop = asyncio.get_running_loop()
+
+    late: list[asyncio.Task[object]] = []  # a task that nobody holds may vanish
 
     def leave() -> None:
         server.should_exit = True
@@ -90,19 +98,53 @@ async def _until_stopped(server: Server, worker: Worker, listening: socket.socke
     def stop() -> None:
         if not state.stopping:
             state.stopping = True
-            for accepting in server.servers:
-                accepting.close()
+            late.extend(_close_door(server, listening))
             # A kept connection that were closed at once may have a request on its way, which nobody would answer.
             loop.call_later(_GRACE_SECONDS, leave)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    # Python's own handlers and not the loop's, which would give the signals back when it is closed: then a second one
+    # that comes late would kill the process.
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
     serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+    on_ready()
+    busy = time.monotonic()
     while not serving.done():
         await asyncio.wait([serving], timeout=_LOOK_SECONDS)
         if worker.failure is not None:
-            server.should_exit = True
+            leave()
+        if not server.should_exit or state.answering:
+            busy = time.monotonic()
+        elif time.monotonic() - busy > _PATIENCE_SECONDS:
+            _hang_up(server)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     await serving
+
+
+def _close_door(server: Server, listening: socket.socket) -> list[asyncio.Task[object]]:
+    """Take no new connection. Those that the system has made and the loop has not looked at yet would be reset with
+    the socket, though their clients may have sent a request: they are accepted first, without a turn of the loop
+    between.
+    """
+    if not server.servers:
+        return []  # uvicorn is still starting, and closes what it opens
+    made: list[socket.socket] = []
+    with suppress(OSError):  # nothing is left to accept, or too many files are open
+        while True:
+            made.append(listening.accept()[0])
+    for accepting in server.servers:
+        accepting.close()
+    loop, config = asyncio.get_running_loop(), server.config
+    protocol: Any = config.http_protocol_class  # made as uvicorn makes its own
+    made_as = partial(protocol, config=config, server_state=server.server_state, app_state=server.lifespan.state)
+    return [loop.create_task(loop.connect_accepted_socket(made_as, connection)) for connection in made]
+
+
+def _hang_up(server: Server) -> None:
+    """On clients that neither send the rest of their request nor read their answer: the end must not wait for them."""
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -117,6 +159,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(1024)
+        listening.setblocking(False)
         return listening
     except (OSError, OverflowError) as error:
         raise ResourceError(

@@ -30,7 +30,7 @@ class ShuttingDown(Exception):
     """Nothing is accepted any more."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
     """Rows that are answered together. `done` gives their answers, or the DataError of one of them."""
 
@@ -46,6 +46,7 @@ class Worker:
     def __init__(self, trained: Trained, policy: Policy, batch: int, most_waiting: int, metrics: Metrics) -> None:
         self.engine, self.batch, self.most_waiting, self.metrics = Engine(trained, policy), batch, most_waiting, metrics
         self.waiting: deque[Request] = deque()
+        self.unanswered: set[Request] = set()
         self.rows_waiting = 0
         self.changed = threading.Condition()
         self.closing = False
@@ -67,6 +68,8 @@ class Worker:
             if self.rows_waiting and self.rows_waiting + len(samples) > self.most_waiting:
                 raise QueueFull
             self.waiting.append(request)
+            self.unanswered.add(request)
+            request.done.add_done_callback(lambda _: self.unanswered.discard(request))
             self.rows_waiting += len(samples)
             self.metrics.waiting.set(self.rows_waiting)
             self.changed.notify()
@@ -88,6 +91,7 @@ class Worker:
                 through = self.engine.step()
                 self.metrics.step(rows, time.perf_counter() - began)
                 self._settle(through)
+                self.metrics.thinking.set(len(self.engine))
         except BaseException as error:
             # A bug of ours: whoever waits must hear of it, and the process must end.
             self._fail(error)
@@ -103,6 +107,7 @@ class Worker:
             fresh = self._take(self.batch - len(self.engine))
         keys, samples = [key for key, _ in fresh], [sample for _, sample in fresh]
         self._settle(self.engine.admit(keys, samples))
+        self.metrics.thinking.set(len(self.engine))
         return True
 
     def _take(self, room: int) -> list[tuple[tuple[Request, int], Sample]]:
@@ -142,7 +147,6 @@ class Worker:
     def _fail(self, error: BaseException) -> None:
         with self.changed:
             self.failure = error
-            lost = {id(t.key[0]): t.key[0] for t in self.engine.thoughts if isinstance(t.key, tuple)}
-            for request in [*self.waiting, *lost.values()]:
-                if not request.done.done():
-                    request.done.set_exception(ShuttingDown())
+            # Not only what waits or stands in the engine: the error may have come between the two.
+            for request in list(self.unanswered):
+                request.done.set_exception(ShuttingDown())
