@@ -71,12 +71,18 @@ def launch(processes: int, module: str, arguments: list[str], run: Path | None =
 
 @contextmanager
 def signals_to_workers() -> Iterator[None]:
-    """Pass the signals that stop a run on to the processes started from here, and stay alive."""
+    """Pass the first of the signals that stop a run on to the processes started from here, and stay alive.
+
+    A later one passes the first on once more, as its handler may run in the middle of the first one's and overtake it.
+    """
+    first = 0
 
     def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        first = first or number
         for child in children():
             with suppress(ProcessLookupError):
-                os.kill(child, number)
+                os.kill(child, first)
 
     before = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
