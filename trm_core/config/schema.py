@@ -199,6 +199,31 @@ class BuildConfig(Section):
         return self
 
 
+class PuzzleBuildConfig(Section):
+    """How `trm build-puzzles` makes a puzzle folder."""
+
+    seed: int = Field(0, description="Seed of generated puzzles, splits and augmentations.")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="Processes that generate and solve; 0: in this one.")
+    augmentations: Annotated[int, Field(ge=0)] = Field(
+        0, description="Augmented copies of each training puzzle (ARC: of each task, its test pairs too)."
+    )
+    subsample: Count | None = Field(None, description="Training puzzles drawn out of all; null: all.")
+    test: Fraction = Field(0.1, description="Share of the puzzles held out, where the source has no test file.")
+    test_source: str | None = Field(None, description="Sudoku and mazes: a file of held-out puzzles.")
+    count: Count | None = Field(None, description="Puzzles to generate, training and test together.")
+    size: Count | None = Field(
+        None, description="Side of generated grids: Sudoku 4, 6 or 9 (default), mazes 30 by default."
+    )
+    min_rating: int | None = Field(None, description="Sudoku csv: leave out easier training puzzles.")
+    clues: Count | None = Field(
+        None, description="Generated Sudokus: fewest given cells; null: as few as leave one solution."
+    )
+    min_path: Count | None = Field(None, description="Mazes: shortest path that is hard enough, in cells.")
+    test_subset: str | None = Field(
+        None, description="ARC: the subset whose test pairs are held out; null: evaluation, or the last one."
+    )
+
+
 class WeightedPath(Section):
     """One of several capsule files that are mixed in training."""
 
@@ -215,6 +240,9 @@ class DataConfig(Section):
     )
     source: str | None = Field(None, description="Raw data to build first (cached); 'digits' is embedded.")
     build: BuildConfig = Field(default_factory=BuildConfig, description="How data.source is built.")
+    puzzles: PuzzleBuildConfig = Field(
+        default_factory=PuzzleBuildConfig, description="How trm build-puzzles makes a folder of puzzles."
+    )
     cache_dir: str | None = Field(None, description="Where built files are kept; default ~/.cache/trm.")
     eval_split: Literal["auto", "validation", "test", "train"] = Field(
         "auto", description="Split evaluated during and after training; auto: validation if there is one, else test."

@@ -1,0 +1,1 @@
+"""Puzzles as token sequences, in the folder layout of the TRM and HRM dataset builders."""

@@ -1,0 +1,1 @@
+"""Puzzles of every kind -> a puzzle folder (`trm build-puzzles`)."""
