@@ -28,13 +28,12 @@ from trm_core.model.layers import Block, Network
 class Recursion(nn.Module):
     """(z_H, z_L, x) each [B, K, D] -> (z_H, z_L)."""
 
-    def __init__(self, arch: ArchConfig, training: TrainingConfig) -> None:
+    def __init__(self, arch: ArchConfig, training: TrainingConfig, positions: int) -> None:
         super().__init__()
         self.reduced, self.recompute = training.precision == "bfloat16", training.activation_checkpointing
         self.H_cycles, self.L_cycles, self.grad_cycles = arch.H_cycles, arch.L_cycles, arch.grad_cycles
-        size = (arch.hidden_size, arch.num_layers, arch.num_heads, arch.ffn_expansion, arch.dropout)
-        self.low = Network(*size)
-        self.high = self.low if arch.tied else Network(*size)
+        self.low = Network(arch, positions)
+        self.high = self.low if arch.tied else Network(arch, positions)
 
     def cycle(self, z_H: Tensor, z_L: Tensor, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """One high-level cycle."""
@@ -75,4 +74,5 @@ class Recursion(nn.Module):
         """[B, K] share of the attention that each position of z_H gets in the last block of the high level."""
         last = self.high.blocks[-1]
         assert isinstance(last, Block)
-        return last.attention.received(z_H, bias)
+        assert last.attention is not None
+        return last.attention.received(z_H, bias, self.high.rotation)
