@@ -80,6 +80,7 @@ def test_config_and_data_need_no_torch_but_for_these_files() -> None:
         "data/dataset.py",
         "data/legacy.py",
         "data/puzzles/stream.py",
+        "data/torch_file.py",
         "data/stream.py",
         "data/build/pretrained.py",
         "data/build/pretrained_vision.py",
@@ -110,4 +111,4 @@ def test_torch_load_is_used_once() -> None:
                 uses.append((str(path.relative_to(ROOT)), keywords.get("weights_only")))
             if isinstance(node, ast.ImportFrom) and node.module == "torch":
                 assert "load" not in {alias.name for alias in node.names}, f"{path} imports load from torch"
-    assert uses == [("trm_core/data/legacy.py", "True")]
+    assert uses == [("trm_core/data/torch_file.py", "True")]

@@ -70,6 +70,11 @@ class ArchConfig(Section):
     grad_cycles: Count = Field(
         1, description="Last high-level cycles that carry gradient; the earlier ones run without."
     )
+    grad_low_cycles: Count | None = Field(
+        None,
+        description="Last low-level updates of a high-level cycle that carry gradient; null: all. HRM's one-step "
+        "gradient is 1.",
+    )
     tied: bool = Field(
         True, description="One network for both levels (TRM); false gives separate H and L networks (HRM)."
     )
@@ -136,6 +141,8 @@ class ArchConfig(Section):
     def _check(self) -> ArchConfig:
         if self.hidden_size % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} must divide hidden_size={self.hidden_size}")
+        if self.grad_low_cycles is not None and self.grad_low_cycles > self.L_cycles:
+            raise ValueError(f"grad_low_cycles={self.grad_low_cycles} cannot exceed L_cycles={self.L_cycles}")
         if self.pos_encodings == "rope" and self.hidden_size // self.num_heads % 2:
             raise ValueError("pos_encodings=rope needs an even hidden_size / num_heads")
         if self.puzzle_emb_len and self.puzzle_emb_ndim > self.puzzle_emb_len * self.hidden_size:
@@ -333,6 +340,10 @@ class TrainingConfig(Section):
     predictor_steps: Count | None = Field(
         None,
         description="After this step only the Q-head and the cmi head go on learning; null: everything to the end.",
+    )
+    init_from: str | None = Field(
+        None,
+        description="Start with these weights: a run, or a checkpoint file of the public TRM or HRM code.",
     )
     freeze: list[str] = Field(
         [], description="Patterns of parameter names that do not learn, e.g. ['embedding.*']; for fine-tuning."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from trm_core.config.schema import Config
@@ -17,6 +19,7 @@ from trm_core.optim.ema import WeightAverage
 from trm_core.optim.freeze import freeze
 from trm_core.training.episodes import Episodes
 from trm_core.training.features import Features
+from trm_core.training.initial_weights import load_initial
 from trm_core.training.state import TrainingState
 
 _SCALE_ROWS = 2048  # rows that the input scale is taken from
@@ -33,6 +36,7 @@ def build(
     stream = open_stream(files, "train", seed=training.seed, num_workers=config.data.num_workers)
     model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
     fit_input_scale(model, files, training.seed)
+    notes = [] if training.init_from is None else load_initial(model, Path(training.init_from))
     model = model.to(device)
     frozen = freeze(model, training.freeze)
     if training.compile:
@@ -48,12 +52,14 @@ def build(
     if features.curiosity:
         head = model.q_head
         curiosity = Curiosity(dqn, head.state_width - head.recurrent_width).to(device)
+    optimizers = build_optimizers(model, config, frozen, [] if curiosity is None else [curiosity])
+    optimizers.notes.extend(notes)
     rows = training.global_batch_size // world_size()
     episodes = Episodes(model, config, prices, replay, curiosity, rank() * rows)
     state = TrainingState(
         model=model,
         curiosity=curiosity,
-        optimizers=build_optimizers(model, config, frozen, [] if curiosity is None else [curiosity]),
+        optimizers=optimizers,
         average=None if training.ema_decay is None else WeightAverage(model, training.ema_decay),
         target=target,
         replay=replay,
