@@ -65,7 +65,9 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        gated = F.silu(gate)
+        # In place where nobody needs what was there: memory traffic is what this costs.
+        return self.down(gated * up if torch.is_grad_enabled() else gated.mul_(up))
 
 
 class Block(nn.Module):
@@ -85,7 +87,7 @@ class Block(nn.Module):
 
     def forward(self, x_BKD: Tensor, bias: Tensor | None, rotation: Rotation | None) -> Tensor:
         x_BKD = self.mix(x_BKD, bias, rotation)
-        return rms_norm(x_BKD + F.dropout(self.ffn(x_BKD), self.dropout, self.training))
+        return rms_norm(self.residual(x_BKD, self.ffn(x_BKD)))
 
     @property
     def mix_output(self) -> nn.Linear:
@@ -99,10 +101,15 @@ class Block(nn.Module):
         """The first half of the layer."""
         if self.attention is not None:
             mixed = self.attention(x_BKD, bias, rotation)
-            return rms_norm(x_BKD + F.dropout(mixed, self.dropout, self.training))
+            return rms_norm(self.residual(x_BKD, mixed))
         assert self.mixer is not None
         x_BDK = x_BKD.transpose(1, 2)
-        return rms_norm(x_BDK + F.dropout(self.mixer(x_BDK), self.dropout, self.training)).transpose(1, 2)
+        return rms_norm(self.residual(x_BDK, self.mixer(x_BDK))).transpose(1, 2)
+
+    def residual(self, x: Tensor, branch: Tensor) -> Tensor:
+        """x + branch, in the memory of the branch where it has the precision of x."""
+        branch = F.dropout(branch, self.dropout, self.training)
+        return branch.add_(x) if branch.dtype == x.dtype else x + branch
 
 
 class Network(nn.Module):
@@ -144,7 +151,7 @@ def rope(positions: int, width: int, theta: float) -> Rotation:
 def rotated(x: Tensor, rotation: Rotation) -> Tensor:
     """x [B, K, .., n, d] turned by its position."""
     cos, sin = (part[:, None, None].to(x.dtype) for part in rotation)
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def attention_bias(mask: Tensor | None, parents: Tensor | None, weights: HierarchyBias | None) -> Tensor | None:
