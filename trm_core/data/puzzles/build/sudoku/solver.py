@@ -21,7 +21,7 @@ _POPCOUNT = np.array([bits.bit_count() for bits in range(1 << 9)], dtype=np.int1
 
 @dataclass(frozen=True)
 class Solved:
-    """`counts` [M]: solutions of each puzzle, counted up to the limit. `solutions` [M, cells]: one of them, or zeros."""
+    """`counts` [M]: solutions of each puzzle, counted up to the limit; `solutions` [M, cells]: one each, or zeros."""
 
     counts: np.ndarray
     solutions: np.ndarray
