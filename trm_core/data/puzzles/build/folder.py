@@ -11,7 +11,7 @@ import numpy as np
 
 from trm_core.config.schema import PuzzleBuildConfig
 from trm_core.data.puzzles.build.choose import Chosen, Finished
-from trm_core.data.puzzles.build.parallel import Progress
+from trm_core.data.puzzles.build.parallel import Counter, Progress
 from trm_core.data.puzzles.build.report import BuiltPuzzles
 from trm_core.data.puzzles.build.write import SplitData, write_folder
 from trm_core.data.puzzles.layout import BLANK, SET, Manifest, Metadata
@@ -45,7 +45,7 @@ def write_chosen(
     if chosen.test is not None:
         parts.append(("test", chosen.test, 0))
     total = sum(len(part.items) for _, part, _ in parts)
-    counter = _Counter(progress, total)
+    counter = Counter(progress, "write", total)
     splits = {name: _split(part, kind, copies, counter) for name, part, copies in parts}
     facts = facts | {f"{name}_forms": len(np.unique(part.forms)) for name, part, _ in parts}
     side = chosen.train.items.side
@@ -74,16 +74,7 @@ def tool_version() -> str:
         return ""
 
 
-class _Counter:
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def add(self, count: int) -> None:
-        self._done += count
-        self._progress("write", self._done, self._total)
-
-
-def _split(part: Finished, kind: Kind, copies: int, counter: _Counter) -> SplitData:
+def _split(part: Finished, kind: Kind, copies: int, counter: Counter) -> SplitData:
     groups = len(part.items)
     puzzles = groups * (1 + copies)
     metadata = Metadata(
@@ -107,7 +98,7 @@ def _split(part: Finished, kind: Kind, copies: int, counter: _Counter) -> SplitD
     )
 
 
-def _blocks(part: Finished, kind: Kind, copies: int, counter: _Counter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _blocks(part: Finished, kind: Kind, copies: int, counter: Counter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     questions, answers = part.items.questions, part.items.answers
     if not copies:
         for start in range(0, len(questions), 4096):

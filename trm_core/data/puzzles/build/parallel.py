@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
@@ -17,12 +17,23 @@ Log = Callable[[str], None]
 T = TypeVar("T")
 
 
-def in_order(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
-    """`work(*job)` for each job. `work` must be a function of a module, and depend on nothing but the job."""
+def run_all(
+    work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int, done: Callable[[T], None]
+) -> list[T]:
+    """`work(*job)` for each job, in their order; `done` hears of each result and may raise to end it all.
+
+    `work` must be a function of a module, and depend on nothing but the job.
+    """
+    results: list[T] = []
+
+    def add(result: T) -> None:
+        results.append(result)
+        done(result)
+
     if workers == 0 or len(jobs) < 2:
         for job in jobs:
-            yield work(*job)
-        return
+            add(work(*job))
+        return results
     # spawn: a fork of a process that runs threads (BLAS, a progress bar) may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker) as pool:
@@ -31,12 +42,25 @@ def in_order(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: i
             for job in jobs:
                 pending.append(pool.submit(work, *job))
                 if len(pending) >= 2 * workers:
-                    yield pending.popleft().result()
+                    add(pending.popleft().result())
             while pending:
-                yield pending.popleft().result()
+                add(pending.popleft().result())
         finally:
             for future in pending:
                 future.cancel()
+    return results
+
+
+class Counter:
+    """Reports how much of a stage is done."""
+
+    def __init__(self, progress: Progress, stage: str, total: int) -> None:
+        self._progress, self._stage, self._total, self._done = progress, stage, total, 0
+        progress(stage, 0, total)
+
+    def add(self, count: int) -> None:
+        self._done += count
+        self._progress(self._stage, self._done, self._total)
 
 
 def ranges(total: int, size: int) -> list[tuple[int, int]]:

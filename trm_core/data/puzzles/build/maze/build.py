@@ -14,7 +14,7 @@ from trm_core.data.puzzles.build.items import Items, generated_items, read_items
 from trm_core.data.puzzles.build.maze.check import solved
 from trm_core.data.puzzles.build.maze.generate import generate
 from trm_core.data.puzzles.build.maze.grid import ALPHABET, SYMBOLS, forms, symmetric
-from trm_core.data.puzzles.build.parallel import Log, Progress, in_order, ranges
+from trm_core.data.puzzles.build.parallel import Counter, Log, Progress, ranges, run_all
 from trm_core.data.puzzles.build.report import BuiltPuzzles
 from trm_core.data.puzzles.build.seeds import AUGMENT, generator
 from trm_core.data.puzzles.build.sources import find_files
@@ -64,13 +64,10 @@ def _generated(settings: PuzzleBuildConfig, progress: Progress, log: Log) -> Ite
         f"(seed {settings.seed})"
     )
     jobs = [(*part, settings.seed, side, min_path) for part in ranges(count, _AT_ONCE)]
-    questions, answers = [], []
-    progress("generate", 0, count)
-    for done_questions, done_answers in in_order(generate, jobs, settings.workers):
-        questions.append(done_questions)
-        answers.append(done_answers)
-        progress("generate", sum(map(len, questions)), count)
-    return generated_items(side, np.concatenate(questions), np.concatenate(answers))
+    counter = Counter(progress, "generate", count)
+    made = run_all(generate, jobs, settings.workers, lambda part: counter.add(len(part[0])))
+    questions, answers = (np.concatenate(parts) for parts in zip(*made, strict=True))
+    return generated_items(side, questions, answers)
 
 
 def _finish(items: Items, workers: int, progress: Progress) -> Finished:
@@ -79,11 +76,9 @@ def _finish(items: Items, workers: int, progress: Progress) -> Finished:
     if not items.paths:
         return Finished(items, found)
     jobs = [(items.questions[a:b], items.answers[a:b], items.side) for a, b in ranges(len(items), _AT_ONCE)]
-    results: list[np.ndarray | str] = []
-    progress("check", 0, len(items))
-    for part in in_order(_examine, jobs, workers):
-        results += part
-        progress("check", len(results), len(items))
+    counter = Counter(progress, "check", len(items))
+    examined = run_all(_examine, jobs, workers, lambda part: counter.add(len(part)))
+    results = [result for part in examined for result in part]
     refuse(
         items,
         ((index, result) for index, result in enumerate(results) if isinstance(result, str)),

@@ -12,7 +12,7 @@ from trm_core.config.schema import PuzzleBuildConfig
 from trm_core.data.puzzles.build.choose import Finished, choose
 from trm_core.data.puzzles.build.folder import Kind, write_chosen
 from trm_core.data.puzzles.build.items import Alphabet, Items, generated_items, read_items, refuse
-from trm_core.data.puzzles.build.parallel import Log, Progress, in_order, ranges
+from trm_core.data.puzzles.build.parallel import Counter, Log, Progress, ranges, run_all
 from trm_core.data.puzzles.build.report import BuiltPuzzles
 from trm_core.data.puzzles.build.seeds import AUGMENT, generator
 from trm_core.data.puzzles.build.sources import find_files
@@ -77,31 +77,25 @@ def _generated(settings: PuzzleBuildConfig, progress: Progress, log: Log) -> Ite
     count = settings.count or DEFAULT_COUNT
     log(f"no source: {count} Sudokus of {side} x {side} are generated (seed {settings.seed})")
     jobs = [(*part, settings.seed, side, settings.clues) for part in ranges(count, _GENERATED_AT_ONCE)]
-    puzzles, solutions = [], []
-    progress("generate", 0, count)
-    for done_puzzles, done_solutions in in_order(_generate, jobs, settings.workers):
-        puzzles.append(done_puzzles)
-        solutions.append(done_solutions)
-        progress("generate", sum(map(len, puzzles)), count)
-    return generated_items(side, np.concatenate(puzzles), np.concatenate(solutions))
+    counter = Counter(progress, "generate", count)
+    made = run_all(_generate, jobs, settings.workers, lambda part: counter.add(len(part[0])))
+    puzzles, solutions = (np.concatenate(parts) for parts in zip(*made, strict=True))
+    return generated_items(side, puzzles, solutions)
 
 
 def _finish(items: Items, workers: int, progress: Progress) -> Finished:
     """Solve what was read; refuse what has no single solution, or another one than the file says."""
     solve_them = bool(items.paths)
     jobs = [(items.questions[a:b], items.side, solve_them) for a, b in ranges(len(items), _CHECKED_AT_ONCE)]
-    counts, solutions, found_forms = [], [], []
-    progress("check", 0, len(items))
-    for part_counts, part_solutions, part_forms in in_order(_examine, jobs, workers):
-        counts.append(part_counts)
-        solutions.append(part_solutions)
-        found_forms.append(part_forms)
-        progress("check", sum(map(len, found_forms)), len(items))
-    if solve_them and len(items):
-        answers = np.concatenate(solutions)
-        _refuse(items, np.concatenate(counts), answers)
+    counter = Counter(progress, "check", len(items))
+    examined = run_all(_examine, jobs, workers, lambda part: counter.add(len(part[0])))
+    if not examined:
+        return Finished(items, np.zeros(0, dtype=np.uint64))
+    counts, answers, found = (np.concatenate(parts) for parts in zip(*examined, strict=True))
+    if solve_them:
+        _refuse(items, counts, answers)
         items = replace(items, answers=answers)
-    return Finished(items, np.concatenate(found_forms) if found_forms else np.zeros(0, dtype=np.uint64))
+    return Finished(items, found)
 
 
 def _refuse(items: Items, counts: np.ndarray, answers: np.ndarray) -> None:
