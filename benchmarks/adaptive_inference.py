@@ -28,8 +28,9 @@ from torch import Tensor
 
 from benchmarks.timing import alternate, ratio
 from trm_core.config.schema import Config
+from trm_core.data.batch import CapsuleBatch
 from trm_core.data.store import open_capsules
-from trm_core.data.stream import CapsuleBatch, sequential_batches
+from trm_core.data.stream import sequential_batches
 from trm_core.dqn.actions import Action
 from trm_core.evaluation.load import load_run
 from trm_core.evaluation.policies import LearnedPolicy, Situation, nothing

@@ -27,7 +27,7 @@ from trm_core.export.graph import ONNX, example_inputs, traced, write_onnx
 from trm_core.export.step import ReasoningStep
 from trm_core.inference.trained import Trained
 from trm_core.model.capsule_state import CapsuleState
-from trm_core.model.embedding import DataShape
+from trm_core.model.data_shape import DataShape
 from trm_core.model.trm import TinyRecursiveModel
 
 SIZES = {

@@ -53,7 +53,7 @@ def full_attention(bank: MemoryBank, z_BKD: Tensor) -> Tensor:
 def measure(rows: int, rounds: int) -> dict[str, Any]:
     bank, arch = full_bank(), ArchConfig()
     z = torch.randn(rows, K, HIDDEN, generator=torch.Generator().manual_seed(1))
-    block = Network(HIDDEN, layers=2, heads=HEADS, expansion=arch.ffn_expansion, dropout=0.0)
+    block = Network(arch.model_copy(update={"hidden_size": HIDDEN, "num_layers": 2, "num_heads": HEADS}), K)
     work: dict[str, Callable[[], Tensor]] = {
         "read": lambda: bank.read(z),
         "full_attention": lambda: full_attention(bank, z),

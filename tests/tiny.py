@@ -21,13 +21,13 @@ from typer.testing import CliRunner
 
 from trm_cli.main import app
 from trm_core.config.schema import Config
+from trm_core.data.batch import CapsuleBatch
 from trm_core.data.checksum import checksums
 from trm_core.data.store import CapsuleWriter
 from trm_core.data.store.layout import ATTRIBUTES_HASH, attributes_hash
-from trm_core.data.stream import CapsuleBatch
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.carry import Carry, Pending
-from trm_core.model.embedding import DataShape
+from trm_core.model.data_shape import DataShape
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.checkpoint_folders import MANIFEST, describe
 

@@ -8,7 +8,9 @@ Nothing is divided by the batch size again. Definitions: docs/decision-process.m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +23,11 @@ from trm_core.dqn.learner import ReplayedTargets, td_loss
 from trm_core.dqn.schedules import temperature_at, weight_at
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.carry import Carry
+from trm_core.model.probabilities import Probabilities, log_probabilities
 from trm_core.model.rows import join_rows
 from trm_core.model.trm import StepOutput, TinyRecursiveModel
+
+Judge = Callable[..., "AnswerQuality"]
 
 
 @dataclass(frozen=True)
@@ -46,27 +51,43 @@ class AnswerQuality:
     probability: Tensor  # mean probability of the right answer
     accuracy: Tensor  # share of right answers
     exact: Tensor  # bool: all right
+    right: Tensor  # what halting is judged by: `exact` of puzzles, `accuracy` of capsules (one answer: the same)
     valid: Tensor  # bool: the row has a label at all
 
 
-def answer_quality(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> AnswerQuality:
-    """logits [B, P, V], labels [B, P] with -100 ignored."""
+def answer_quality(
+    logits: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    *,
+    probabilities: Probabilities = "softmax",
+    whole: bool = False,
+) -> AnswerQuality:
+    """logits [B, P, V], labels [B, P] with -100 ignored. whole: only a row without a mistake is right."""
     valid = labels != IGNORE_LABEL
     count = valid.sum(1).clamp(min=1)
-    logits = logits.float()
-    flat = (logits.flatten(0, 1), labels.flatten())
-    per_label = F.cross_entropy(*flat, ignore_index=IGNORE_LABEL, reduction="none", label_smoothing=label_smoothing)
+    log_p = log_probabilities(logits, probabilities)
+    of_label = log_p.gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)
+    per_label = -of_label
+    if label_smoothing:
+        per_label = (1 - label_smoothing) * per_label - label_smoothing * log_p.mean(-1)
     with torch.no_grad():
-        safe = labels.clamp(min=0)
-        probability = logits.softmax(-1).gather(-1, safe[..., None]).squeeze(-1)
-        right = (logits.argmax(-1) == labels) & valid
+        hit = (logits.argmax(-1) == labels) & valid
+        accuracy, exact = hit.sum(1) / count, (hit | ~valid).all(1)
+        probability = (of_label.exp() * valid).sum(1) / count
     return AnswerQuality(
-        loss=(per_label.view_as(labels) * valid).sum(1) / count,
-        probability=(probability * valid).sum(1) / count,
-        accuracy=right.sum(1) / count,
-        exact=(right | ~valid).all(1),
+        loss=(per_label * valid).sum(1) / count,
+        probability=probability,
+        accuracy=accuracy,
+        exact=exact,
+        right=exact.float() if whole else accuracy,
         valid=valid.any(1),
     )
+
+
+def judge_of(model: TinyRecursiveModel) -> Judge:
+    """`answer_quality` as this model's answers are judged."""
+    return partial(answer_quality, probabilities=model.probabilities, whole=model.data.tokens)
 
 
 def term_examples(
@@ -83,7 +104,7 @@ def term_examples(
         "reconstruction_loss": capsules,
         # A row at its last step has no next one.
         "q_continue_loss": labelled & (carry.steps < model.max_steps),
-        "vq_loss": capsules,
+        "vq_loss": model.position_mask(carry.capsules),
         "cmi_loss": labelled & carry.pending.opened.any(1),
         "rnd_loss": torch.ones_like(labelled),
     }
@@ -102,19 +123,19 @@ def term_over(values: Tensor, examples: Tensor | list[Tensor]) -> Term:
     return Term((values * examples).sum(), examples.sum().to(values.dtype))
 
 
-def halt_losses(output: StepOutput, quality: AnswerQuality, labels: Tensor) -> Tensor:
-    """[B] BCE of the halt logit against "the answer is right" (row accuracy for several answers per row): after the
-    last cycle, and where rows may leave after earlier ones (`output.early`) the mean over all of them.
+def halt_losses(output: StepOutput, quality: AnswerQuality, labels: Tensor, judge: Judge = answer_quality) -> Tensor:
+    """[B] BCE of the halt logit against "the answer is right" (`AnswerQuality.right`): after the last cycle, and where
+    rows may leave after earlier ones (`output.early`) the mean over all of them.
     """
 
-    def one(halt_logit: Tensor, accuracy: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(halt_logit, accuracy.to(halt_logit.dtype), reduction="none")
+    def one(halt_logit: Tensor, right: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(halt_logit, right.to(halt_logit.dtype), reduction="none")
 
-    losses = [one(output.halt_logit, quality.accuracy)]
+    losses = [one(output.halt_logit, quality.right)]
     for reading in output.early:
         with torch.no_grad():
-            accuracy = answer_quality(reading.logits, labels).accuracy
-        losses.append(one(reading.halt_logit, accuracy))
+            right = judge(reading.logits, labels).right
+        losses.append(one(reading.halt_logit, right))
     return torch.stack(losses).mean(0)
 
 
@@ -160,8 +181,9 @@ def cycle_error(model: TinyRecursiveModel, capsules: CapsuleState, output: StepO
     """[B, k] squared error of every sketch as decoded from its projected children; None without children."""
     if model.sketch_decoder is None or capsules.children is None:
         return None
-    detail = model.embedding.detail(capsules.children) if output.detail is None else output.detail
-    return model.sketch_decoder(model.embedding, detail, capsules.sketches)
+    embedding = model.capsule_embedding
+    detail = embedding.detail(capsules.children) if output.detail is None else output.detail
+    return model.sketch_decoder(embedding, detail, capsules.sketches)
 
 
 def reconstruction_losses(model: TinyRecursiveModel, carry: Carry, output: StepOutput) -> Tensor:
@@ -170,8 +192,9 @@ def reconstruction_losses(model: TinyRecursiveModel, carry: Carry, output: StepO
     The heads predict from z_H, so the terms have a gradient (comparing data with data has none). A cosine of one
     dimension is only a sign, so there the sketch term is the squared error.
     """
-    capsules, embedding = carry.capsules, model.embedding
-    target = (capsules.sketches - embedding.sketch_mean) * embedding.sketch_scale
+    assert model.reconstruction is not None
+    capsules = carry.capsules
+    target = model.capsule_embedding.standardised(capsules.sketches)
     predicted = model.reconstruction.sketch(output.z_H)
     if target.shape[-1] == 1:
         per_capsule = F.mse_loss(predicted, target, reduction="none").mean(-1)
@@ -250,7 +273,7 @@ class StepLoss(nn.Module):
         present = {
             "lm_loss": True,
             "q_halt_loss": True,
-            "reconstruction_loss": True,
+            "reconstruction_loss": model.reconstruction is not None,
             "q_continue_loss": model.q_head.continue_net is not None,
             "vq_loss": model.concepts is not None,
             "mtp_loss": model.mtp is not None,
@@ -293,20 +316,19 @@ class StepLoss(nn.Module):
             # carry.z_H is as it was when the capsules were chosen: the cmi head learns from what it then saw.
             z_H = model.next_z_H(carry.z_H, carry.pending.opened)
             output = model(z_H, carry.z_L, carry.capsules, carry.steps, carry.price, carry.q_memory)
-            quality = answer_quality(output.logits, carry.labels, training.label_smoothing)
-            values = {
-                "lm_loss": quality.loss,
-                "q_halt_loss": halt_losses(output, quality, carry.labels),
-                "reconstruction_loss": reconstruction_losses(model, carry, output),
-            }
+            judge = judge_of(model)
+            quality = judge(output.logits, carry.labels, training.label_smoothing)
+            values = {"lm_loss": quality.loss, "q_halt_loss": halt_losses(output, quality, carry.labels, judge)}
+            if model.reconstruction is not None:
+                values["reconstruction_loss"] = reconstruction_losses(model, carry, output)
             if model.q_head.continue_net is not None:
                 values["q_continue_loss"] = continue_losses(model, carry, output)
             if output.concepts is not None:
                 values["vq_loss"] = output.concepts.distance
             elif model.concepts is not None:
                 # A finished predictor whose rows leave its cycles early says nothing of how it quantised.
-                values["vq_loss"] = torch.zeros_like(carry.capsules.expanded, dtype=torch.float32)
-                over["vq_loss"] = torch.zeros_like(carry.capsules.expanded)
+                none = torch.zeros_like(model.position_mask(carry.capsules))
+                over["vq_loss"], values["vq_loss"] = none, none.float()
             if model.mtp is not None:
                 mtp, mtp_accuracy = mtp_term(model, output, carry.labels, over["mtp_loss"])
         if model.cmi_head is not None:

@@ -14,8 +14,9 @@ import torch
 
 from trm_core.config import LoadedConfig
 from trm_core.config.schema import Config, WeightedPath
+from trm_core.data.dataset import Dataset, open_dataset
+from trm_core.data.puzzles.reader import PuzzleData, require_mergeable
 from trm_core.data.source import ensure_built
-from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.devices import pick_device
 from trm_core.distributed.place import Place
 from trm_core.errors import ConfigError
@@ -40,7 +41,7 @@ class Prepared:
 
     config: Config
     features: Features
-    files: list[tuple[CapsuleFile, float]]
+    files: list[tuple[Dataset, float]]
     evaluation: EvaluationData
     split_reason: str
     device: torch.device
@@ -94,9 +95,10 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
     else:
         raise ConfigError(
             "no data: neither data.path nor data.source is set",
-            hint="data.path=FILE.h5 (see trm build-capsules), or data.source=digits to try it out",
+            hint="data.path=FILE.h5 (see trm build-capsules) or a folder of puzzles (see trm build-puzzles), or "
+            "data.source=digits to try it out",
         )
-    files = [(open_capsules(path), weight) for path, weight in entries]
+    files = [(open_dataset(path), weight) for path, weight in entries]
     for file, _ in files:
         file.require_trainable()
     for file, _ in files[1:]:
@@ -104,8 +106,11 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
             raise ConfigError(
                 f"{file.path} and {files[0][0].path} have different prices", hint="build both with one list"
             )
-    features = resolve_features(config, files[0][0])
-    eval_file = open_capsules(data.eval_path) if data.eval_path else files[0][0]
+    puzzles = [file for file, _ in files if isinstance(file, PuzzleData)]
+    if puzzles:
+        require_mergeable(puzzles)
+    features = resolve_features(config, files[0][0], max((some.num_puzzles for some in puzzles), default=0))
+    eval_file = open_dataset(data.eval_path) if data.eval_path else files[0][0]
     require_same_task(files[0][0], eval_file)
     split, reason = pick_split(eval_file, data.eval_split)
     device, why = pick_device(config.training.device, place.local_rank)
@@ -117,7 +122,7 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
     )
 
 
-def require_same_task(train: CapsuleFile, other: CapsuleFile) -> None:
+def require_same_task(train: Dataset, other: Dataset) -> None:
     """Raises ConfigError when a model trained on `train` cannot answer `other`."""
     for name in ("num_capsules", "dim", "num_children", "checksum_dim", "label_rank", "num_classes"):
         ours, theirs = getattr(train, name), getattr(other, name)

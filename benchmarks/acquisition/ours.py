@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.acquisition.curves import Curve, Group, Point
 from benchmarks.acquisition.summary import OWN
 from trm_core.config.schema import Config, Selector
-from trm_core.data.stream import CapsuleBatch
+from trm_core.data.batch import CapsuleBatch
 from trm_core.dqn.actions import Action
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import TrmError

@@ -78,6 +78,7 @@ def alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_two_processes_stop_and_go_on_exactly(tmp_path: Path, capsule_file: Path) -> None:
     """With replay, memory, concepts, averages and a loading process; then one process goes on where two were."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"

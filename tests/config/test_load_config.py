@@ -76,7 +76,7 @@ trainng: {a: 1}
         f"{path}:4: training.base_lr: expected a number >= 0; got inf",
         f"{path}:5: training.base_lr: given twice, on line 4 and on line 5",
         f"{path}:7: arch.num_concepts: expected a whole number >= 1 or 'auto'; got 'x'",
-        f"{path}:8: arch.q_head_type: expected 'mlp', 'rnn' or 'attention'; got 'mpl'; did you mean 'mlp'?",
+        f"{path}:8: arch.q_head_type: expected 'linear', 'mlp', 'rnn' or 'attention'; got 'mpl'; did you mean 'mlp'?",
         f"{path}:9: arch.num_layers: expected a whole number >= 1 and <= 1000; got true",
         f"{path}:10: arch.tied: expected true or false; got 'yes'",
         f"{path}:11: arch: num_heads=8 must divide hidden_size=10",

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from trm_core.config.schema import Config
+from trm_core.data.batch import CapsuleBatch
 from trm_core.data.store import open_capsules
-from trm_core.data.stream import CapsuleBatch, sequential_batches
+from trm_core.data.stream import sequential_batches
 from trm_core.dqn.actions import Action
 from trm_core.evaluation import report
 from trm_core.evaluation.intervals import accuracy_interval

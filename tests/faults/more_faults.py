@@ -12,7 +12,8 @@ import torch
 from tests.faults.code_faults import Pace, shorter
 from tests.faults.plan import Fault, Plan
 from trm_core import losses
-from trm_core.data.stream import CapsuleBatch, SampleStream
+from trm_core.data.batch import CapsuleBatch
+from trm_core.data.stream import SampleStream
 from trm_core.dqn.learner import TargetNetwork
 from trm_core.dqn.replay import ReplayBuffer
 from trm_core.model.q_head import QHead

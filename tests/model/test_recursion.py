@@ -13,7 +13,7 @@ from trm_core.model.recursion import Recursion
 
 def make(**arch: object) -> Recursion:
     torch.manual_seed(1)
-    recursion = Recursion(tiny.make_config(arch=arch).arch, tiny.make_config().training)
+    recursion = Recursion(tiny.make_config(arch=arch).arch, tiny.make_config().training, 5)
     for p in recursion.parameters():
         torch.nn.init.normal_(p, std=0.3)
     return recursion

@@ -14,7 +14,7 @@ import torch
 
 import trm_core.training.step
 from trm_core.config.schema import Config
-from trm_core.data.stream import CapsuleBatch
+from trm_core.data.batch import CapsuleBatch
 from trm_core.prepare import RunHooks, prepare
 from trm_core.profiling.attach import Watched, attached
 from trm_core.profiling.changes import changes
@@ -42,7 +42,11 @@ def profiled(config: Config, steps: int = 20) -> Profile:
         return profile_steps(stepper, steps, None, lambda message: None)
 
 
-@pytest.mark.parametrize("sections", [{}, EVERYTHING, {"dqn": {"enabled": False}}], ids=["plain", "all", "no dqn"])
+@pytest.mark.parametrize(
+    "sections",
+    [{}, pytest.param(EVERYTHING, marks=pytest.mark.slow), {"dqn": {"enabled": False}}],
+    ids=["plain", "all", "no dqn"],
+)
 def test_named_stages_make_up_the_step(sections: dict[str, dict[str, object]], capsule_file: Path) -> None:
     if "enabled" in sections.get("dqn", {}):
         sections = {**sections, "arch": {"enable_capsule_expansion": False}}
@@ -205,6 +209,7 @@ def test_mistakes_are_named(arguments: list[str], code: int, message: str, capsu
     assert not done.stdout
 
 
+@pytest.mark.slow
 def test_two_processes_are_profiled_together(tmp_path: Path, capsule_file: Path) -> None:
     given = [*overrides(capsule_file), "--steps", "4", "--nproc", "2", "--json", "--trace", tmp_path / "traces"]
     done = tiny.run_trm("profile", *given, cwd=tmp_path)

@@ -71,7 +71,12 @@ def gradient(rank: int, world: int, data: str, parts: int) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize(("world", "parts"), [(1, 4), (2, 1), (2, 2), (4, 1)])
+_SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("world", "parts"), [(1, 4), (2, 1), pytest.param(2, 2, marks=_SLOW), pytest.param(4, 1, marks=_SLOW)]
+)
 def test_the_gradient_is_that_of_one_process(data: str, tmp_path: Path, world: int, parts: int) -> None:
     """With uneven numbers of labels, in processes and in the parts of an accumulated batch alike."""
     (alone,) = on_ranks(1, tmp_path / "alone", gradient, data, 1)
@@ -132,6 +137,7 @@ def rows_seen(rank: int, world: int, data: str) -> list[Any]:
     return seen
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_neither_samples_nor_draws(data: str, tmp_path: Path) -> None:
     (alone,) = on_ranks(1, tmp_path / "1", rows_seen, data)
     for world in (2, 4):

@@ -45,10 +45,35 @@ class ArchConfig(Section):
     ffn_expansion: Annotated[float, Field(gt=0.0, le=1000.0)] = Field(
         4.0, description="Width of SwiGLU's hidden layer over hidden_size, before the 2/3 rule."
     )
+    ffn_multiple: Annotated[int, Field(ge=1, le=65536)] = Field(
+        32, description="SwiGLU's hidden width is rounded up to a multiple of this (the public TRM and HRM code: 256)."
+    )
+    mixer: Literal["attention", "mlp"] = Field(
+        "attention", description="What mixes positions: attention, or a SwiGLU over them (a fixed number of positions)."
+    )
+    pos_encodings: Literal["learned", "rope", "none"] = Field(
+        "learned", description="How positions are told apart: learned vectors, rotated queries and keys, or not at all."
+    )
+    rope_theta: Positive = Field(10000.0, description="Longest wavelength of rope, over 2 pi.")
+    puzzle_emb_ndim: Annotated[int, Field(ge=0, le=2**20)] = Field(
+        0,
+        description="Puzzles: numbers in each puzzle's own embedding, which fill a prefix of positions; 0: no prefix.",
+    )
+    puzzle_emb_len: Annotated[int, Field(ge=0, le=4096)] = Field(
+        16, description="Puzzles: positions of the prefix; 0: as many as puzzle_emb_ndim fills."
+    )
+    probabilities: Literal["softmax", "stablemax"] = Field(
+        "softmax", description="How logits become probabilities, in the loss and everywhere else."
+    )
     H_cycles: Count = Field(3, description="High-level cycles in one reasoning step.")
     L_cycles: Count = Field(2, description="Low-level updates nested in each high-level cycle.")
     grad_cycles: Count = Field(
         1, description="Last high-level cycles that carry gradient; the earlier ones run without."
+    )
+    grad_low_cycles: Count | None = Field(
+        None,
+        description="Last low-level updates of a high-level cycle that carry gradient; null: all. HRM's one-step "
+        "gradient is 1.",
     )
     tied: bool = Field(
         True, description="One network for both levels (TRM); false gives separate H and L networks (HRM)."
@@ -85,7 +110,9 @@ class ArchConfig(Section):
     )
     mtp_depth: Count = Field(2, description="How many following positions: depth d predicts position i + d.")
 
-    q_head_type: Literal["mlp", "rnn", "attention"] = Field("mlp", description="Kind of Q-head.")
+    q_head_type: Literal["linear", "mlp", "rnn", "attention"] = Field(
+        "mlp", description="Kind of Q-head; linear is TRM's, on the first position."
+    )
     q_head_num_actions: Literal[2, 3] = Field(3, description="2: CONTINUE, HALT. 3: also EXPAND.")
     q_head_hidden_dim: Count = Field(512, description="Hidden width of the Q-head.")
     q_head_tokens: Count = Field(4, description="Pooled tokens that the attention Q-head reads (and replay stores).")
@@ -114,6 +141,15 @@ class ArchConfig(Section):
     def _check(self) -> ArchConfig:
         if self.hidden_size % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} must divide hidden_size={self.hidden_size}")
+        if self.grad_low_cycles is not None and self.grad_low_cycles > self.L_cycles:
+            raise ValueError(f"grad_low_cycles={self.grad_low_cycles} cannot exceed L_cycles={self.L_cycles}")
+        if self.pos_encodings == "rope" and self.hidden_size // self.num_heads % 2:
+            raise ValueError("pos_encodings=rope needs an even hidden_size / num_heads")
+        if self.puzzle_emb_len and self.puzzle_emb_ndim > self.puzzle_emb_len * self.hidden_size:
+            raise ValueError(
+                f"puzzle_emb_ndim={self.puzzle_emb_ndim} does not fit into puzzle_emb_len={self.puzzle_emb_len} "
+                "positions"
+            )
         if self.grad_cycles > self.H_cycles:
             raise ValueError(f"grad_cycles={self.grad_cycles} cannot exceed H_cycles={self.H_cycles}")
         return self
@@ -236,9 +272,11 @@ class WeightedPath(Section):
 class DataConfig(Section):
     """Where samples come from."""
 
-    path: str | list[str | WeightedPath] | None = Field(None, description="Capsule file, or a (weighted) list of them.")
+    path: str | list[str | WeightedPath] | None = Field(
+        None, description="Capsule file or puzzle folder, or a (weighted) list of them."
+    )
     eval_path: str | None = Field(
-        None, description="Capsule file to evaluate on, if not the training file's own split."
+        None, description="Capsule file or puzzle folder to evaluate on, if not the training data's own split."
     )
     source: str | None = Field(None, description="Raw data to build first (cached); 'digits' is embedded.")
     build: BuildConfig = Field(default_factory=BuildConfig, description="How data.source is built.")
@@ -251,6 +289,11 @@ class DataConfig(Section):
     )
     num_workers: Annotated[int, Field(ge=0)] = Field(
         0, description="Loader processes; 0 reads in the training process."
+    )
+    draw: Literal["halted", "batch"] = Field(
+        "halted",
+        description="New samples per step: as many as rows halted, or a whole batch of which the rest is thrown away "
+        "(as the public TRM and HRM code does).",
     )
 
     @model_validator(mode="after")
@@ -289,6 +332,8 @@ class TrainingConfig(Section):
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.95), description="Moment decay of AdamAtan2 and AdamW.")
     weight_decay: NonNegative = Field(0.01, description="Decoupled weight decay.")
     grad_clip_norm: Positive = Field(1.0, description="Gradient norm above which the model's gradient is scaled down.")
+    puzzle_emb_lr: NonNegative = Field(1e-2, description="Peak rate of the puzzle embeddings' sign-SGD.")
+    puzzle_emb_weight_decay: NonNegative = Field(0.1, description="Decoupled weight decay of the puzzle embeddings.")
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
         0.999, description="Decay of the averaged weights that are evaluated; null: none."
     )
@@ -297,6 +342,10 @@ class TrainingConfig(Section):
     predictor_steps: Count | None = Field(
         None,
         description="After this step only the Q-head and the cmi head go on learning; null: everything to the end.",
+    )
+    init_from: str | None = Field(
+        None,
+        description="Start with these weights: a run, or a checkpoint file of the public TRM or HRM code.",
     )
     freeze: list[str] = Field(
         [], description="Patterns of parameter names that do not learn, e.g. ['embedding.*']; for fine-tuning."
@@ -377,7 +426,9 @@ class DQNConfig(Section):
     epsilon_end: Fraction = Field(0.01, description="Last exploration rate.")
     epsilon_decay: Count = Field(10_000, description="Steps of the linear decay.")
     halt_exploration: Fraction = Field(
-        0.3, description="Share of episodes that must think a random number of steps (2..T) before they may halt."
+        0.3,
+        description="Share of episodes that must think a random number of steps (2..T) before they may halt, with "
+        "Q-learning and without.",
     )
     random_open_fraction: Fraction = Field(
         0.5,

@@ -1,16 +1,10 @@
 """Read the legacy capsule format: a `.pt` file with tensors `sketches`, `checksums`, `children`, `labels`.
 
-Called by the builder, which converts it to a capsule file. This is the only `torch.load` of the project. A `.pt` is a
-pickle in a zip; `weights_only=True` admits tensors and plain containers, and it is never tried without. Before that the
-zip itself is checked, and the tensors are mapped from the file instead of read, so they cannot be larger than it.
+Called by the builder, which converts it to a capsule file.
 """
 
 from __future__ import annotations
 
-import pickle
-import struct
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,28 +13,12 @@ import numpy as np
 import torch
 
 from trm_core.data.fields import FIELDS, IGNORE_LABEL
+from trm_core.data.torch_file import load_tensors
 from trm_core.errors import DataError
 
 _NAMES = ("sketches", "checksums", "children", "labels")
-_MAX_PICKLE_BYTES = 1 << 20  # four tensors need less than 2 KB
-_MAX_ENTRIES = 256
 _FINITE_ROWS_BYTES = 16 << 20
 _HINT = "save it again as torch.save({'sketches': ..., 'children': ..., 'labels': ...}, path), tensors only"
-
-# What torch.load raises on files it refuses or cannot parse.
-_LOAD_ERRORS = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    struct.error,
-)
 
 
 def read_legacy(path: str | Path) -> dict[str, np.ndarray]:
@@ -52,47 +30,11 @@ def read_legacy(path: str | Path) -> dict[str, np.ndarray]:
     Raises DataError for anything else: other objects, damaged files, NaN or infinity, shapes that disagree.
     """
     path = Path(path)
-    size = _check_zip(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch comments on odd pickles; the answer here is yes or no
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{path}: holds something else than tensors; it was not loaded", hint=_HINT) from error
-    except _LOAD_ERRORS as error:
-        raise DataError(f"{path}: is damaged or not a PyTorch file ({_first_line(error)})", hint=_HINT) from error
+    content, size = load_tensors(path, _HINT)
     tensors = _named(path, content)
     arrays = {name: _array(path, name, tensors[name], size) for name in _NAMES if name in tensors}
     _check_shapes(path, arrays)
     return arrays
-
-
-def _check_zip(path: Path) -> int:
-    """Refuse what is not a plain, uncompressed zip of modest structure; returns the file's size."""
-    try:
-        if path.is_dir():
-            raise DataError(f"{path}: is a folder, not a .pt file")
-        if not path.is_file():
-            raise DataError(f"{path}: {'is not a regular file' if path.exists() else 'no such file'}")
-        size = path.stat().st_size
-        if size == 0:
-            raise DataError(f"{path}: is empty", hint=_HINT)
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-        raise DataError(f"{path}: is not a .pt file of torch.save (or of one before 1.6)", hint=_HINT) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(entries) > _MAX_ENTRIES:
-        raise DataError(f"{path}: has {len(entries)} entries; tensors only need a few", hint=_HINT)
-    for entry in entries:
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise DataError(f"{path}: entry {entry.filename!r} is compressed, which torch.save never does", hint=_HINT)
-        if entry.filename.endswith(".pkl") and entry.file_size > _MAX_PICKLE_BYTES:
-            raise DataError(f"{path}: its pickle has {entry.file_size} bytes: it holds more than tensors", hint=_HINT)
-    if sum(entry.file_size for entry in entries) > size:
-        raise DataError(f"{path}: its entries overlap", hint=_HINT)
-    return size
 
 
 def _named(path: Path, content: Any) -> dict[str, torch.Tensor]:
@@ -184,7 +126,3 @@ def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
             expected, by = known.setdefault(axis, (size, name))
             if size != expected:
                 raise DataError(f"{path}: {name} has {axis} = {size} where {by} has {axis} = {expected}", hint=_HINT)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

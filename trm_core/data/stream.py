@@ -7,13 +7,13 @@ and gives float32 tensors. Memory does not grow with the files: a window per fil
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trm_core.data.batch import CapsuleBatch
 from trm_core.data.fields import FIELDS, IGNORE_LABEL
 from trm_core.data.order import RowOrder, key_of, uniform
 from trm_core.data.store import CapsuleFile
@@ -21,57 +21,6 @@ from trm_core.data.windows import LocalReader, Source, Window, WorkerReader
 from trm_core.errors import CheckpointError, DataError
 
 _BATCH_FIELDS = ("sketches", "children", "checksums", "labels", "parents", "mask", "modality")
-
-
-@dataclass
-class CapsuleBatch:
-    """n rows of a split."""
-
-    sketches: Tensor  # [n, k, D] float32
-    children: Tensor | None  # [n, k, m, D] float32
-    checksums: Tensor | None  # [n, k, R] float32
-    labels: Tensor  # [n] or [n, k] int64; all -100 where the file has none
-    parents: Tensor | None  # [n, k] int64
-    mask: Tensor | None  # [n, k] bool; true: a real capsule
-    modality: Tensor | None  # [n] int64
-    rows: Tensor  # [n] int64: row number within its split
-
-    def to(self, device: torch.device | str) -> CapsuleBatch:
-        """The batch on another device."""
-
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        return CapsuleBatch(
-            sketches=self.sketches.to(device, non_blocking=True),
-            children=move(self.children),
-            checksums=move(self.checksums),
-            labels=self.labels.to(device, non_blocking=True),
-            parents=move(self.parents),
-            mask=move(self.mask),
-            modality=move(self.modality),
-            rows=self.rows.to(device, non_blocking=True),
-        )
-
-    def select(self, index: Tensor) -> CapsuleBatch:
-        """The rows with these indices [n]."""
-
-        def pick(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[index]
-
-        return CapsuleBatch(
-            sketches=self.sketches[index],
-            children=pick(self.children),
-            checksums=pick(self.checksums),
-            labels=self.labels[index],
-            parents=pick(self.parents),
-            mask=pick(self.mask),
-            modality=pick(self.modality),
-            rows=self.rows[index],
-        )
-
-    def __len__(self) -> int:
-        return len(self.sketches)
 
 
 class SampleStream:

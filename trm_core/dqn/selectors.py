@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.probabilities import log_probabilities
 from trm_core.model.trm import StepOutput, TinyRecursiveModel
 
 # These look at something of unopened detail: the stored checksum, or the detail itself. Every table says so.
@@ -33,7 +34,7 @@ def selection_scores(
         assert model.cmi_head is not None
         return model.cmi_head(output.z_H, output.x, output.q_state, capsules.mask)
     if selector == "entropy":
-        log_p = model.answer.votes(output.z_H).float().log_softmax(-1)
+        log_p = log_probabilities(model.answer.votes(output.z_H), model.probabilities)
         return -(log_p.exp() * log_p).sum(-1) / math.log(max(log_p.shape[-1], 2))
     if selector == "attention":
         return model.recursion.attention_received(output.z_H, model.attention_bias(capsules)).float()
@@ -41,6 +42,7 @@ def selection_scores(
         assert model.opening_worth is not None
         return model.opening_worth.worth().expand(capsules.expanded.shape[0], -1)
     if selector == "checksum":
+        assert model.reconstruction is not None
         assert model.reconstruction.checksum is not None
         assert capsules.checksums is not None
         return (model.reconstruction.checksum(output.z_H) - capsules.checksums).square().mean(-1)

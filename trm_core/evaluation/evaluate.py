@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from trm_core.config.schema import Config, Selector
-from trm_core.data.store import CapsuleFile, open_capsules
+from trm_core.data.dataset import Dataset, open_dataset
+from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.devices import pick_device
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import CheckpointError, DataError, UsageError
@@ -112,7 +113,7 @@ def with_selector(run: TrainedRun, selector: str | None) -> Config:
         raise UsageError(f"selector '{selector}': this run opens no capsules")
     if selector == "cmi" and model.cmi_head is None:
         raise UsageError("selector 'cmi' needs a run with dqn.expansion_selector=cmi: its head was not trained")
-    if selector == "checksum" and model.reconstruction.checksum is None:
+    if selector == "checksum" and (model.reconstruction is None or model.reconstruction.checksum is None):
         raise UsageError("selector 'checksum' needs a capsule file with checksums")
     return config.model_copy(update={"dqn": config.dqn.model_copy(update={"expansion_selector": selector})})
 
@@ -121,7 +122,7 @@ def evaluation_data(run: TrainedRun, config: Config, request: EvalRequest) -> Ev
     """The file and split to evaluate; a file must fit the model."""
     recorded = run.data["eval"]
     try:
-        file = open_capsules(request.data or recorded["path"])
+        file = open_dataset(request.data or recorded["path"])
     except DataError as error:
         if request.data is not None:
             raise
@@ -135,7 +136,7 @@ def evaluation_data(run: TrainedRun, config: Config, request: EvalRequest) -> Ev
     return EvaluationData(file, pick_split(file, "auto")[0])
 
 
-def require_fit(run: TrainedRun, config: Config, file: CapsuleFile) -> None:
+def require_fit(run: TrainedRun, config: Config, file: Dataset) -> None:
     """Raises CheckpointError when the model cannot read or answer the file."""
     shape = run.model.data
     expected = {
@@ -152,6 +153,11 @@ def require_fit(run: TrainedRun, config: Config, file: CapsuleFile) -> None:
         raise CheckpointError(
             f"{file.path} has no parents, but {run.path} was trained with hierarchical attention",
             hint="evaluate on a file built with the same settings as the training file",
+        )
+    if isinstance(file, PuzzleData) and file.num_puzzles > shape.num_puzzles:
+        raise CheckpointError(
+            f"{file.path} has {file.num_puzzles} puzzle identifiers, {run.path} was trained on {shape.num_puzzles}",
+            hint="build training and test puzzles together, so that the model has an embedding of each",
         )
     for name, value in expected.items():
         if getattr(file, name) != value:

@@ -11,7 +11,7 @@ import torch
 from trm_core.config import load_config
 from trm_core.config.schema import Config
 from trm_core.errors import CheckpointError
-from trm_core.model.embedding import DataShape
+from trm_core.model.data_shape import DataShape
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.checkpoint import load_model, load_weights, require_weights
 from trm_core.training.checkpoint_folders import MODEL, STATE, find_checkpoint

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from trm_core.config.schema import Config
+from trm_core.data.batch import CapsuleBatch
+from trm_core.data.dataset import Dataset, batches_of
 from trm_core.data.fields import IGNORE_LABEL
-from trm_core.data.store import CapsuleFile
-from trm_core.data.stream import CapsuleBatch, sequential_batches
 from trm_core.errors import UsageError
 from trm_core.evaluation.flops import flops_counted
 from trm_core.evaluation.intervals import accuracy_interval
@@ -50,14 +50,14 @@ class Score:
 class EvaluationData:
     """What to evaluate on."""
 
-    file: CapsuleFile
+    file: Dataset
     split: str
     limit: int | None = None
 
     def batches(self) -> Iterator[CapsuleBatch]:
         """Batches of the split, at most `limit` rows."""
         left = self.limit
-        for batch in sequential_batches(self.file, self.split, EVAL_BATCH):
+        for batch in batches_of(self.file, self.split, EVAL_BATCH):
             if left is not None:
                 if left <= 0:
                     return
@@ -67,7 +67,7 @@ class EvaluationData:
             yield batch
 
 
-def pick_split(file: CapsuleFile, asked: str) -> tuple[str, str]:
+def pick_split(file: Dataset, asked: str) -> tuple[str, str]:
     """The split to evaluate, and why. Raises UsageError if the file lacks the one asked for, and DataError if its
     labels are no classes.
     """
@@ -76,7 +76,7 @@ def pick_split(file: CapsuleFile, asked: str) -> tuple[str, str]:
     return split, reason
 
 
-def _choose_split(file: CapsuleFile, asked: str) -> tuple[str, str]:
+def _choose_split(file: Dataset, asked: str) -> tuple[str, str]:
     if asked != "auto":
         if not file.rows.get(asked):
             there = ", ".join(name for name, rows in file.rows.items() if rows)
@@ -105,17 +105,8 @@ class Flops:
 
 def count_flops(model: TinyRecursiveModel, prices: torch.Tensor) -> Flops:
     """Counted by torch on a row of zeros."""
-    data = model.data
-    k, device = data.num_capsules, prices.device
-    capsules = CapsuleState.closed(
-        torch.zeros(1, k, data.dim, device=device),
-        torch.zeros(1, k, data.num_children, data.dim, device=device) if data.num_children else None,
-        None,
-        None,
-        prices,
-        torch.full((1, k), -1, device=device) if data.has_parents else None,
-    )
-    one = torch.ones(1, dtype=torch.int64, device=device)
+    capsules = CapsuleState.blank(model.data, 1, prices)
+    one = torch.ones(1, dtype=torch.int64, device=prices.device)
     z_H, z_L = model.first_latents(1)
     was_training = model.training
     model.eval()  # looking at the cost is not a read that a memory bank counts

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from trm_core.config.schema import Config
-from trm_core.data.stream import CapsuleBatch
+from trm_core.data.batch import CapsuleBatch
 from trm_core.dqn.actions import Action, valid_actions
 from trm_core.evaluation.policies import Policy, Situation
-from trm_core.losses import answer_quality
+from trm_core.losses import judge_of
 from trm_core.model.q_head import largest_probability
 from trm_core.model.rows import take_rows
 from trm_core.model.trm import TinyRecursiveModel
@@ -103,7 +103,7 @@ def _rollout_batch(
         active, capsules = active[keep], take_rows(capsules, keep)
         z_H, z_L = model.next_z_H(output.z_H[keep], opened[keep]), output.z_L[keep]
         q_memory = output.q_memory[keep]
-    quality = answer_quality(logits, labels)
+    quality = judge_of(model)(logits, labels)
     return Outcome(
         prediction=logits.argmax(-1),
         accuracy=quality.accuracy,

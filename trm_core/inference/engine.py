@@ -21,6 +21,7 @@ from trm_core.evaluation.policies import Policy, Situation
 from trm_core.inference.samples import Answer, Decision, Sample, checked_detail, names_of
 from trm_core.inference.trained import Trained
 from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.probabilities import log_probabilities
 from trm_core.model.q_head import largest_probability
 from trm_core.model.rows import join_rows, take_rows
 
@@ -200,7 +201,7 @@ class Engine:
         if len(places) == 0:
             return []
         assert self.rows is not None
-        shares = logits[places].float().softmax(-1).cpu().numpy()
+        shares = log_probabilities(logits[places], self.trained.model.probabilities).exp().cpu().numpy()
         spent = self.rows.capsules.spent[places].tolist()
         finished = []
         for place, probabilities, paid in zip(places.tolist(), shares, spent, strict=True):

@@ -25,7 +25,7 @@ from trm_core.data.preprocessing_folder import DOCUMENT
 from trm_core.errors import CheckpointError
 from trm_core.evaluation.load import require_sizes
 from trm_core.inference.trained import Trained
-from trm_core.model.embedding import DataShape
+from trm_core.model.data_shape import DataShape
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.checkpoint import load_weights, require_weights
 from trm_core.training.checkpoint_folders import read_json

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trm_core.errors import DataError
 from trm_core.inference.trained import Trained
-from trm_core.model.embedding import DataShape
+from trm_core.model.data_shape import DataShape
 
 Children = Callable[[int], NDArray[Any]]
 

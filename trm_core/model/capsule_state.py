@@ -1,5 +1,7 @@
 """What the model may see of each sample: sketches always, children only of opened capsules.
 
+A puzzle is seen in the same way: its cells are capsules whose sketch is a token, and which have nothing to open.
+
 Built from a batch of the loader, changed only by `opened`, read by the embedding at every reasoning step. Shapes:
 B rows, k capsules, m children, D embedding width, R checksum width.
 """
@@ -11,18 +13,21 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from trm_core.model.data_shape import DataShape
+
 
 @dataclass(frozen=True)
 class CapsuleState:
     """Capsules of B rows, and which of them are open."""
 
-    sketches: Tensor  # [B, k, D] float32
+    sketches: Tensor  # [B, k, D] float32; puzzles: [B, k] int64 tokens
     children: Tensor | None  # [B, k, m, D] float32
     checksums: Tensor | None  # [B, k, R] float32
     mask: Tensor | None  # [B, k] bool; false where a capsule is padding
     expanded: Tensor  # [B, k] bool
     prices: Tensor = field(metadata={"not_per_row": True})  # [k] float32; cost of opening each capsule
     parents: Tensor | None = None  # [B, k] int64, index of the parent capsule; -1: a root
+    puzzles: Tensor | None = None  # [B] int64, identifiers of puzzles
 
     @staticmethod
     def closed(
@@ -32,10 +37,31 @@ class CapsuleState:
         mask: Tensor | None,
         prices: Tensor,
         parents: Tensor | None = None,
+        puzzles: Tensor | None = None,
     ) -> CapsuleState:
         """A state in which nothing is open yet."""
         expanded = torch.zeros(sketches.shape[:2], dtype=torch.bool, device=sketches.device)
-        return CapsuleState(sketches, children, checksums, mask, expanded, prices, parents)
+        return CapsuleState(sketches, children, checksums, mask, expanded, prices, parents, puzzles)
+
+    @staticmethod
+    def blank(data: DataShape, rows: int, prices: Tensor) -> CapsuleState:
+        """Closed capsules of zeros (puzzles of the first token), of the shapes that a model for `data` reads."""
+        k, device = data.num_capsules, prices.device
+
+        def zeros(*sizes: int) -> Tensor:
+            return torch.zeros(rows, k, *sizes, device=device)
+
+        if data.tokens:
+            numbers = torch.zeros(rows, dtype=torch.int64, device=device)
+            return CapsuleState.closed(zeros().long(), None, None, None, prices, puzzles=numbers)
+        return CapsuleState.closed(
+            zeros(data.dim),
+            zeros(data.num_children, data.dim) if data.num_children else None,
+            zeros(data.checksum_dim) if data.checksum_dim else None,
+            None,
+            prices,
+            torch.full((rows, k), -1, device=device) if data.has_parents else None,
+        )
 
     @property
     def rows(self) -> int:

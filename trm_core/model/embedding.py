@@ -9,7 +9,6 @@ z_H and z_L whatever the scale of the data: with x ten times weaker nothing was 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,25 +16,7 @@ from torch import Tensor, nn
 
 from trm_core.config.schema import ArchConfig
 from trm_core.model.capsule_state import CapsuleState
-
-
-@dataclass(frozen=True)
-class DataShape:
-    """What the network has to know of the data it reads and answers."""
-
-    num_capsules: int  # k
-    dim: int  # D
-    num_children: int  # m; 0: none
-    checksum_dim: int  # R; 0: none
-    num_classes: int  # V
-    label_rank: int  # 1: labels [N], one answer per row; 2: labels [N, k], one answer per capsule
-    total_price: float  # cost of opening every capsule
-    has_parents: bool = False
-
-    @property
-    def answers(self) -> int:
-        """Answers per row: 1 or k."""
-        return 1 if self.label_rank == 1 else self.num_capsules
+from trm_core.model.data_shape import DataShape
 
 
 class ChildAggregation(nn.Module):
@@ -73,7 +54,9 @@ class CapsuleEmbedding(nn.Module):
     def __init__(self, arch: ArchConfig, data: DataShape) -> None:
         super().__init__()
         self.sketch = nn.Linear(data.dim, arch.hidden_size, bias=False)
-        self.position = nn.Parameter(torch.empty(data.num_capsules, arch.hidden_size))
+        self.position: nn.Parameter | None = None
+        if arch.pos_encodings == "learned":
+            self.position = nn.Parameter(torch.empty(data.num_capsules, arch.hidden_size))
         self.child_aggregation: ChildAggregation | None = None
         if data.num_children:
             self.child_aggregation = ChildAggregation(
@@ -97,6 +80,10 @@ class CapsuleEmbedding(nn.Module):
             getattr(self, f"{name}_mean").copy_(flat.mean(0))
             getattr(self, f"{name}_scale").copy_(1.0 / spread)
 
+    def standardised(self, sketches: Tensor) -> Tensor:
+        """Sketches [.., D] in units of the training split's spread."""
+        return (sketches - self.sketch_mean) * self.sketch_scale
+
     def detail(self, children: Tensor) -> Tensor:
         """Children [.., k, m, D] -> one vector per capsule [.., k, hidden]."""
         assert self.child_aggregation is not None
@@ -106,7 +93,9 @@ class CapsuleEmbedding(nn.Module):
         """detail [B, k, hidden]: `detail` of all children where the caller needs that as well; only what is open is
         looked at.
         """
-        x = self.sketch((capsules.sketches - self.sketch_mean) * self.sketch_scale) + self.position
+        x = self.sketch(self.standardised(capsules.sketches))
+        if self.position is not None:
+            x = x + self.position
         if self.child_aggregation is not None:
             if detail is None and (visible := capsules.visible_children()) is not None:
                 detail = self.detail(visible)
@@ -114,7 +103,7 @@ class CapsuleEmbedding(nn.Module):
                 x = x + torch.where(capsules.expanded[:, :, None], detail + self.opened_mark, 0.0)
         if capsules.mask is not None:
             x = x * capsules.mask[:, :, None]
-        return x / math.sqrt(2.0)
+        return x if self.position is None else x / math.sqrt(2.0)
 
 
 class SketchDecoder(nn.Module):
@@ -126,5 +115,4 @@ class SketchDecoder(nn.Module):
 
     def forward(self, embedding: CapsuleEmbedding, detail: Tensor, sketches: Tensor) -> Tensor:
         """Squared error [B, k] between the sketch decoded from `detail` [B, k, hidden] and the standardised sketch."""
-        target = (sketches - embedding.sketch_mean) * embedding.sketch_scale
-        return F.mse_loss(self.decode(detail), target, reduction="none").mean(-1)
+        return F.mse_loss(self.decode(detail), embedding.standardised(sketches), reduction="none").mean(-1)

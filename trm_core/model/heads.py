@@ -9,28 +9,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trm_core.config.schema import ArchConfig
-from trm_core.model.embedding import DataShape
+from trm_core.model.data_shape import DataShape
 from trm_core.model.layers import MLP
 from trm_core.model.q_head import NUM_SCALARS, pool_tokens
 
 
 class AnswerHead(nn.Module):
-    """z_H [B, k, hidden] -> logits [B, P, V]: P = 1 answer for labels [N], P = k for labels [N, k].
+    """z_H [B, prefix + k, hidden] -> logits [B, P, V]: P = 1 answer for labels [N], P = k for labels [N, k].
 
     One answer is read from the flattened positions (`flat`) or from their mean over valid capsules (`mean`): measured
     92 % against 86 % on digits in the same time.
     """
 
-    def __init__(self, arch: ArchConfig, data: DataShape) -> None:
+    def __init__(self, arch: ArchConfig, data: DataShape, prefix: int = 0) -> None:
         super().__init__()
+        self.prefix = prefix
         self.per_capsule = data.label_rank == 2
         self.flat = arch.readout == "flat"
         inputs = arch.hidden_size * (data.num_capsules if self.flat and not self.per_capsule else 1)
-        self.output = nn.Linear(inputs, data.num_classes)
+        self.output = nn.Linear(inputs, data.num_classes, bias=not data.tokens)
 
     def forward(self, z_H: Tensor, mask: Tensor | None) -> Tensor:
         if self.per_capsule:
-            return self.output(z_H)
+            return self.output(z_H[:, self.prefix :])
         if mask is not None:
             z_H = z_H * mask[:, :, None]
         if self.flat:
@@ -41,7 +42,7 @@ class AnswerHead(nn.Module):
     def votes(self, z_H: Tensor) -> Tensor:
         """[B, k, V]: the answer that each capsule alone gives. One answer for the row is the mean of its votes."""
         if self.per_capsule or not self.flat:
-            return self.output(z_H)
+            return self.output(z_H[:, self.prefix :])
         positions = z_H.shape[1]
         weight = self.output.weight.unflatten(1, (positions, z_H.shape[2]))  # [V, k, hidden]
         return positions * torch.einsum("bkh,vkh->bkv", z_H, weight) + self.output.bias
@@ -78,15 +79,17 @@ class CMIHead(nn.Module):
 class MTPHead(nn.Module):
     """Multi-token prediction: depth d reads position i and predicts the answer of position i + d.
 
-    z_H [B, k, hidden] -> a list of logits [B, k - d, V] for d = 1..depth; the last d positions have nothing to predict.
+    z_H [B, prefix + k, hidden] -> a list of logits [B, k - d, V] for d = 1..depth; the last d positions have nothing to
+    predict.
     """
 
-    def __init__(self, arch: ArchConfig, data: DataShape) -> None:
+    def __init__(self, arch: ArchConfig, data: DataShape, prefix: int = 0) -> None:
         super().__init__()
+        self.prefix = prefix
         self.depths = nn.ModuleList(nn.Linear(arch.hidden_size, data.num_classes) for _ in range(arch.mtp_depth))
 
     def forward(self, z_H: Tensor) -> list[Tensor]:
-        return [head(z_H[:, :-depth]) for depth, head in enumerate(self.depths, start=1)]
+        return [head(z_H[:, self.prefix : -depth]) for depth, head in enumerate(self.depths, start=1)]
 
 
 class OpeningWorth(nn.Module):

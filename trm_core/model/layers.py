@@ -1,4 +1,4 @@
-"""The block network f of the recursion: post-norm attention and SwiGLU over positions.
+"""The block network f of the recursion: post-norm attention (or an MLP over positions) and SwiGLU.
 
 Unusual here: normalisation comes *after* each residual sum (so z_H and z_L keep RMS 1 through any number of cycles), it
 has no learned gain, and no linear layer has a bias. Shapes: B rows, K positions, D width, n heads.
@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trm_core.config.schema import HierarchyBias
+from trm_core.config.schema import ArchConfig, HierarchyBias
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, each [K, D / n]
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -27,20 +29,24 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x_BKD: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x_BKD: Tensor, bias: Tensor | None, rotation: Rotation | None) -> Tensor:
         B, K, D = x_BKD.shape
-        q, k, v = self.split(x_BKD)
+        q, k, v = self.split(x_BKD, rotation)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).reshape(B, K, D))
 
-    def split(self, x_BKD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def split(self, x_BKD: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [B, n, K, D / n]."""
         B, K, D = x_BKD.shape
-        return self.qkv(x_BKD).view(B, K, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        qkv = self.qkv(x_BKD).view(B, K, 3, self.heads, D // self.heads)
+        if rotation is None:
+            return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = rotated(qkv[:, :, :2], rotation).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, qkv[:, :, 2].transpose(1, 2)
 
-    def received(self, x_BKD: Tensor, bias: Tensor | None) -> Tensor:
+    def received(self, x_BKD: Tensor, bias: Tensor | None, rotation: Rotation | None) -> Tensor:
         """[B, K] how much attention each position gets, as a mean over heads and asking positions."""
-        q, k, _ = self.split(x_BKD)
+        q, k, _ = self.split(x_BKD, rotation)
         logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         if bias is not None:
             logits = logits.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else logits + bias
@@ -50,10 +56,10 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     """Gated feed-forward (Shazeer, 2020). [.., D] -> [.., D]."""
 
-    def __init__(self, width: int, expansion: float) -> None:
+    def __init__(self, width: int, expansion: float, multiple: int) -> None:
         super().__init__()
-        # Two thirds, because the gate adds a third matrix; a multiple of 32 for the matrix kernels.
-        hidden = -(-round(expansion * width * 2 / 3) // 32) * 32
+        # Two thirds, because the gate adds a third matrix; a multiple of some power of two for the matrix kernels.
+        hidden = -(-round(expansion * width * 2 / 3) // multiple) * multiple
         self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
@@ -63,30 +69,82 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """One post-norm layer: x <- norm(x + attention(x)); x <- norm(x + ffn(x))."""
+    """One post-norm layer: x <- norm(x + mix(x)); x <- norm(x + ffn(x)).
 
-    def __init__(self, width: int, heads: int, expansion: float, dropout: float) -> None:
+    mix is attention, or with `mixer: mlp` a SwiGLU over the positions of each channel; that one is normalised over
+    positions too (arXiv 2510.04871, section 4.5, and its public code).
+    """
+
+    def __init__(self, arch: ArchConfig, positions: int) -> None:
         super().__init__()
-        self.attention = Attention(width, heads)
-        self.ffn = SwiGLU(width, expansion)
-        self.dropout = dropout
+        size = (arch.ffn_expansion, arch.ffn_multiple)
+        self.attention = Attention(arch.hidden_size, arch.num_heads) if arch.mixer == "attention" else None
+        self.mixer = SwiGLU(positions, *size) if arch.mixer == "mlp" else None
+        self.ffn = SwiGLU(arch.hidden_size, *size)
+        self.dropout = arch.dropout
 
-    def forward(self, x_BKD: Tensor, bias: Tensor | None) -> Tensor:
-        x_BKD = rms_norm(x_BKD + F.dropout(self.attention(x_BKD, bias), self.dropout, self.training))
+    def forward(self, x_BKD: Tensor, bias: Tensor | None, rotation: Rotation | None) -> Tensor:
+        x_BKD = self.mix(x_BKD, bias, rotation)
         return rms_norm(x_BKD + F.dropout(self.ffn(x_BKD), self.dropout, self.training))
+
+    @property
+    def mix_output(self) -> nn.Linear:
+        """The last matrix of the first half."""
+        if self.attention is not None:
+            return self.attention.out
+        assert self.mixer is not None
+        return self.mixer.down
+
+    def mix(self, x_BKD: Tensor, bias: Tensor | None, rotation: Rotation | None) -> Tensor:
+        """The first half of the layer."""
+        if self.attention is not None:
+            mixed = self.attention(x_BKD, bias, rotation)
+            return rms_norm(x_BKD + F.dropout(mixed, self.dropout, self.training))
+        assert self.mixer is not None
+        x_BDK = x_BKD.transpose(1, 2)
+        return rms_norm(x_BDK + F.dropout(self.mixer(x_BDK), self.dropout, self.training)).transpose(1, 2)
 
 
 class Network(nn.Module):
     """f: a stack of blocks. [B, K, D] -> [B, K, D]."""
 
-    def __init__(self, width: int, layers: int, heads: int, expansion: float, dropout: float) -> None:
+    rope_cos: Tensor
+    rope_sin: Tensor
+
+    def __init__(self, arch: ArchConfig, positions: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, expansion, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(arch, positions) for _ in range(arch.num_layers))
+        self.rotates = arch.pos_encodings == "rope" and arch.mixer == "attention"
+        if self.rotates:
+            cos, sin = rope(positions, arch.hidden_size // arch.num_heads, arch.rope_theta)
+            self.register_buffer("rope_cos", cos, persistent=False)
+            self.register_buffer("rope_sin", sin, persistent=False)
+
+    @property
+    def rotation(self) -> Rotation | None:
+        return (self.rope_cos, self.rope_sin) if self.rotates else None
 
     def forward(self, x_BKD: Tensor, bias: Tensor | None) -> Tensor:
+        rotation = self.rotation
         for block in self.blocks:
-            x_BKD = block(x_BKD, bias)
+            x_BKD = block(x_BKD, bias, rotation)
         return x_BKD
+
+
+def rope(positions: int, width: int, theta: float) -> Rotation:
+    """Cosines and sines [K, width] of rotary positions (Su et al., 2021): channel i and i + width / 2 turn together by
+    position / theta^(2 i / width); the signs of the turn are in the sines.
+    """
+    frequency = theta ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
+    angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency)
+    sin = angle.sin()
+    return torch.cat([angle.cos()] * 2, 1), torch.cat([-sin, sin], 1)
+
+
+def rotated(x: Tensor, rotation: Rotation) -> Tensor:
+    """x [B, K, .., n, d] turned by its position."""
+    cos, sin = (part[:, None, None].to(x.dtype) for part in rotation)
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 def attention_bias(mask: Tensor | None, parents: Tensor | None, weights: HierarchyBias | None) -> Tensor | None:

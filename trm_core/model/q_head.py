@@ -1,7 +1,8 @@
 """The one state the policy sees, and the head that reads it.
 
     q_state = [recurrent memory of the head (rnn only),
-               mean of z_H over valid positions (attention: over each of a few groups of positions),
+               mean of z_H over valid positions (attention: over each of a few groups of positions; linear: z_H of
+               the first position),
                largest probability, entropy of the answer, step / T, price spent / price of everything,
                log of the price level]
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from trm_core.config.schema import ArchConfig
 from trm_core.model.layers import MLP
+from trm_core.model.probabilities import Probabilities, log_probabilities
 
 NUM_SCALARS = 5
 
@@ -46,6 +48,7 @@ def build_q_state(
     progress: Tensor,
     spent: Tensor,
     log_price: Tensor,
+    probabilities: Probabilities = "softmax",
 ) -> Tensor:
     """q_state [B, pooled + 5] float32, without the head's recurrent memory.
 
@@ -53,7 +56,7 @@ def build_q_state(
     (share of the price of everything) and log_price (natural log of the price level), each [B]. Probability and
     entropy (in units of log V) are means over the row's valid answers.
     """
-    log_p = logits.float().log_softmax(-1)
+    log_p = log_probabilities(logits, probabilities)
     answers = torch.ones_like(log_p[..., 0]) if mask is None or log_p.shape[1] == 1 else mask.to(log_p.dtype)
     share = answers / answers.sum(1, keepdim=True).clamp(min=1.0)
     largest = (log_p.amax(-1).exp() * share).sum(1)
@@ -99,8 +102,8 @@ class RecurrentValueNet(nn.Module):
 class QHead(nn.Module):
     """q_state [B, S] -> values [B, A], halt logit [B], and what it remembers for the next step.
 
-    S = `state_width`. Kinds: `mlp`; `rnn`, whose memory of the steps before is the first part of the state;
-    `attention` over a few pooled tokens.
+    S = `state_width`. Kinds: `linear`, whose halt and continue logits read the first position alone (TRM's); `mlp`;
+    `rnn`, whose memory of the steps before is the first part of the state; `attention` over a few pooled tokens.
     """
 
     def __init__(self, arch: ArchConfig, price_level: float, price_spread: float) -> None:
@@ -116,10 +119,20 @@ class QHead(nn.Module):
             self.value_net = RecurrentValueNet(inputs, width, 2 * self.num_actions)
         elif self.kind == "attention":
             self.value_net = AttentionValueNet(self.tokens, arch.hidden_size, width, 2 * self.num_actions)
+        elif self.kind == "linear":
+            self.value_net = nn.Linear(inputs, 2 * self.num_actions)
         else:
             self.value_net = MLP(inputs, width, 2 * self.num_actions)
-        self.halt_net = MLP(inputs, width, 1)
-        self.continue_net = MLP(inputs, width, 1) if arch.enable_q_continue else None
+
+        def logit_net() -> nn.Module:
+            return nn.Linear(arch.hidden_size, 1) if self.kind == "linear" else MLP(inputs, width, 1)
+
+        self.halt_net = logit_net()
+        self.continue_net = logit_net() if arch.enable_q_continue else None
+
+    def pool(self, z_H: Tensor, mask: Tensor | None) -> Tensor:
+        """What the state holds of z_H [B, K, hidden]: [B, tokens * hidden]."""
+        return z_H[:, 0] if self.kind == "linear" else pool_tokens(z_H, mask, self.tokens)
 
     def readable(self, q_state: Tensor) -> Tensor:
         """The state without the recurrent memory, rescaled for a network: near certainty, 0.99 and 0.999 are far apart
@@ -157,9 +170,13 @@ class QHead(nn.Module):
 
     def halt_logit(self, q_state: Tensor) -> Tensor:
         """[B]"""
-        return self.halt_net(self.readable(q_state)).squeeze(1)
+        return self.halt_net(self.logit_input(q_state)).squeeze(1)
 
     def continue_logit(self, q_state: Tensor) -> Tensor:
         """[B] HRM's other logit; only where `arch.enable_q_continue`."""
         assert self.continue_net is not None
-        return self.continue_net(self.readable(q_state)).squeeze(1)
+        return self.continue_net(self.logit_input(q_state)).squeeze(1)
+
+    def logit_input(self, q_state: Tensor) -> Tensor:
+        """What the halt and continue nets read of a state."""
+        return q_state[:, :-NUM_SCALARS] if self.kind == "linear" else self.readable(q_state)

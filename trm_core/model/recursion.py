@@ -5,7 +5,8 @@
         z_H = f(z_H + z_L)
         z_H = refine(z_H)          # memory bank and concept vocabulary, where they are on
 
-All but the last `grad_cycles` high-level cycles run without gradient. One tied network serves both levels (TRM), or one
+All but the last `grad_cycles` high-level cycles run without gradient, and of these all but the last `grad_low_cycles`
+low-level updates. One tied network serves both levels (TRM), or one
 each (`tied: false`, HRM).
 
 `precision: bfloat16` is autocast around one cycle, never around several: autocast keeps the weights that it has cast,
@@ -28,18 +29,22 @@ from trm_core.model.layers import Block, Network
 class Recursion(nn.Module):
     """(z_H, z_L, x) each [B, K, D] -> (z_H, z_L)."""
 
-    def __init__(self, arch: ArchConfig, training: TrainingConfig) -> None:
+    def __init__(self, arch: ArchConfig, training: TrainingConfig, positions: int) -> None:
         super().__init__()
         self.reduced, self.recompute = training.precision == "bfloat16", training.activation_checkpointing
         self.H_cycles, self.L_cycles, self.grad_cycles = arch.H_cycles, arch.L_cycles, arch.grad_cycles
-        size = (arch.hidden_size, arch.num_layers, arch.num_heads, arch.ffn_expansion, arch.dropout)
-        self.low = Network(*size)
-        self.high = self.low if arch.tied else Network(*size)
+        self.before_gradient = 0 if arch.grad_low_cycles is None else arch.L_cycles - arch.grad_low_cycles
+        self.low = Network(arch, positions)
+        self.high = self.low if arch.tied else Network(arch, positions)
 
     def cycle(self, z_H: Tensor, z_L: Tensor, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """One high-level cycle."""
+        if self.before_gradient:
+            with torch.no_grad(), self.autocast(z_H.device):
+                for _ in range(self.before_gradient):
+                    z_L = self.apply_network(self.low, z_L + z_H + x, bias)
         with self.autocast(z_H.device):
-            for _ in range(self.L_cycles):
+            for _ in range(self.L_cycles - self.before_gradient):
                 z_L = self.apply_network(self.low, z_L + z_H + x, bias)
             return self.apply_network(self.high, z_H + z_L, bias), z_L
 
@@ -75,4 +80,5 @@ class Recursion(nn.Module):
         """[B, K] share of the attention that each position of z_H gets in the last block of the high level."""
         last = self.high.blocks[-1]
         assert isinstance(last, Block)
-        return last.attention.received(z_H, bias)
+        assert last.attention is not None
+        return last.attention.received(z_H, bias, self.high.rotation)

@@ -1,4 +1,4 @@
-"""The tiny recursive model: one reasoning step of B rows.
+"""The tiny recursive model: one reasoning step of B rows, which are capsules or puzzles.
 
 Unusual here: the capsules are embedded anew at every step, so an opened capsule reaches the model at the next step and
 the number of positions never changes; every head reads z_H; the Q-values see one state vector and send no gradient
@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from trm_core.config.schema import Config
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.concepts import ConceptVocabulary, Quantised
-from trm_core.model.embedding import CapsuleEmbedding, DataShape, SketchDecoder
+from trm_core.model.data_shape import DataShape
+from trm_core.model.embedding import CapsuleEmbedding, SketchDecoder
 from trm_core.model.heads import AnswerHead, CMIHead, MTPHead, OpeningWorth, ReconstructionHeads
 from trm_core.model.initialise import initialise
 from trm_core.model.layers import attention_bias, rms_norm
 from trm_core.model.memory import MemoryBank
-from trm_core.model.q_head import QHead, build_q_state, pool_tokens
+from trm_core.model.q_head import QHead, build_q_state
 from trm_core.model.recursion import Recursion
 from trm_core.model.rows import take_rows
+from trm_core.model.token_embedding import TokenEmbedding, prefix_length
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ class Reading:
 class StepOutput:
     """What one reasoning step leaves behind. z_H, logits, halt_logit, `early` and `detail` carry gradient."""
 
-    z_H: Tensor  # [B, k, hidden]
-    z_L: Tensor  # [B, k, hidden]
-    x: Tensor  # [B, k, hidden]
+    z_H: Tensor  # [B, K, hidden]; K = k capsules, or the prefix and the k tokens of a puzzle
+    z_L: Tensor  # [B, K, hidden]
+    x: Tensor  # [B, K, hidden]
     logits: Tensor  # [B, P, V]
     halt_logit: Tensor  # [B]
     q_state: Tensor  # [B, S]
@@ -71,8 +73,11 @@ class TinyRecursiveModel(nn.Module):
         self.hierarchy = arch.hierarchy_bias if arch.enable_hierarchical_attention else None
         self.leave_above = arch.hcycle_confidence_threshold if arch.enable_adaptive_hcycles else None
         self.price_level = price_level(config, data)
-        self.embedding = CapsuleEmbedding(arch, data)
-        self.recursion = Recursion(arch, config.training)
+        self.probabilities = arch.probabilities
+        prefix = prefix_length(arch, data)
+        self.positions = prefix + data.num_capsules  # K
+        self.embedding = TokenEmbedding(arch, data) if data.tokens else CapsuleEmbedding(arch, data)
+        self.recursion = Recursion(arch, config.training, self.positions)
         self.memory = MemoryBank(config.memory, arch.hidden_size) if config.memory.enabled else None
         self.concepts: ConceptVocabulary | None = None
         if arch.enable_concepts:
@@ -82,9 +87,9 @@ class TinyRecursiveModel(nn.Module):
             self.concepts = ConceptVocabulary(
                 arch.hidden_size, arch.num_concepts, width, arch.concept_mix, arch.concept_decay
             )
-        self.answer = AnswerHead(arch, data)
-        self.mtp = MTPHead(arch, data) if arch.enable_mtp else None
-        self.reconstruction = ReconstructionHeads(arch, data)
+        self.answer = AnswerHead(arch, data, prefix)
+        self.mtp = MTPHead(arch, data, prefix) if arch.enable_mtp else None
+        self.reconstruction = None if data.tokens else ReconstructionHeads(arch, data)
         self.sketch_decoder = SketchDecoder(arch, data) if data.num_children else None
         self.q_head = QHead(arch, self.price_level, config.dqn.price_spread)
         self.cmi_head = CMIHead(arch) if with_cmi else None
@@ -94,12 +99,12 @@ class TinyRecursiveModel(nn.Module):
         initialise(self, arch)
 
     def first_latents(self, rows: int) -> tuple[Tensor, Tensor]:
-        """z_H and z_L of rows that have not begun: [rows, k, hidden] each."""
-        shape = (rows, self.data.num_capsules, -1)
+        """z_H and z_L of rows that have not begun: [rows, K, hidden] each."""
+        shape = (rows, self.positions, -1)
         return self.first_z_H.expand(*shape), self.first_z_L.expand(*shape)
 
     def next_z_H(self, z_H: Tensor, opened: Tensor) -> Tensor:
-        """z_H [B, k, hidden] that a step starts from, where `opened` [B, k] were opened after the step before.
+        """z_H [B, K, hidden] that a step starts from, where `opened` [B, k] were opened after the step before.
 
         In rows that opened something the answer starts over and only z_L goes on: with z_H kept, an answer that has
         settled on the sketches hardly listens to detail that comes later (measured in docs/decision-process.md).
@@ -123,16 +128,12 @@ class TinyRecursiveModel(nn.Module):
     ) -> StepOutput:
         """One reasoning step.
 
-        z_H, z_L [B, k, hidden] and q_memory [B, recurrent width] (None: nothing yet) from the step before; steps [B]
+        z_H, z_L [B, K, hidden] and q_memory [B, recurrent width] (None: nothing yet) from the step before; steps [B]
         int64, steps done including this one; price [B], the price level of each row's episode.
         """
         if q_memory is None:
             q_memory = self.first_q_memory(len(steps))
-        detail = None
-        if self.training and self.sketch_decoder is not None and capsules.children is not None:
-            # The cycle term needs it of every capsule; a projection of its own for the open ones would cost as much.
-            detail = self.embedding.detail(capsules.children)
-        x = self.embedding(capsules, detail)
+        x, detail = self.embed(capsules)
         if self.leave_above is not None and not self.training and not torch.is_grad_enabled():
             return self._forward_adaptively(z_H, z_L, x, capsules, steps, price, q_memory)
         quantised: Quantised | None = None
@@ -198,7 +199,7 @@ class TinyRecursiveModel(nn.Module):
         """`forward` in evaluation without a branch on values, for graphs: all rows do every cycle, and those that have
         left keep what they had.
         """
-        x, bias = self.embedding(capsules), self.attention_bias(capsules)
+        x, bias = self.embed(capsules)[0], self.attention_bias(capsules)
         cycles, left = torch.ones_like(steps), torch.zeros_like(steps, dtype=torch.bool)
         for number in range(self.recursion.H_cycles):
             next_H, next_L = self.recursion.cycle(z_H, z_L, x, bias)
@@ -241,6 +242,28 @@ class TinyRecursiveModel(nn.Module):
             concepts=quantised,
         )
 
+    def embed(self, capsules: CapsuleState) -> tuple[Tensor, Tensor | None]:
+        """x [B, K, hidden], and in training the detail of all children [B, k, hidden], if there are any."""
+        if isinstance(self.embedding, TokenEmbedding):
+            return self.embedding(capsules), None
+        detail = None
+        if self.training and self.sketch_decoder is not None and capsules.children is not None:
+            # The cycle term needs it of every capsule; a projection of its own for the open ones would cost as much.
+            detail = self.capsule_embedding.detail(capsules.children)
+        return self.embedding(capsules, detail), detail
+
+    @property
+    def capsule_embedding(self) -> CapsuleEmbedding:
+        """The embedding of a model that reads capsules."""
+        assert isinstance(self.embedding, CapsuleEmbedding)
+        return self.embedding
+
+    def position_mask(self, capsules: CapsuleState) -> Tensor:
+        """[B, K] bool: positions of z_H that are no padding."""
+        if self.positions == self.data.num_capsules:
+            return capsules.valid()
+        return torch.ones(capsules.rows, self.positions, dtype=torch.bool, device=capsules.sketches.device)
+
     def attention_bias(self, capsules: CapsuleState) -> Tensor | None:
         """What every attention adds to its logits: hidden padding and, where it is on, the hierarchy."""
         if self.hierarchy is None:
@@ -260,7 +283,7 @@ class TinyRecursiveModel(nn.Module):
     def read(self, z_H: Tensor, capsules: CapsuleState, steps: Tensor, price: Tensor, q_memory: Tensor) -> Reading:
         """Answer, state and halt logit of one z_H."""
         logits = self.answer(z_H, capsules.mask)
-        pooled = pool_tokens(z_H, capsules.mask, self.q_head.tokens)
+        pooled = self.q_head.pool(z_H, capsules.mask)
         state = build_q_state(
             pooled,
             capsules.mask,
@@ -268,6 +291,7 @@ class TinyRecursiveModel(nn.Module):
             steps / self.max_steps,
             capsules.spent / self.data.total_price,
             price.log(),
+            self.probabilities,
         )
         state = torch.cat([q_memory, state], 1)
         halt_input = self.halt_input(state, pooled.shape[1])

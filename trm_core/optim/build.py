@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from trm_core.config.schema import Config
+from trm_core.model.token_embedding import PuzzleEmbedding
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.adam_atan2 import adam_atan2
 from trm_core.optim.muon import muon
+from trm_core.optim.sparse_sign_sgd import SparseSignSGD
 
 POLICY_PREFIXES = ("q_head.value_net.", "cmi_head.")
 
@@ -31,6 +33,7 @@ class Optimizers:
     model_params: list[nn.Parameter]
     policy_params: list[nn.Parameter]
     notes: list[str]
+    puzzles: SparseSignSGD | None = None  # of the puzzle embeddings; it keeps no state
 
     def set_factors(self, model: float, policy: float) -> None:
         """Put the model's optimisers and the policy's (the last one) at these shares of their peak rates."""
@@ -38,6 +41,8 @@ class Optimizers:
             factor = policy if optimizer is self.all[-1] else model
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
+        if self.puzzles is not None:
+            self.puzzles.factor = model
 
     def norms(self) -> tuple[Tensor, Tensor]:
         """The gradient norm of each part: model, policy."""
@@ -54,10 +59,14 @@ class Optimizers:
     def step(self) -> None:
         for optimizer in self.all:
             optimizer.step()
+        if self.puzzles is not None:
+            self.puzzles.step()
 
     def zero_grad(self) -> None:
         for optimizer in self.all:
             optimizer.zero_grad(set_to_none=True)
+        if self.puzzles is not None:
+            self.puzzles.forget()
 
 
 def build_optimizers(
@@ -100,4 +109,6 @@ def build_optimizers(
         peaks.append(lr)
     still = {id(parameter) for name, parameter in model.named_parameters() if name in (frozen or ())}
     learning = [[p for p in params if id(p) not in still] for params in (matrices + rest, policy)]
-    return Optimizers(optimizers, peaks, learning[0], learning[1], sorted(set(notes)))
+    own = [module for module in model.modules() if isinstance(module, PuzzleEmbedding)]
+    puzzles = SparseSignSGD(own[0], training.puzzle_emb_lr, training.puzzle_emb_weight_decay) if own else None
+    return Optimizers(optimizers, peaks, learning[0], learning[1], sorted(set(notes)), puzzles)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from trm_core.config.schema import Config
-from trm_core.data.store import CapsuleFile
+from trm_core.data.dataset import Dataset
 from trm_core.errors import ConfigError
 from trm_core.profiling.compare import alternate, ratio
 from trm_core.profiling.profile import Profile
@@ -97,7 +97,7 @@ def _changes(config: Config, found: Profile) -> Iterator[Change]:
         yield change("training", "monitor_gradients", False, why, "no train/grad/ metrics")
 
 
-def possible(change: Change, file: CapsuleFile) -> bool:
+def possible(change: Change, file: Dataset) -> bool:
     """Whether the data and the rest of the config allow it."""
     try:
         resolve_features(change.config, file)
@@ -111,7 +111,7 @@ def try_change(
     change: Change,
     found: Profile,
     features: Features,
-    files: list[tuple[CapsuleFile, float]],
+    files: list[tuple[Dataset, float]],
     seconds: float,
 ) -> Gain:
     """Blocks of steps of both in turn, in this process; `seconds` is how long that should take."""

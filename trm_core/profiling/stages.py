@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.profiler import record_function
 
 from trm_core import losses
-from trm_core.data.stream import CapsuleBatch
+from trm_core.data.batch import CapsuleBatch
 from trm_core.distributed.collectives import world_size
 from trm_core.profiling.attach import Watched
 from trm_core.profiling.steps import Discarded
@@ -147,7 +147,6 @@ def watched_in(of: Trainer) -> list[Watched]:
         Watched(model.recursion, "forward", f"{FORWARD}: recursion", within=FORWARD),
         Watched(model, "read", f"{FORWARD}: heads", within=FORWARD),
         Watched(model.q_head, "read", f"{FORWARD}: heads", within=FORWARD),
-        Watched(model.reconstruction.sketch, "forward", f"{FORWARD}: heads", within=FORWARD),
         Watched(losses, "td_loss", "dqn"),
         Watched(torch.autograd, "backward", "backward"),
         Watched(dist, "all_reduce", "sync"),
@@ -180,5 +179,7 @@ def watched_in(of: Trainer) -> list[Watched]:
 def optional_heads(of: Trainer) -> list[torch.nn.Module]:
     """Heads that only some models have."""
     model = of.state.model
-    heads = (model.mtp, model.cmi_head, model.sketch_decoder, model.reconstruction.checksum)
+    rebuilt = model.reconstruction
+    heads: list[torch.nn.Module | None] = [model.mtp, model.cmi_head, model.sketch_decoder]
+    heads += [] if rebuilt is None else [rebuilt.sketch, rebuilt.checksum]
     return [head for head in heads if head is not None]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 
 from trm_core.config.schema import Config
-from trm_core.data.store import CapsuleFile
+from trm_core.data.dataset import Dataset
 from trm_core.errors import DivergedError
 from trm_core.training.features import Features
 from trm_core.training.stopping import StopFlag
@@ -59,7 +59,7 @@ class Stepper:
     """A trainer that takes a number of steps whenever it is asked to. Close it: it may have worker processes."""
 
     def __init__(
-        self, config: Config, features: Features, files: list[tuple[CapsuleFile, float]], device: torch.device
+        self, config: Config, features: Features, files: list[tuple[Dataset, float]], device: torch.device
     ) -> None:
         self.trainer = Trainer(endless(config), features, files, device)
 

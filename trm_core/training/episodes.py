@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trm_core.config.schema import Config
-from trm_core.data.stream import CapsuleBatch
+from trm_core.data.batch import CapsuleBatch
 from trm_core.dqn.actions import Action, act_continues, affordable, epsilon_greedy, uniform_valid, valid_actions
 from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.replay import ReplayBuffer
@@ -42,7 +42,9 @@ class Decision:
 
 def capsules_of(batch: CapsuleBatch, prices: Tensor) -> CapsuleState:
     """The closed capsule state of a batch."""
-    return CapsuleState.closed(batch.sketches, batch.children, batch.checksums, batch.mask, prices, batch.parents)
+    return CapsuleState.closed(
+        batch.sketches, batch.children, batch.checksums, batch.mask, prices, batch.parents, batch.puzzles
+    )
 
 
 def labels_of(batch: CapsuleBatch) -> Tensor:
@@ -121,6 +123,7 @@ class Episodes:
             put(old.expanded, fresh.expanded),
             self.prices,
             put_optional(old.parents, fresh.parents),
+            put_optional(old.puzzles, fresh.puzzles),
         )
         halted = carry.halted
         pending = replace(
@@ -179,7 +182,7 @@ class Episodes:
             carry.price,
             remembers=self.model.memory is not None,
         )
-        terminal = terminal_reward(dqn, quality.accuracy)
+        terminal = terminal_reward(dqn, quality.right)
         # A row without a label has no utility, so there is nothing to learn from what was done in it.
         settled, ended = (carry.pending.slot >= 0) & quality.valid, (action == Action.HALT) & quality.valid
         slots = torch.zeros_like(carry.steps)
@@ -223,14 +226,15 @@ class Episodes:
         """Actions [B], which were valid [B, A], and which were exploratory [B]."""
         dqn, T, output = self.config.dqn, self.config.arch.max_steps, result.output
         valid = valid_actions(carry.capsules, carry.steps, T, self.model.q_head.num_actions, dqn.budget)
+        held_back = (carry.steps < carry.min_steps) & (carry.steps < T)
         if self.replay is None:
             going = act_continues(output) & (carry.steps < T)
-            return torch.where(going, Action.CONTINUE, Action.HALT), valid, torch.zeros_like(going)
+            return torch.where(going | held_back, Action.CONTINUE, Action.HALT), valid, held_back & ~going
         rows = len(carry.steps)
         explore = self.draws(step, Purpose.EXPLORE, rows)
         choice = self.draws(step, Purpose.EXPLORE_ACTION, rows)
         action, exploring = epsilon_greedy(output.q_values, valid, epsilon_at(dqn, step), explore, choice)
-        held = (action == Action.HALT) & (carry.steps < carry.min_steps) & (carry.steps < T)
+        held = (action == Action.HALT) & held_back
         instead = valid.clone()
         instead[:, Action.HALT] = False
         return torch.where(held, uniform_valid(instead, choice), action), valid, exploring | held

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trm_core.config.schema import Config
+from trm_core.data.dataset import Dataset
 from trm_core.data.fields import CONTROL_SYMBOLS
-from trm_core.data.store import CapsuleFile
+from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import ConfigError
-from trm_core.model.embedding import DataShape
+from trm_core.model.data_shape import DataShape
 
 _DEFAULT_CONCEPTS = 256  # codebook of arch.enable_concepts where the targets are classes
 
@@ -44,8 +45,11 @@ class Features:
     status: list[Feature]
 
 
-def resolve_features(config: Config, file: CapsuleFile) -> Features:
-    """Raises ConfigError with every contradiction between the config and the file, each with the key to change."""
+def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0) -> Features:
+    """Raises ConfigError with every contradiction between the config and the file, each with the key to change.
+
+    num_puzzles: identifiers in all folders, where there are several.
+    """
     arch, dqn = config.arch, config.dqn
     problems: list[str] = []
     has_children = file.num_children > 0
@@ -102,6 +106,8 @@ def resolve_features(config: Config, file: CapsuleFile) -> Features:
         label_rank=file.label_rank,
         total_price=float(file.prices.sum()),
         has_parents=arch.enable_hierarchical_attention,
+        vocab_size=(file.num_classes or 0) if isinstance(file, PuzzleData) else 0,
+        num_puzzles=max(num_puzzles, file.num_puzzles) if isinstance(file, PuzzleData) else 0,
     )
     cmi = expansion and dqn.expansion_selector == "cmi"
     curiosity = use_dqn and dqn.enable_curiosity
@@ -122,7 +128,7 @@ def resolved(config: Config, features: Features) -> Config:
     return config.model_copy(update={"arch": arch, "dqn": config.dqn.model_copy(update={"enabled": features.dqn})})
 
 
-def _contradictions(config: Config, file: CapsuleFile, expansion: bool, use_dqn: bool) -> Iterator[str]:
+def _contradictions(config: Config, file: Dataset, expansion: bool, use_dqn: bool) -> Iterator[str]:
     """What the optional parts need and do not have, each with the key to change."""
     arch, dqn, memory = config.arch, config.dqn, config.memory
     if arch.enable_hierarchical_attention and not file.has("parents"):
@@ -168,9 +174,21 @@ def _contradictions(config: Config, file: CapsuleFile, expansion: bool, use_dqn:
         yield "arch.enable_adaptive_hcycles=true has nothing to leave with arch.H_cycles=1: set it to false"
     if arch.q_head_type == "attention" and arch.q_head_tokens > file.num_capsules:
         yield f"arch.q_head_tokens={arch.q_head_tokens} exceeds the {file.num_capsules} capsules of {file.path}"
+    if arch.mixer == "mlp":
+        if file.has("mask"):
+            yield f"arch.mixer=mlp mixes padding in, and {file.path} has padding capsules: use attention"
+        if arch.enable_hierarchical_attention:
+            yield "arch.enable_hierarchical_attention=true needs attention: set arch.mixer to it"
+        if expansion and dqn.expansion_selector == "attention":
+            yield "dqn.expansion_selector=attention needs attention: set arch.mixer to it, or use cmi"
+    if not isinstance(file, PuzzleData):
+        if arch.puzzle_emb_ndim:
+            yield f"arch.puzzle_emb_ndim={arch.puzzle_emb_ndim} is for puzzles, not for {file.path}: set it to 0"
+        if config.data.draw == "batch":
+            yield "data.draw=batch is for puzzles: set it to halted"
 
 
-def _status(config: Config, file: CapsuleFile, expansion: bool, use_dqn: bool) -> list[Feature]:
+def _status(config: Config, file: Dataset, expansion: bool, use_dqn: bool) -> list[Feature]:
     arch, dqn = config.arch, config.dqn
     children = (
         f"{file.path.name} has {file.num_children} children per capsule"

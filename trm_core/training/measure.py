@@ -21,6 +21,7 @@ from trm_core.dqn.learner import ReplayedTargets
 from trm_core.dqn.schedules import beta_at, epsilon_at, price_share_at, temperature_at, weight_at
 from trm_core.losses import StepResult, cycle_error
 from trm_core.model.carry import Carry
+from trm_core.model.probabilities import log_probabilities
 from trm_core.training.episodes import Decision
 from trm_core.training.state import TrainingState
 from trm_core.training.upkeep import Upkeep
@@ -102,18 +103,19 @@ def now(
 ) -> Iterator[Pair]:
     """The closer look. `before`: the carry that the step read."""
     output, quality, model = result.output, result.quality, state.model
-    log_p = output.logits.float().log_softmax(-1)
+    log_p = log_probabilities(output.logits, model.probabilities)
     yield _mean("prediction_entropy", -(log_p.exp() * log_p).sum(-1))
     predicted = torch.bincount(output.logits.argmax(-1).flatten(), minlength=output.logits.shape[-1])
     yield _mean("prediction_top_share", predicted.max() / predicted.sum())
     yield _mean("logit_abs_max", output.logits.abs().max())
-    capsules, embedding = before.capsules, model.embedding
-    target = (capsules.sketches - embedding.sketch_mean) * embedding.sketch_scale
-    cosine = F.cosine_similarity(model.reconstruction.sketch(output.z_H), target, dim=-1)
-    yield _over("cos_sim_mean", cosine, capsules.valid())
-    if model.reconstruction.checksum is not None and capsules.checksums is not None:
-        error = (model.reconstruction.checksum(output.z_H) - capsules.checksums).square().mean(-1)
-        yield _over("checksum_loss", error, capsules.valid())
+    capsules, heads = before.capsules, model.reconstruction
+    if heads is not None:
+        target = model.capsule_embedding.standardised(capsules.sketches)
+        cosine = F.cosine_similarity(heads.sketch(output.z_H), target, dim=-1)
+        yield _over("cos_sim_mean", cosine, capsules.valid())
+        if heads.checksum is not None and capsules.checksums is not None:
+            error = (heads.checksum(output.z_H) - capsules.checksums).square().mean(-1)
+            yield _over("checksum_loss", error, capsules.valid())
     cycle = cycle_error(model, capsules, output)
     if cycle is not None:
         yield _over("cycle_loss", cycle, capsules.valid())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from trm_core.config.schema import Config
-from trm_core.data.store import CapsuleFile
-from trm_core.data.stream import CapsuleBatch, SampleStream, sequential_batches
+from trm_core.data.batch import CapsuleBatch
+from trm_core.data.dataset import Dataset, batches_of, open_stream
 from trm_core.distributed.collectives import rank, world_size
 from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.learner import TargetNetwork
@@ -17,22 +19,24 @@ from trm_core.optim.ema import WeightAverage
 from trm_core.optim.freeze import freeze
 from trm_core.training.episodes import Episodes
 from trm_core.training.features import Features
+from trm_core.training.initial_weights import load_initial
 from trm_core.training.state import TrainingState
 
 _SCALE_ROWS = 2048  # rows that the input scale is taken from
 
 
 def build(
-    config: Config, features: Features, files: list[tuple[CapsuleFile, float]], device: torch.device
+    config: Config, features: Features, files: list[tuple[Dataset, float]], device: torch.device
 ) -> tuple[TrainingState, Episodes]:
     """Alike on every process, but for the rows: `global_batch_size / processes` each, rank r those from r times that
     number on.
     """
     training, dqn = config.training, config.dqn
     torch.manual_seed(training.seed)
-    stream = SampleStream(files, "train", seed=training.seed, num_workers=config.data.num_workers)
+    stream = open_stream(files, "train", seed=training.seed, num_workers=config.data.num_workers)
     model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
     fit_input_scale(model, files, training.seed)
+    notes = [] if training.init_from is None else load_initial(model, Path(training.init_from))
     model = model.to(device)
     frozen = freeze(model, training.freeze)
     if training.compile:
@@ -48,12 +52,14 @@ def build(
     if features.curiosity:
         head = model.q_head
         curiosity = Curiosity(dqn, head.state_width - head.recurrent_width).to(device)
+    optimizers = build_optimizers(model, config, frozen, [] if curiosity is None else [curiosity])
+    optimizers.notes.extend(notes)
     rows = training.global_batch_size // world_size()
     episodes = Episodes(model, config, prices, replay, curiosity, rank() * rows)
     state = TrainingState(
         model=model,
         curiosity=curiosity,
-        optimizers=build_optimizers(model, config, frozen, [] if curiosity is None else [curiosity]),
+        optimizers=optimizers,
         average=None if training.ema_decay is None else WeightAverage(model, training.ema_decay),
         target=target,
         replay=replay,
@@ -68,16 +74,18 @@ def build(
     return state, episodes
 
 
-def stream_like(file: CapsuleFile, rows: int) -> CapsuleBatch:
+def stream_like(file: Dataset, rows: int) -> CapsuleBatch:
     """A batch of `rows` training rows that only gives shapes."""
-    batch = next(sequential_batches(file, "train", rows))
+    batch = next(batches_of(file, "train", rows))
     # A batch larger than the split repeats rows; every row is replaced before it is used.
     return batch if len(batch) == rows else batch.select(torch.arange(rows) % len(batch))
 
 
-def fit_input_scale(model: TinyRecursiveModel, files: list[tuple[CapsuleFile, float]], seed: int) -> None:
-    """Standardise the input with a sample of the training rows, drawn as training draws them."""
-    stream = SampleStream(files, "train", seed=seed)
+def fit_input_scale(model: TinyRecursiveModel, files: list[tuple[Dataset, float]], seed: int) -> None:
+    """Standardise the input with a sample of the training rows, drawn as training draws them. Tokens have no scale."""
+    if model.data.tokens:
+        return
+    stream = open_stream(files, "train", seed=seed)
     batch = stream.take(min(_SCALE_ROWS, sum(file.rows["train"] for file, _ in files)))
     stream.close()
     children = batch.children if model.data.num_children else None
@@ -85,4 +93,4 @@ def fit_input_scale(model: TinyRecursiveModel, files: list[tuple[CapsuleFile, fl
     if batch.mask is not None:
         sketches = sketches[batch.mask]
         children = None if children is None else children[batch.mask]
-    model.embedding.fit_scale(sketches, children)
+    model.capsule_embedding.fit_scale(sketches, children)

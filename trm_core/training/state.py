@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trm_core.data.stream import SampleStream
+from trm_core.data.dataset import Stream
 from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.learner import TargetNetwork
 from trm_core.dqn.replay import ReplayBuffer
@@ -47,7 +47,7 @@ class TrainingState:
     replay: ReplayBuffer | None
     scale: RewardScale
     intrinsic_scale: RewardScale
-    stream: SampleStream
+    stream: Stream
     carry: Carry
     step: int = 0
     faults: Faults = field(default_factory=Faults)

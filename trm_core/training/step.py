@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trm_core.config.schema import Config
-from trm_core.distributed.collectives import all_sum, world_size
+from trm_core.data.batch import CapsuleBatch
+from trm_core.distributed.collectives import all_sum, rank, world_size
 from trm_core.dqn.learner import (
     ReplayedTargets,
     RewardDivisors,
@@ -81,6 +82,15 @@ class StepTaker:
         runs = replace(state.replay.read(slots.flatten()), weight=weight)
         return sequence_targets(*networks, runs, alive, dqn.gamma, divisors)
 
+    def draw(self, standing: Standing) -> CapsuleBatch:
+        """New samples for the rows that halted, of the draw that all processes share."""
+        stream = self.state.stream
+        if self.config.data.draw == "halted":
+            return stream.take(standing.rows, standing.rows_before, standing.rows_after)
+        before = rank() * self.rows
+        batch = stream.take(self.rows, before, (world_size() - 1) * self.rows - before)
+        return batch.select(self.state.carry.halted.cpu().nonzero().squeeze(1))
+
     def learn(self, policy_only: bool) -> StepLoss | DistributedDataParallel:
         """The loss as all ranks share its gradient. In the policy phase the predictor has none."""
         if self.learner is None or policy_only != self.policy_only:
@@ -95,7 +105,7 @@ class StepTaker:
         state, training, step = self.state, self.config.training, self.state.step
         kept = state.carry
         began = time.perf_counter()
-        fresh = state.stream.take(standing.rows, standing.rows_before, standing.rows_after).to(self.device)
+        fresh = self.draw(standing).to(self.device)
         waited = time.perf_counter() - began
         state.carry = self.episodes.begin(state.carry, fresh, step)
         replayed = self.replayed(step, standing.can_replay)

@@ -19,13 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trm_core.config.schema import Config
+from trm_core.data.batch import CapsuleBatch
 from trm_core.data.fields import IGNORE_LABEL
-from trm_core.data.stream import CapsuleBatch
 from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.learner import ReplayedTargets
 from trm_core.losses import StepLoss
 from trm_core.model.carry import Carry, tensors_of
-from trm_core.model.embedding import DataShape
+from trm_core.model.data_shape import DataShape
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.freeze import freeze
 from trm_core.training.episodes import Episodes
@@ -147,6 +147,10 @@ def batch_of(shape: DataShape, rows: int) -> CapsuleBatch:
     """A batch of these shapes."""
     k = shape.num_capsules
     labels = (rows,) if shape.label_rank == 1 else (rows, k)
+    if shape.tokens:
+        numbers = torch.zeros(rows, dtype=torch.int64)
+        tokens = torch.zeros(rows, k, dtype=torch.int64)
+        return CapsuleBatch(tokens, None, None, tokens, None, None, None, numbers, numbers)
     return CapsuleBatch(
         sketches=torch.empty(rows, k, shape.dim),
         children=torch.empty(rows, k, shape.num_children, shape.dim) if shape.num_children else None,

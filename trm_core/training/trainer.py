@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from trm_core.config.schema import Config
-from trm_core.data.store import CapsuleFile
+from trm_core.data.dataset import Dataset
 from trm_core.distributed.collectives import from_first_rank, world_size
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training import measure
@@ -53,7 +53,7 @@ class Trainer:
         self,
         config: Config,
         features: Features,
-        files: list[tuple[CapsuleFile, float]],
+        files: list[tuple[Dataset, float]],
         device: torch.device,
         run: Path | None = None,
         about: dict[str, Any] | None = None,

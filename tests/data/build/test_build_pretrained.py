@@ -96,6 +96,7 @@ def test_smaller_widths_are_fitted_on_training_phrases_alone(build: Build, tmp_p
         build(source, name="c.h5", **text(minilm, dim=385))
 
 
+@pytest.mark.slow
 def test_workers_and_stops_change_nothing(build: Build, tmp_path: Path, minilm: str) -> None:
     source = write_messages(tmp_path / "m.tsv", 260)
     asked = text(minilm, dim=8, num_capsules=2, num_children=1)

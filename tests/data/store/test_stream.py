@@ -19,8 +19,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trm_core.data.batch import CapsuleBatch
 from trm_core.data.store import CapsuleFile, CapsuleWriter, open_capsules
-from trm_core.data.stream import CapsuleBatch, SampleStream, sequential_batches
+from trm_core.data.stream import SampleStream, sequential_batches
 from trm_core.errors import CheckpointError, DataError, ResourceError
 
 FEW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,50 @@
+"""What can be trained on and evaluated: a capsule file or a puzzle folder. The one place that tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trm_core.data.batch import CapsuleBatch
+from trm_core.data.puzzles.reader import PuzzleData, is_puzzle_folder, open_puzzles, puzzle_batches
+from trm_core.data.puzzles.stream import PuzzleStream, batch_of_puzzles
+from trm_core.data.store import CapsuleFile, open_capsules
+from trm_core.data.stream import SampleStream, sequential_batches
+from trm_core.errors import ConfigError, DataError
+
+Dataset = CapsuleFile | PuzzleData
+Stream = SampleStream | PuzzleStream
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open what lies at a path. Raises DataError."""
+    if Path(path).is_dir() or is_puzzle_folder(path):
+        return open_puzzles(path)
+    return open_capsules(path)
+
+
+def open_stream(entries: Sequence[tuple[Dataset, float]], split: str, *, seed: int, num_workers: int = 0) -> Stream:
+    """Endless rows of one or several datasets of a kind, with their weights. Raises ConfigError or DataError."""
+    files = [(file, weight) for file, weight in entries if isinstance(file, CapsuleFile)]
+    puzzles = [(file, weight) for file, weight in entries if isinstance(file, PuzzleData)]
+    if not puzzles:
+        return SampleStream(files, split, seed=seed, num_workers=num_workers)
+    if files:
+        raise DataError(f"{files[0][0].path} and {puzzles[0][0].path}: capsules and puzzles cannot be mixed")
+    if len({weight for _, weight in puzzles}) > 1:
+        raise ConfigError(
+            "data.path: folders of puzzles have no weights, each group of puzzles is visited once in an epoch",
+            hint="leave the weights out",
+        )
+    return PuzzleStream([file for file, _ in puzzles], split, seed=seed)
+
+
+def batches_of(dataset: Dataset, split: str, size: int) -> Iterator[CapsuleBatch]:
+    """All rows of a split once, in order, in batches of at most `size`."""
+    if isinstance(dataset, CapsuleFile):
+        yield from sequential_batches(dataset, split, size)
+        return
+    for rows in puzzle_batches(dataset, split, size):
+        yield batch_of_puzzles(dataset.read(split, rows), np.arange(rows.start, rows.stop))

@@ -1,0 +1,41 @@
+"""Sign-SGD of the puzzle embeddings: a step changes the rows that it read, and no others.
+
+    row <- (1 - lr * decay) * row - lr * sign(sum of the row's gradients over all examples and processes)
+
+as in the public code of HRM (arXiv 2506.21734). A row's gradient is so sparse in time that an optimiser with moments
+would move it by the sign as well. Only the sign counts, so whether gradients are summed or averaged does not.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from trm_core.distributed.collectives import all_rows
+from trm_core.model.token_embedding import PuzzleEmbedding
+
+
+class SparseSignSGD:
+    """Keeps nothing from step to step. `factor`: share of the peak rate that the schedule is at."""
+
+    def __init__(self, embedding: PuzzleEmbedding, lr: float, weight_decay: float) -> None:
+        self.embedding, self.lr, self.weight_decay = embedding, lr, weight_decay
+        self.factor = 1.0
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Every process calls it, with the rows of its own examples."""
+        weights = self.embedding.weights
+        used = [(identifiers, rows.grad) for identifiers, rows in self.embedding.used if rows.grad is not None]
+        identifiers = torch.cat([weights.new_zeros(0, dtype=torch.int64), *(some for some, _ in used)])
+        gradients = torch.cat([weights.new_zeros(0, weights.shape[1]), *(some for _, some in used)])
+        identifiers, gradients = all_rows(identifiers), all_rows(gradients)
+        if len(identifiers) == 0 or self.lr == 0:
+            return
+        touched, where = identifiers.unique(return_inverse=True)
+        total = weights.new_zeros(len(touched), weights.shape[1]).index_add_(0, where, gradients)
+        lr = self.lr * self.factor
+        weights[touched] = weights[touched] * (1.0 - lr * self.weight_decay) - lr * total.sign()
+
+    def forget(self) -> None:
+        """Drop what was read and its gradients: after a step, or instead of one."""
+        self.embedding.used.clear()

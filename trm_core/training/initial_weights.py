@@ -1,0 +1,65 @@
+"""`training.init_from`: where a new run's weights come from, if not from chance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trm_core.errors import CheckpointError
+from trm_core.model.trm import TinyRecursiveModel
+from trm_core.training.checkpoint import load_model
+from trm_core.training.checkpoint_folders import find_checkpoint
+from trm_core.training.public_weights import read_public
+
+PUZZLES = "embedding.puzzles.weights"
+# Parts that a model may have and the weights not: they begin by chance.
+_MAY_LACK = ("q_head.value_net.", "q_head.continue_net.", "mtp.", "memory.", "concepts.", "cmi_head.", "opening_worth.")
+
+
+def load_initial(model: TinyRecursiveModel, path: Path) -> list[str]:
+    """Put the weights of a run, or of a checkpoint file of the public TRM or HRM code, into the model; what there is to
+    say of it. Puzzle embeddings of another number of puzzles begin at the mean of those that there are, as in the
+    public code. Raises CheckpointError where the weights are another network's.
+    """
+    public = path.is_file()
+    if public:
+        weights, source = read_public(path), str(path)
+    else:
+        folder, _ = find_checkpoint(path, "latest")
+        weights, source = load_model(folder)[1], str(folder)
+    own, notes = model.state_dict(), [f"weights from {source}"]
+    if PUZZLES in own and PUZZLES in weights and len(own[PUZZLES]) != len(weights[PUZZLES]):
+        notes.append(
+            f"{len(own[PUZZLES])} puzzle embeddings begin at the mean of the {len(weights[PUZZLES])} in {source}"
+        )
+        weights[PUZZLES] = weights[PUZZLES].mean(0, keepdim=True).expand(len(own[PUZZLES]), -1)
+    # TRM keeps the second row of its Q-head though nothing teaches it.
+    dropped = [name for name in weights if name not in own and public and name.startswith("q_head.continue_net.")]
+    weights = {name: value for name, value in weights.items() if name not in dropped}
+    lacking = [name for name in own if name not in weights]
+    wrong = [name for name in lacking if not name.startswith(_MAY_LACK)] + [name for name in weights if name not in own]
+    if wrong:
+        raise CheckpointError(f"{source}: {_difference(wrong[0], own, weights)}", hint=_hint(public))
+    for name, value in weights.items():
+        if own[name].shape != value.shape:
+            raise CheckpointError(
+                f"{source}: {name} is {list(value.shape)}, and {list(own[name].shape)} in this model",
+                hint=_hint(public),
+            )
+    with torch.no_grad():
+        for name, value in weights.items():
+            own[name].copy_(value)
+    parts = sorted({name.split(".")[0] + "." + name.split(".")[1] for name in lacking})
+    return [*notes, *([f"begin by chance: {', '.join(parts)}"] if parts else [])]
+
+
+def _difference(name: str, own: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
+    return f"has no {name}" if name in own else f"has {name}, which this model has not"
+
+
+def _hint(public: bool) -> str:
+    if public:
+        return "set arch to the network's sizes; trm convert takes them from the checkpoint"
+    return "use the arch settings of that run (its config.yaml) and data of the same sizes"
