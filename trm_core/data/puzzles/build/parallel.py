@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
@@ -17,23 +18,12 @@ Log = Callable[[str], None]
 T = TypeVar("T")
 
 
-def run_all(
-    work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int, done: Callable[[T], None]
-) -> list[T]:
-    """`work(*job)` for each job, in their order; `done` hears of each result and may raise to end it all.
-
-    `work` must be a function of a module, and depend on nothing but the job.
-    """
-    results: list[T] = []
-
-    def add(result: T) -> None:
-        results.append(result)
-        done(result)
-
+def in_order(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int) -> Generator[T, None, None]:
+    """`work(*job)` for each job. `work` must be a function of a module, and depend on nothing but the job."""
     if workers == 0 or len(jobs) < 2:
         for job in jobs:
-            add(work(*job))
-        return results
+            yield work(*job)
+        return
     # spawn: a fork of a process that runs threads (BLAS, a progress bar) may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker) as pool:
@@ -42,12 +32,24 @@ def run_all(
             for job in jobs:
                 pending.append(pool.submit(work, *job))
                 if len(pending) >= 2 * workers:
-                    add(pending.popleft().result())
+                    yield pending.popleft().result()
             while pending:
-                add(pending.popleft().result())
+                yield pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()
+
+
+def run_all(
+    work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int, done: Callable[[T], None]
+) -> list[T]:
+    """All results of `in_order`; `done` hears of each and may raise to end it all."""
+    results: list[T] = []
+    # Closed here and not by the garbage collector: an exception that is being reported keeps everything alive.
+    with closing(in_order(work, jobs, workers)) as stream:
+        for result in stream:
+            results.append(result)
+            done(result)
     return results
 
 
