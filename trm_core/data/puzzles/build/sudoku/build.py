@@ -53,7 +53,7 @@ def build_sudoku(
         # All grids of 4 digits are copies of two, so splits cannot keep solutions apart; the reader should know.
         answers = [part.items.answers for part in (chosen.train, chosen.test) if part is not None]
         facts["solution_forms"] = len(np.unique(forms(np.concatenate(answers), geometry)))
-        note = f"up to symmetry there are {facts['solution_forms']} solutions in all, shared by both splits"
+        note = f"up to symmetry the puzzles have {facts['solution_forms']} solutions, which the splits share"
         chosen = replace(chosen, notes=(*chosen.notes, note))
 
     def copy(index: int, question: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
