@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trm_cli import build_capsules, checkpoints, diagnose, export, inspect_dataset, predict, profile, serve, train
+from trm_cli import (
+    build_capsules,
+    build_puzzles,
+    checkpoints,
+    diagnose,
+    export,
+    inspect_dataset,
+    predict,
+    profile,
+    serve,
+    train,
+)
 from trm_cli import eval as evaluate
 from trm_cli.console import close_stdout, error
 from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError, is_out_of_memory
@@ -129,6 +140,7 @@ def options(
 
 
 app.command("build-capsules")(guarded(build_capsules.command))
+app.command("build-puzzles")(guarded(build_puzzles.command))
 app.command("inspect-dataset")(guarded(inspect_dataset.command))
 app.command("train")(guarded(train.command))
 app.command("eval")(guarded(evaluate.command))

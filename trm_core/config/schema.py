@@ -238,7 +238,7 @@ class BuildConfig(Section):
 class PuzzleBuildConfig(Section):
     """How `trm build-puzzles` makes a puzzle folder."""
 
-    seed: int = Field(0, description="Seed of generated puzzles, splits and augmentations.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of generated puzzles, splits and augmentations.")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Processes that generate and solve; 0: in this one.")
     augmentations: Annotated[int, Field(ge=0)] = Field(
         0, description="Augmented copies of each training puzzle (ARC: of each task, its test pairs too)."
@@ -254,7 +254,9 @@ class PuzzleBuildConfig(Section):
     clues: Count | None = Field(
         None, description="Generated Sudokus: fewest given cells; null: as few as leave one solution."
     )
-    min_path: Count | None = Field(None, description="Mazes: shortest path that is hard enough, in cells.")
+    min_path: Count | None = Field(
+        None, description="Generated mazes: fewest cells from S to G, both counted; null: a ninth of the grid."
+    )
     test_subset: str | None = Field(
         None, description="ARC: the subset whose test pairs are held out; null: evaluation, or the last one."
     )

@@ -1,0 +1,1 @@
+"""Mazes with one start and one goal: reading, checking, generating, symmetries."""

@@ -1,0 +1,175 @@
+"""Write a puzzle folder: complete under its final name, or not there at all.
+
+Examples come in blocks, so that a split need not fit into memory. Everything is written into a folder beside the
+output, brought to the disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import write_array_header_1_0
+
+from trm_core.data.build.work import disk_errors, locked
+from trm_core.data.puzzles.build.report import SplitCounts
+from trm_core.data.puzzles.layout import (
+    DATASET,
+    EXAMPLE_FIELDS,
+    IDENTIFIERS,
+    MANIFEST,
+    SET,
+    Manifest,
+    Metadata,
+    array_path,
+)
+from trm_core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """One split with P puzzles in G groups.
+
+    `blocks` gives pairs (inputs, labels), each [n, S] and all n together N; it is read once, in order.
+    """
+
+    metadata: Metadata
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]]
+    puzzle_identifiers: np.ndarray  # [P]
+    puzzle_indices: np.ndarray  # [P + 1], the last one N
+    group_indices: np.ndarray  # [G + 1], the last one P
+
+    @property
+    def counts(self) -> SplitCounts:
+        return SplitCounts(len(self.group_indices) - 1, len(self.puzzle_identifiers), int(self.puzzle_indices[-1]))
+
+
+def write_folder(
+    out: Path,
+    splits: Mapping[str, SplitData],
+    identifiers: Sequence[str],
+    manifest: Manifest,
+    *,
+    files: Mapping[str, Any] | None = None,
+) -> dict[str, SplitCounts]:
+    """Write the folder `out`; `files` are further JSON files at its top, by name.
+
+    Raises UsageError if `out` exists and is not empty: `replacing` is for that.
+    """
+    refuse_existing(out)
+    temporary = _beside(out, "tmp")
+    with disk_errors(out):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            for name, data in splits.items():
+                _write_split(temporary, name, data)
+            _write_json(temporary / IDENTIFIERS, list(identifiers))
+            for file_name, content in (files or {}).items():
+                _write_json(temporary / file_name, content)
+            # The manifest last: a folder that has it is whole.
+            _write_json(temporary / MANIFEST, manifest.model_dump(mode="json"))
+            for folder in (*(temporary / name for name in splits), temporary):
+                _sync(folder)
+            os.replace(temporary, out)  # over an empty folder too
+            _sync(out.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return {name: data.counts for name, data in splits.items()}
+
+
+@contextmanager
+def replacing(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """The path to build at, for `out`; two builds of one output are kept apart.
+
+    With `overwrite` and something at `out`, that is a name beside it, and the finished folder takes `out`'s place at
+    the end. A folder that holds something else than puzzles is never replaced.
+    """
+    if not overwrite:
+        refuse_existing(out)
+    elif _occupied(out) and not (out / IDENTIFIERS).is_file():
+        raise UsageError(f"{out}: holds something else than puzzles; it stays", hint="choose another --out")
+    with locked(_beside(out, "lock"), lambda message: None, wait=False):
+        if not _occupied(out):
+            yield out
+            return
+        new, old = _beside(out, "new"), _beside(out, "old")
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            yield new
+            with disk_errors(out):
+                os.replace(out, old)
+                os.replace(new, out)
+                _sync(out.parent)
+        finally:
+            if old.exists() and not out.exists():
+                os.replace(old, out)
+            for leftover in (new, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise UsageError if there is something at `out`; an empty folder is nothing."""
+    if _occupied(out):
+        raise UsageError(f"{out}: exists already", hint="choose another --out, or replace it with --overwrite")
+
+
+def _occupied(out: Path) -> bool:
+    if out.is_dir():
+        return any(out.iterdir())
+    return out.exists() or out.is_symlink()
+
+
+def _beside(out: Path, what: str) -> Path:
+    out = out.resolve()
+    return out.with_name(f".{out.name}.{what}")
+
+
+def _write_split(folder: Path, name: str, data: SplitData) -> None:
+    (folder / name).mkdir()
+    count, meta = data.counts.examples, data.metadata
+    # Small integers take a quarter of the disk; appended rather than mapped, since a full disk kills whoever maps.
+    dtype = np.dtype(np.uint8 if max(meta.vocab_size - 1, meta.ignore_label_id or 0) < 256 else np.int32)
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (count, meta.seq_len)}
+    start = 0
+    with ExitStack() as stack:
+        paths = [array_path(folder, name, SET, field) for field in EXAMPLE_FIELDS]
+        files = [stack.enter_context(open(path, "wb")) for path in paths]
+        for file in files:
+            write_array_header_1_0(file, header)
+        for block in data.blocks:
+            for file, rows in zip(files, block, strict=True):
+                if rows.shape != (len(block[0]), meta.seq_len):
+                    raise ValueError(f"{name}: a block of shape {rows.shape}, sequences of {meta.seq_len}")
+                file.write(rows.astype(dtype).tobytes())
+            start += len(block[0])
+    if start != count:
+        raise ValueError(f"{name}: {start} examples were given, {count} announced")
+    for field in ("puzzle_identifiers", "puzzle_indices", "group_indices"):
+        np.save(array_path(folder, name, SET, field), getattr(data, field).astype(np.int32))
+    _write_json(folder / name / DATASET, meta.model_dump(mode="json"))
+    for path in (folder / name).iterdir():
+        _sync(path)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, ensure_ascii=False, indent=None if isinstance(content, list) else 2)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
