@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,18 @@ _MOST_JSON_BYTES = 1 << 30
 _SCAN_ROWS = 65536
 _HASHED_BYTES = 1 << 20  # of an array whose bytes are many: this many at each of some places
 _HASHED_PLACES = 64
+# NumPy parses the header as Python.
+_ARRAY_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    EOFError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+    tokenize.TokenError,
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +94,7 @@ def open_puzzles(path: str | Path) -> PuzzleData:
                     f"{name} is {getattr(other, name)}, and {getattr(first, name)} in {first_split}/{DATASET}",
                 )
     sets = {split: [_set(path, split, name, found) for name in found.sets] for split, found in metadata.items()}
-    return PuzzleData(path.absolute(), metadata, sets, _manifest(path), _names(path))
+    return PuzzleData(path.absolute(), metadata, sets, _manifest(path), _names(path, first.num_puzzle_identifiers))
 
 
 class PuzzleData:
@@ -161,15 +174,16 @@ class PuzzleData:
         low, high = np.iinfo(np.int64).max, np.iinfo(np.int64).min
         for part in self.sets[split]:
             for begin in range(0, len(part.inputs), _SCAN_ROWS):
-                for name in EXAMPLE_FIELDS:
-                    block = getattr(part, name)[begin : begin + _SCAN_ROWS]
-                    if block.min() < 0 or block.max() >= self.num_classes:
-                        self._refuse_token(split, part, name, begin, block)
-                labels = part.labels[begin : begin + _SCAN_ROWS]
+                inputs, labels = (getattr(part, name)[begin : begin + _SCAN_ROWS] for name in EXAMPLE_FIELDS)
+                self._require_tokens(split, part, "inputs", begin, inputs)
                 if self.ignore_label_id is not None:
-                    labels = labels[labels != self.ignore_label_id]
-                if labels.size:
-                    low, high = min(low, int(labels.min())), max(high, int(labels.max()))
+                    ignored = labels == self.ignore_label_id
+                    if ignored.all():
+                        continue
+                    # What is ignored need be no token.
+                    labels = np.where(ignored, labels[~ignored][0], labels)
+                self._require_tokens(split, part, "labels", begin, labels)
+                low, high = min(low, int(labels.min())), max(high, int(labels.max()))
         return low, high
 
     def close(self) -> None:
@@ -178,7 +192,9 @@ class PuzzleData:
     def __repr__(self) -> str:
         return f"PuzzleData({str(self.path)!r}, rows={self.rows}, S={self.num_capsules}, V={self.num_classes})"
 
-    def _refuse_token(self, split: str, part: PuzzleSet, name: str, begin: int, block: np.ndarray) -> NoReturn:
+    def _require_tokens(self, split: str, part: PuzzleSet, name: str, begin: int, block: np.ndarray) -> None:
+        if block.min() >= 0 and block.max() < self.num_classes:
+            return
         row, place = np.argwhere((block < 0) | (block >= self.num_classes))[0]
         _refuse(
             array_path(self.path, split, part.name, name),
@@ -207,8 +223,8 @@ def puzzle_batches(data: PuzzleData, split: str, size: int) -> Iterator[slice]:
 
 def require_mergeable(folders: Sequence[PuzzleData]) -> None:
     """Raises DataError where folders do not speak the same language."""
-    first = folders[0]
-    for other in folders[1:]:
+    first, names = folders[0], list[tuple[str, Path]]()
+    for other in folders:
         for name in ("num_capsules", "num_classes", "pad_id", "ignore_label_id", "blank_identifier_id"):
             mine, theirs = getattr(first, name), getattr(other, name)
             if mine != theirs:
@@ -217,12 +233,14 @@ def require_mergeable(folders: Sequence[PuzzleData]) -> None:
                     f"{other.path}: {what} is {theirs}, and {mine} in {first.path}: these cannot be merged",
                     hint="build them with the same vocabulary and length",
                 )
-        for number, (mine, theirs) in enumerate(zip(first.names or [], other.names or [], strict=False)):
+        for number, theirs in enumerate(other.names or []):
+            mine, where = names[number] if number < len(names) else (theirs, other.path)
             if mine != theirs and BLANK not in (mine, theirs):
                 raise DataError(
-                    f"{other.path / IDENTIFIERS}: identifier {number} is {theirs!r}, and {mine!r} in {first.path}",
+                    f"{other.path / IDENTIFIERS}: identifier {number} is {theirs!r}, and {mine!r} in {where}",
                     hint="build them together, so that every puzzle has an identifier of its own",
                 )
+            names[number : number + 1] = [(theirs, other.path) if mine == BLANK else (mine, where)]
 
 
 def _places(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -263,10 +281,10 @@ def _metadata(path: Path) -> Metadata:
         if getattr(found, name) >= limit:
             _refuse(path, f"{name}={getattr(found, name)} is not below {limit}")
     if not found.sets or len(set(found.sets)) < len(found.sets):
-        _refuse(path, f"sets are {found.sets}")
+        _refuse(path, f"sets are {found.sets!r:.80}, expected different names")
     for name in found.sets:
-        if not name or "/" in name or "\\" in name or name.startswith("."):
-            _refuse(path, f"a set is named {name!r}")
+        if not 0 < len(name) <= 100 or "/" in name or "\\" in name or name[0] == "." or not name.isprintable():
+            _refuse(path, f"a set is named {name!r:.80}")
     return found
 
 
@@ -280,32 +298,36 @@ def _manifest(path: Path) -> Manifest | None:
         _refuse(path / MANIFEST, f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg'].lower()}")
 
 
-def _names(path: Path) -> list[str] | None:
+def _names(path: Path, count: int) -> list[str] | None:
     if not (path / IDENTIFIERS).is_file():
         return None
     found = _json(path / IDENTIFIERS)
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         _refuse(path / IDENTIFIERS, "is no list of names")
+    if len(found) != count:
+        _refuse(path / IDENTIFIERS, f"has {len(found)} names, but num_puzzle_identifiers={count} in {DATASET}")
     return found
 
 
-def _array(path: Path, *, mapped: bool) -> np.ndarray:
+def _array(path: Path) -> np.ndarray:
+    """Whole numbers, mapped: a header that promises more than there is asks for no memory."""
     try:
-        found = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except FileNotFoundError:
-        _refuse(path, "is missing")
-    except (OSError, ValueError, EOFError) as error:
-        _refuse(path, f"is no array that can be read ({error})")
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu":
-        _refuse(path, f"holds {getattr(found, 'dtype', 'an archive')}, expected whole numbers")
+        if not path.is_file():  # opening a pipe would wait for somebody to write
+            _refuse(path, "is no file" if path.exists() else "is missing")
+        with np.errstate(over="ignore"):
+            found = np.lib.format.open_memmap(path, mode="r")
+    except _ARRAY_ERRORS as error:
+        _refuse(path, f"is no array that can be read ({' '.join(str(error).split())[:200]})")
+    if found.dtype.kind not in "iu":
+        _refuse(path, f"holds {found.dtype.name}, expected whole numbers")
     return found
 
 
 def _set(folder: Path, split: str, name: str, metadata: Metadata) -> PuzzleSet:
     """One set, with its index arrays checked against each other and the metadata."""
     paths = {field: array_path(folder, split, name, field) for field in (*EXAMPLE_FIELDS, *INDEX_FIELDS)}
-    examples = {field: _array(paths[field], mapped=True) for field in EXAMPLE_FIELDS}
-    indices = {field: _array(paths[field], mapped=False) for field in INDEX_FIELDS}
+    examples = {field: _array(paths[field]) for field in EXAMPLE_FIELDS}
+    indices = {field: _array(paths[field]) for field in INDEX_FIELDS}
     for field, array in examples.items():
         if array.ndim != 2 or array.shape[1] != metadata.seq_len:
             _refuse(paths[field], f"has shape {list(array.shape)}, and seq_len={metadata.seq_len} in {DATASET}")
@@ -315,13 +337,13 @@ def _set(folder: Path, split: str, name: str, metadata: Metadata) -> PuzzleSet:
     for field, array in indices.items():
         if array.ndim != 1:
             _refuse(paths[field], f"has shape {list(array.shape)}, expected one dimension")
-    indices = {field: array.astype(np.int64) for field, array in indices.items()}
+    indices = {field: np.array(array, np.int64) for field, array in indices.items()}
     puzzles = len(indices["puzzle_identifiers"])
     for field, last, what in (("puzzle_indices", n, "examples"), ("group_indices", puzzles, "puzzles")):
         array = indices[field]
         if len(array) == 0 or array[0] != 0 or array[-1] != last:
             _refuse(paths[field], f"does not go from 0 to the {last} {what}")
-        wrong = np.flatnonzero(np.diff(array) <= 0)
+        wrong = np.flatnonzero(array[1:] <= array[:-1])  # a difference could overflow
         if len(wrong):
             _refuse(paths[field], f"index {wrong[0] + 1}: {array[wrong[0] + 1]} does not follow {array[wrong[0]]}")
     if len(indices["puzzle_indices"]) != puzzles + 1:

@@ -112,9 +112,10 @@ class PuzzleStream:
                     hint="resume with the same data and training.seed",
                 )
         epoch, offset = int(state["epoch"]), int(state["offset"])
-        if epoch < 0 or offset < 0:
+        order = self._order(max(epoch, 0))
+        if epoch < 0 or not 0 <= offset <= order.rows:
             raise CheckpointError(f"data position: epoch {epoch}, offset {offset} is no position")
-        self._epoch, self._offset = self._order(epoch), offset
+        self._epoch, self._offset = order, offset
 
     def close(self) -> None:
         """There is nothing to end."""
