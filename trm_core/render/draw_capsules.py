@@ -49,7 +49,7 @@ class CapsuleDrawing:
             title += f": {self._name(int(step.belief.argmax()))}"
         halt = "" if step.halt is None else f", halt probability {step.halt:.0%}"
         figure.suptitle(title + halt, fontsize=11)
-        parts = figure.subfigures(2, 1, height_ratios=[self.size[1] - _COURSE - 0.4, _COURSE])
+        parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[self.size[1] - _COURSE - 0.4, _COURSE])[:, 0]
         if self._in_a_row:
             lattice, beliefs = parts[0].subplots(2, 1, height_ratios=[1, 0.3 * len(self._leaders) + 0.6])
         else:

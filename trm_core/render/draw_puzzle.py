@@ -51,7 +51,7 @@ class PuzzleDrawing:
         title = f"answer after {count} step{'s' * (count > 1)}" if final else f"step {number + 1} of {count}"
         figure.suptitle(f"{title}, halt probability {step.halt:.0%}", fontsize=11)
         board_height = self.size[1] - _COURSE - 0.4
-        parts = figure.subfigures(2, 1, height_ratios=[board_height, _COURSE])
+        parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[board_height, _COURSE])[:, 0]
         panels = parts[0].subplots(1, 2 if self._with_question else 1, squeeze=False)[0]
         if self._with_question:
             panels[0].set_title("question", fontsize=9)

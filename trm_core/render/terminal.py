@@ -1,4 +1,4 @@
-"""A puzzle's solving on a terminal: a Rich renderable with a panel for each step, as many side by side as there is room.
+"""A puzzle's solving on a terminal: a panel for each step, as many side by side as there is room.
 
 Where colours cannot be shown (a pipe, a dumb terminal), cells that changed are marked with a star instead.
 """
@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.panel import Panel
 from rich.style import Style
 from rich.text import Text
 
 from trm_core.render.board import Cell, answer, box_shape, contrast, question, window_of
+from trm_core.render.panels import Titled, side_by_side
 from trm_core.render.thinking import PuzzleThinking
 
 _UNSURE = 0.5
@@ -38,20 +37,14 @@ class PuzzlePanels:
             cell_width=2 if 2 * window[1] + 10 <= options.max_width else 1,
             ascii_only=options.ascii_only,
         )
-        panels = [Panel(painter.board(question(thinking, window)), title="question", expand=False)]
+        panels = [Titled(painter.board(question(thinking, window)), "question")]
         for number, step in enumerate(thinking.steps):
             cells = answer(thinking, number, window)
             changed = sum(cell.changed for row in cells for cell in row)
             sure = float(np.mean([cell.confidence for row in cells for cell in row]))
-            panels.append(
-                Panel(
-                    painter.board(cells),
-                    title=f"step {number + 1}, halt {step.halt:.0%}",
-                    subtitle=f"{changed} changed, sure {sure:.0%}",
-                    expand=False,
-                )
-            )
-        yield Columns(panels)
+            title = f"step {number + 1}, halt {step.halt:.0%}"
+            panels.append(Titled(painter.board(cells), title, f"{changed} changed, sure {sure:.0%}"))
+        yield side_by_side(panels, options.max_width)
 
 
 class _Painter:

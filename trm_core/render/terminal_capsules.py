@@ -5,12 +5,12 @@ A capsule shows the number of the step that opened it; without colours those of 
 
 from __future__ import annotations
 
-from rich.columns import Columns
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.panel import Panel
 from rich.style import Style
 from rich.text import Text
 
+from trm_core.render.panels import Titled, side_by_side
 from trm_core.render.thinking import CapsuleThinking
 
 _CLASSES = 5
@@ -40,12 +40,12 @@ class CapsulePanels:
             content = Text("\n").join(
                 [*self._lattice(number, plain, width), Text(), *self._beliefs(leaders, number, bar + empty, width)]
             )
-            panels.append(Panel(content, title=f"step {number + 1}{halt}", subtitle=opened, expand=False))
-        yield Columns(panels)
+            content.no_wrap, content.overflow = True, "crop"
+            panels.append(Titled(content, f"step {number + 1}{halt}", opened))
+        yield side_by_side(panels, options.max_width)
 
     def _lattice(self, last: int, plain: bool, width: int) -> list[Text]:
-        rows, columns = self._thinking.lattice
-        columns = max(1, min(columns, width // _CELL_WIDTH))  # a long row is folded
+        columns = max(1, min(self._thinking.lattice[1], width // _CELL_WIDTH))  # a long row is folded
         opened_at = self._thinking.opened_at(last)
         lines: list[Text] = []
         for start in range(0, self._thinking.num_capsules, columns):
@@ -58,15 +58,15 @@ class CapsulePanels:
     def _beliefs(self, leaders: list[int], number: int, marks: str, width: int) -> list[Text]:
         belief = self._thinking.steps[number].belief
         before = self._thinking.steps[number - 1].belief if number else belief
-        name_width = min(_NAME_WIDTH, max(len(self._thinking.name(leader)) for leader in leaders))
+        names = [self._thinking.name(leader) for leader in leaders]
+        name_width = min(_NAME_WIDTH, max(map(cell_len, names)), max(1, width // 3))
         bar_width = max(1, min(_BAR_WIDTH, width - name_width - _NUMBERS_WIDTH))
         lines: list[Text] = []
-        for leader in leaders:
+        for leader, name in zip(leaders, names, strict=True):
             share, moved = float(belief[leader]), float(belief[leader] - before[leader])
             full = round(bar_width * share)
-            name = self._thinking.name(leader)[:name_width].ljust(name_width)
             first = leader == int(belief.argmax())
-            line = Text(f"{name} ", Style(bold=first))
+            line = Text(f"{set_cell_size(name, name_width)} ", Style(bold=first))
             line.append(marks[0] * full, Style(color="#2f6db5"))
             line.append(marks[1] * (bar_width - full), Style(dim=True))
             line.append(f" {share:4.0%}", Style(bold=first))

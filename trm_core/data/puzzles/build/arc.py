@@ -21,7 +21,7 @@ from trm_core.data.puzzles.build.arc_augment import Copies, draw_copies, lay_cop
 from trm_core.data.puzzles.build.arc_source import ArcTask, held_out_subset, read_tasks
 from trm_core.data.puzzles.build.parallel import Log, Progress, in_order, ranges
 from trm_core.data.puzzles.build.report import BuiltPuzzles
-from trm_core.data.puzzles.build.write import SplitData, write_folder
+from trm_core.data.puzzles.build.write import SplitData, refuse_existing, write_folder
 from trm_core.data.puzzles.layout import BLANK, SET, TEST_PUZZLES, Manifest, Metadata
 from trm_core.errors import ConfigError
 
@@ -59,6 +59,7 @@ def build_arc(
         notes.append(message)
         log(message)
 
+    refuse_existing(out)
     tasks = read_tasks(sources)
     held_out, reason = held_out_subset(tasks, settings.test_subset)
     say(f"held out: the test pairs of subset {held_out} ({reason})")
