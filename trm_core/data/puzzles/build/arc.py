@@ -7,6 +7,7 @@ holds the test pairs of the held-out tasks, under the identifiers that their tra
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,10 @@ from trm_core.data.puzzles.arc_held_out import held_out_document
 from trm_core.data.puzzles.arc_tokens import PAD, SEQUENCE, SYMBOLS, VOCABULARY
 from trm_core.data.puzzles.build.arc_augment import Copies, draw_copies, lay_copies
 from trm_core.data.puzzles.build.arc_source import ArcTask, held_out_subset, read_tasks
-from trm_core.data.puzzles.build.parallel import Log, Progress, in_order, ranges
+from trm_core.data.puzzles.build.folder import tool_version
+from trm_core.data.puzzles.build.parallel import Counter, Log, Progress, in_order, ranges, run_all
 from trm_core.data.puzzles.build.report import BuiltPuzzles
+from trm_core.data.puzzles.build.splits import subsample
 from trm_core.data.puzzles.build.write import SplitData, refuse_existing, write_folder
 from trm_core.data.puzzles.layout import BLANK, SET, TEST_PUZZLES, Manifest, Metadata
 from trm_core.errors import ConfigError
@@ -31,13 +34,28 @@ _MOST = 2**31  # the layout's indices are int32
 
 @dataclass(frozen=True)
 class _Entry:
-    """A task with its copies; what of it goes into which split."""
+    """A task with its copies, which have consecutive identifiers."""
 
     task: ArcTask
     copies: Copies
-    train: list[GridPair]
-    test: list[GridPair]  # empty unless it is held out
+    held_out: bool
     first_identifier: int
+
+    @property
+    def end_identifier(self) -> int:
+        return self.first_identifier + len(self.copies)
+
+    @property
+    def test(self) -> list[GridPair]:
+        return self.task.test if self.held_out else []
+
+    @property
+    def train(self) -> list[GridPair]:
+        solved = [pair for pair in self.task.test if pair.output is not None]
+        return self.task.train if self.held_out else self.task.train + solved
+
+    def pairs(self, split: str) -> list[GridPair]:
+        return self.train if split == "train" else self.test
 
 
 def build_arc(
@@ -53,26 +71,21 @@ def build_arc(
     hand are held in memory. Raises `DataError` for what is wrong with a source, `ConfigError` for what contradicts it,
     `UsageError` if `out` exists.
     """
-    notes: list[str] = []
-
-    def say(message: str) -> None:
-        notes.append(message)
-        log(message)
-
     refuse_existing(out)
     tasks = read_tasks(sources)
     held_out, reason = held_out_subset(tasks, settings.test_subset)
-    say(f"held out: the test pairs of subset {held_out} ({reason})")
+    log(f"held out: the test pairs of subset {held_out}, {reason}")
     tasks = _subsampled(tasks, held_out, settings)
-    entries = _entries(tasks, held_out, settings, progress, say)
-    num_identifiers = entries[-1].first_identifier + len(entries[-1].copies)
-    splits = {
-        "train": _split("train", entries, num_identifiers, settings, progress),
-        "test": _split("test", [entry for entry in entries if entry.test], num_identifiers, settings, progress),
-    }
+    entries = _entries(tasks, held_out, settings, progress)
+    _refuse_too_many(entries, settings)
+    tested = [entry for entry in entries if entry.test]
+    counter = Counter(progress, "write", _examples("train", entries) + _examples("test", entries))
     counts = write_folder(
         out,
-        splits,
+        {
+            "train": _split("train", entries, entries[-1].end_identifier, settings, counter),
+            "test": _split("test", tested, entries[-1].end_identifier, settings, counter),
+        },
         [BLANK, *(name for entry in entries for name in entry.copies.names(entry.task.name))],
         Manifest(
             kind="arc",
@@ -81,81 +94,72 @@ def build_arc(
             symbols=SYMBOLS,
             sources=[str(source) for source in sources],
             seed=settings.seed,
-            settings={
-                "augmentations": settings.augmentations,
-                "subsample": settings.subsample,
-                "test_subset": held_out,
-            },
+            # The number of workers changes nothing, and so must not change the folder.
+            settings=settings.model_dump(exclude={"seed", "workers"}) | {"test_subset": held_out},
+            tool_version=tool_version(),
         ),
         files={
-            TEST_PUZZLES: {
-                entry.task.name: held_out_document(entry.task.train, entry.task.test) for entry in entries if entry.test
-            }
+            TEST_PUZZLES: {entry.task.name: held_out_document(entry.task.train, entry.task.test) for entry in tested}
         },
     )
-    return BuiltPuzzles(out, "arc", counts, tuple(notes))
+    return BuiltPuzzles(out, "arc", counts, _notes(entries, settings))
 
 
 def _subsampled(tasks: list[ArcTask], held_out: str, settings: PuzzleBuildConfig) -> list[ArcTask]:
     """All held-out tasks, and as many of the others as were asked for, in their order."""
     others = [number for number, task in enumerate(tasks) if held_out not in task.subsets]
-    if settings.subsample is None or settings.subsample >= len(others):
-        return tasks
-    random = np.random.default_rng(settings.seed & 0xFFFFFFFF)
-    left_out = set(others) - {others[i] for i in random.permutation(len(others))[: settings.subsample]}
-    return [task for number, task in enumerate(tasks) if number not in left_out]
+    drawn = {others[index] for index in subsample(len(others), settings.subsample, settings.seed)}
+    return [task for number, task in enumerate(tasks) if number in drawn or held_out in task.subsets]
 
 
-def _entries(
-    tasks: list[ArcTask],
-    held_out: str,
-    settings: PuzzleBuildConfig,
-    progress: Progress,
-    say: Log,
-) -> list[_Entry]:
+def _entries(tasks: list[ArcTask], held_out: str, settings: PuzzleBuildConfig, progress: Progress) -> list[_Entry]:
     jobs = [(task.name, task.train + task.test, settings.augmentations, settings.seed) for task in tasks]
+    counter = Counter(progress, "generate", len(tasks))
+    copies = run_all(draw_copies, jobs, settings.workers, lambda _: counter.add(1))
     entries: list[_Entry] = []
-    identifier, few, unscored, untaught = 1, 0, 0, 0
-    for task, copies in zip(tasks, in_order(draw_copies, jobs, settings.workers), strict=True):
-        is_test = held_out in task.subsets
-        solved = [pair for pair in task.test if pair.output is not None]
-        if is_test:
-            unscored += len(task.test) - len(solved)
-        else:
-            untaught += len(task.test) - len(solved)
-        train = task.train if is_test else task.train + solved
-        entries.append(_Entry(task, copies, train, task.test if is_test else [], identifier))
-        identifier += len(copies)
-        few += len(copies) <= settings.augmentations
-        progress("augment", len(entries), len(tasks))
-    if few:
-        say(f"{few} of {len(tasks)} tasks have fewer than {settings.augmentations} copies that differ")
-    if unscored:
-        say(f"{unscored} held-out test pairs have no solution: their labels are ignored, they cannot be scored")
-    if untaught:
-        say(
-            f"{untaught} test pairs of the other subsets have no solution: there is nothing to learn, they are left out"
-        )
+    identifier = 1
+    for task, own in zip(tasks, copies, strict=True):
+        entries.append(_Entry(task, own, held_out in task.subsets, identifier))
+        identifier += len(own)
+    return entries
+
+
+def _examples(split: str, entries: list[_Entry]) -> int:
+    return sum(len(entry.pairs(split)) * len(entry.copies) for entry in entries)
+
+
+def _refuse_too_many(entries: list[_Entry], settings: PuzzleBuildConfig) -> None:
     for split in ("train", "test"):
-        examples = sum(len(getattr(entry, split)) * len(entry.copies) for entry in entries)
+        examples = _examples(split, entries)
         if examples >= _MOST:
             raise ConfigError(
                 f"data.puzzles.augmentations={settings.augmentations}: makes {examples} {split} examples, "
                 f"the layout holds {_MOST - 1}",
                 hint="make fewer copies",
             )
-    return entries
+
+
+def _notes(entries: list[_Entry], settings: PuzzleBuildConfig) -> tuple[str, ...]:
+    few = sum(len(entry.copies) <= settings.augmentations for entry in entries)
+    unscored, untaught = (
+        sum(pair.output is None for entry in entries if entry.held_out is held_out for pair in entry.task.test)
+        for held_out in (True, False)
+    )
+    notes = {
+        f"{few} of {len(entries)} tasks have fewer than {settings.augmentations} copies that differ": few,
+        f"{unscored} held-out test pairs have no solution: their labels are ignored, they cannot be scored": unscored,
+        f"{untaught} test pairs of the other subsets have no solution: there is nothing to learn, they are left out": (
+            untaught
+        ),
+    }
+    return tuple(note for note, count in notes.items() if count)
 
 
 def _split(
-    name: str,
-    entries: list[_Entry],
-    num_identifiers: int,
-    settings: PuzzleBuildConfig,
-    progress: Progress,
+    name: str, entries: list[_Entry], num_identifiers: int, settings: PuzzleBuildConfig, counter: Counter
 ) -> SplitData:
     copies = np.array([len(entry.copies) for entry in entries], dtype=np.int64)
-    examples = np.array([len(getattr(entry, name)) for entry in entries], dtype=np.int64)
+    examples = np.array([len(entry.pairs(name)) for entry in entries], dtype=np.int64)
     first = np.array([entry.first_identifier for entry in entries], dtype=np.int64)
     group_indices = np.concatenate([[0], np.cumsum(copies)])
     within = np.arange(group_indices[-1]) - np.repeat(group_indices[:-1], copies)
@@ -174,7 +178,7 @@ def _split(
     )
     return SplitData(
         metadata,
-        _blocks(name, entries, int(puzzle_indices[-1]), settings, progress),
+        _blocks(name, entries, settings, counter),
         np.repeat(first, copies) + within,
         puzzle_indices,
         group_indices,
@@ -182,20 +186,16 @@ def _split(
 
 
 def _blocks(
-    name: str,
-    entries: list[_Entry],
-    total: int,
-    settings: PuzzleBuildConfig,
-    progress: Progress,
+    name: str, entries: list[_Entry], settings: PuzzleBuildConfig, counter: Counter
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    done = 0
     work = partial(lay_copies, seed=settings.seed, translate=name == "train")
     jobs = [
-        (entry.task.name, getattr(entry, name), entry.copies.part(start, stop), start)
+        (entry.task.name, entry.pairs(name), entry.copies.part(start, stop), start)
         for entry in entries
         for start, stop in ranges(len(entry.copies), _BLOCK)
     ]
-    for inputs, labels in in_order(work, jobs, settings.workers):
-        yield inputs, labels
-        done += len(inputs)
-        progress(name, done, total)
+    # Closed here and not by the garbage collector: an exception that is being reported keeps everything alive.
+    with closing(in_order(work, jobs, settings.workers)) as blocks:
+        for inputs, labels in blocks:
+            yield inputs, labels
+            counter.add(len(inputs))

@@ -17,6 +17,7 @@ from trm_core.data.build.arc import COLOURS, MAX_SIDE, GridPair
 from trm_core.data.build.records import digest_bytes
 from trm_core.data.puzzles.arc_copies import TRANSFORMS, Copy, transformed
 from trm_core.data.puzzles.arc_tokens import FIRST_COLOUR, PAD, SEQUENCE, lay
+from trm_core.data.puzzles.build.seeds import AUGMENT, TRANSLATE, generator
 
 _ROUNDS = 5  # of drawing the copies that are still missing
 _TURNED = np.array([t in (1, 3, 6, 7) for t in range(TRANSFORMS)])  # transforms that swap height and width
@@ -48,7 +49,7 @@ def draw_copies(name: str, pairs: Sequence[GridPair], count: int, seed: int) -> 
     Copies that repeat an earlier one (a symmetric task in few colours has many) are drawn again a few times, so that
     there may be fewer.
     """
-    random = _generator(seed, name, "copies")
+    random = generator(seed, AUGMENT, digest_bytes(name.encode()))
     digest_of = _Digests(pairs)
     plain = np.arange(COLOURS, dtype=np.uint8)
     seen = {digest_of(0, plain)}
@@ -96,7 +97,7 @@ def lay_copies(
 
 def _offsets(name: str, pairs: Sequence[GridPair], copies: Copies, first: int, seed: int) -> np.ndarray:
     """int64 [n, E, 2]: rows and columns to move each pair by, as far as both its grids stay inside."""
-    random = _generator(seed, name, "offsets", first)
+    random = generator(seed, TRANSLATE, digest_bytes(name.encode(), str(first).encode()))
     heights, widths = (
         np.array([max(grid.shape[axis] for grid in (p.input, p.output) if grid is not None) for p in pairs])
         for axis in (0, 1)
@@ -144,7 +145,3 @@ class _Digests:
             cells += [grid.ravel() for grid in grids]
             start = stop
         return np.concatenate(cells), parts
-
-
-def _generator(seed: int, task: str, purpose: str, number: int = 0) -> np.random.Generator:
-    return np.random.default_rng([seed & 0xFFFFFFFF, digest_bytes(task.encode(), purpose.encode()), number])

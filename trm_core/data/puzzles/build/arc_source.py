@@ -63,11 +63,11 @@ def held_out_subset(tasks: Sequence[ArcTask], asked: str | None) -> tuple[str, s
             )
         return asked, "as asked for"
     if len(subsets) == 1:
-        return subsets[0], "the only subset"
+        return subsets[0], "the only one"
     for subset in subsets:
         if subset.startswith(_EVALUATION):
             return subset, "by its name"
-    return subsets[-1], "the last of the sources"
+    return subsets[-1], "the last one"
 
 
 def _subsets(source: Path) -> Iterator[tuple[str, Path]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 # One number for each use: the same puzzle's grid, digging and copies must not share random numbers.
-SUBSAMPLE, SPLIT, GENERATE, AUGMENT = range(4)
+SUBSAMPLE, SPLIT, GENERATE, AUGMENT, TRANSLATE = range(5)
 
 
 def generator(seed: int, use: int, index: int = 0) -> np.random.Generator:
