@@ -16,7 +16,7 @@ from trm_core.errors import UsageError
 from trm_core.evaluation.flops import flops_counted
 from trm_core.evaluation.intervals import accuracy_interval
 from trm_core.evaluation.policies import ActPolicy, FixedPolicy, LearnedPolicy, Policy, RandomPolicy, ThresholdPolicy
-from trm_core.evaluation.rollout import Outcome, rollout
+from trm_core.evaluation.rollout import Outcome, Thinking, rollout
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.trm import TinyRecursiveModel
 
@@ -44,6 +44,9 @@ class Score:
     cycles: float  # high-level cycles over all steps
     flops: float
     rows: int
+    exact_low: float  # 95 % interval of the exact accuracy
+    exact_high: float
+    exact_by_step: list[float]  # exact accuracy after each reasoning step; rows that have halted count as they did
 
 
 @dataclass(frozen=True)
@@ -140,14 +143,20 @@ class Evaluator:
         config: Config,
         data: EvaluationData,
         on_rows: Callable[[int], None] = lambda rows: None,
+        thinking: Thinking | None = None,
     ) -> None:
         self.model, self.config, self.data, self.on_rows = model, config, data, on_rows
+        self.thinking = thinking or Thinking()
+        self.outcomes: dict[str, Outcome] = {}  # the last one of each policy
         device = next(model.parameters()).device
         self.prices = torch.as_tensor(data.file.prices, dtype=torch.float32, device=device)
         self.flops = count_flops(model, self.prices)
 
     def run(self, policy: Policy) -> Outcome:
-        return rollout(self.model, self.config, self.data.batches(), policy, self.prices, self.on_rows)
+        batches = self.data.batches()
+        found = rollout(self.model, self.config, batches, policy, self.prices, self.on_rows, self.thinking)
+        self.outcomes[policy.name] = found
+        return found
 
     def score(self, policy: Policy, setting: float | None, outcome: Outcome) -> Score:
         rows = outcome.labelled
@@ -160,9 +169,11 @@ class Evaluator:
             return float(values[rows].double().mean())
 
         steps, cycles = mean(outcome.steps), mean(outcome.cycles)
+        exact_low, exact_high = accuracy_interval(outcome.exact[rows])
         return Score(
             policy.name, setting, mean(outcome.accuracy), low, high, mean(outcome.exact), mean(outcome.loss),
             mean(outcome.opened), mean(outcome.spent), steps, cycles, self.flops.of(steps, cycles), int(rows.sum()),
+            exact_low, exact_high, outcome.exact_at[rows].double().mean(0).tolist(),
         )  # fmt: skip
 
     def table(

@@ -13,13 +13,26 @@ from torch import Tensor
 
 from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
+from trm_core.data.fields import IGNORE_LABEL
 from trm_core.dqn.actions import Action, valid_actions
 from trm_core.evaluation.policies import Policy, Situation
+from trm_core.inference.engine import Latents
+from trm_core.inference.restarts import Beginnings
 from trm_core.losses import judge_of
 from trm_core.model.q_head import largest_probability
 from trm_core.model.rows import take_rows
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.episodes import capsules_of, labels_of
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """How much a row may think. max_steps: reasoning steps before HALT is forced, None: as trained; restarts: how
+    often each row is thought through, from other beginnings.
+    """
+
+    max_steps: int | None = None
+    restarts: int = 1
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,19 @@ class Outcome:
     cycles: Tensor  # [N] high-level cycles of all steps
     actions: Tensor  # [N, T] int8; -1 after the end
     counts: Tensor  # [N, T] int32: capsules opened by each action
+    halt_logit: Tensor  # [N] after the last step
+    exact_at: Tensor  # [N, T] bool: all right after each step; after the end as at the end
+
+    def instead(self, other: Outcome, rows: Tensor) -> Outcome:
+        """This outcome, where `rows` [N] holds the other one; steps and cycles are those of both."""
+        shared = ("steps", "cycles")
+        return Outcome(
+            *(
+                a + b if name in shared else torch.where(rows.view(-1, *[1] * (a.dim() - 1)), b, a)
+                for name in Outcome.__dataclass_fields__
+                for a, b in ((getattr(self, name), getattr(other, name)),)
+            )
+        )
 
     @staticmethod
     def join(parts: list[Outcome]) -> Outcome:
@@ -52,6 +78,7 @@ def rollout(
     policy: Policy,
     prices: Tensor,
     on_batch: Callable[[int], None] = lambda rows: None,
+    thinking: Thinking | None = None,
 ) -> Outcome:
     """Run `policy` on every row of `batches` (in split order) at its price level."""
     was_training = model.training
@@ -59,22 +86,49 @@ def rollout(
     parts, first = [], 0
     for batch in batches:
         batch = batch.to(prices.device)
-        parts.append(_rollout_batch(model, config, batch, policy, prices, first))
+        parts.append(_restarted(model, config, batch, policy, prices, first, thinking or Thinking()))
         first += len(batch)
         on_batch(len(batch))
     model.train(was_training)
     return Outcome.join(parts)
 
 
+def _restarted(
+    model: TinyRecursiveModel,
+    config: Config,
+    batch: CapsuleBatch,
+    policy: Policy,
+    prices: Tensor,
+    first: int,
+    thinking: Thinking,
+) -> Outcome:
+    """Every row from each of its beginnings; of the answers the one whose halt logit is the highest."""
+    best: Outcome | None = None
+    for latents in Beginnings(model, thinking.restarts).latents:
+        one = _rollout_batch(model, config, batch, policy, prices, first, thinking.max_steps, latents)
+        best = one if best is None else best.instead(one, one.halt_logit > best.halt_logit)
+    assert best is not None
+    return best
+
+
 def _rollout_batch(
-    model: TinyRecursiveModel, config: Config, batch: CapsuleBatch, policy: Policy, prices: Tensor, first: int
+    model: TinyRecursiveModel,
+    config: Config,
+    batch: CapsuleBatch,
+    policy: Policy,
+    prices: Tensor,
+    first: int,
+    max_steps: int | None,
+    latents: Latents | None,
 ) -> Outcome:
     device = prices.device
-    rows, T = len(batch), config.arch.max_steps
+    rows, T = len(batch), max_steps or config.arch.max_steps
     capsules = capsules_of(batch, prices)
     capsules = capsules.opened(policy.open_first(capsules))
     labels = labels_of(batch)
     z_H, z_L = model.first_latents(rows)
+    if latents is not None:
+        z_H, z_L = (z.expand(rows, *z.shape) for z in latents)
     q_memory = model.first_q_memory(rows)
     price = torch.full((rows,), policy.price, device=device)
     active = torch.arange(rows, device=device)
@@ -84,9 +138,13 @@ def _rollout_batch(
     expanded = capsules.expanded.clone()
     actions = torch.full((rows, T), -1, dtype=torch.int8, device=device)
     counts = torch.zeros(rows, T, dtype=torch.int32, device=device)
+    halt_logit = torch.zeros(rows, device=device)
+    exact_at = torch.zeros(rows, T, dtype=torch.bool, device=device)
     for t in range(T):
         done = torch.full_like(active, t + 1)
-        output = model(z_H, z_L, capsules, done, price[active], q_memory)
+        # To the model, which knows nothing of later steps, each of them is the last one.
+        seen_as = done.clamp(max=model.max_steps)
+        output = model(z_H, z_L, capsules, seen_as, price[active], q_memory)
         valid = valid_actions(capsules, done, T, model.q_head.num_actions, config.dqn.budget)
         action, opened = policy.decide(Situation(model, config.dqn, output, capsules, done, active + first, valid))
         actions[active, t] = action.to(torch.int8)
@@ -94,6 +152,9 @@ def _rollout_batch(
         logits[active] = output.logits.float()
         confidence[active] = largest_probability(output.q_state)
         steps[active] = t + 1
+        halt_logit[active] = output.halt_logit
+        wrong = (output.logits.argmax(-1) != labels[active]) & (labels[active] != IGNORE_LABEL)
+        exact_at[active, t:] = ~wrong.any(1, keepdim=True)
         cycles[active] += output.cycles
         capsules = capsules.opened(opened)
         expanded[active] = capsules.expanded
@@ -117,4 +178,6 @@ def _rollout_batch(
         cycles=cycles,
         actions=actions,
         counts=counts,
+        halt_logit=halt_logit,
+        exact_at=exact_at,
     )

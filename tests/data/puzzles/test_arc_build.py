@@ -119,12 +119,6 @@ def test_the_seed_alone_decides(build: Build, tmp_path: Path) -> None:
 
 
 def test_solutions_among_the_sources_do_no_harm(build: Build, tmp_path: Path) -> None:
-<<<<<<< HEAD
-    write_subset(tmp_path / "src", "training", {"t": task(0)})
-    write_subset(tmp_path / "src", "evaluation", {"e": task(1)})
-    built = build(*sorted((tmp_path / "src").glob("*.json")))
-    assert (built.splits["train"].groups, built.splits["test"].groups) == (2, 1)
-=======
     write_subset(tmp_path / "all" / "src", "training", {"t": task(0)})
     write_subset(tmp_path / "all" / "src", "evaluation", {"e": task(1)})
     built = build(*sorted((tmp_path / "all" / "src").glob("*.json")))
@@ -133,7 +127,6 @@ def test_solutions_among_the_sources_do_no_harm(build: Build, tmp_path: Path) ->
     assert again.splits == built.splits
     alone = build(tmp_path / "all" / "src" / "made_training_solutions.json", name="alone")
     assert shown(alone.path, "test") == {"t": pairs(task(0), "test")}
->>>>>>> ef6825917893354ac700481da58d8f37c92c401c
 
 
 def test_folders_of_tasks_are_subsets_by_their_name(build: Build, tmp_path: Path) -> None:

@@ -38,13 +38,7 @@ def read_tasks(sources: Sequence[Path]) -> list[ArcTask]:
     hold no tasks, for tasks that are none, and for two different tasks of one name.
     """
     tasks: dict[str, ArcTask] = {}
-<<<<<<< HEAD
-    for source in sources:
-        if _belongs_to_challenges(source):  # `*.json` on the command line names both files of each pair
-            continue
-=======
     for source in dict.fromkeys(map(_challenges_of, sources)):
->>>>>>> ef6825917893354ac700481da58d8f37c92c401c
         found = [_checked(raw, subset) for subset, path in _subsets(source) for raw in raw_tasks(path)]
         if not found:
             raise DataError(
@@ -88,14 +82,6 @@ def _subsets(source: Path) -> Iterator[tuple[str, Path]]:
         yield source.resolve().name, source
     else:
         folders = sorted(path for path in source.iterdir() if path.is_dir())
-<<<<<<< HEAD
-        yield from ((path.name, path) for path in folders if any(path.glob("*.json")))
-
-
-def _belongs_to_challenges(path: Path) -> bool:
-    beside = path.with_name(path.name.replace(SOLUTIONS, CHALLENGES))
-    return path.name.endswith(SOLUTIONS) and beside.exists()
-=======
         for folder in folders:
             if any(folder.glob("*.json")):
                 yield from _subsets(folder)
@@ -105,7 +91,6 @@ def _challenges_of(path: Path) -> Path:
     """Of a pair of files the one with the challenges: `*.json` on the command line names both."""
     challenges = path.with_name(path.name.removesuffix(SOLUTIONS) + CHALLENGES)
     return challenges if path.name.endswith(SOLUTIONS) and challenges.exists() else path
->>>>>>> ef6825917893354ac700481da58d8f37c92c401c
 
 
 def _subset_of_file(path: Path) -> str:
