@@ -95,8 +95,8 @@ def _subset_of_file(path: Path) -> str:
 
 def _checked(raw: RawTask, subset: str) -> ArcTask:
     where = f"{raw.file}: task {raw.name}"
-    if SEPARATOR in raw.name or not raw.name or raw.name == BLANK:
-        raise DataError(f"{where}: cannot be told from a copy's name or a blank", hint="give the task another id")
+    if SEPARATOR in raw.name or raw.name in ("", BLANK) or not raw.name.isprintable():
+        raise DataError(f"{where}: its id cannot be the name of a puzzle", hint="give the task another id")
     train = [_unsigned(pair) for pair in raw.pairs("train")]
     test = [_unsigned(pair) for pair in raw.pairs("test")]
     for part, pairs in (("train", train), ("test", test)):
