@@ -100,6 +100,11 @@ class ArcReader:
         return match.group(1)
 
 
+def unsigned(pair: GridPair) -> GridPair:
+    """The same pair as uint8, which colours of tokens are."""
+    return GridPair(pair.input.astype(np.uint8), None if pair.output is None else pair.output.astype(np.uint8))
+
+
 def looks_like_arc(document: Any) -> bool:
     """True for one task, or a mapping of task ids to tasks."""
     if not isinstance(document, dict) or not document:

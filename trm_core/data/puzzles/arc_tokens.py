@@ -43,9 +43,10 @@ def extents(tokens: np.ndarray) -> np.ndarray:
     return np.stack([np.where(width > 0, heights + 1, 0), width], axis=1)
 
 
-def crop(tokens: np.ndarray) -> np.ndarray | None:
-    """uint8 [h, w] of colours: the grid that a sequence [900] holds at its top-left corner; None if there is none."""
-    height, width = extents(tokens[None])[0]
-    if not height:
-        return None
-    return (tokens.reshape(MAX_SIDE, MAX_SIDE)[:height, :width] - FIRST_COLOUR).astype(np.uint8)
+def crops(tokens: np.ndarray) -> list[np.ndarray | None]:
+    """The grids, uint8 [h, w] of colours, at the top-left corners of tokens [B, 900]; None where there is none."""
+    squares = tokens.reshape(-1, MAX_SIDE, MAX_SIDE)
+    return [
+        (square[:height, :width] - FIRST_COLOUR).astype(np.uint8) if height else None
+        for square, (height, width) in zip(squares, extents(tokens).tolist(), strict=True)
+    ]

@@ -16,6 +16,7 @@ import numpy as np
 
 from trm_core.config.schema import PuzzleBuildConfig
 from trm_core.data.build.arc import MAX_SIDE, GridPair
+from trm_core.data.puzzles.arc_held_out import held_out_document
 from trm_core.data.puzzles.arc_tokens import PAD, SEQUENCE, SYMBOLS, VOCABULARY
 from trm_core.data.puzzles.build.arc_augment import Copies, draw_copies, lay_copies
 from trm_core.data.puzzles.build.arc_source import ArcTask, held_out_subset, read_tasks
@@ -86,7 +87,11 @@ def build_arc(
                 "test_subset": held_out,
             },
         ),
-        files={TEST_PUZZLES: {entry.task.name: _document(entry.task) for entry in entries if entry.test}},
+        files={
+            TEST_PUZZLES: {
+                entry.task.name: held_out_document(entry.task.train, entry.task.test) for entry in entries if entry.test
+            }
+        },
     )
     return BuiltPuzzles(out, "arc", counts, tuple(notes))
 
@@ -128,7 +133,9 @@ def _entries(
     if unscored:
         say(f"{unscored} held-out test pairs have no solution: their labels are ignored, they cannot be scored")
     if untaught:
-        say(f"{untaught} test pairs of the other subsets have no solution: there is nothing to learn, they are left out")
+        say(
+            f"{untaught} test pairs of the other subsets have no solution: there is nothing to learn, they are left out"
+        )
     for split in ("train", "test"):
         examples = sum(len(getattr(entry, split)) * len(entry.copies) for entry in entries)
         if examples >= _MOST:
@@ -194,17 +201,3 @@ def _jobs(name: str, entries: list[_Entry]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(entry.copies), _BLOCK):
             part = entry.copies.part(start, start + _BLOCK)
             yield entry.task.name, getattr(entry, name), part, start
-
-
-def _document(task: ArcTask) -> dict[str, list[dict[str, Any]]]:
-    """A task as `test_puzzles.json` holds it. Others expect an output everywhere: a missing one is [[0]], and said."""
-    return {
-        "train": [_pair_document(pair) for pair in task.train],
-        "test": [_pair_document(pair) for pair in task.test],
-    }
-
-
-def _pair_document(pair: GridPair) -> dict[str, Any]:
-    if pair.output is None:
-        return {"input": pair.input.tolist(), "output": [[0]], "unsolved": True}
-    return {"input": pair.input.tolist(), "output": pair.output.tolist()}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trm_core.data.build.arc import CHALLENGES, GridPair, RawTask, raw_tasks
+from trm_core.data.build.arc import CHALLENGES, GridPair, RawTask, raw_tasks, unsigned
 from trm_core.data.puzzles.arc_copies import SEPARATOR
 from trm_core.data.puzzles.layout import BLANK
 from trm_core.errors import ConfigError, DataError
@@ -97,8 +97,8 @@ def _checked(raw: RawTask, subset: str) -> ArcTask:
     where = f"{raw.file}: task {raw.name}"
     if SEPARATOR in raw.name or raw.name in ("", BLANK) or not raw.name.isprintable():
         raise DataError(f"{where}: its id cannot be the name of a puzzle", hint="give the task another id")
-    train = [_unsigned(pair) for pair in raw.pairs("train")]
-    test = [_unsigned(pair) for pair in raw.pairs("test")]
+    train = [unsigned(pair) for pair in raw.pairs("train")]
+    test = [unsigned(pair) for pair in raw.pairs("test")]
     for part, pairs in (("train", train), ("test", test)):
         if not pairs:
             raise DataError(f"{where}: has no {part} pairs")
@@ -106,10 +106,6 @@ def _checked(raw: RawTask, subset: str) -> ArcTask:
         if pair.output is None:
             raise DataError(f"{where}, train pair {number}: has no output grid")
     return ArcTask(raw.name, raw.file, (subset,), train, test)
-
-
-def _unsigned(pair: GridPair) -> GridPair:
-    return GridPair(pair.input.astype(np.uint8), None if pair.output is None else pair.output.astype(np.uint8))
 
 
 def _united(first: ArcTask, second: ArcTask) -> ArcTask:
@@ -128,7 +124,5 @@ def _united(first: ArcTask, second: ArcTask) -> ArcTask:
             f"{second.file}: task {second.name}: is another one than task {first.name} of {first.file}",
             hint="leave one of the two sources out: copies of both would share their identifiers",
         )
-    test = [
-        one if one.output is not None else other for one, other in zip(first.test, second.test, strict=True)
-    ]
+    test = [one if one.output is not None else other for one, other in zip(first.test, second.test, strict=True)]
     return ArcTask(first.name, first.file, tuple(dict.fromkeys(first.subsets + second.subsets)), first.train, test)
