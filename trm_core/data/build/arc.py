@@ -20,7 +20,7 @@ from trm_core.errors import ConfigError, DataError
 MAX_SIDE = 30
 COLOURS = 10
 PARTS: tuple[Literal["train", "test"], ...] = ("train", "test")
-CHALLENGES = "_challenges.json"
+CHALLENGES, SOLUTIONS = "_challenges.json", "_solutions.json"
 # AboveBelow1, TopBottom2D7; not the hexadecimal ids of ARC-AGI.
 _CONCEPT = re.compile(r"^([A-Za-z]{3,}(?:\d[A-Z])?)_?\d+$")
 
@@ -131,7 +131,7 @@ def solutions_path(path: Path) -> Path | None:
     """The solutions file that belongs to a Kaggle challenges file, if it is there."""
     if not path.name.endswith(CHALLENGES):
         return None
-    candidate = path.with_name(path.name.removesuffix(CHALLENGES) + "_solutions.json")
+    candidate = path.with_name(path.name.removesuffix(CHALLENGES) + SOLUTIONS)
     return candidate if candidate.exists() else None
 
 

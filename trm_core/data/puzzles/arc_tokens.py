@@ -13,7 +13,7 @@ from trm_core.data.build.arc import COLOURS, MAX_SIDE
 PAD, END, FIRST_COLOUR = 0, 1, 2
 VOCABULARY = FIRST_COLOUR + COLOURS
 SEQUENCE = MAX_SIDE * MAX_SIDE
-SYMBOLS = [" ", "|", *(str(colour) for colour in range(COLOURS))]
+SYMBOLS = ["<pad>", "<end>", *(str(colour) for colour in range(COLOURS))]
 
 
 def lay(grid: np.ndarray, row: int = 0, column: int = 0) -> np.ndarray:

@@ -6,11 +6,10 @@ holds the test pairs of the held-out tasks, under the identifiers that their tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from trm_core.data.puzzles.arc_held_out import held_out_document
 from trm_core.data.puzzles.arc_tokens import PAD, SEQUENCE, SYMBOLS, VOCABULARY
 from trm_core.data.puzzles.build.arc_augment import Copies, draw_copies, lay_copies
 from trm_core.data.puzzles.build.arc_source import ArcTask, held_out_subset, read_tasks
-from trm_core.data.puzzles.build.in_order import in_order
+from trm_core.data.puzzles.build.parallel import Log, Progress, in_order, ranges
 from trm_core.data.puzzles.build.report import BuiltPuzzles
 from trm_core.data.puzzles.build.write import SplitData, write_folder
 from trm_core.data.puzzles.layout import BLANK, SET, TEST_PUZZLES, Manifest, Metadata
@@ -45,8 +44,8 @@ def build_arc(
     sources: list[Path],
     out: Path,
     settings: PuzzleBuildConfig,
-    progress: Callable[[str, int, int], None],
-    log: Callable[[str], None],
+    progress: Progress,
+    log: Log,
 ) -> BuiltPuzzles:
     """Write the folder `out` from ARC `sources` (see `arc_source`).
 
@@ -110,13 +109,13 @@ def _entries(
     tasks: list[ArcTask],
     held_out: str,
     settings: PuzzleBuildConfig,
-    progress: Callable[[str, int, int], None],
-    say: Callable[[str], None],
+    progress: Progress,
+    say: Log,
 ) -> list[_Entry]:
-    jobs = ((task.name, task.train + task.test, settings.augmentations, settings.seed) for task in tasks)
+    jobs = [(task.name, task.train + task.test, settings.augmentations, settings.seed) for task in tasks]
     entries: list[_Entry] = []
     identifier, few, unscored, untaught = 1, 0, 0, 0
-    for task, copies in zip(tasks, in_order(settings.workers, draw_copies, jobs), strict=True):
+    for task, copies in zip(tasks, in_order(draw_copies, jobs, settings.workers), strict=True):
         is_test = held_out in task.subsets
         solved = [pair for pair in task.test if pair.output is not None]
         if is_test:
@@ -152,7 +151,7 @@ def _split(
     entries: list[_Entry],
     num_identifiers: int,
     settings: PuzzleBuildConfig,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> SplitData:
     copies = np.array([len(entry.copies) for entry in entries], dtype=np.int64)
     examples = np.array([len(getattr(entry, name)) for entry in entries], dtype=np.int64)
@@ -186,18 +185,16 @@ def _blocks(
     entries: list[_Entry],
     total: int,
     settings: PuzzleBuildConfig,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     done = 0
     work = partial(lay_copies, seed=settings.seed, translate=name == "train")
-    for inputs, labels in in_order(settings.workers, work, _jobs(name, entries)):
+    jobs = [
+        (entry.task.name, getattr(entry, name), entry.copies.part(start, stop), start)
+        for entry in entries
+        for start, stop in ranges(len(entry.copies), _BLOCK)
+    ]
+    for inputs, labels in in_order(work, jobs, settings.workers):
         yield inputs, labels
         done += len(inputs)
         progress(name, done, total)
-
-
-def _jobs(name: str, entries: list[_Entry]) -> Iterator[tuple[Any, ...]]:
-    for entry in entries:
-        for start in range(0, len(entry.copies), _BLOCK):
-            part = entry.copies.part(start, start + _BLOCK)
-            yield entry.task.name, getattr(entry, name), part, start

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trm_core.data.build.arc import CHALLENGES, GridPair, RawTask, raw_tasks, unsigned
+from trm_core.data.build.arc import CHALLENGES, SOLUTIONS, GridPair, RawTask, raw_tasks, unsigned
 from trm_core.data.puzzles.arc_copies import SEPARATOR
 from trm_core.data.puzzles.layout import BLANK
 from trm_core.errors import ConfigError, DataError
@@ -39,17 +39,17 @@ def read_tasks(sources: Sequence[Path]) -> list[ArcTask]:
     """
     tasks: dict[str, ArcTask] = {}
     for source in sources:
-        parts = list(_subsets(source))
-        if not parts:
+        if _belongs_to_challenges(source):  # `*.json` on the command line names both files of each pair
+            continue
+        found = [_checked(raw, subset) for subset, path in _subsets(source) for raw in raw_tasks(path)]
+        if not found:
             raise DataError(
                 f"{source}: holds no ARC tasks",
                 hint="name a ..._challenges.json, a folder with a JSON file per task, or a folder of those",
             )
-        for subset, path in parts:
-            for raw in raw_tasks(path):
-                task = _checked(raw, subset)
-                earlier = tasks.get(task.name)
-                tasks[task.name] = task if earlier is None else _united(earlier, task)
+        for task in found:
+            earlier = tasks.get(task.name)
+            tasks[task.name] = task if earlier is None else _united(earlier, task)
     return list(tasks.values())
 
 
@@ -85,6 +85,11 @@ def _subsets(source: Path) -> Iterator[tuple[str, Path]]:
     else:
         folders = sorted(path for path in source.iterdir() if path.is_dir())
         yield from ((path.name, path) for path in folders if any(path.glob("*.json")))
+
+
+def _belongs_to_challenges(path: Path) -> bool:
+    beside = path.with_name(path.name.replace(SOLUTIONS, CHALLENGES))
+    return path.name.endswith(SOLUTIONS) and beside.exists()
 
 
 def _subset_of_file(path: Path) -> str:
