@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from trm_core.errors import ConfigError, DataError
 
 MAX_SIDE = 30
 COLOURS = 10
-_CHALLENGES = "_challenges.json"
+PARTS: tuple[Literal["train", "test"], ...] = ("train", "test")
+CHALLENGES, SOLUTIONS = "_challenges.json", "_solutions.json"
 # AboveBelow1, TopBottom2D7; not the hexadecimal ids of ARC-AGI.
 _CONCEPT = re.compile(r"^([A-Za-z]{3,}(?:\d[A-Z])?)_?\d+$")
 
@@ -30,6 +31,38 @@ class GridPair:
 
     input: np.ndarray
     output: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class RawTask:
+    """A task as its file has it; only `pairs` looks at it closely. `solutions`: of its test pairs, where they have no
+    output of their own."""
+
+    file: Path
+    name: str
+    document: dict[str, Any]
+    solutions: list[Any]
+
+    def pairs(self, part: Literal["train", "test"]) -> Iterator[GridPair]:
+        """The checked pairs of a part. Raises `DataError` that names file, task and pair."""
+        pairs = self.document.get(part, [])
+        if not isinstance(pairs, list):
+            raise DataError(f"{self.file}: task {self.name}: {part} is not a list of pairs")
+        if part == "test" and len(self.solutions) > len(pairs):
+            raise DataError(
+                f"{self.file}: task {self.name}: has {len(self.solutions)} solutions for {len(pairs)} test pairs"
+            )
+        for number, pair in enumerate(pairs):
+            where = f"{self.file}: task {self.name}, {part} pair {number}"
+            if not isinstance(pair, dict) or "input" not in pair:
+                raise DataError(f"{where}: has no input grid")
+            output = pair.get("output")
+            if output is None and part == "test" and number < len(self.solutions):
+                output = self.solutions[number]
+            yield GridPair(
+                parse_grid(pair["input"], f"{where}, input"),
+                None if output is None else parse_grid(output, f"{where}, output"),
+            )
 
 
 class ArcReader:
@@ -48,22 +81,12 @@ class ArcReader:
 
     def records(self, *, digests: bool) -> Iterator[Record]:
         unsolved = 0
-        for name, task, solutions in _tasks(Path(self.path)):
-            label = self._concept(name) if self._label else None
-            for part in ("train", "test"):
-                for number, pair in enumerate(_list(self.path, name, part, task)):
-                    where = f"{self.path}: task {name}, {part} pair {number}"
-                    if not isinstance(pair, dict) or "input" not in pair:
-                        raise DataError(f"{where}: has no input grid")
-                    output = pair.get("output")
-                    if output is None and part == "test" and number < len(solutions):
-                        output = solutions[number]
-                    grids = GridPair(
-                        parse_grid(pair["input"], f"{where}, input"),
-                        None if output is None else parse_grid(output, f"{where}, output"),
-                    )
+        for task in raw_tasks(Path(self.path)):
+            label = self._concept(task.name) if self._label else None
+            for part in PARTS:
+                for grids in task.pairs(part):
                     unsolved += grids.output is None
-                    yield Record(grids, _digest(grids) if digests else 0, label, f"{self.path}:{name}")
+                    yield Record(grids, _digest(grids) if digests else 0, label, f"{self.path}:{task.name}")
         if unsolved and self._log is not None:
             self._log(f"{self.path}: {unsolved} test pairs have no solution: their output capsules are padding")
             self._log = None
@@ -75,6 +98,11 @@ class ArcReader:
                 f"{self.path}: task {name}: its id names no concept", hint="leave data.build.label out for these tasks"
             )
         return match.group(1)
+
+
+def unsigned(pair: GridPair) -> GridPair:
+    """The same pair as uint8, which colours of tokens are."""
+    return GridPair(pair.input.astype(np.uint8), None if pair.output is None else pair.output.astype(np.uint8))
 
 
 def looks_like_arc(document: Any) -> bool:
@@ -101,9 +129,9 @@ def load_json(path: Path) -> Any:
 
 def solutions_path(path: Path) -> Path | None:
     """The solutions file that belongs to a Kaggle challenges file, if it is there."""
-    if not path.name.endswith(_CHALLENGES):
+    if not path.name.endswith(CHALLENGES):
         return None
-    candidate = path.with_name(path.name.removesuffix(_CHALLENGES) + "_solutions.json")
+    candidate = path.with_name(path.name.removesuffix(CHALLENGES) + SOLUTIONS)
     return candidate if candidate.exists() else None
 
 
@@ -123,17 +151,17 @@ def parse_grid(raw: Any, where: str) -> np.ndarray:
     return np.asarray(raw, dtype=np.int8)
 
 
-def _tasks(path: Path) -> Iterator[tuple[str, dict[str, Any], list[Any]]]:
-    """(id, task, solutions of its test pairs), in the order of the file or of the file names."""
+def raw_tasks(path: Path) -> Iterator[RawTask]:
+    """The tasks of a source, in the order of the file or of the file names."""
     if path.is_dir():
         for file in sorted(path.glob("*.json")):
-            yield file.stem, _task(file, file.stem, load_json(file)), []
+            yield RawTask(file, file.stem, _task(file, file.stem, load_json(file)), [])
         return
     document = load_json(path)
     if not isinstance(document, dict):
         raise DataError(f"{path}: holds a {type(document).__name__}, expected ARC tasks")
     if "train" in document:
-        yield path.stem, document, []
+        yield RawTask(path, path.stem, document, [])
         return
     beside = solutions_path(path)
     solutions = load_json(beside) if beside is not None else {}
@@ -143,20 +171,13 @@ def _tasks(path: Path) -> Iterator[tuple[str, dict[str, Any], list[Any]]]:
         found = solutions.get(name, [])
         if not isinstance(found, list):
             raise DataError(f"{beside}: task {name}: is not a list of grids")
-        yield name, _task(path, name, task), found
+        yield RawTask(path, name, _task(path, name, task), found)
 
 
 def _task(path: Path, name: str, task: Any) -> dict[str, Any]:
     if not isinstance(task, dict) or not isinstance(task.get("train"), list):
         raise DataError(f"{path}: task {name}: has no list of train pairs")
     return task
-
-
-def _list(path: str, name: str, part: str, task: dict[str, Any]) -> list[Any]:
-    pairs = task.get(part, [])
-    if not isinstance(pairs, list):
-        raise DataError(f"{path}: task {name}: {part} is not a list of pairs")
-    return pairs
 
 
 def _digest(grids: GridPair) -> int:

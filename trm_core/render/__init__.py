@@ -1,0 +1,1 @@
+"""Pictures of a model's thinking, for terminals and as animations. No model is needed here."""

@@ -1,0 +1,83 @@
+"""The thinking about capsules on a terminal: for each step the capsules opened so far, and what the model believes.
+
+A capsule shows the number of the step that opened it; without colours those of the step itself are marked with a star.
+"""
+
+from __future__ import annotations
+
+from rich.columns import Columns
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.panel import Panel
+from rich.style import Style
+from rich.text import Text
+
+from trm_core.render.thinking import CapsuleThinking
+
+_CLASSES = 5
+_NAME_WIDTH = 16
+_BAR_WIDTH = 16
+_NUMBERS_WIDTH = 12  # of the share and its change behind a bar
+_CELL_WIDTH = 4
+_NEW = Style(color="#000000", bgcolor="#ffd75f", bold=True)
+_OPEN = Style(color="#ffffff", bgcolor="#2f6db5")
+
+
+class CapsulePanels:
+    """A panel for each step: the lattice of capsules over the beliefs."""
+
+    def __init__(self, thinking: CapsuleThinking) -> None:
+        self._thinking = thinking
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        plain = console.color_system is None
+        width = options.max_width - 4
+        bar, empty = ("#", ".") if options.ascii_only else ("█", "░")
+        leaders = self._thinking.leaders(_CLASSES)
+        panels = []
+        for number, step in enumerate(self._thinking.steps):
+            halt = "" if step.halt is None else f", halt {step.halt:.0%}"
+            opened = f"opened {', '.join(map(str, step.opened))}" if step.opened else "opened nothing"
+            content = Text("\n").join(
+                [*self._lattice(number, plain, width), Text(), *self._beliefs(leaders, number, bar + empty, width)]
+            )
+            panels.append(Panel(content, title=f"step {number + 1}{halt}", subtitle=opened, expand=False))
+        yield Columns(panels)
+
+    def _lattice(self, last: int, plain: bool, width: int) -> list[Text]:
+        rows, columns = self._thinking.lattice
+        columns = max(1, min(columns, width // _CELL_WIDTH))  # a long row is folded
+        opened_at = self._thinking.opened_at(last)
+        lines: list[Text] = []
+        for start in range(0, self._thinking.num_capsules, columns):
+            line = Text()
+            for capsule in range(start, min(start + columns, self._thinking.num_capsules)):
+                line.append_text(_cell(opened_at.get(capsule), last, plain))
+            lines.append(line)
+        return lines
+
+    def _beliefs(self, leaders: list[int], number: int, marks: str, width: int) -> list[Text]:
+        belief = self._thinking.steps[number].belief
+        before = self._thinking.steps[number - 1].belief if number else belief
+        name_width = min(_NAME_WIDTH, max(len(self._thinking.name(leader)) for leader in leaders))
+        bar_width = max(1, min(_BAR_WIDTH, width - name_width - _NUMBERS_WIDTH))
+        lines: list[Text] = []
+        for leader in leaders:
+            share, moved = float(belief[leader]), float(belief[leader] - before[leader])
+            full = round(bar_width * share)
+            name = self._thinking.name(leader)[:name_width].ljust(name_width)
+            first = leader == int(belief.argmax())
+            line = Text(f"{name} ", Style(bold=first))
+            line.append(marks[0] * full, Style(color="#2f6db5"))
+            line.append(marks[1] * (bar_width - full), Style(dim=True))
+            line.append(f" {share:4.0%}", Style(bold=first))
+            line.append(f" {moved:+4.0%}" if round(100 * moved) else "     ", Style(dim=True))
+            lines.append(line)
+        return lines
+
+
+def _cell(opened_at: int | None, now: int, plain: bool) -> Text:
+    if opened_at is None:
+        return Text("  . ", Style(dim=True))
+    if opened_at < now:
+        return Text(f"{opened_at + 1:3d} ", Style() if plain else _OPEN)
+    return Text(f"{opened_at + 1:3d}*" if plain else f"{opened_at + 1:3d} ", Style() if plain else _NEW)
