@@ -44,7 +44,9 @@ class Meaning:
     @property
     def manifest(self) -> Manifest:
         """As a folder has it."""
-        return Manifest.model_construct(kind=self.kind, height=self.height, width=self.width, symbols=self.symbols)
+        # Not validated: it has no room for rows of more than 1000 numbers.
+        names = ("kind", "height", "width", "symbols")
+        return Manifest.model_construct(**{name: getattr(self, name) for name in names})
 
     def as_record(self) -> dict[str, Any]:
         """For JSON; `meaning_of_record` reads it."""

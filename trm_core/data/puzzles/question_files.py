@@ -1,9 +1,9 @@
 """Files of puzzles as people have them -> `Question`s, in order, each with a name for its place in messages.
 
-    Sudokus  a puzzle on each line, maybe its solution behind it; or csv with a column question (and answer)
-    mazes    drawn over as many lines as the maze is high, a blank line between; or each in one line; or csv
-    ARC      JSON: {"input": grid}, a list of those, a task, or tasks by name (their test pairs); or one of them a line
-    tokens   a puzzle on each line, numbers with spaces or commas between
+Sudokus  a puzzle on each line, maybe its solution behind it; or csv with a column question (and answer)
+mazes    drawn over as many lines as the maze is high, a blank line between; or each in one line; or csv
+ARC      JSON: {"input": grid}, a list of those, a task, or tasks by name (their test pairs); or one of them a line
+tokens   a puzzle on each line, numbers with spaces or commas between
 """
 
 from __future__ import annotations
