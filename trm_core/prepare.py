@@ -15,6 +15,7 @@ import torch
 from trm_core.config import LoadedConfig
 from trm_core.config.schema import Config, WeightedPath
 from trm_core.data.dataset import Dataset, open_dataset
+from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.data.puzzles.reader import PuzzleData, require_mergeable
 from trm_core.data.source import ensure_built
 from trm_core.devices import pick_device
@@ -49,6 +50,8 @@ class Prepared:
 
     def describe_data(self) -> dict[str, Any]:
         """`dataset.json`."""
+        first = self.files[0][0]
+        puzzles = {"puzzles": meaning_of(first).as_record()} if isinstance(first, PuzzleData) else {}
         return {
             "train": [
                 {
@@ -63,6 +66,7 @@ class Prepared:
                 for file, weight in self.files
             ],
             "eval": {"path": str(self.evaluation.file.path), "split": self.evaluation.split, "why": self.split_reason},
+            **puzzles,
         }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trm_core.dqn.actions import Action, valid_actions
@@ -25,13 +26,15 @@ from trm_core.model.probabilities import log_probabilities
 from trm_core.model.q_head import largest_probability
 from trm_core.model.rows import join_rows, take_rows
 
+Latents = tuple[Tensor, Tensor]  # z_H and z_L of one row, [K, hidden] each
+
 
 @dataclass(frozen=True)
 class Rows:
     """What goes from one reasoning step to the next, for B rows."""
 
-    z_H: Tensor  # [B, k, hidden]
-    z_L: Tensor  # [B, k, hidden]
+    z_H: Tensor  # [B, K, hidden]
+    z_L: Tensor  # [B, K, hidden]
     q_memory: Tensor  # [B, recurrent width]
     steps: Tensor  # [B] int64, done
     price: Tensor  # [B]
@@ -59,10 +62,13 @@ class Finished:
 
 
 class Engine:
-    """Not for several threads at once: each has an engine of its own, and they share the model."""
+    """Not for several threads at once: each has an engine of its own, and they share the model.
 
-    def __init__(self, trained: Trained, policy: Policy) -> None:
-        self.trained, self.policy = trained, policy
+    trace: keep the probabilities after every step in the decisions.
+    """
+
+    def __init__(self, trained: Trained, policy: Policy, *, trace: bool = False) -> None:
+        self.trained, self.policy, self.trace = trained, policy, trace
         self.prices = torch.as_tensor(trained.prices, dtype=torch.float32, device=trained.device)
         self.rows: Rows | None = None
         self.thoughts: list[Thought] = []
@@ -73,13 +79,15 @@ class Engine:
         return len(self.thoughts)
 
     @torch.no_grad()
-    def admit(self, keys: Sequence[Hashable], samples: Sequence[Sample]) -> list[Finished]:
+    def admit(
+        self, keys: Sequence[Hashable], samples: Sequence[Sample], latents: Sequence[Latents | None] = ()
+    ) -> list[Finished]:
         """Let samples begin at the next step: as `samples_of` makes them for this model. Those whose detail is refused
-        already come back at once.
+        already come back at once. latents: where each begins; nothing or None: as the model was trained.
         """
         if not samples:
             return []
-        fresh = self._begin(samples)
+        fresh = self._begin(samples, latents)
         thoughts = [Thought(key, sample, [], []) for key, sample in zip(keys, samples, strict=True)]
         if self.trained.peeks and self.trained.dqn.expansion_selector == "variance":
             wanted = fresh.capsules.can_open()  # it looks at the detail itself
@@ -103,7 +111,9 @@ class Engine:
             return []
         trained, model, rows = self.trained, self.trained.model, self.rows
         done = rows.steps + 1
-        output = model(rows.z_H, rows.z_L, rows.capsules, done, rows.price, rows.q_memory)
+        # To the model, which knows nothing of later steps, each of them is the last one.
+        seen_as = done.clamp(max=model.max_steps)
+        output = model(rows.z_H, rows.z_L, rows.capsules, seen_as, rows.price, rows.q_memory)
         valid = valid_actions(rows.capsules, done, trained.max_steps, model.q_head.num_actions, trained.dqn.budget)
         action, opened = self.policy.decide(
             Situation(model, trained.dqn, output, rows.capsules, done, rows.number, valid)
@@ -112,8 +122,9 @@ class Engine:
         numbers = torch.stack(
             [confidence, output.halt_logit.sigmoid(), output.cycles.float(), done.float()], 1
         ).tolist()
-        for thought, chosen, which, values, seen in zip(
-            self.thoughts, action.tolist(), _indices(opened), output.q_values.tolist(), numbers, strict=True
+        shares = self._shares(output.logits) if self.trace else [None] * len(numbers)
+        for thought, chosen, which, values, seen, beliefs in zip(
+            self.thoughts, action.tolist(), _indices(opened), output.q_values.tolist(), numbers, shares, strict=True
         ):
             thought.opened += which
             thought.decisions.append(
@@ -125,10 +136,11 @@ class Engine:
                     halt_probability=seen[1],
                     q_values=tuple(values),
                     cycles=int(seen[2]),
+                    beliefs=beliefs,
                 )
             )
         halting = action == Action.HALT
-        finished = self._answers(output.logits, halting)
+        finished = self._answers(output.logits, output.halt_logit, halting)
         self.rows = replace(
             rows,
             z_H=model.next_z_H(output.z_H, opened),
@@ -143,7 +155,7 @@ class Engine:
         self.rows = replace(self.rows, capsules=self.rows.capsules.opened(opened))
         return finished + self._drop(failed)
 
-    def _begin(self, samples: Sequence[Sample]) -> Rows:
+    def _begin(self, samples: Sequence[Sample], latents: Sequence[Latents | None]) -> Rows:
         trained, model, device = self.trained, self.trained.model, self.trained.device
         n, shape = len(samples), model.data
 
@@ -161,8 +173,13 @@ class Engine:
             children = torch.zeros(n, shape.num_capsules, shape.num_children, shape.dim, device=device)
         parents = stacked([sample.parents for sample in samples]) if shape.has_parents else None
         sketches = stacked([sample.sketches for sample in samples])
-        capsules = CapsuleState.closed(sketches, children, checksums, mask, self.prices, parents)
+        puzzles = stacked([np.int64(sample.puzzle) for sample in samples]) if shape.tokens else None
+        capsules = CapsuleState.closed(sketches, children, checksums, mask, self.prices, parents, puzzles)
         z_H, z_L = model.first_latents(n)
+        for place, other in enumerate(latents):
+            if other is not None:
+                z_H, z_L = z_H.clone(), z_L.clone()
+                z_H[place], z_L[place] = other
         return Rows(
             z_H=z_H,
             z_L=z_L,
@@ -196,15 +213,20 @@ class Engine:
             children[place, capsule] = torch.from_numpy(detail).to(children.device)
         return replace(rows, capsules=replace(rows.capsules, children=children)), failed
 
-    def _answers(self, logits: Tensor, halting: Tensor) -> list[Finished]:
+    def _shares(self, logits: Tensor) -> NDArray[np.float32]:
+        """The probabilities [B, P, V]."""
+        return log_probabilities(logits, self.trained.model.probabilities).exp().cpu().numpy()
+
+    def _answers(self, logits: Tensor, halt_logits: Tensor, halting: Tensor) -> list[Finished]:
         places = halting.nonzero().squeeze(1)
         if len(places) == 0:
             return []
         assert self.rows is not None
-        shares = log_probabilities(logits[places], self.trained.model.probabilities).exp().cpu().numpy()
-        spent = self.rows.capsules.spent[places].tolist()
+        spent, sure = self.rows.capsules.spent[places].tolist(), halt_logits[places].tolist()
         finished = []
-        for place, probabilities, paid in zip(places.tolist(), shares, spent, strict=True):
+        for place, probabilities, paid, halt in zip(
+            places.tolist(), self._shares(logits[places]), spent, sure, strict=True
+        ):
             thought = self.thoughts[place]
             prediction = tuple(int(number) for number in probabilities.argmax(-1))
             answer = Answer(
@@ -216,6 +238,7 @@ class Engine:
                 opened=tuple(thought.opened),
                 spent=paid,
                 decisions=tuple(thought.decisions),
+                halt_logit=halt,
             )
             finished.append(Finished(thought.key, answer))
         return finished

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from trm_core.config.schema import Config
 from trm_core.data.preprocessing_folder import DOCUMENT
+from trm_core.data.puzzles.meaning import meaning_of_record
 from trm_core.errors import CheckpointError
 from trm_core.evaluation.load import require_sizes
 from trm_core.inference.trained import Trained
@@ -52,6 +53,7 @@ def describe(trained: Trained, stored: str, weights: Path) -> dict[str, Any]:
         "masked": trained.masked,
         "prices": [float(price) for price in trained.prices],
         "class_names": trained.class_names,
+        "puzzles": None if trained.puzzles is None else trained.puzzles.as_record(),
         "config": config_of_model(trained.config),
         "about": trained.about,
     }
@@ -110,6 +112,8 @@ def read_folder(path: Path, device: torch.device) -> Trained:
             isinstance(names, list) and len(names) == shape.num_classes and all(isinstance(name, str) for name in names)
         )
         _require(named, "class_names are not a text per class")
+        sizes = shape.vocab_size, shape.num_capsules
+        puzzles = meaning_of_record(record["puzzles"], *sizes) if shape.tokens else None
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise CheckpointError(f"{path / CONFIG} does not describe a model: {_brief(error)}") from error
     if sha256_of(path / WEIGHTS) != promised:
@@ -126,9 +130,8 @@ def read_folder(path: Path, device: torch.device) -> Trained:
         parameter.requires_grad_(False)
     about = record.get("about")
     encoder = path if (path / DOCUMENT).is_file() else None
-    return Trained(
-        model.to(device).eval(), config, prices, names, masked, path, about if isinstance(about, dict) else {}, encoder
-    )
+    about = about if isinstance(about, dict) else {}
+    return Trained(model.to(device).eval(), config, prices, names, masked, path, about, encoder, puzzles)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

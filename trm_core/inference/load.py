@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from trm_core.data.puzzles.meaning import guessed, meaning_of_record
 from trm_core.data.store import open_capsules
 from trm_core.devices import pick_device
 from trm_core.errors import CheckpointError, DataError
@@ -21,7 +24,9 @@ def load_trained(path: Path, device: str = "auto", checkpoint: str = "latest") -
 
 
 def of_run(run: TrainedRun) -> Trained:
-    """Prices and the names of classes are those of the run's capsule file."""
+    """Prices and the names of classes are those of the run's capsule file; puzzles need no data."""
+    if run.model.data.tokens:
+        return _of_puzzle_run(run)
     recorded = Path(run.data["eval"]["path"])
     try:
         file = open_capsules(recorded)
@@ -46,3 +51,22 @@ def of_run(run: TrainedRun) -> Trained:
         parameter.requires_grad_(False)
     class_names = names if isinstance(names, list) else None
     return Trained(model, run.config, prices, class_names, masked, run.path, about, recorded)
+
+
+def _of_puzzle_run(run: TrainedRun) -> Trained:
+    shape, record = run.model.data, run.data.get("puzzles")
+    try:
+        sizes = shape.vocab_size, shape.num_capsules
+        puzzles = guessed(*sizes) if record is None else meaning_of_record(record, *sizes)
+    except ValueError as error:
+        raise CheckpointError(f"{run.path} does not describe its {error}") from error
+    about = {
+        "step": run.step,
+        "data": run.data["eval"]["path"],
+        "split": run.data["eval"]["split"],
+        "kind": f"puzzles: {puzzles.kind}",
+    }
+    for parameter in run.model.parameters():
+        parameter.requires_grad_(False)
+    prices = np.ones(shape.num_capsules, np.float32)
+    return Trained(run.model, run.config, prices, None, False, run.path, about, puzzles=puzzles)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from trm_core.data.puzzles.questions import Question, question_of
 from trm_core.data.recorded_encoder import RecordedEncoder
 from trm_core.errors import DataError
 from trm_core.evaluation.policies import Policy
 from trm_core.inference.engine import Engine, Finished
 from trm_core.inference.load import load_trained
+from trm_core.inference.restarts import Beginnings, Best
 from trm_core.inference.samples import Answer, Sample, samples_of
 from trm_core.inference.trained import Trained
 
@@ -26,20 +29,38 @@ class Predictor:
         answers = predictor.predict(sketches=x, children=detail)     # arrays [n, k, D], [n, k, m, D]
         answers = predictor.predict(sketches=x, children=lambda row, capsule: read_scan(row, capsule))
         answers = predictor.ask(["a text", "another"])             # raw samples, through the encoder of the data
+        answers = predictor.predict(tokens=x, puzzles=numbers)       # puzzles: [n, S], and identifiers [n] if they have
+        answers = predictor.ask(["53..7....6..195..."])              # or as people write them
 
     A callable for `children` is asked for a capsule only when the model opens it. One predictor may be used by several
     threads at once: nothing of it changes.
+
+    max_steps: reasoning steps before HALT is forced (None: as trained). restarts: how often each sample is thought
+    through, from other beginnings; the answer that the halt output believes in most is given.
     """
 
-    def __init__(self, trained: Trained) -> None:
-        self.trained = trained
+    def __init__(
+        self, trained: Trained, *, max_steps: int | None = None, restarts: int = 1, restart_seed: int = 0
+    ) -> None:
+        self.trained = trained if max_steps is None else trained.with_max_steps(max_steps)
+        self.beginnings = Beginnings(trained.model, restarts, restart_seed)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", checkpoint: str = "latest") -> Predictor:
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        checkpoint: str = "latest",
+        *,
+        max_steps: int | None = None,
+        restarts: int = 1,
+        restart_seed: int = 0,
+    ) -> Predictor:
         """From a run directory (`checkpoint`: latest or best) or a folder that `trm export` wrote. Raises
         CheckpointError, DataError or UsageError.
         """
-        return cls(load_trained(Path(path), device, checkpoint))
+        trained = load_trained(Path(path), device, checkpoint)
+        return cls(trained, max_steps=max_steps, restarts=restarts, restart_seed=restart_seed)
 
     def policy(self, name: str | None = None, price: float | None = None, confidence: float = 0.95) -> Policy:
         """How to act: learned, threshold, act, never, all; see `Trained.policy`."""
@@ -52,16 +73,18 @@ class Predictor:
         price: float | None = None,
         confidence: float = 0.95,
         batch: int = BATCH,
+        trace: bool = False,
         **fields: Any,
     ) -> list[Answer]:
         """Answers to the rows of arrays: sketches [n, k, D], children ([n, k, m, D] or a callable (row, capsule) ->
-        [m, D]), mask [n, k], checksums [n, k, R], parents [n, k], as far as the model uses them.
+        [m, D]), mask [n, k], checksums [n, k, R], parents [n, k], as far as the model uses them; of puzzles tokens
+        [n, S] and puzzles [n] (None: the blank identifier).
 
-        price: what a price unit costs, in reward (higher: buys less). Raises DataError for arrays that do not fit and
-        whatever a callable raises.
+        price: what a price unit costs, in reward (higher: buys less). trace: every decision has the probabilities of
+        its step. Raises DataError for arrays that do not fit and whatever a callable raises.
         """
-        found = self.stream(samples_of(fields, self.trained), self.policy(policy, price, confidence), batch)
-        return list(found)
+        samples = samples_of(fields, self.trained)
+        return list(self.stream(samples, self.policy(policy, price, confidence), batch, trace=trace))
 
     @cached_property
     def encoder(self) -> RecordedEncoder:
@@ -85,15 +108,21 @@ class Predictor:
         price: float | None = None,
         confidence: float = 0.95,
         batch: int = BATCH,
+        trace: bool = False,
     ) -> list[Answer]:
-        """Answers to raw samples: texts, pictures, pairs of grids, rows of a table; see `RecordedEncoder.encode`. kind:
-        where the training data mixed several.
+        """Answers to raw samples: texts, pictures, pairs of grids, rows of a table (see `RecordedEncoder.encode`), or
+        puzzles (see `question_of`). kind: where the training data mixed several.
         """
         source = self.encoded(samples, kind)
-        return list(self.stream(source, self.policy(policy, price, confidence), batch))
+        return list(self.stream(source, self.policy(policy, price, confidence), batch, trace=trace))
 
     def encoded(self, samples: Iterable[Any], kind: str | None = None, first: int = 0) -> Iterator[Sample]:
         """Raw samples as the model sees them, encoded some at a time. first: the number of the first in messages."""
+        if self.trained.puzzles is not None:
+            meaning = self.trained.puzzles
+            for number, value in enumerate(samples, start=first):
+                yield self.question_sample(question_of(value, meaning, f"sample {number}"), f"sample {number}")
+            return
         source = iter(samples)
         while block := list(islice(source, BATCH)):
             try:
@@ -104,32 +133,55 @@ class Predictor:
             yield from samples_of(fields, self.trained, first)
             first += len(block)
 
-    def stream(self, samples: Iterable[Sample], policy: Policy | None = None, batch: int = BATCH) -> Iterator[Answer]:
+    def question_sample(self, question: Question, where: str) -> Sample:
+        """A puzzle as the model sees it. Raises DataError for an identifier that it does not know."""
+        number = None if question.puzzle is None else [question.puzzle]
+        try:
+            (sample,) = samples_of({"tokens": question.tokens[None], "puzzles": number}, self.trained)
+        except DataError as error:
+            raise DataError(f"{where}: {error.message}", hint=error.hint) from error
+        return replace(sample, labels=question.labels)
+
+    def stream(
+        self, samples: Iterable[Sample], policy: Policy | None = None, batch: int = BATCH, *, trace: bool = False
+    ) -> Iterator[Answer]:
         """Answers in the order of the samples, in constant memory: at most `batch` rows think at once, and a new one
         begins as soon as one is through. The first row that failed raises its error.
         """
-        for finished in self.stream_finished(samples, policy, batch):
+        for finished in self.stream_finished(samples, policy, batch, trace=trace):
             if finished.error is not None:
                 raise finished.error
             assert finished.answer is not None
             yield finished.answer
 
     def stream_finished(
-        self, samples: Iterable[Sample], policy: Policy | None = None, batch: int = BATCH
+        self, samples: Iterable[Sample], policy: Policy | None = None, batch: int = BATCH, *, trace: bool = False
     ) -> Iterator[Finished]:
         """The same with rows that failed among them; keys count from 0."""
-        engine, source = Engine(self.trained, policy or self.policy()), enumerate(samples)
-        waiting: dict[Any, Finished] = {}
+        engine = Engine(self.trained, policy or self.policy(), trace=trace)
+        count = self.beginnings.count
+        source = ((key, number, one) for key, one in enumerate(samples) for number in range(count))
+        begun: dict[int, Best] = {}
+        waiting: dict[int, Finished] = {}
         following = 0
         while True:
             # Those that are through wait for older ones, so that a slow one cannot let them pile up without end.
             room = min(batch - len(engine), 4 * batch - len(engine) - len(waiting))
             fresh = list(islice(source, max(room, 0)))
-            through = engine.admit([key for key, _ in fresh], [sample for _, sample in fresh])
+            through = engine.admit(
+                [(key, number) for key, number, _ in fresh],
+                [one for _, _, one in fresh],
+                [self.beginnings.latents[number] for _, number, _ in fresh],
+            )
             if not len(engine) and not through and not fresh:
                 return
             through += engine.step()
-            waiting |= {one.key: one for one in through}
+            for one in through:
+                assert isinstance(one.key, tuple)
+                key, number = one.key
+                best = begun.setdefault(key, Best(count))
+                if best.add(number, one):
+                    waiting[key] = begun.pop(key).finished(key)
             while following in waiting:
                 yield waiting.pop(following)
                 following += 1

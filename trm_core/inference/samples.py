@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm_core.errors import DataError
+from trm_core.inference.token_fields import checked_tokens
 from trm_core.inference.trained import Trained
 from trm_core.model.data_shape import DataShape
 
@@ -24,11 +25,15 @@ class Sample:
     nothing can be opened.
     """
 
-    sketches: NDArray[np.float32]  # [k, D]
+    sketches: NDArray[Any]  # [k, D] float32; puzzles: [k] int64 tokens
     children: Children | None = None
     mask: NDArray[np.bool_] | None = None  # [k]; false: padding
     checksums: NDArray[np.float32] | None = None  # [k, R]
     parents: NDArray[np.int64] | None = None  # [k]; -1: a root
+    puzzle: int = 0  # identifier of a puzzle
+    labels: NDArray[np.int64] | None = (
+        None  # [k] the answer of a puzzle, if known; not for the model
+    )
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Decision:
     halt_probability: float  # that the answer is right, as the halt output says
     q_values: tuple[float, ...]  # continue, halt and, where there is one, expand
     cycles: int  # high-level cycles
+    beliefs: NDArray[np.float32] | None = None  # [P, V] probabilities after this step, where they were asked for
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,14 @@ class Answer:
     opened: tuple[int, ...]  # capsules, in the order of opening
     spent: float  # price units
     decisions: tuple[Decision, ...]
+    halt_logit: float = 0.0  # of the last step
+    restart: int = 0  # which beginning led to it, of several; 0: the model's own
+    steps_in_all: int | None = None  # of all beginnings, where there were several
+
+    @property
+    def halt_probability(self) -> float:
+        """That the answer is right, as the halt output says."""
+        return self.decisions[-1].halt_probability
 
     def as_record(self, probabilities: bool = False) -> dict[str, Any]:
         """For JSON. One answer stands alone, several as a list."""
@@ -64,6 +78,7 @@ class Answer:
             "prediction": self.prediction[0] if one else list(self.prediction),
             "label": self.label[0] if one else list(self.label),
             "confidence": round(self.confidence, 6),
+            "halt_probability": round(self.halt_probability, 6),
             "steps": self.steps,
             "opened": list(self.opened),
             "spent": round(self.spent, 6),
@@ -80,6 +95,8 @@ class Answer:
                 for d in self.decisions
             ],
         }
+        if self.steps_in_all is not None:
+            record |= {"restart": self.restart, "steps_in_all": self.steps_in_all}
         if probabilities:
             shares = self.probabilities.astype(float).round(6).tolist()
             record["probabilities"] = shares[0] if one else shares
@@ -88,11 +105,16 @@ class Answer:
 
 def samples_of(fields: Mapping[str, Any], trained: Trained, first: int = 0) -> Iterator[Sample]:
     """The rows of arrays by name: sketches [n, k, D] and, as far as the model uses them, children [n, k, m, D] (or a
-    callable (row, capsule) -> [m, D]), mask [n, k], checksums [n, k, R], parents [n, k].
+    callable (row, capsule) -> [m, D]), mask [n, k], checksums [n, k, R], parents [n, k]. Of puzzles: tokens [n, k] and,
+    where they have identifiers, puzzles [n].
 
     Raises DataError that names the array, or the row (counted from `first`), and what was expected.
     """
     shape = trained.model.data
+    if shape.tokens:
+        tokens, puzzles = checked_tokens(fields, trained, first)
+        yield from (Sample(row, puzzle=int(number)) for row, number in zip(tokens, puzzles, strict=True))
+        return
     if "sketches" not in fields:
         raise DataError("no sketches", hint=f"give an array [n, {shape.num_capsules}, {shape.dim}]")
     arrays = {name: value for name, value in fields.items() if value is not None and not callable(value)}

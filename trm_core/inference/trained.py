@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from trm_core.config.schema import Config, DQNConfig
+from trm_core.data.puzzles.meaning import Meaning
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import UsageError
 from trm_core.evaluation.policies import ActPolicy, FixedPolicy, LearnedPolicy, Policy, ThresholdPolicy
@@ -31,6 +32,8 @@ class Trained:
     source: Path  # where it was loaded from
     about: dict[str, Any] = field(default_factory=dict)  # step, data, split, kind
     preprocessing: Path | None = None  # the capsule file or folder that holds the encoder of raw samples
+    puzzles: Meaning | None = None  # what the tokens of a puzzle model mean
+    step_limit: int | None = None  # reasoning steps before HALT is forced; None: as trained
 
     @property
     def dqn(self) -> DQNConfig:
@@ -42,7 +45,15 @@ class Trained:
 
     @property
     def max_steps(self) -> int:
-        return self.config.arch.max_steps
+        return self.step_limit or self.config.arch.max_steps
+
+    def with_max_steps(self, number: int | None) -> Trained:
+        """The same model, made to halt after `number` steps at the latest, fewer or more than it was trained with.
+        Raises UsageError.
+        """
+        if number is not None and number < 1:
+            raise UsageError(f"max_steps={number}: at least one step is needed")
+        return replace(self, step_limit=number)
 
     @property
     def can_expand(self) -> bool:

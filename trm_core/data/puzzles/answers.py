@@ -1,0 +1,84 @@
+"""The tokens of an answer as people read them, and what can be said of an answer without knowing the solution.
+
+S tokens of a puzzle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trm_core.data.fields import IGNORE_LABEL
+from trm_core.data.puzzles.arc_tokens import crops
+from trm_core.data.puzzles.build.maze.check import solved
+from trm_core.data.puzzles.build.sudoku.geometry import GEOMETRIES
+from trm_core.data.puzzles.meaning import Meaning
+
+_EMPTY = 1  # token of an empty cell of a Sudoku; a digit d is d + 1
+
+
+def readable(tokens: np.ndarray, meaning: Meaning) -> Any:
+    """Of tokens [S], for JSON. Sudokus and mazes: S characters (? is no symbol), other puzzles of numbers: the tokens.
+    ARC: the grid at the top-left corner, or None if there is none.
+    """
+    if meaning.kind == "arc":
+        grid = crops(np.asarray(tokens)[None])[0]
+        return None if grid is None else grid.tolist()
+    if meaning.kind == "tokens":
+        return np.asarray(tokens).tolist()
+    return "".join(_character(meaning, int(token)) for token in tokens)
+
+
+def drawn(tokens: np.ndarray, meaning: Meaning) -> str:
+    """The same over several lines, for a terminal."""
+    found = readable(tokens, meaning)
+    if found is None:
+        return "(no grid)"
+    if meaning.kind == "arc":
+        return "\n".join(" ".join(map(str, row)) for row in found)
+    if meaning.kind == "tokens":
+        return " ".join(map(str, found))
+    rows = [found[begin : begin + meaning.width] for begin in range(0, meaning.cells, meaning.width)]
+    geometry = GEOMETRIES.get(meaning.width) if meaning.kind == "sudoku" else None
+    if geometry is None:
+        return "\n".join(rows)
+    lines: list[str] = []
+    across = geometry.box_columns
+    for number, row in enumerate(rows):
+        if number and number % geometry.box_rows == 0:
+            lines.append("-+-".join(["-" * (2 * across - 1)] * (meaning.width // across)))
+        boxes = (" ".join(row[begin : begin + across]) for begin in range(0, meaning.width, across))
+        lines.append(" | ".join(boxes))
+    return "\n".join(lines)
+
+
+def valid(question: np.ndarray, answer: np.ndarray, meaning: Meaning) -> bool | None:
+    """Whether an answer [S] keeps what the question [S] gives and breaks no rule: every digit once in each row, column
+    and box; a shortest way and nothing else. None: there are no rules to look at.
+    """
+    question, answer = np.asarray(question), np.asarray(answer)
+    if meaning.kind == "maze" and meaning.height == meaning.width:
+        return not isinstance(solved(question, answer, meaning.width), str) and bool(answer.any())
+    geometry = GEOMETRIES.get(meaning.width) if meaning.kind == "sudoku" else None
+    if geometry is None or geometry.cells != meaning.cells:
+        return None
+    given = question > _EMPTY
+    if (answer[given] != question[given]).any():
+        return False
+    each = np.arange(_EMPTY + 1, _EMPTY + 1 + geometry.n)
+    return bool((np.sort(answer[geometry.units], axis=1) == each).all())
+
+
+def right(labels: np.ndarray, answer: np.ndarray, meaning: Meaning) -> bool:
+    """Whether an answer [S] is the known one [S], ignored places left out; of ARC, whether the grids are the same."""
+    labels, answer = np.asarray(labels), np.asarray(answer)
+    if meaning.kind == "arc":
+        return readable(np.where(labels == IGNORE_LABEL, 0, labels), meaning) == readable(answer, meaning)
+    known = labels != IGNORE_LABEL
+    return bool((labels[known] == answer[known]).all())
+
+
+def _character(meaning: Meaning, token: int) -> str:
+    symbol = meaning.symbols[token] if 0 < token < len(meaning.symbols) else "?"
+    return symbol if len(symbol) == 1 else "?"

@@ -1,0 +1,90 @@
+"""What the tokens of a puzzle model mean, in few words: a run records it, so that nothing needs the data folder later.
+
+S tokens of a puzzle: height x width, row by row.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, get_args
+
+from trm_core.data.puzzles.arc_tokens import SEQUENCE, SYMBOLS, VOCABULARY
+from trm_core.data.puzzles.build.maze.grid import SYMBOLS as MAZE_SYMBOLS
+from trm_core.data.puzzles.layout import Manifest
+from trm_core.data.puzzles.reader import PuzzleData
+
+KINDS = get_args(Manifest.model_fields["kind"].annotation)
+_SUDOKU_VOCABULARY, _SUDOKU_CELLS = 11, 81
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """symbols: what each token is shown as, the padding first; blank: the identifier of puzzles without one of their
+    own.
+    """
+
+    kind: str  # of KINDS
+    height: int
+    width: int
+    symbols: list[str]
+    blank: int = 0
+
+    @property
+    def cells(self) -> int:
+        """S"""
+        return self.height * self.width
+
+    @cached_property
+    def tokens(self) -> dict[str, int]:
+        """The token of each symbol; the padding, which nobody writes, is left out."""
+        return {symbol: token for token, symbol in enumerate(self.symbols) if token}
+
+    @property
+    def manifest(self) -> Manifest:
+        """As a folder has it."""
+        # Not validated: it has no room for rows of more than 1000 numbers.
+        names = ("kind", "height", "width", "symbols")
+        return Manifest.model_construct(**{name: getattr(self, name) for name in names})
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON; `meaning_of_record` reads it."""
+        return asdict(self)
+
+
+def meaning_of(data: PuzzleData) -> Meaning:
+    """As the folder's manifest says or, in a folder of other builders, by the sizes."""
+    found, vocab_size = data.about, data.num_classes or 0
+    if found is None or (found.height * found.width, len(found.symbols)) != (data.num_capsules, vocab_size):
+        return guessed(vocab_size, data.num_capsules, data.blank_identifier_id)
+    return Meaning(found.kind, found.height, found.width, list(found.symbols), data.blank_identifier_id)
+
+
+def meaning_of_record(record: Any, vocab_size: int, cells: int) -> Meaning:
+    """What `as_record` wrote of a model with these sizes. Raises ValueError."""
+    try:
+        found = Meaning(**record)
+    except TypeError as error:
+        raise ValueError(f"puzzles: {error}") from None
+    sizes = (found.height, found.width, found.blank)
+    if found.kind not in KINDS or not all(type(size) is int and 0 <= size < 2**31 for size in sizes):
+        raise ValueError("puzzles: kind or sizes make no sense")
+    texts = isinstance(found.symbols, list) and all(isinstance(symbol, str) for symbol in found.symbols)
+    if found.cells != cells or not texts or len(found.symbols) != vocab_size:
+        raise ValueError(f"puzzles: not {cells} cells of {vocab_size} symbols")
+    return found
+
+
+def guessed(vocab_size: int, cells: int, blank: int = 0) -> Meaning:
+    """What the public builders mean by these sizes; rows of numbers if they build nothing like it."""
+    side = math.isqrt(cells)
+    square = side * side == cells
+    if (vocab_size, cells) == (_SUDOKU_VOCABULARY, _SUDOKU_CELLS):
+        return Meaning("sudoku", side, side, ["<pad>", ".", *map(str, range(1, side + 1))], blank)
+    if square and vocab_size == len(MAZE_SYMBOLS):
+        return Meaning("maze", side, side, list(MAZE_SYMBOLS), blank)
+    if (vocab_size, cells) == (VOCABULARY, SEQUENCE):
+        return Meaning("arc", side, side, list(SYMBOLS), blank)
+    height, width = (side, side) if square else (1, cells)
+    return Meaning("tokens", height, width, [str(token) for token in range(vocab_size)], blank)

@@ -1,0 +1,103 @@
+"""One puzzle as people write it -> tokens: a line of Sudoku digits, a drawn maze, a grid of ARC colours.
+
+S tokens of a puzzle. Everything that is wrong is a DataError that names the place and what was expected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trm_core.data.build.arc import parse_grid
+from trm_core.data.puzzles.arc_tokens import lay
+from trm_core.data.puzzles.meaning import Meaning
+from trm_core.errors import DataError
+
+_SHOWN = 40  # characters of a text in a message
+
+
+@dataclass(frozen=True)
+class Question:
+    """tokens: int64 [S]; labels: int64 [S] where the answer is known; puzzle: its identifier, if it has one."""
+
+    tokens: np.ndarray
+    labels: np.ndarray | None = None
+    puzzle: int | None = None
+
+
+def question_of(value: Any, meaning: Meaning, where: str) -> Question:
+    """A text (Sudoku, maze: a line or rows); a list of S tokens; rows of tokens, or of colours for ARC; or an object
+    {"input": one of these, "output": the answer, "puzzle": identifier}.
+    """
+    if not isinstance(value, dict):
+        return Question(_tokens(value, meaning, where))
+    unknown = set(value) - {"input", "output", "puzzle"}
+    if unknown or "input" not in value:
+        what = f"unknown field {min(unknown)[:_SHOWN]!r}" if unknown else "no field 'input'"
+        raise DataError(f"{where}: {what}", hint='a puzzle is {"input": ...}, with "output" and "puzzle" if you like')
+    output, puzzle = value.get("output"), value.get("puzzle")
+    if puzzle is not None and (type(puzzle) is not int or puzzle < 0):
+        raise DataError(f"{where}: puzzle is {str(puzzle)[:_SHOWN]!r}, expected the number of its identifier")
+    return Question(
+        _tokens(value["input"], meaning, where),
+        None if output is None else _tokens(output, meaning, f"{where}, output"),
+        puzzle,
+    )
+
+
+def text_tokens(text: str, meaning: Meaning, where: str) -> np.ndarray:
+    """int64 [S] of S characters, line breaks left out; in Sudokus 0 is as good as a dot."""
+    if meaning.kind == "arc":
+        raise DataError(f"{where}: a text, expected a grid of colours", hint='[[0, 1], [2, 0]] or {"input": [[...]]}')
+    if meaning.kind == "tokens":
+        return _numbers(text.replace(",", " ").split(), meaning, where)
+    cells = text.replace("\r", "").replace("\n", "")
+    if meaning.kind == "sudoku":
+        cells = cells.replace("0", ".").replace(" ", "")
+    if len(cells) != meaning.cells:
+        raise DataError(f"{where}: {len(cells)} characters, expected {meaning.cells}", hint=expected(meaning))
+    try:
+        return np.array([meaning.tokens[cell] for cell in cells], dtype=np.int64)
+    except KeyError as error:
+        raise DataError(f"{where}: the character {error.args[0]!r}", hint=expected(meaning)) from None
+
+
+def expected(meaning: Meaning) -> str:
+    """What a puzzle looks like."""
+    size = f"{meaning.height} x {meaning.width}"
+    return {
+        "sudoku": f"a Sudoku of {size} is a line of digits 1 to {meaning.width}, with . or 0 for empty cells",
+        "maze": f"a maze of {size} is drawn with # (wall), space (free), S and G, in {meaning.height} lines or in one",
+        "arc": f"a grid is a list of at most {meaning.height} rows of colours 0 to 9",
+        "tokens": f"{meaning.cells} numbers from 0 to {len(meaning.symbols) - 1}",
+    }[meaning.kind]
+
+
+def _tokens(value: Any, meaning: Meaning, where: str) -> np.ndarray:
+    if isinstance(value, str):
+        return text_tokens(value, meaning, where)
+    rows = isinstance(value, list) and bool(value) and isinstance(value[0], list)
+    if meaning.kind == "arc" and rows:
+        return lay(parse_grid(value, where)).astype(np.int64).ravel()
+    if rows:
+        flat = [cell for row in value for cell in (row if isinstance(row, list) else [row])]
+        return _numbers(flat, meaning, where)
+    if isinstance(value, list):
+        return _numbers(value, meaning, where)
+    raise DataError(f"{where}: {str(value)[:_SHOWN]!r} is no puzzle", hint=expected(meaning))
+
+
+def _numbers(cells: list[Any], meaning: Meaning, where: str) -> np.ndarray:
+    if len(cells) != meaning.cells:
+        raise DataError(f"{where}: {len(cells)} tokens, expected {meaning.cells}", hint=expected(meaning))
+    most = len(meaning.symbols) - 1
+    found = np.empty(len(cells), dtype=np.int64)
+    for place, cell in enumerate(cells):
+        if isinstance(cell, str) and cell.isdecimal() and len(cell) < 10:
+            cell = int(cell)
+        if type(cell) is not int or not 0 <= cell <= most:
+            raise DataError(f"{where}, position {place}: {str(cell)[:_SHOWN]!r} is no token, those are 0 to {most}")
+        found[place] = cell
+    return found

@@ -1,0 +1,63 @@
+"""Several beginnings for one sample: the first z_H and z_L are drawn anew, and the answer that the halt output believes
+in most wins (arXiv 2605.19943).
+
+The first beginning is the model's own, so one restart is an ordinary prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+
+import torch
+
+from trm_core.errors import DataError, UsageError
+from trm_core.inference.engine import Finished, Latents
+from trm_core.inference.samples import Answer
+from trm_core.model.trm import TinyRecursiveModel
+
+
+class Beginnings:
+    """Where rows begin: the same for every sample, so an answer does not depend on which others were asked."""
+
+    def __init__(self, model: TinyRecursiveModel, count: int, seed: int = 0) -> None:
+        if count < 1:
+            raise UsageError(f"restarts={count}: at least one is needed")
+        self.count = count
+        self.latents: list[Latents | None] = [None]
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(count - 1):
+            z_H, z_L = (_drawn(model, first, generator) for first in (model.first_z_H, model.first_z_L))
+            self.latents.append((z_H, z_L))
+
+
+def _drawn(model: TinyRecursiveModel, first: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """[K, hidden]: a normal that is cut off at 2 of its deviations, as large as the stored one."""
+    drawn = torch.empty(model.positions, len(first))
+    torch.nn.init.trunc_normal_(drawn, a=-2.0, b=2.0, generator=generator)
+    drawn *= first.square().mean().sqrt().cpu() / drawn.square().mean().sqrt()
+    return drawn.to(first)
+
+
+class Best:
+    """The best answer of one sample's beginnings so far; what failed once has failed."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.left, self.steps = count, count, 0
+        self.answer: Answer | None = None
+        self.error: DataError | None = None
+
+    def add(self, restart: int, one: Finished) -> bool:
+        """Whether all are in now."""
+        self.left -= 1
+        self.error = self.error or one.error
+        if one.answer is not None:
+            self.steps += one.answer.steps
+            if self.answer is None or one.answer.halt_logit > self.answer.halt_logit:
+                self.answer = replace(one.answer, restart=restart)
+        return self.left == 0
+
+    def finished(self, key: Hashable) -> Finished:
+        if self.error is not None or self.answer is None:
+            return Finished(key, None, self.error)
+        return Finished(key, replace(self.answer, steps_in_all=self.steps) if self.count > 1 else self.answer)
