@@ -45,6 +45,15 @@ def command(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the accuracy/cost curves of learned and threshold.")
     ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, metavar="T", help="Reasoning steps at most; default: as in training.")
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(min=1, metavar="K", help="Think K times from other beginnings; the surest answer counts.")
+    ] = 1,
+    submission: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="ARC: write two attempts per test input, as Kaggle asks.")
+    ] = None,
     min_accuracy: Annotated[
         float | None,
         typer.Option(metavar="A", help="Exit with code 1 if the first policy's accuracy (0-1) is below A."),
@@ -75,6 +84,9 @@ def command(
         selector=selector,
         checkpoint=checkpoint,
         curves=plot is not None,
+        max_steps=max_steps,
+        restarts=restarts,
+        submission=submission,
         device=device,
     )
     with progress("evaluating", total=None) as bar:

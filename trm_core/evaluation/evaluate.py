@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import CheckpointError, DataError, UsageError
 from trm_core.evaluation.area import curve_area
 from trm_core.evaluation.load import TrainedRun, load_run
+from trm_core.evaluation.puzzles import can_vote, vote
 from trm_core.evaluation.report import (
     CURVE_PLACES,
     CURVE_THRESHOLDS,
@@ -26,6 +28,8 @@ from trm_core.evaluation.report import (
     pick_split,
     require_policies,
 )
+from trm_core.evaluation.rollout import Thinking
+from trm_core.training.run_dir import write_atomic
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class EvalRequest:
     selector: str | None = None
     checkpoint: str = "latest"
     curves: bool = False
+    max_steps: int | None = None
+    restarts: int = 1
+    submission: Path | None = None  # ARC: where Kaggle's form of the answers goes
     device: str = "auto"
 
 
@@ -60,7 +67,9 @@ def evaluate_run(
     names = request.policies or default_policies(config)
     require_policies(names, config)
     data = evaluation_data(run, config, request)
-    passes = len(names) * len(request.prices or [1]) + request.curves * (len(CURVE_THRESHOLDS) + len(CURVE_PLACES))
+    passes = request.restarts * len(names) * len(request.prices or [1]) + request.curves * (
+        len(CURVE_THRESHOLDS) + len(CURVE_PLACES)
+    )
     total, done = passes * data.file.rows[data.split], 0
 
     def count(rows: int) -> None:
@@ -68,7 +77,13 @@ def evaluate_run(
         done += rows
         on_rows(done, max(total, done))
 
-    evaluator = Evaluator(run.model, config, data, count)
+    if request.submission is not None and not can_vote(data):
+        raise UsageError(
+            f"{data.file.path} ({data.split}) holds no ARC tasks to make a submission of",
+            hint="evaluate the test split of a folder that trm build-puzzles arc wrote",
+        )
+    thinking = Thinking(request.max_steps, request.restarts)
+    evaluator = Evaluator(run.model, config, data, count, thinking)
     scores = evaluator.table(names, request.prices, request.confidence)
     record: dict[str, Any] = {
         "run": str(path),
@@ -76,12 +91,24 @@ def evaluate_run(
         "data": {"path": str(data.file.path), "split": data.split},
         "chance": chance(data, run.model.data.num_classes),
         "capsules": run.model.data.num_capsules,
-        "max_steps": config.arch.max_steps,
+        "max_steps": request.max_steps or config.arch.max_steps,
+        "restarts": request.restarts,
         "price_level": run.model.price_level,
         "selector": config.dqn.expansion_selector if config.arch.enable_capsule_expansion else None,
         "peeks": config.arch.enable_capsule_expansion and config.dqn.expansion_selector in PEEKING,
         "scores": as_records(scores),
     }
+    if can_vote(data):
+        voted = vote(data, evaluator.outcomes[scores[0].policy])
+        record["arc"] = {
+            "pass_at": voted.pass_at,
+            "tasks": voted.tasks,
+            "votes": voted.votes,
+            "unanswered": voted.unanswered,
+            "illegal": voted.illegal,
+        }
+        if request.submission is not None:
+            write_atomic(request.submission, json.dumps(voted.submission))
     if request.curves:
         record["curves"] = {"threshold": as_records(evaluator.threshold_curve())}
         if config.dqn.enabled:

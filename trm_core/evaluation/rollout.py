@@ -86,9 +86,8 @@ def rollout(
     parts, first = [], 0
     for batch in batches:
         batch = batch.to(prices.device)
-        parts.append(_restarted(model, config, batch, policy, prices, first, thinking or Thinking()))
+        parts.append(_restarted(model, config, batch, policy, prices, first, thinking or Thinking(), on_batch))
         first += len(batch)
-        on_batch(len(batch))
     model.train(was_training)
     return Outcome.join(parts)
 
@@ -101,12 +100,14 @@ def _restarted(
     prices: Tensor,
     first: int,
     thinking: Thinking,
+    on_batch: Callable[[int], None],
 ) -> Outcome:
     """Every row from each of its beginnings; of the answers the one whose halt logit is the highest."""
     best: Outcome | None = None
     for latents in Beginnings(model, thinking.restarts).latents:
         one = _rollout_batch(model, config, batch, policy, prices, first, thinking.max_steps, latents)
         best = one if best is None else best.instead(one, one.halt_logit > best.halt_logit)
+        on_batch(len(batch))
     assert best is not None
     return best
 
