@@ -58,7 +58,7 @@ def test_solvable_clues_too(grid: int, kept: list[bool]) -> None:
 def check_against_brute_force(puzzles: np.ndarray, limit: int) -> None:
     solved = solve(puzzles, GEOMETRIES[4], limit)
     for puzzle, count, solution in zip(puzzles, solved.counts, solved.solutions, strict=True):
-        fitting = GRIDS[((puzzle == 0) | (GRIDS == puzzle)).all(axis=1)]
+        fitting = GRIDS[((puzzle == 0) | (puzzle == GRIDS)).all(axis=1)]
         assert count == min(len(fitting), limit)
         assert (solution == 0).all() if not count else (fitting == solution).all(axis=1).any()
 
