@@ -154,7 +154,7 @@ def _stages() -> Iterator[Callable[[str, int, int], None]]:
                 bar.update(done, total=total or None, label=_STAGES.get(stage, stage))
                 if caught:
                     kind = Interrupted if caught[0] == signal.SIGINT else StoppedEarly
-                    raise kind("stopped, and nothing written", hint="run the same command again for the same puzzles")
+                    raise kind("nothing was written", hint="run the same command again for the same puzzles")
 
             yield show
     finally:

@@ -9,9 +9,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
+
+from trm_core.errors import ResourceError
 
 Progress = Callable[[str, int, int], None]
 Log = Callable[[str], None]
@@ -26,7 +29,10 @@ def in_order(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: i
         return
     # spawn: a fork of a process that runs threads (BLAS, a progress bar) may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker) as pool:
+    # Workers live as long as our end of a pipe is open: it closes when we stop early, and when we are killed.
+    theirs, ours = context.Pipe(duplex=False)
+    count = min(workers, len(jobs))
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(theirs,)) as pool:
         pending: deque[Future[T]] = deque()
         try:
             for job in jobs:
@@ -35,9 +41,15 @@ def in_order(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: i
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+        except BrokenProcessPool:
+            raise ResourceError(
+                "a worker process died, perhaps for want of memory", hint="use fewer workers: data.puzzles.workers"
+            ) from None
         finally:
-            for future in pending:
-                future.cancel()
+            if pending:
+                ours.close()
+    ours.close()
+    theirs.close()
 
 
 def run_all(
@@ -70,15 +82,13 @@ def ranges(total: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _start_worker() -> None:
-    # Ctrl-C reaches the whole group of processes: the parent decides what happens.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+def _start_worker(lifeline: Connection) -> None:
+    # Signals may reach the whole group of processes: the parent decides what happens.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
 
 
-def _end_with(sentinel: int) -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    wait([sentinel])
+def _end_with(lifeline: Connection) -> None:
+    wait([lifeline])
     os._exit(1)
