@@ -28,7 +28,8 @@ def command(
         str | None, typer.Option(help="Split to evaluate: train, validation, test. Default: as in training.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Another capsule file. Default: the run's own.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Another capsule file or puzzle folder. Default: the run's own."),
     ] = None,
     price: Annotated[
         str | None, typer.Option(metavar="P,...", help="Price levels (reward per price unit) of the learned policy.")

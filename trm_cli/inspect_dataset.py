@@ -1,4 +1,6 @@
-"""`trm inspect-dataset FILE`: what a capsule file holds, what is wrong with it, what opening capsules can be worth."""
+"""`trm inspect-dataset FILE`: what a capsule file or a puzzle folder holds, what is wrong with it, and of capsules what
+opening them can be worth.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trm_cli.config_options import JsonOption
+from trm_cli.inspect_puzzles import inspect_puzzle_folder
 from trm_core.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ _MAX_CLASSES = 20
 
 
 def command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A capsule file, or a legacy .pt file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A capsule file, puzzle folder, or legacy .pt file.")],
     split: Annotated[
         str | None, typer.Option("--split", metavar="SPLIT", help="Show labels and norms of this split only.")
     ] = None,
@@ -27,12 +30,19 @@ def command(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Look at a capsule file: shapes, labels, duplicates, checksums, and what EXPAND can be worth.
+    """Look at a capsule file or a puzzle folder: shapes, labels, duplicates, checksums, and what EXPAND can be worth.
 
     Ends with code 1 if something is wrong inside the file, 4 if it cannot be opened.
     """
     from trm_cli.console import log, print_json
     from trm_cli.progress import progress
+
+    if file.is_dir():
+        if plot is not None:
+            raise UsageError(f"--plot {plot}: of puzzles there is nothing to draw", hint="leave --plot out")
+        inspect_puzzle_folder(file, split, json)
+        return
+
     from trm_core.data.inspect import inspect_dataset
 
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):

@@ -9,30 +9,40 @@ from trm_cli.console import out, table
 
 def print_scores(evaluation: dict[str, Any]) -> None:
     """`evaluation`: the record of evaluation.json."""
-    scores, chance = evaluation["scores"], evaluation["chance"]
-    data = evaluation["data"]
-    rows = [
-        (
-            score["policy"] + ("" if score["setting"] is None else f" @{score['setting']:.4g}"),
-            f"{100 * score['accuracy']:.2f}",
-            f"{100 * score['low']:.1f}-{100 * score['high']:.1f}",
-            f"{100 * score['exact_accuracy']:.2f}",
-            f"{score['opened']:.2f}",
-            f"{score['spent']:.2f}",
-            f"{score['steps']:.2f}",
-            f"{score['flops'] / 1e6:.2f}",
-        )
-        for score in scores
-    ]
-    columns = ["policy", "accuracy %", "95 %", "exact %", "opened", "spent", "steps", "MFLOPs"]
+    scores, data = evaluation["scores"], evaluation["data"]
+    puzzles = bool(evaluation.get("puzzles"))
+    rows = [puzzle_cells(score) if puzzles else capsule_cells(score) for score in scores]
+    what = ("puzzles", "tokens") if puzzles else ("samples", "capsules")
     title = (
-        f"{data['split']} split of {data['path']}: {scores[0]['rows']} samples, "
-        f"{evaluation['capsules']} capsules each, at most {evaluation['max_steps']} steps"
+        f"{data['split']} split of {data['path']}: {scores[0]['rows']} {what[0]}, "
+        f"{evaluation['capsules']} {what[1]} each, at most {evaluation['max_steps']} steps"
     )
-    table(title, columns, rows)
-    note = f"chance: {100 * chance['majority']:.1f} % (most frequent label)"
+    table(title, list(rows[0]), [list(row.values()) for row in rows])
+    note = f"chance: {100 * evaluation['chance']['majority']:.1f} % (most frequent label)"
     if evaluation.get("peeks"):
         note += f"; {evaluation['selector']} selection peeks at side information about unopened capsules"
     out(note)
     for name, area in evaluation.get("areas", {}).items():
         out(f"area under accuracy/opened, {name}: {100 * area:.2f} % (mean accuracy over 0 to all capsules open)")
+
+
+def capsule_cells(score: dict[str, Any]) -> dict[str, str]:
+    """A line of the table, by column."""
+    return {
+        "policy": score["policy"] + ("" if score["setting"] is None else f" @{score['setting']:.4g}"),
+        "accuracy %": f"{100 * score['accuracy']:.2f}",
+        "95 %": f"{100 * score['low']:.1f}-{100 * score['high']:.1f}",
+        "exact %": f"{100 * score['exact_accuracy']:.2f}",
+        "opened": f"{score['opened']:.2f}",
+        "spent": f"{score['spent']:.2f}",
+        "steps": f"{score['steps']:.2f}",
+        "MFLOPs": f"{score['flops'] / 1e6:.2f}",
+    }
+
+
+def puzzle_cells(score: dict[str, Any]) -> dict[str, str]:
+    """A line of the table of puzzles, where nothing is bought: no prices, and `never` only thinks to the last step."""
+    cells = capsule_cells(score)
+    names = {"never": "never (all steps)", "threshold": cells["policy"]}
+    cells |= {"policy": names.get(score["policy"], score["policy"]), "cells %": cells["accuracy %"]}
+    return {name: cells[name] for name in ("policy", "exact %", "cells %", "95 %", "steps", "MFLOPs")}

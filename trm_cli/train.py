@@ -124,13 +124,22 @@ def load(config: Path | None, overrides: list[str] | None, resume: str | None) -
 def show_dry_run(dry: DryRun, json: bool) -> None:
     """Print what the run would do."""
     prepared, shape, memory = dry.prepared, dry.prepared.features.shape, dry.memory
-    shapes = {
+    inputs = {
         "capsules k": shape.num_capsules,
         "width D": shape.dim,
         "children m": shape.num_children,
         "checksums R": shape.checksum_dim,
         "classes V": shape.num_classes,
         "answers per sample": shape.answers,
+    }
+    if shape.tokens:
+        inputs = {
+            "tokens S": shape.num_capsules,
+            "vocabulary V": shape.vocab_size,
+            "puzzle identifiers": shape.num_puzzles,
+        }
+    shapes = {
+        **inputs,
         "train rows": sum(file.rows["train"] for file, _ in prepared.files),
         "evaluated split": f"{prepared.evaluation.split} ({prepared.split_reason})",
         "parameters": dry.parameters,

@@ -169,8 +169,8 @@ def mtp_term(
     depths, accuracies = [], []
     for depth, (logits, rows) in enumerate(zip(model.mtp(output.z_H), valid, strict=True), start=1):
         moved = labels[:, depth:]
-        flat = (logits.float().flatten(0, 1), moved.flatten())
-        loss = F.cross_entropy(*flat, ignore_index=IGNORE_LABEL, reduction="sum")
+        flat = log_probabilities(logits, model.probabilities).flatten(0, 1)
+        loss = F.nll_loss(flat, moved.flatten(), ignore_index=IGNORE_LABEL, reduction="sum")
         count = rows.sum().to(loss.dtype)
         depths.append(Term(loss, count))
         accuracies.append(Term(((logits.argmax(-1) == moved) & rows).sum().to(loss.dtype), count))

@@ -14,7 +14,7 @@ import torch
 
 from trm_core.config import LoadedConfig
 from trm_core.config.schema import Config, WeightedPath
-from trm_core.data.dataset import Dataset, open_dataset
+from trm_core.data.dataset import Dataset, open_dataset, rows_per_epoch
 from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.data.puzzles.reader import PuzzleData, require_mergeable
 from trm_core.data.source import ensure_built
@@ -116,6 +116,8 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
     features = resolve_features(config, files[0][0], max((some.num_puzzles for some in puzzles), default=0))
     eval_file = open_dataset(data.eval_path) if data.eval_path else files[0][0]
     require_same_task(files[0][0], eval_file)
+    if isinstance(eval_file, PuzzleData) and config.arch.puzzle_emb_ndim:
+        require_known_puzzles(eval_file, features.shape.num_puzzles)
     split, reason = pick_split(eval_file, data.eval_split)
     device, why = pick_device(config.training.device, place.local_rank)
     if config.training.threads is not None:
@@ -137,13 +139,22 @@ def require_same_task(train: Dataset, other: Dataset) -> None:
             )
 
 
+def require_known_puzzles(other: PuzzleData, trained: int) -> None:
+    """Raises ConfigError when `other` has puzzles that the model has no embedding of."""
+    if other.num_puzzles > trained:
+        raise ConfigError(
+            f"{other.path} has {other.num_puzzles} puzzle identifiers, the training puzzles {trained}",
+            hint="build training and test puzzles together, or set arch.puzzle_emb_ndim=0",
+        )
+
+
 def dry_run(loaded: LoadedConfig, hooks: RunHooks) -> DryRun:
     """Everything up to the first step, without writing a run directory."""
     prepared = prepare(loaded.config, hooks)
     config, shape = prepared.config, prepared.features.shape
     with torch.device("meta"):  # its shapes are all that is asked
         model = TinyRecursiveModel(config, shape, with_cmi=prepared.features.cmi)
-    rows = sum(file.rows["train"] for file, _ in prepared.files)
+    rows = sum(rows_per_epoch(file, "train") for file, _ in prepared.files)
     return DryRun(
         prepared,
         sum(p.numel() for p in model.parameters()),

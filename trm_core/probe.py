@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from trm_core.config import LoadedConfig
-from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.puzzle_facts import facts_of
 from trm_core.diagnose.series import from_lines
 from trm_core.diagnose.watch import Kept
 from trm_core.prepare import RunHooks, prepare
@@ -25,5 +25,5 @@ def probed(loaded: LoadedConfig, hooks: RunHooks) -> Evidence:
         trainer.run(kept, StopFlag(), Hooks(on_step=hooks.on_step, log=hooks.log))  # Ctrl-C ends it: nothing to save
     finally:
         trainer.state.stream.close()
-    facts = DataFacts(prepared.files[0][0].path)
+    facts = facts_of(prepared.files[0][0].path)
     return Evidence(config, from_lines(kept.lines), facts, notes=list(prepared.notes))

@@ -201,7 +201,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     first = evaluation["scores"][0]
     run.hooks.log(
         f"step {run.trainer.state.step}: {first['policy']} accuracy {first['accuracy']:.4f}, "
-        f"opened {first['opened']:.2f}"
+        + (f"exact {first['exact_accuracy']:.4f}" if evaluation["puzzles"] else f"opened {first['opened']:.2f}")
     )
     return evaluation
 

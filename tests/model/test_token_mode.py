@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trm_core.data.batch import CapsuleBatch
 from trm_core.data.fields import IGNORE_LABEL
-from trm_core.losses import StepLoss, answer_quality
+from trm_core.losses import StepLoss, answer_quality, mtp_term
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.data_shape import DataShape
 from trm_core.model.layers import Attention, Block, rope, rotated
@@ -104,6 +104,26 @@ def test_a_row_is_judged_by_the_probabilities_of_its_model() -> None:
     assert found.right[0] == 1.0
     assert found.valid.tolist() == [True, True, False]
     assert float(found.loss[2]) == float(found.accuracy[2]) == 0.0
+
+
+@pytest.mark.parametrize("probabilities", ["stablemax", "softmax"])
+def test_later_tokens_are_predicted_with_the_same_probabilities(probabilities: str) -> None:
+    model, puzzles = make_model(enable_mtp=True, mtp_depth=1, probabilities=probabilities), make_puzzles()
+    labels = puzzles.sketches.clone()
+    labels[0, 2] = IGNORE_LABEL
+    output = think(model, puzzles, 1)
+    term, _ = mtp_term(model, output, labels, [labels[:, 1:] != IGNORE_LABEL])
+    (logits,) = model.mtp(output.z_H)
+    x = logits.detach().double().numpy()
+    p = stablemax(x) if probabilities == "stablemax" else np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+    expected = -sum(
+        math.log(p[row, place - 1, labels[row, place]])
+        for row in range(ROWS)
+        for place in range(1, SIZE)
+        if labels[row, place] != IGNORE_LABEL
+    )
+    assert float(term.total.detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(term.weight) == ROWS * (SIZE - 1) - 1
 
 
 # Rotations

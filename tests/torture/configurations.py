@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import tiny
+from tiny_puzzles import ARCH, write_puzzles
 
 STEPS = 44
+CAPSULES, PUZZLES = "tiny.h5", "puzzles"
+
+
+def write_data(folder: Path) -> Path:
+    """What the configurations train on, in a folder that is there."""
+    tiny.write_capsules(folder / CAPSULES, {"train": 40, "validation": 8})
+    write_puzzles(folder / PUZZLES, groups=9, copies=2, examples=3, identifiers=5)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -18,8 +27,10 @@ class Configuration:
     interval: int
     sections: dict[str, dict[str, Any]]
     keep: int = 2
+    data: str = CAPSULES
 
-    def arguments(self, data: Path, run: Path) -> list[str]:
+    def arguments(self, folder: Path, run: Path) -> list[str]:
+        """folder: where `write_data` has written."""
         training = {
             "run_dir": run,
             "total_steps": STEPS,
@@ -29,7 +40,7 @@ class Configuration:
             "monitor_gradients": "false",
             "eval_interval": 8,
         }
-        mine = {"training": training, "data": {"path": data}}
+        mine = {"training": training, "data": {"path": folder / self.data}}
         names = mine.keys() | self.sections.keys()
         merged = {name: {**mine.get(name, {}), **self.sections.get(name, {})} for name in names}
         return ["train", "--resume", "auto", *tiny.as_overrides(**merged)]
@@ -67,6 +78,16 @@ CONFIGURATIONS = {
             "dqn": {"buffer_dtype": "float16", "max_age": 9, "buffer_capacity": 60},
         },
         keep=3,
+    ),
+    "puzzles with embeddings of their own": Configuration(
+        5,
+        {
+            "arch": {**ARCH, "dropout": 0.1},
+            "dqn": {"enabled": "false"},
+            "training": {"ema_decay": 0.9, "puzzle_emb_lr": 0.02},
+            "data": {"draw": "batch"},
+        },
+        data=PUZZLES,
     ),
     "plain halting": Configuration(
         6,

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 import remains
-import tiny
-from configurations import CONFIGURATIONS, Configuration
+from configurations import CONFIGURATIONS, Configuration, write_data
 from killed_runs import Reference, killed_until_done, uninterrupted
 from nursery import Nursery
 from remains import Remains
@@ -28,7 +27,7 @@ LONG = 40  # kills of each configuration
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_capsules(tmp_path_factory.mktemp("data") / "tiny.h5", {"train": 40, "validation": 8})
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import aim
 import pytest
 import remains
 import tiny
-from configurations import CONFIGURATIONS
+from configurations import CONFIGURATIONS, write_data
 from launched import find_worker
 from remains import Remains
 
@@ -43,7 +43,7 @@ def killed_once(arguments: list[str], folder: Path, run: Path, draw: random.Rand
 
 @pytest.mark.slow
 def test_one_of_two_is_killed_again_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = tiny.write_capsules(tmp_path / "tiny.h5", {"train": 40, "validation": 8})
+    data = write_data(tmp_path)
     configuration = CONFIGURATIONS["average and prioritised replay"]
     whole, run = tmp_path / "whole", tmp_path / "run"
     done = tiny.run_trm(*configuration.arguments(data, whole), "--nproc", "2", cwd=tmp_path)

@@ -41,6 +41,11 @@ def open_stream(entries: Sequence[tuple[Dataset, float]], split: str, *, seed: i
     return PuzzleStream([file for file, _ in puzzles], split, seed=seed)
 
 
+def rows_per_epoch(dataset: Dataset, split: str) -> float:
+    """Rows that an epoch shows."""
+    return float(dataset.rows[split]) if isinstance(dataset, CapsuleFile) else dataset.rows_per_epoch(split)
+
+
 def batches_of(dataset: Dataset, split: str, size: int) -> Iterator[CapsuleBatch]:
     """All rows of a split once, in order, in batches of at most `size`."""
     if isinstance(dataset, CapsuleFile):

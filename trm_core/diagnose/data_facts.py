@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm_core.data.fields import IGNORE_LABEL
+from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.diagnose.resemblance import near_copies, projected, shared_capsules, told_by_sketches
 
@@ -88,8 +89,13 @@ class DataFacts:
 
     def __init__(self, path: Path, held_out: str | None = None) -> None:
         """held_out: the split that the run evaluates. Raises DataError if the file cannot be opened."""
-        self.file: CapsuleFile = open_capsules(path)
-        rows = self.file.rows
+        self.capsules: CapsuleFile = open_capsules(path)
+        self.take(self.capsules, held_out)
+
+    def take(self, file: CapsuleFile | PuzzleData, held_out: str | None) -> None:
+        """What both kinds of data have."""
+        self.file = file
+        rows = file.rows
         usual = next((name for name in ("validation", "test") if rows.get(name)), None)
         self.held_out = held_out if held_out and rows.get(held_out) else usual
         self._samples: dict[str, dict[str, np.ndarray]] = {}
@@ -100,7 +106,7 @@ class DataFacts:
         found = {}
         for split in ("train", self.held_out):
             if split is not None and self.file.rows.get(split) and self.file.has("labels"):
-                read = self.file.read(split, slice(0, 200_000), ["labels"])["labels"].astype(np.int64).ravel()
+                read = self.capsules.read(split, slice(0, 200_000), ["labels"])["labels"].astype(np.int64).ravel()
                 found[split] = read[read != IGNORE_LABEL]
         return found
 
@@ -172,7 +178,7 @@ class DataFacts:
         for split in ("train", self.held_out):
             fields = [name for name in ("sketches", "children", "mask") if self.file.has(name)]
             count = min(max(1, _BYTES // self._row_bytes(fields)), 20_000)
-            read = self.file.read(split, slice(0, count), fields)
+            read = self.capsules.read(split, slice(0, count), fields)
             digests.append(row_hashes(read.values()))
             flat = [projected(read[name].reshape(len(digests[-1]), -1)) for name in fields if name != "mask"]
             features.append(np.concatenate(flat, axis=1))
@@ -226,10 +232,10 @@ class DataFacts:
             return {}
         count = min(rows, _CASES, max(1, 4 * _BYTES // self._row_bytes(fields)))
         index = np.linspace(0, rows - 1, count).astype(np.int64)
-        return self.file.read(split, index, fields)
+        return self.capsules.read(split, index, fields)
 
     def _row_bytes(self, fields: list[str]) -> int:
-        layout = self.file.layout
+        layout = self.capsules.layout
         return sum(math.prod(layout.row_shape(name)) * np.dtype(layout.dtypes[name]).itemsize for name in fields)
 
     def _cases(self, split: str) -> tuple[Array, Array | None, NDArray[np.int64]]:

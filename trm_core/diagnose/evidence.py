@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from trm_core.config import load_config
 from trm_core.diagnose.data_facts import DataFacts
+from trm_core.diagnose.puzzle_facts import facts_of
 from trm_core.diagnose.read_metrics import read_metrics
 from trm_core.diagnose.series import Metrics
 from trm_core.errors import DataError, TrmError
@@ -160,7 +161,7 @@ def _data(dataset: Mapping[str, Any], notes: list[str]) -> DataFacts | None:
 
 def _open(path: str, split: str | None, notes: list[str]) -> DataFacts | None:
     try:
-        return DataFacts(Path(path), split)
+        return facts_of(Path(path), split)
     except (DataError, OSError, ValueError) as error:  # the last: a path that is none, in a stranger's dataset.json
         notes.append(f"the data were not looked at: {error.message if isinstance(error, TrmError) else error}")
         return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from trm_core.diagnose.check import GROUPS, Check
-from trm_core.diagnose.checks import answers, config, data, gradients, parts, policy, resources, run
+from trm_core.diagnose.checks import answers, config, data, gradients, parts, policy, puzzles, resources, run
 
 CHECKS: tuple[Check, ...] = (
     run.TORN,
     run.RANKS,
+    *puzzles.CHECKS,
     *data.CHECKS,
     *config.CHECKS,
     *gradients.CHECKS,

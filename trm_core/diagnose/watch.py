@@ -7,10 +7,10 @@ from pathlib import Path
 
 from trm_core.config.schema import Config
 from trm_core.diagnose.check import Verdict
-from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.diagnose import diagnose
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.fix import in_words
+from trm_core.diagnose.puzzle_facts import facts_of
 from trm_core.diagnose.registry import CHECKS
 from trm_core.diagnose.series import from_lines
 
@@ -40,7 +40,7 @@ class Watch(Kept):
     def __init__(self, config: Config, data: Path, warn: Callable[[str], None]) -> None:
         super().__init__()
         self.warn = warn
-        self.evidence = Evidence(config, data=DataFacts(data))
+        self.evidence = Evidence(config, data=facts_of(data))
         self.every = max(config.training.total_steps // _LOOKS, 20)
         self.due = self.every
         self.said: set[str] = set()

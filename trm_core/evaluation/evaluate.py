@@ -89,6 +89,7 @@ def evaluate_run(
         "run": str(path),
         "step": run.step,
         "data": {"path": str(data.file.path), "split": data.split},
+        "puzzles": run.model.data.tokens,
         "chance": chance(data, run.model.data.num_classes),
         "capsules": run.model.data.num_capsules,
         "max_steps": request.max_steps or config.arch.max_steps,
@@ -181,7 +182,7 @@ def require_fit(run: TrainedRun, config: Config, file: Dataset) -> None:
             f"{file.path} has no parents, but {run.path} was trained with hierarchical attention",
             hint="evaluate on a file built with the same settings as the training file",
         )
-    if isinstance(file, PuzzleData) and file.num_puzzles > shape.num_puzzles:
+    if isinstance(file, PuzzleData) and config.arch.puzzle_emb_ndim and file.num_puzzles > shape.num_puzzles:
         raise CheckpointError(
             f"{file.path} has {file.num_puzzles} puzzle identifiers, {run.path} was trained on {shape.num_puzzles}",
             hint="build training and test puzzles together, so that the model has an embedding of each",

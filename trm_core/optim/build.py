@@ -109,6 +109,9 @@ def build_optimizers(
         peaks.append(lr)
     still = {id(parameter) for name, parameter in model.named_parameters() if name in (frozen or ())}
     learning = [[p for p in params if id(p) not in still] for params in (matrices + rest, policy)]
-    own = [module for module in model.modules() if isinstance(module, PuzzleEmbedding)]
-    puzzles = SparseSignSGD(own[0], training.puzzle_emb_lr, training.puzzle_emb_weight_decay) if own else None
+    puzzles = None
+    for name, module in model.named_modules():
+        if isinstance(module, PuzzleEmbedding):
+            lr = 0.0 if f"{name}.weights" in (frozen or ()) else training.puzzle_emb_lr
+            puzzles = SparseSignSGD(module, lr, training.puzzle_emb_weight_decay)
     return Optimizers(optimizers, peaks, learning[0], learning[1], sorted(set(notes)), puzzles)

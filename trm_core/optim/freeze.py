@@ -7,13 +7,16 @@ import fnmatch
 from torch import nn
 
 from trm_core.errors import ConfigError
+from trm_core.model.token_embedding import PuzzleEmbedding
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> set[str]:
     """Switch off the gradient of the parameters whose names match; returns these. Raises ConfigError for a pattern that
-    matches none, and where nothing is left to learn.
+    matches none, and where nothing is left to learn. Puzzle embeddings learn without being parameters, and are named
+    as if they were.
     """
-    names = [name for name, _ in model.named_parameters()]
+    tables = [f"{name}.weights" for name, module in model.named_modules() if isinstance(module, PuzzleEmbedding)]
+    names = [*(name for name, _ in model.named_parameters()), *tables]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise ConfigError(

@@ -19,7 +19,16 @@ from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import ConfigError
 from trm_core.model.data_shape import DataShape
+from trm_core.model.token_embedding import prefix_length
 
+_OF_CAPSULES = (
+    "enable_capsule_expansion",
+    "q_head_num_actions: 3",
+    "reconstruction",
+    "checksums",
+    "enable_hierarchical_attention",
+    "expansion_selector",
+)
 _DEFAULT_CONCEPTS = 256  # codebook of arch.enable_concepts where the targets are classes
 
 
@@ -112,6 +121,8 @@ def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0) -> Fea
     cmi = expansion and dqn.expansion_selector == "cmi"
     curiosity = use_dqn and dqn.enable_curiosity
     status = _status(config, file, expansion, use_dqn)
+    if isinstance(file, PuzzleData):
+        status = [*_puzzle_status(config, shape), *(some for some in status if some.name not in _OF_CAPSULES)]
     return Features(shape, expansion, use_dqn, cmi, curiosity, file.task == "concepts", status)
 
 
@@ -197,7 +208,8 @@ def _status(config: Config, file: Dataset, expansion: bool, use_dqn: bool) -> li
     )
     asked = {"auto": "auto: "}.get(str(arch.enable_capsule_expansion), "by the config; ")
     entropy = dqn.enable_entropy_regularization and dqn.entropy_regularization_weight > 0
-    why = "EXPAND needs a policy" if expansion else "by the config" if use_dqn else "nothing to buy"
+    off = "halting by the halt logit" if isinstance(file, PuzzleData) else "nothing to buy"
+    why = "EXPAND needs a policy" if expansion else "by the config" if use_dqn else off
     return [
         Feature("enable_capsule_expansion", expansion, asked + children),
         Feature(
@@ -240,6 +252,23 @@ def _status(config: Config, file: Dataset, expansion: bool, use_dqn: bool) -> li
         Feature("replay", use_dqn, dqn.replay),
         Feature("curiosity", use_dqn and dqn.enable_curiosity, f"weight {dqn.curiosity_weight}"),
         Feature("expansion_selector", expansion, dqn.expansion_selector + _peeks(dqn.expansion_selector)),
+    ]
+
+
+def _puzzle_status(config: Config, shape: DataShape) -> list[Feature]:
+    arch, held = config.arch, config.dqn.halt_exploration
+    prefix = prefix_length(arch, shape)
+    return [
+        Feature(
+            "puzzle_embeddings",
+            prefix > 0,
+            f"{shape.num_puzzles} identifiers, {arch.puzzle_emb_ndim} numbers each, before the tokens in {prefix} "
+            "positions",
+        ),
+        Feature("rope", arch.pos_encodings == "rope", f"positions: {arch.pos_encodings}"),
+        Feature("mixer: mlp", arch.mixer == "mlp", arch.mixer),
+        Feature("stablemax", arch.probabilities == "stablemax", arch.probabilities),
+        Feature("halt_exploration", held > 0, f"{held:g} of the puzzles are thought about for longer than asked"),
     ]
 
 

@@ -138,8 +138,11 @@ class Trainer:
         if not values:
             return
         logger.log(state.step, values)
-        accuracy = values["eval/accuracy"]
-        log(f"step {state.step}: accuracy {accuracy:.4f}, opened {values['eval/opened']:.2f}")
+        puzzles = state.model.data.tokens
+        # Of puzzles those that are solved count: nearly all cells may be right long before one puzzle is.
+        accuracy = values["eval/exact_accuracy" if puzzles else "eval/accuracy"]
+        other = f"exact {accuracy:.4f}" if puzzles else f"opened {values['eval/opened']:.2f}"
+        log(f"step {state.step}: accuracy {values['eval/accuracy']:.4f}, {other}")
         if keeper is not None and (keeper.best is None or accuracy > keeper.best):
             keeper.start(log, best=accuracy)
 

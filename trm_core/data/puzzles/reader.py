@@ -159,6 +159,10 @@ class PuzzleData:
             found["labels"][found["labels"] == self.ignore_label_id] = IGNORE_LABEL
         return found
 
+    def rows_per_epoch(self, split: str) -> float:
+        """Examples of one puzzle of every group, on average over the draws."""
+        return float(sum(_mean_visit(part) for part in self.sets[split]))
+
     def require_trainable(self) -> None:
         """Raise DataError if there is nothing to learn from, or a token is none of the vocabulary."""
         if not self.rows.get("train"):
@@ -241,6 +245,12 @@ def require_mergeable(folders: Sequence[PuzzleData]) -> None:
                     hint="build them together, so that every puzzle has an identifier of its own",
                 )
             names[number : number + 1] = [(theirs, other.path) if mine == BLANK else (mine, where)]
+
+
+def _mean_visit(part: PuzzleSet) -> float:
+    """Examples that a visit of every group shows."""
+    sizes, copies = np.diff(part.puzzle_indices), np.diff(part.group_indices)
+    return float((sizes / np.repeat(copies, copies)).sum())
 
 
 def _places(array: np.ndarray) -> Iterator[np.ndarray]:

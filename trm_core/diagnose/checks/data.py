@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.checks.puzzles import answers_moved, puzzles_of
 from trm_core.diagnose.evidence import Evidence
 
 
@@ -26,6 +27,8 @@ def children_missing(evidence: Evidence) -> Finding:
             "so that no policy pays for them.",
             advice="look at the encoder that wrote them: trm inspect-dataset FILE",
         )
+    if puzzles_of(evidence) is not None:
+        return ok("cells of puzzles are seen whole, there is nothing to open", children=0)
     asked = config.arch.enable_capsule_expansion is True or config.dqn.enabled is True
     text = f"{evidence.file.file.path} has no children, so EXPAND has nothing to open"
     if not asked:
@@ -70,6 +73,9 @@ def labels_constant(evidence: Evidence) -> Finding:
 
 
 def labels_shuffled(evidence: Evidence) -> Finding:
+    puzzles = puzzles_of(evidence)
+    if puzzles is not None:
+        return answers_moved(puzzles)
     train, held_out = evidence.file.probe, evidence.file.probe_held_out
     if train is None:
         return unknown("too few labelled samples for a probe")
@@ -123,6 +129,8 @@ def labels_shuffled(evidence: Evidence) -> Finding:
 
 
 def labels_leaked(evidence: Evidence) -> Finding:
+    if puzzles_of(evidence) is not None:
+        return unknown("tokens are no coordinates that could give a label away; see answers-copied")
     leak = evidence.file.leak
     if leak is None:
         return unknown("labels are no classes that single coordinates could tell")
@@ -235,7 +243,8 @@ def duplicates_across_splits(evidence: Evidence) -> Finding:
         text,
         numbers=numbers,
         why="The model has seen their answers, so accuracy on this split is too good to be true.",
-        advice="build the file again with trm build-capsules, which keeps equal samples in one split",
+        advice="build the data again with trm build-capsules or trm build-puzzles, which keep equal samples in one "
+        "split",
     )
 
 

@@ -1,0 +1,73 @@
+"""What a puzzle folder says for itself, from a bounded part of it: the questions of `DataFacts`, asked of tokens.
+
+Nothing can be opened, and cells are no features that a linear probe could take, so what rests on these is not known.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm_core.data.puzzles.reader import PuzzleData, open_puzzles
+from trm_core.data.puzzles.survey import Survey, survey
+from trm_core.diagnose.data_facts import DataFacts, Twins
+
+_CELLS = 8_000_000  # tokens that are read of one split
+
+
+class PuzzleFacts(DataFacts):
+    """One folder. Each property is read when it is first asked for."""
+
+    def __init__(self, path: Path, held_out: str | None = None) -> None:
+        """Raises DataError if the folder cannot be opened."""
+        self.puzzles: PuzzleData = open_puzzles(path)
+        self.take(self.puzzles, held_out)
+        self._surveys: dict[str, Survey] = {}
+
+    def survey(self, split: str) -> Survey:
+        """Of examples that lie evenly over the split. Raises DataError for tokens outside of the vocabulary."""
+        if split not in self._surveys:
+            self.puzzles.require_labels(split)
+            rows = self.puzzles.rows[split]
+            count = min(rows, max(1, _CELLS // self.puzzles.num_capsules))
+            index = np.unique(np.linspace(0, max(rows - 1, 0), count).astype(np.int64))
+            self._surveys[split] = survey(self.puzzles, split, index)
+        return self._surveys[split]
+
+    @property
+    def training(self) -> Survey | None:
+        """Of the training split, if there is one."""
+        return self.survey("train") if self.puzzles.rows.get("train") else None
+
+    @property
+    def judged(self) -> Survey | None:
+        """Of the held-out split, if there is one."""
+        return None if self.held_out in (None, "train") else self.survey(str(self.held_out))
+
+    @cached_property
+    def labels(self) -> dict[str, NDArray[np.int64]]:
+        """Every answered cell of the examples that are read, in the order of its token."""
+        found = {}
+        for split in ("train", self.held_out):
+            if split is not None and self.puzzles.rows.get(split):
+                counts = self.survey(split).labels
+                found[split] = np.repeat(np.arange(len(counts)), counts)
+        return found
+
+    @cached_property
+    def twins(self) -> Twins:
+        """Whole examples only; what turned and recoloured copies are depends on the puzzle."""
+        if self.training is None or self.judged is None or not self.judged.examples:
+            return Twins(0.0, 0.0, 0.0, 0.0)
+        return Twins(float(np.isin(self.judged.answered, self.training.answered).mean()), 0.0, 0.0, 0.0)
+
+    def _read_sample(self, split: str) -> dict[str, np.ndarray]:
+        return {}
+
+
+def facts_of(path: Path, held_out: str | None = None) -> DataFacts:
+    """The facts of what lies at a path: a folder of puzzles, or a capsule file. Raises DataError."""
+    return PuzzleFacts(path, held_out) if path.is_dir() else DataFacts(path, held_out)
