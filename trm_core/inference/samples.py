@@ -31,9 +31,7 @@ class Sample:
     checksums: NDArray[np.float32] | None = None  # [k, R]
     parents: NDArray[np.int64] | None = None  # [k]; -1: a root
     puzzle: int = 0  # identifier of a puzzle
-    labels: NDArray[np.int64] | None = (
-        None  # [k] the answer of a puzzle, if known; not for the model
-    )
+    labels: NDArray[np.int64] | None = None  # [k] the answer of a puzzle, if known; not for the model
 
 
 @dataclass(frozen=True)
