@@ -1,9 +1,9 @@
 """Answers samples with this folder's step.pt2: needs numpy and torch, and nothing else.
 
-    python run_torch_export.py samples.npz   # arrays: sketches [n, k, D], children [n, k, m, D], and mask, parents, ...
+    python run_torch_export.py samples.npz   # sketches [n, k, D], children [n, k, m, D], mask, ...; tokens [n, k], puzzles [n]
 
-From Python: Model(folder)(sketches, children), where children may be a function (row, capsule) -> [m, D], called only
-for capsules that the model opens.
+From Python: Model(folder)(sketches, children) or Model(folder)(tokens=tokens). children may be a function (row,
+capsule) -> [m, D], called only for capsules that the model opens.
 """
 
 import json
@@ -26,11 +26,14 @@ class Model:
             outputs = self.step(*(torch.from_numpy(state[name]) for name in self.spec["inputs"]))
         return {name: output.numpy() for name, output in zip(self.spec["outputs"], outputs)}
 
-    def __call__(self, sketches, children=None, price=None, **given):
-        spec, n = self.spec, len(sketches)
+    def __call__(self, sketches=None, children=None, price=None, **given):
+        given |= {} if sketches is None else {"sketches": np.float32(sketches)}
+        spec, n = self.spec, len(given["tokens" if sketches is None else "sketches"])
         state = {name: np.tile(np.float32(first), (n, *reps)) for name, (first, reps) in spec["first"].items()}
-        state |= {"price": np.full(n, price or spec["price_level"], np.float32), "sketches": np.float32(sketches)}
+        state |= {"price": np.full(n, price or spec["price_level"], np.float32)}
+        given = {"puzzles": np.full(n, spec.get("blank_puzzle", 0))} | given
         state |= {name: np.asarray(values) for name, values in given.items() if name in spec["inputs"]}
+        state |= {name: np.int64(state[name]) for name in ("tokens", "puzzles") if name in state}
         if "mask" in spec["inputs"] and "mask" not in given:
             state["mask"] = np.ones(state["sketches"].shape[:2], bool)
         if "children" in spec["inputs"]:  # zeros until they are opened
