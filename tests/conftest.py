@@ -42,7 +42,7 @@ def sudoku_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sudoku_run(tmp_path_factory: pytest.TempPathFactory, sudoku_folder: Path) -> Path:
-    """A finished run on `sudoku_folder` that solves some of the puzzles and halts at different steps. Only to be read."""
+    """A finished run on `sudoku_folder` that solves most of the puzzles. Only to be read."""
     run = tmp_path_factory.mktemp("runs") / "sudoku"
     overrides = tiny.as_overrides(
         data={"path": sudoku_folder},
