@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import tiny_puzzles
 import torch
 
 
@@ -24,6 +25,34 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, capsule_file: Path) ->
         training={"run_dir": run, "total_steps": 60, "eval_interval": 20, "checkpoint_interval": 25, "ema_decay": 0.9},
         dqn={"expansion_cost_per_child": 0.002, "halt_exploration": 0.2},
     )
+    done = tiny.invoke("train", *overrides)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.fixture(scope="session")
+def sudoku_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sudokus of 4 x 4: 270 groups of 9 to train on, 30 to test. Only to be read."""
+    folder = tmp_path_factory.mktemp("puzzles") / "sudoku"
+    settings = [f"data.puzzles.{name}" for name in ("size=4", "count=300", "augmentations=8", "workers=1")]
+    done = tiny.invoke("build-puzzles", "sudoku", "--out", folder, *settings)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sudoku_run(tmp_path_factory: pytest.TempPathFactory, sudoku_folder: Path) -> Path:
+    """A finished run on `sudoku_folder` that solves most of the puzzles. Only to be read."""
+    run = tmp_path_factory.mktemp("runs") / "sudoku"
+    overrides = tiny.as_overrides(
+        data={"path": sudoku_folder},
+        arch={**tiny_puzzles.ARCH, "hidden_size": 32, "puzzle_emb_ndim": 32, "mixer": "mlp", "pos_encodings": "none"},
+        training={
+            "run_dir": run, "total_steps": 150, "global_batch_size": 32, "base_lr": 4e-3, "weight_decay": 0.1,
+            "eval_interval": 1000, "checkpoint_interval": 1000, "lr_warmup_steps": 10,
+        },
+        dqn={"enabled": False},
+    )  # fmt: skip
     done = tiny.invoke("train", *overrides)
     assert done.returncode == 0, done.stderr
     return run

@@ -1,4 +1,4 @@
-"""`trm predict`: the answers of a trained model to all samples of a file, as JSON lines."""
+"""`trm predict`: the answers of a trained model to all samples of a file, or to puzzles as people write them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def command(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="A capsule file; an .npz with arrays sketches, children, ...; or raw samples: .jsonl, .csv, .tsv.",
+            help="A capsule file; an .npz with arrays sketches, children, ...; or raw samples: .jsonl, .csv, .tsv. Of "
+            "puzzles: a folder of them, or a file or - (stdin) with Sudoku lines, mazes or ARC JSON.",
         ),
     ],
     model: Annotated[
@@ -25,10 +26,19 @@ def command(
         typer.Option(metavar="FOLDER", help="Run directory or exported folder; default: the newest under runs/."),
     ] = None,
     out_: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="JSON lines; a call that was stopped goes on.")
-    ] = Path("answers.jsonl"),
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="JSON lines; a call that was stopped goes on. Default: answers.jsonl; puzzles of a file or stdin are "
+            "answered on stdout.",
+        ),
+    ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Of a capsule file; default: test, validation or train, the first there is.")
+        str | None,
+        typer.Option(
+            help="Of a capsule file or puzzle folder; default: test, validation or train, the first there is."
+        ),
     ] = None,
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of raw samples: the column or field that holds the text.")
@@ -43,6 +53,18 @@ def command(
         float | None, typer.Option(metavar="P", help="Reward per price unit: higher buys less; default: the run's.")
     ] = None,
     confidence: Annotated[float, typer.Option(min=0.0, max=1.0, help="At which 'threshold' halts.")] = 0.95,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Reasoning steps at most; default: as trained.")
+    ] = None,
+    restarts: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="K", help="Think each sample through K times, from other beginnings; the surest wins."
+        ),
+    ] = 1,
+    show: Annotated[bool, typer.Option("--show", help="Draw the thinking about one sample, step by step.")] = False,
+    gif: Annotated[Path | None, typer.Option(metavar="FILE", help="The same as an animation, a .gif.")] = None,
+    row: Annotated[int, typer.Option(min=0, metavar="N", help="Which sample --show and --gif draw.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Rows that think at once; changes no answer.")] = 64,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write them too.")] = False,
     decisions: Annotated[
@@ -53,23 +75,42 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Answer every sample of a file in constant memory: one line each with prediction, confidence, steps and the
-    capsules opened. Detail of capsules that are not opened is not read.
+    capsules opened. Detail of capsules that are not opened is not read. Puzzles need not be among those of training.
 
     Example: trm predict data.h5 --model exported/digits --out answers.jsonl
+
+    Example: echo 53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79 | trm predict -
     """
+    import sys
     from dataclasses import asdict
 
+    from trm_cli.predict_output import print_answers, show_thinking
+    from trm_core.data.puzzles.reader import is_puzzle_folder
+    from trm_core.errors import UsageError
     from trm_core.inference.predictor import Predictor
-    from trm_core.inference.scoring import Settings, open_source, score
+    from trm_core.inference.puzzle_source import STDIN
+    from trm_core.inference.scoring import Settings, score
+    from trm_core.inference.sources import open_source
     from trm_core.training.run_dir import newest_run
     from trm_core.training.stopping import stop_on_signals
 
     if model is None:
         model = newest_run()
         log(f"model: {model} (the newest run)")
-    predictor = Predictor.load(model, device, checkpoint)
-    source = open_source(data, predictor, split, kind, column)
+    predictor = Predictor.load(model, device, checkpoint, max_steps=max_steps, restarts=restarts)
+    puzzles = predictor.trained.puzzles is not None
+    if data == STDIN and not puzzles:
+        raise UsageError("samples of capsules are not read from stdin", hint="name a file")
+    stdin = sys.stdin.read() if data == STDIN else ""
+    source = open_source(data, predictor, split, kind, column, stdin)
     settings = Settings(policy, price, confidence, batch, probabilities, decisions)
+    if show or gif is not None:
+        show_thinking(predictor, source, predictor.policy(policy, price, confidence), row, show, gif)
+        return
+    if puzzles and out_ is None and not is_puzzle_folder(data):
+        print_answers(predictor, source, settings, json)
+        return
+    out_ = out_ or Path("answers.jsonl")
     with stop_on_signals() as stop, progress("answering", total=source.rows) as bar:
         found = score(
             predictor,
@@ -84,6 +125,10 @@ def command(
         return
     if found.resumed_at:
         log(f"went on after row {found.resumed_at}")
+    if puzzles:
+        judged = [f", {share:.1%} {name}" for name in ("right", "valid") if (share := getattr(found, name)) is not None]
+        out(f"{found.rows} answers: {found.path} ({found.steps:.2f} steps per puzzle{''.join(judged)})")
+        return
     out(
         f"{found.rows} answers: {found.path} ({found.steps:.2f} steps, {found.opened:.2f} capsules opened, "
         f"{found.spent:.2f} price units per sample)"

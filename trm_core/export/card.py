@@ -17,6 +17,14 @@ answers = predictor.ask([...])  # raw samples, where preprocessing.json is there
 answers = predictor.predict(sketches=x, children=detail)  # or children=lambda row, capsule: ...
 print(answers[0].label, answers[0].confidence, answers[0].opened)
 ```""",
+    "puzzles": """```python
+from trm_core.inference.predictor import Predictor
+
+predictor = Predictor.load(".")
+answers = predictor.predict(tokens=x)  # [n, S]; puzzles=[n] identifiers, for those of the training data
+answers = predictor.ask([...])  # or puzzles as people write them; on the command line: trm predict FILE --model .
+print(answers[0].prediction, answers[0].halt_probability, answers[0].steps)
+```""",
     "onnx": f"""`{ONNX}` is one reasoning step with its decision, `run_onnx.py` the loop around it. It needs numpy and
 onnxruntime alone: `python run_onnx.py samples.npz`.""",
     "torch-export": f"""`{PROGRAM}` is the same step as a `torch.export` program. `run_torch_export.py` needs
@@ -28,7 +36,7 @@ def model_card(
     trained: Trained,
     forms: list[str],
     scores: list[dict[str, Any]],
-    split: str,
+    measured: str,
     found: list[Verification],
     license_name: str,
     stored: str,
@@ -46,15 +54,16 @@ def model_card(
         "",
         f"# {config.name}",
         "",
-        f"A tiny recursive model with {parameters:,} parameters. It sees {shape.num_capsules} coarse capsules of a "
-        f"sample, reasons for up to {trained.max_steps} steps, and after each step halts, thinks on"
+        f"A tiny recursive model with {parameters:,} parameters. It sees {_seen(trained)}, reasons for up to "
+        f"{trained.max_steps} steps, and after each step halts or thinks on"
         + (
             f", or opens one or more capsules ({shape.num_children} children of width {shape.dim} each)."
             if trained.can_expand
             else "."
         ),
         "",
-        f"Data: {trained.about.get('kind') or 'capsules'}, {shape.num_classes} classes"
+        f"Data: {trained.about.get('kind') or 'capsules'}, {shape.num_classes} "
+        f"{'symbols' if shape.tokens else 'classes'}"
         + (
             f" ({', '.join(trained.class_names[:12])}{', ...' if shape.num_classes > 12 else ''})"
             if trained.class_names
@@ -62,7 +71,7 @@ def model_card(
         )
         + f". Trained for {trained.about.get('step', '?')} steps. Weights are stored as {stored}.",
         "",
-        f"## Measured on the {split} split",
+        f"## Measured on the {measured}",
         "",
         "| policy | accuracy % | 95 % interval | opened | spent | steps |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -75,7 +84,7 @@ def model_card(
         *([weights_note, ""] if weights_note else []),
         "## Use",
         "",
-        *(line for form in forms for line in (_USES[form], "")),
+        *(line for form in forms for line in (_use(trained, form), "")),
         "## Verified",
         "",
         "Each form against the model it was made from, on samples of that split, after every reasoning step:",
@@ -89,3 +98,13 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _seen(trained: Trained) -> str:
+    if trained.puzzles is None:
+        return f"{trained.model.data.num_capsules} coarse capsules of a sample"
+    return f"the {trained.puzzles.height} x {trained.puzzles.width} cells of a puzzle ({trained.puzzles.kind})"
+
+
+def _use(trained: Trained, form: str) -> str:
+    return _USES["puzzles" if form == "safetensors" and trained.puzzles is not None else form]

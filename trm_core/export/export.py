@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from trm_core.data.dataset import Dataset, open_dataset
 from trm_core.data.fields import ENCODERS
+from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.recorded_encoder import RecordedEncoder
 from trm_core.data.store import open_capsules
 from trm_core.errors import ResourceError, UsageError
@@ -29,6 +32,7 @@ from trm_core.inference.trained import Trained
 FORMATS = ("safetensors", "torch-export", "onnx")
 RUNNERS = {"onnx": "run_onnx.py", "torch-export": "run_torch_export.py"}
 _SAMPLES = 64  # that are compared
+_MOST_MEASURED = 2000  # puzzles that the table of the model card is made from: a split may have hundreds of thousands
 
 
 @dataclass(frozen=True)
@@ -89,16 +93,19 @@ def _write(
     (folder / CONFIG).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     # From here on what lies on the disk counts: these are the weights that others will have.
     trained = read_folder(folder, original.device)
-    with open_capsules(recorded) as file:
-        data = EvaluationData(file, split)
+    with closing(open_dataset(recorded)) as file:
+        limit = _MOST_MEASURED if isinstance(file, PuzzleData) and file.rows[split] > _MOST_MEASURED else None
+        data = EvaluationData(file, split, limit)
         fields = real_samples(file, split)
-        log(f"measuring on the {split} split of {recorded.name}")
+        measured = f"first {limit} rows of the {split} split" if limit else f"{split} split"
+        log(f"measuring on the {measured} of {recorded.name}")
         names = [name for name in default_policies(trained.config) if name != "random"]
         scores = as_records(Evaluator(trained.model, trained.config, data).table(names))
         before = None
         if stored != "float32":
             before = as_records(Evaluator(original.model, original.config, data).table(names[:1]))[0]["accuracy"]
-    keep_encoder(recorded, folder, log)
+    if trained.puzzles is None:
+        keep_encoder(recorded, folder, log)
     verified = [verify_weights(trained, original if stored == "float32" else trained, fields)]
     if any(form in RUNNERS for form in forms):
         step = ReasoningStep(trained)
@@ -120,7 +127,7 @@ def _write(
         note = f"Stored as {stored}, the accuracy of the {scores[0]['policy']} policy changes by {change:+.2f} points."
         log(note)
     (folder / "verification.json").write_text(json.dumps(as_record(verified), indent=1) + "\n", encoding="utf-8")
-    card = model_card(trained, forms, scores, split, verified, license_name, stored, note)
+    card = model_card(trained, forms, scores, measured, verified, license_name, stored, note)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return Exported(folder, forms, verified, scores, before)
 
@@ -151,8 +158,8 @@ def step_record(step: ReasoningStep) -> dict[str, Any]:
     """What a loop around the step has to know: `step` in config.json."""
     shape, model = step.model.data, step.model
     first: dict[str, Any] = {
-        "z_H": [model.first_z_H.tolist(), [shape.num_capsules, 1]],
-        "z_L": [model.first_z_L.tolist(), [shape.num_capsules, 1]],
+        "z_H": [model.first_z_H.tolist(), [model.positions, 1]],
+        "z_L": [model.first_z_L.tolist(), [model.positions, 1]],
     }
     if "q_memory" in step.input_names:
         first["q_memory"] = [[0.0] * model.q_head.recurrent_width, [1]]
@@ -164,13 +171,17 @@ def step_record(step: ReasoningStep) -> dict[str, Any]:
         "max_steps": step.max_steps,
         "children": [shape.num_capsules, shape.num_children, shape.dim],
         "actions": ["continue", "halt", "expand"],
+        **({} if step.puzzles is None else {"blank_puzzle": step.puzzles.blank}),
     }
 
 
-def real_samples(file: Any, split: str) -> Fields:
-    """Some rows of a split, evenly over it."""
+def real_samples(file: Dataset, split: str) -> Fields:
+    """Some rows of a split, evenly over it, as the predictor takes them."""
     names = [name for name in ("sketches", "children", "mask", "parents", "checksums") if file.has(name)]
     rows = file.rows[split]
     index = np.unique(np.linspace(0, rows - 1, min(rows, _SAMPLES)).astype(np.int64))
+    if isinstance(file, PuzzleData):
+        block = file.read(split, index)
+        return {"tokens": block["sketches"], "puzzles": block["puzzles"]}
     read = file.read(split, index, names)
     return {name: values.astype(np.float32) if values.dtype.kind == "f" else values for name, values in read.items()}

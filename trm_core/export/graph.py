@@ -71,10 +71,15 @@ def example_inputs(step: ReasoningStep, rows: int) -> Tensors:
     def normal(*sizes: int) -> Tensor:
         return torch.randn(rows, k, *sizes, generator=generator).to(device)
 
+    def below(limit: int, *sizes: int) -> Tensor:
+        return torch.randint(max(limit, 1), (rows, *sizes), generator=generator).to(device)
+
     found = {
         "steps": torch.ones(rows, dtype=torch.int64, device=device),
         "price": torch.full((rows,), step.model.price_level, device=device),
         "sketches": normal(shape.dim),
+        "tokens": below(shape.vocab_size, k),
+        "puzzles": below(shape.num_puzzles),
         "children": normal(max(shape.num_children, 1), shape.dim),
         "expanded": torch.zeros(rows, k, dtype=torch.bool, device=device),
         "mask": torch.ones(rows, k, dtype=torch.bool, device=device),

@@ -5,11 +5,12 @@ Whoever runs it keeps the loop: hand in the state, do what `action` says, fetch 
 
 | input | shape | |
 | --- | --- | --- |
-| `z_H`, `z_L` | [B, k, hidden] | from the step before; at first config.json's `first_z_H`, `first_z_L` in every place |
+| `z_H`, `z_L` | [B, K, hidden] | from the step before; at first config.json's `first` in every place |
 | `q_memory` | [B, width] | recurrent Q-heads; at first zeros |
 | `steps` | [B] int64 | reasoning steps done, this one included |
 | `price` | [B] | reward per price unit; `price_level` of config.json |
-| `sketches` | [B, k, D] | |
+| `sketches` | [B, k, D] | capsules |
+| `tokens`, `puzzles` | [B, k] int64, [B] int64 | puzzles, and their identifiers where they have an embedding |
 | `children`, `expanded` | [B, k, m, D], [B, k] bool | zeros where not opened |
 | `mask` | [B, k] bool | models that were trained with padding; false: padding |
 | `parents` | [B, k] int64 | hierarchical attention; -1: a root |
@@ -45,6 +46,7 @@ class ReasoningStep(nn.Module):
         """Raises UsageError for a selector that no graph can hold."""
         super().__init__()
         self.model, self.dqn, self.max_steps = trained.model, trained.dqn, trained.max_steps
+        self.puzzles = trained.puzzles
         self.opens = trained.can_expand and self.model.q_head.num_actions > 2
         if self.opens and self.dqn.expansion_selector in NOT_IN_A_GRAPH:
             raise UsageError(
@@ -63,10 +65,10 @@ class ReasoningStep(nn.Module):
 
     def step(self, given: Tensors) -> Tensors:
         model, steps = self.model, given["steps"]
-        sketches = given["sketches"]
+        sketches = given["tokens"] if "tokens" in given else given["sketches"]
         expanded = given.get("expanded")
         if expanded is None:
-            expanded = torch.zeros_like(sketches[:, :, 0], dtype=torch.bool)
+            expanded = torch.zeros(sketches.shape[:2], dtype=torch.bool, device=sketches.device)
         capsules = CapsuleState(
             sketches=sketches,
             children=given.get("children"),
@@ -75,8 +77,9 @@ class ReasoningStep(nn.Module):
             expanded=expanded,
             prices=self.prices,
             parents=given.get("parents"),
+            puzzles=given.get("puzzles"),
         )
-        q_memory = given["q_memory"] if "q_memory" in given else sketches[:, 0, :0]
+        q_memory = given["q_memory"] if "q_memory" in given else given["z_H"][:, 0, :0]
         output = model.forward_masked(given["z_H"], given["z_L"], capsules, steps, given["price"], q_memory)
         valid = valid_actions(capsules, steps, self.max_steps, model.q_head.num_actions, self.dqn.budget)
         found = {
@@ -111,6 +114,9 @@ def input_names(trained: Trained) -> list[str]:
     """Of this model's step, in order."""
     shape, head = trained.model.data, trained.model.q_head
     optional = {
+        "sketches": not shape.tokens,
+        "tokens": shape.tokens,
+        "puzzles": shape.tokens and trained.model.positions > shape.num_capsules,
         "q_memory": head.recurrent_width > 0,
         "children": shape.num_children > 0,
         "expanded": shape.num_children > 0,
@@ -125,6 +131,8 @@ def input_names(trained: Trained) -> list[str]:
         "steps",
         "price",
         "sketches",
+        "tokens",
+        "puzzles",
         "children",
         "expanded",
         "mask",

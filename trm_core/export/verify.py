@@ -50,11 +50,11 @@ def compare_steps(
     what the form's whole loop gave. Raises CheckFailed if it does not hold.
     """
     step = ReasoningStep(trained)
-    n = len(fields["sketches"])
+    n = len(fields["tokens"] if "tokens" in fields else fields["sketches"])
     state = step.first_state(n)
     given = {name: torch.as_tensor(values, device=trained.device) for name, values in fields.items()}
     state |= {name: given[name].float() for name in ("sketches", "checksums") if name in step.input_names}
-    state |= {name: given[name] for name in ("mask", "parents") if name in step.input_names}
+    state |= {name: given[name] for name in ("mask", "parents", "tokens", "puzzles") if name in step.input_names}
     state["price"] = torch.full((n,), trained.model.price_level, device=trained.device)
     rows = torch.arange(n, device=trained.device)
     expanded = torch.zeros(n, trained.model.data.num_capsules, dtype=torch.bool, device=trained.device)

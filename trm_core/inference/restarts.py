@@ -32,11 +32,14 @@ class Beginnings:
 
 
 def _drawn(model: TinyRecursiveModel, first: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """[K, hidden]: a normal that is cut off at 2 of its deviations, as large as the stored one."""
-    drawn = torch.empty(model.positions, len(first))
-    torch.nn.init.trunc_normal_(drawn, a=-2.0, b=2.0, generator=generator)
+    """[K, hidden]: a normal that is cut off at 2 of its deviations, as large as the stored vector.
+
+    One vector for all positions, as the stored one is. With one for each, a model that solves 30 of 30 Sudokus of 4 x 4
+    from its own beginning solved 7 to 16; with one for all, 29 or 30.
+    """
+    drawn = torch.nn.init.trunc_normal_(torch.empty(len(first)), a=-2.0, b=2.0, generator=generator)
     drawn *= first.square().mean().sqrt().cpu() / drawn.square().mean().sqrt()
-    return drawn.to(first)
+    return drawn.to(first).expand(model.positions, -1)
 
 
 class Best:

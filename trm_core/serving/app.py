@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -15,6 +16,8 @@ from starlette.requests import ClientDisconnect
 
 from trm_core.errors import DataError
 from trm_core.inference.predictor import Predictor
+from trm_core.inference.puzzle_source import puzzle_record
+from trm_core.inference.samples import Answer, Sample
 from trm_core.serving.metrics import Metrics
 from trm_core.serving.requests import parse
 from trm_core.serving.worker import QueueFull, ShuttingDown, Worker
@@ -98,7 +101,10 @@ def make_app(predictor: Predictor, policy_name: str, worker: Worker, metrics: Me
         except ShuttingDown:
             return problem(503, "the server is shutting down")
         metrics.latency.observe(time.perf_counter() - began)
-        records = [answer.as_record(question.probabilities) for answer in answers]
+        records = [
+            record_of(predictor, sample, answer, question.probabilities)
+            for sample, answer in zip(question.samples, answers, strict=True)
+        ]
         if not question.decisions:
             for record in records:
                 del record["decisions"]
@@ -119,6 +125,14 @@ def make_app(predictor: Predictor, policy_name: str, worker: Worker, metrics: Me
     return app
 
 
+def record_of(predictor: Predictor, sample: Sample, answer: Answer, probabilities: bool) -> dict[str, Any]:
+    """An answer as the client sees it."""
+    meaning = predictor.trained.puzzles
+    if meaning is None:
+        return answer.as_record(probabilities)
+    return puzzle_record(sample, answer, meaning, probabilities)
+
+
 def describe(predictor: Predictor, policy_name: str, worker: Worker) -> dict[str, object]:
     """What a client has to know of the model."""
     trained = predictor.trained
@@ -129,6 +143,7 @@ def describe(predictor: Predictor, policy_name: str, worker: Worker) -> dict[str
         "price": worker.engine.policy.price,
         "shape": asdict(trained.model.data),
         "classes": trained.class_names or trained.model.data.num_classes,
+        **({} if trained.puzzles is None else {"puzzles": trained.puzzles.as_record()}),
     }
 
 

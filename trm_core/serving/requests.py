@@ -14,6 +14,7 @@ from trm_core.inference.samples import Sample, expected_shapes, samples_of
 from trm_core.inference.trained import Trained
 
 FIELDS = ("sketches", "children", "mask", "checksums", "parents")
+PUZZLE_FIELDS = ("tokens", "puzzle")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Question:
 
 def parse(body: bytes, predictor: Predictor, most_samples: int) -> Question:
     """{"samples": [{"sketches": [[..]], "children": [[[..]]], ...}], "probabilities": false, "decisions": false}, or
-    with "inputs": ["a text", ...] in the place of "samples", and "kind" where the training data mixed several.
+    with "inputs": ["a text", ...] in the place of "samples", and "kind" where the training data mixed several. Of
+    puzzles: {"samples": [{"tokens": [..], "puzzle": 3}]}, or "inputs" as people write them (see `question_of`).
 
     Raises DataError that names the sample and the field.
     """
@@ -55,12 +57,15 @@ def parse(body: bytes, predictor: Predictor, most_samples: int) -> Question:
         raise DataError(f"{len(given)} samples, and at most {most_samples} are taken at once", hint="send them apart")
     if form == "inputs":
         return Question(_encoded(given, record.get("kind"), predictor), **flags)
-    return Question([_sample(number, one, predictor.trained) for number, one in enumerate(given)], **flags)
+    read = _sample if predictor.trained.puzzles is None else _puzzle
+    return Question([read(number, one, predictor.trained) for number, one in enumerate(given)], **flags)
 
 
 def _encoded(inputs: list[Any], kind: Any, predictor: Predictor) -> list[Sample]:
     if kind is not None and not isinstance(kind, str):
         raise DataError("kind is no text")
+    if predictor.trained.puzzles is not None:
+        return list(predictor.encoded(inputs))
     encoder = predictor.encoder
     name = kind or encoder.kinds[0]
     if name in ("images", "digits"):
@@ -96,6 +101,32 @@ def _sample(number: int, record: Any, trained: Trained) -> Sample:
         return next(samples_of(fields, trained))
     except DataError as error:
         raise DataError(f"sample {number}: {error.message}", hint=error.hint) from None
+
+
+def _puzzle(number: int, record: Any, trained: Trained) -> Sample:
+    if not isinstance(record, dict):
+        raise DataError(f"sample {number} is no object")
+    unknown = set(record) - set(PUZZLE_FIELDS)
+    if unknown or "tokens" not in record:
+        what = f"unknown field {min(unknown)[:80]!r}" if unknown else "no tokens"
+        raise DataError(f"sample {number}: {what}", hint=", ".join(PUZZLE_FIELDS))
+    tokens = _whole(number, "tokens", record["tokens"], (trained.model.data.num_capsules,))
+    puzzle = record.get("puzzle")
+    numbers = None if puzzle is None else _whole(number, "puzzle", puzzle, ())[None]
+    try:
+        return next(samples_of({"tokens": tokens[None], "puzzles": numbers}, trained))
+    except DataError as error:
+        raise DataError(f"sample {number}: {error.message}", hint=error.hint) from None
+
+
+def _whole(number: int, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    problem = _wrong(value, shape, int)
+    if problem is not None:
+        raise DataError(f"sample {number}: {name}{problem}", hint=f"whole numbers of shape {list(shape)}")
+    try:
+        return np.array(value, dtype=np.int64)
+    except OverflowError as error:
+        raise DataError(f"sample {number}: {name}: {str(error)[:120]}") from None
 
 
 def _array(number: int, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -5,6 +5,7 @@ S tokens of a puzzle.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from trm_core.data.puzzles.meaning import Meaning
 _EMPTY = 1  # token of an empty cell of a Sudoku; a digit d is d + 1
 
 
-def readable(tokens: np.ndarray, meaning: Meaning) -> Any:
+def readable(tokens: np.ndarray | Sequence[int], meaning: Meaning) -> Any:
     """Of tokens [S], for JSON. Sudokus and mazes: S characters (? is no symbol), other puzzles of numbers: the tokens.
     ARC: the grid at the top-left corner, or None if there is none.
     """
@@ -30,7 +31,7 @@ def readable(tokens: np.ndarray, meaning: Meaning) -> Any:
     return "".join(_character(meaning, int(token)) for token in tokens)
 
 
-def drawn(tokens: np.ndarray, meaning: Meaning) -> str:
+def drawn(tokens: np.ndarray | Sequence[int], meaning: Meaning) -> str:
     """The same over several lines, for a terminal."""
     found = readable(tokens, meaning)
     if found is None:

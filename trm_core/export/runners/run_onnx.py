@@ -1,9 +1,9 @@
 """Answers samples with this folder's step.onnx: needs numpy and onnxruntime, and nothing else.
 
-    python run_onnx.py samples.npz   # arrays: sketches [n, k, D], children [n, k, m, D], and mask, parents, ...
+    python run_onnx.py samples.npz  # sketches [n, k, D], children [n, k, m, D], ...; tokens [n, k], puzzles [n]
 
-From Python: Model(folder)(sketches, children), where children may be a function (row, capsule) -> [m, D], called only
-for capsules that the model opens.
+From Python: Model(folder)(sketches, children) or Model(folder)(tokens=tokens). children may be a function (row,
+capsule) -> [m, D], called only for capsules that the model opens.
 """
 
 import json
@@ -25,16 +25,16 @@ class Model:
         outputs = self.session.run(None, {name: state[name] for name in self.spec["inputs"]})
         return dict(zip(self.spec["outputs"], outputs))
 
-    def __call__(self, sketches, children=None, price=None, **given):
-        spec, n = self.spec, len(sketches)
+    def __call__(self, sketches=None, children=None, price=None, **given):
+        given |= {} if sketches is None else {"sketches": np.float32(sketches)}
+        spec, n = self.spec, len(given["tokens" if sketches is None else "sketches"])
         state = {name: np.tile(np.float32(first), (n, *reps)) for name, (first, reps) in spec["first"].items()}
-        state |= {"price": np.full(n, price or spec["price_level"], np.float32), "sketches": np.float32(sketches)}
-        state |= {name: np.asarray(values) for name, values in given.items() if name in spec["inputs"]}
-        if "mask" in spec["inputs"] and "mask" not in given:
-            state["mask"] = np.ones(state["sketches"].shape[:2], bool)
+        state |= {"price": np.full(n, price or spec["price_level"], np.float32)}
+        k, kinds = spec["children"][0], {"tokens": np.int64, "puzzles": np.int64}
+        given = {"puzzles": np.full(n, spec.get("blank_puzzle", 0)), "mask": np.ones((n, k), bool)} | given
+        state |= {name: np.asarray(x, kinds.get(name)) for name, x in given.items() if name in spec["inputs"]}
         if "children" in spec["inputs"]:  # zeros until they are opened
-            state["children"] = np.zeros((n, *spec["children"]), np.float32)
-            state["expanded"] = np.zeros(state["sketches"].shape[:2], bool)
+            state |= {"children": np.zeros((n, *spec["children"]), np.float32), "expanded": np.zeros((n, k), bool)}
         answers, rows, step = [None] * n, np.arange(n), 0
         while len(rows):
             step += 1

@@ -1,0 +1,96 @@
+"""The server with a model of puzzles: tokens, lines and grids in; answers as people read them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from trm_core.data.puzzles.answers import readable
+from trm_core.data.puzzles.reader import open_puzzles
+from trm_core.inference.predictor import Predictor
+from trm_core.serving.app import Limits, make_app
+from trm_core.serving.metrics import Metrics
+from trm_core.serving.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def solver(sudoku_run: Path) -> Predictor:
+    return Predictor.load(sudoku_run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def puzzles(solver: Predictor) -> Iterator[TestClient]:
+    made = Worker(solver.trained, solver.policy(), 8, 64, Metrics())
+    made.start()
+    with TestClient(make_app(solver, "act", made, made.metrics, Limits(200_000, 50))) as found:
+        yield found
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def tokens(sudoku_folder: Path) -> Any:
+    return open_puzzles(sudoku_folder).read("test", slice(0, 12))["sketches"]
+
+
+def test_tokens_lines_and_rows_have_the_same_answer(puzzles: TestClient, solver: Predictor, tokens: Any) -> None:
+    expected = solver.predict(tokens=tokens)
+    meaning = solver.trained.puzzles
+    assert meaning is not None
+    bodies: list[dict[str, Any]] = [
+        {"samples": [{"tokens": row.tolist(), "puzzle": 0} for row in tokens]},
+        {"samples": [{"tokens": row.tolist()} for row in tokens]},
+        {"inputs": [readable(row, meaning) for row in tokens]},
+        {"inputs": [{"input": row.reshape(4, 4).tolist(), "output": row.tolist()} for row in tokens]},
+    ]
+    for body in bodies:
+        response = puzzles.post("/predict", json=body)
+        assert response.status_code == 200, response.text
+        for found, answer in zip(response.json()["answers"], expected, strict=True):
+            assert found["prediction"] == list(answer.prediction)
+            assert found["answer"] == readable(answer.prediction, meaning)
+            assert found["halt_probability"] == pytest.approx(answer.halt_probability, abs=1e-4)
+            assert found["valid"] in (True, False)
+            assert ("right" in found) == ("output" in str(body))
+            assert not {"opened", "decisions", "label"} & found.keys()
+    assert any(found["valid"] for found in response.json()["answers"])
+
+
+def test_decisions_and_probabilities(puzzles: TestClient, tokens: Any) -> None:
+    body = {"samples": [{"tokens": tokens[0].tolist()}], "decisions": True, "probabilities": True}
+    (found,) = puzzles.post("/predict", json=body).json()["answers"]
+    assert len(found["decisions"]) == found["steps"]
+    assert len(found["probabilities"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"samples": [{"tokens": [1] * 15}]}, "sample 0: tokens has 15 entries where 16 are expected"),
+        ({"samples": [{"tokens": [1.0] * 16}]}, "sample 0: tokens[0] holds '1.0'"),
+        ({"samples": [{"tokens": [True] * 16}]}, "holds 'True'"),
+        ({"samples": [{"tokens": [6] * 16}]}, "sample 0: tokens: row 0, position 0: 6 is not in 0..5"),
+        ({"samples": [{"tokens": [10**30] * 16}]}, "sample 0: tokens"),
+        ({"samples": [{"tokens": [1] * 16, "puzzle": 1}]}, "1 is not in 0..0"),
+        ({"samples": [{"tokens": [1] * 16, "puzzle": "a"}]}, "puzzle holds 'a'"),
+        ({"samples": [{"sketches": [[1]]}]}, "unknown field 'sketches'"),
+        ({"samples": [{"puzzle": 0}]}, "sample 0: no tokens"),
+        ({"samples": [[1] * 16]}, "sample 0 is no object"),
+        ({"inputs": ["1" * 16, "12"]}, "sample 1: 2 characters, expected 16"),
+        ({"inputs": [7]}, "sample 0: '7' is no puzzle"),
+        ({"inputs": [{"input": "1" * 16, "answer": 1}]}, "unknown field 'answer'"),
+    ],
+)
+def test_what_makes_no_sense_is_named(puzzles: TestClient, body: dict[str, Any], message: str) -> None:
+    response = puzzles.post("/predict", json=body)
+    assert response.status_code == 422
+    assert message in response.json()["error"]
+
+
+def test_health_says_what_the_tokens_mean(puzzles: TestClient) -> None:
+    model = puzzles.get("/health").json()["model"]
+    assert model["puzzles"]["kind"] == "sudoku"
+    assert model["shape"]["vocab_size"] == 6

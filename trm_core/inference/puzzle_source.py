@@ -1,0 +1,105 @@
+"""Puzzles to be answered: a folder of them, or a file or text as people have them; and what is written of an answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trm_core.data.fields import IGNORE_LABEL
+from trm_core.data.puzzles.answers import readable, right, valid
+from trm_core.data.puzzles.meaning import Meaning
+from trm_core.data.puzzles.question_files import questions_of_file, questions_of_text
+from trm_core.data.puzzles.questions import Question
+from trm_core.data.puzzles.reader import PuzzleData, is_puzzle_folder, open_puzzles
+from trm_core.errors import DataError, UsageError
+from trm_core.inference.predictor import Predictor
+from trm_core.inference.samples import Answer, Sample
+from trm_core.inference.source import Source, identity_of_file
+
+STDIN = Path("-")
+_BLOCK = 256  # puzzles that are read at once
+
+
+def puzzle_source(path: Path, predictor: Predictor, split: str | None, stdin: str = "") -> Source:
+    """A folder of puzzles (of one `split`: test, or train where there is no other), or a file of what
+    `question_files` reads; "-": the text `stdin`. Raises DataError or UsageError.
+    """
+    meaning = _meaning(predictor)
+    if path != STDIN and is_puzzle_folder(path):
+        return _folder(open_puzzles(path), predictor, split)
+    if path.is_dir():
+        raise DataError(f"{path}: is no folder of puzzles", hint="give such a folder, or a file of puzzles")
+    if split is not None:
+        raise UsageError(f"{path} has no splits", hint="leave --split out")
+    if path == STDIN:
+        digest = hashlib.sha256(stdin.encode()).hexdigest()
+        identity: dict[str, Any] = {"data": "-", "split": None, "content_hash": digest}
+        return _asked(path, lambda: questions_of_text(stdin, meaning, "stdin"), identity, predictor)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file", hint="a file of puzzles, a folder of them, or - for stdin")
+    return _asked(path, lambda: questions_of_file(path, meaning), identity_of_file(path), predictor)
+
+
+def puzzle_record(sample: Sample, answer: Answer, meaning: Meaning, probabilities: bool = False) -> dict[str, Any]:
+    """For JSON: the answer as people read it and, where it can be told, whether it is `valid` and `right`."""
+    found, tokens = answer.as_record(probabilities), np.asarray(answer.prediction)
+    told: dict[str, Any] = {"answer": readable(tokens, meaning)}
+    keeps = valid(sample.sketches, tokens, meaning)
+    if keeps is not None:
+        told["valid"] = keeps
+    if sample.labels is not None:
+        told["right"] = right(sample.labels, tokens, meaning)
+    return told | {name: value for name, value in found.items() if name not in ("label", "opened", "spent")}
+
+
+def _meaning(predictor: Predictor) -> Meaning:
+    assert predictor.trained.puzzles is not None
+    return predictor.trained.puzzles
+
+
+def _asked(
+    path: Path, questions: Callable[[], Iterator[Question]], identity: dict[str, Any], predictor: Predictor
+) -> Source:
+    def start(first: int) -> Iterator[Sample]:
+        for number, question in enumerate(islice(questions(), first, None), start=first):
+            yield predictor.question_sample(question, f"{path}, puzzle {number}")
+
+    rows = sum(1 for _ in questions())  # what is wrong is found before anything is answered
+    if not rows:
+        raise DataError(f"{path}: no puzzles in it")
+    return Source(path, rows, start, identity, _recorder(predictor))
+
+
+def _folder(data: PuzzleData, predictor: Predictor, split: str | None) -> Source:
+    shape = predictor.trained.model.data
+    for name, ours, theirs in (
+        ("tokens", shape.num_capsules, data.num_capsules),
+        ("symbols", shape.vocab_size, data.num_classes),
+    ):
+        if ours != theirs:
+            raise DataError(f"{data.path}: its puzzles have {theirs} {name}, those of the model {ours}")
+    split = split or next((name for name in ("test", "train") if data.rows.get(name)), "test")
+    if not data.rows.get(split):
+        raise UsageError(f"{data.path} has no split '{split}'", hint=f"it has: {', '.join(data.rows)}")
+
+    def start(first: int) -> Iterator[Sample]:
+        for begin in range(first, data.rows[split], _BLOCK):
+            block = data.read(split, slice(begin, min(begin + _BLOCK, data.rows[split])))
+            for row, (tokens, labels, puzzle) in enumerate(
+                zip(block["sketches"], block["labels"], block["puzzles"].tolist(), strict=True), start=begin
+            ):
+                known = labels if (labels != IGNORE_LABEL).any() else None
+                yield predictor.question_sample(Question(tokens, known, puzzle), f"{data.path}, {split} row {row}")
+
+    identity = {"data": str(data.path), "split": split, "content_hash": data.manifest["content_hash"]}
+    return Source(data.path, data.rows[split], start, identity, _recorder(predictor))
+
+
+def _recorder(predictor: Predictor) -> Callable[[Sample, Answer, bool], dict[str, Any]]:
+    meaning = _meaning(predictor)
+    return lambda sample, answer, probabilities: puzzle_record(sample, answer, meaning, probabilities)
