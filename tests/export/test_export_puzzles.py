@@ -119,7 +119,7 @@ def test_smaller_weights(sudoku_run: Path, tmp_path: Path, stored: str, fields: 
             "puzzle_emb_len": 0,
         },
         {"enable_adaptive_hcycles": True, "hcycle_confidence_threshold": 0.0, "H_cycles": 3},
-    ],  # fmt: skip
+    ],
     ids=["rope-continue", "learned-untied-blank", "adaptive"],
 )
 def test_the_step_is_the_model_whatever_its_architecture(arch: dict[str, Any]) -> None:

@@ -78,9 +78,7 @@ def require_one_line(bench: Bench, outcome: tiny.Outcome) -> None:
 def test_puzzle_folders(case: int, random: Random, bench: Bench, puzzles: Path, puzzle_run: Path) -> None:
     folder = Path(shutil.copytree(puzzles, bench.work / "puzzles"))
     bench.said = attack(random, folder, bench.marker)
-    require_one_line(
-        bench, bench.trm("inspect-dataset", folder, *random.choice(([], ["--json"])), named=folder)
-    )
+    require_one_line(bench, bench.trm("inspect-dataset", folder, *random.choice(([], ["--json"])), named=folder))
     require_one_line(bench, bench.trm("train", "--dry-run", *overrides(folder), named=folder))
     require_one_line(bench, bench.trm("eval", puzzle_run, "--data", folder, "--policy", "act", named=folder))
     if random.random() < 0.3:
