@@ -24,6 +24,7 @@ ORDER = [
     {"export", "serving"},
     {"prepare"},
     {"runs", "probe"},
+    {"convert"},
     {"render"},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}

@@ -102,9 +102,11 @@ def command(
         if plot is not None:
             out(f"plot: {plot}")
     first = record["scores"][0]
-    if min_accuracy is not None and first["accuracy"] < min_accuracy:
+    # A puzzle is right when all of it is.
+    accuracy = first["exact_accuracy" if record["puzzles"] else "accuracy"]
+    if min_accuracy is not None and accuracy < min_accuracy:
         raise CheckFailed(
-            f"accuracy {first['accuracy']:.4f} of policy '{first['policy']}' is below {min_accuracy}",
+            f"accuracy {accuracy:.4f} of policy '{first['policy']}' is below {min_accuracy}",
             hint="train longer, or lower --min-accuracy",
         )
 

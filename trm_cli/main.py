@@ -22,6 +22,7 @@ from trm_cli import (
     build_capsules,
     build_puzzles,
     checkpoints,
+    convert,
     diagnose,
     export,
     inspect_dataset,
@@ -146,6 +147,7 @@ app.command("train")(guarded(train.command))
 app.command("eval")(guarded(evaluate.command))
 app.command("diagnose")(guarded(diagnose.command))
 app.command("checkpoints")(guarded(checkpoints.command))
+app.command("convert")(guarded(convert.command))
 app.command("profile")(guarded(profile.command))
 app.command("export")(guarded(export.command))
 app.command("predict")(guarded(predict.command))

@@ -24,6 +24,14 @@ def print_scores(evaluation: dict[str, Any]) -> None:
     out(note)
     for name, area in evaluation.get("areas", {}).items():
         out(f"area under accuracy/opened, {name}: {100 * area:.2f} % (mean accuracy over 0 to all capsules open)")
+    if puzzles:
+        longest = max(scores, key=lambda score: score["steps"])
+        shown = " ".join(f"{100 * share:.1f}" for share in longest["exact_by_step"])
+        out(f"exact % after each step, {longest['policy']}: {shown}")
+    arc = evaluation.get("arc")
+    if arc is not None and arc["pass_at"] is not None:
+        shares = ", ".join(f"pass@{k} {100 * share:.2f} %" for k, share in arc["pass_at"].items() if int(k) <= 10)
+        out(f"{arc['tasks']} tasks, by {arc['votes']} votes of {scores[0]['policy']}: {shares}")
 
 
 def capsule_cells(score: dict[str, Any]) -> dict[str, str]:
@@ -45,4 +53,5 @@ def puzzle_cells(score: dict[str, Any]) -> dict[str, str]:
     cells = capsule_cells(score)
     names = {"never": "never (all steps)", "threshold": cells["policy"]}
     cells |= {"policy": names.get(score["policy"], score["policy"]), "cells %": cells["accuracy %"]}
-    return {name: cells[name] for name in ("policy", "exact %", "cells %", "95 %", "steps", "MFLOPs")}
+    cells["95 %"] = f"{100 * score['exact_low']:.1f}-{100 * score['exact_high']:.1f}"
+    return {name: cells[name] for name in ("policy", "exact %", "95 %", "cells %", "steps", "MFLOPs")}

@@ -125,8 +125,11 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
         "cmi": prepared.features.cmi,
         "data": prepared.describe_data(),
     }
+    # Weights to begin with are of no use to a run that goes on, and may be gone by then.
+    begun = config.training.model_copy(update={"init_from": None})
+    trained_as = config.model_copy(update={"training": begun}) if going_on else config
     with memory_explained(config, prepared.features, prepared.device):
-        trainer = Trainer(config, prepared.features, prepared.files, prepared.device, path, about)
+        trainer = Trainer(trained_as, prepared.features, prepared.files, prepared.device, path, about)
     if going_on:
         for note in trainer.resume():
             hooks.log(note)

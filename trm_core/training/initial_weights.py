@@ -61,5 +61,5 @@ def _difference(name: str, own: dict[str, Tensor], weights: dict[str, Tensor]) -
 
 def _hint(public: bool) -> str:
     if public:
-        return "set arch to the network's sizes; trm convert takes them from the checkpoint"
+        return "set arch to the network's sizes (trm convert takes them from the checkpoint), and give its own puzzles"
     return "use the arch settings of that run (its config.yaml) and data of the same sizes"

@@ -1,0 +1,40 @@
+"""`trm convert CHECKPOINT --data FOLDER --out RUN`: a checkpoint of the public TRM or HRM code becomes a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trm_cli.config_options import ConfigOption, OverridesArgument, load_from_cli
+from trm_cli.console import log, out
+
+
+def command(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="The file that the public code saved, such as step_50000.")
+    ],
+    overrides: OverridesArgument = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="FOLDER", help="Its puzzles: data.path.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--out", metavar="RUN", help="The run directory to write; default: under runs/.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a run of a checkpoint of the public TRM or HRM code.
+
+    The network's sizes are taken from the weights, cycles and steps from all_config.yaml beside them where it is there;
+    otherwise name them: trm convert step_50000 arch.H_cycles=3 arch.L_cycles=6 arch.max_steps=16 --data data/sudoku
+    """
+    from trm_core.convert import convert, settings_of
+    from trm_core.prepare import RunHooks
+
+    found = settings_of(checkpoint)
+    log(f"{checkpoint}: " + ", ".join(f"{name}={value}" for name, value in found.items()))
+    given = [f"arch.{name}={value}" for name, value in found.items()]
+    given += ["dqn.enabled=false", f"training.init_from={checkpoint.absolute()}"]
+    given += [] if data is None else [f"data.path={data}"]
+    given += [] if run is None else [f"training.run_dir={run}"]
+    path = convert(load_from_cli(config, [*given, *(overrides or [])]), RunHooks(log=log))
+    out(f"run: {path}")

@@ -1,0 +1,39 @@
+"""A checkpoint of the public TRM or HRM code -> a run directory, to evaluate, ask, export or train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trm_core.config import LoadedConfig
+from trm_core.distributed.place import Place
+from trm_core.errors import ExitCode
+from trm_core.prepare import RunHooks, prepare
+from trm_core.runs import begin
+from trm_core.training import run_dir
+from trm_core.training.public_weights import read_public, settings_of_public
+from trm_core.training.run_path import choose_run_path
+from trm_core.training.stopping import StopFlag
+
+
+def settings_of(checkpoint: Path) -> dict[str, Any]:
+    """`arch` settings that a checkpoint file implies. Raises CheckpointError."""
+    return settings_of_public(checkpoint, read_public(checkpoint))
+
+
+def convert(loaded: LoadedConfig, hooks: RunHooks) -> Path:
+    """Write the run of a config whose `training.init_from` is a checkpoint, at step 0. Raises CheckpointError,
+    ConfigError, DataError, UsageError or ResourceError.
+    """
+    path, _ = choose_run_path(loaded.config, None)
+    prepared = prepare(loaded.config, hooks)
+    path.mkdir(parents=True, exist_ok=True)
+    with run_dir.locked(path):
+        run = begin(path, prepared, False, StopFlag(), hooks, Place())
+        for note in run.trainer.notes:
+            hooks.log(note)
+        assert run.trainer.keeper is not None
+        run.trainer.keeper.save(hooks.log)
+        run_dir.write_status(path, "stopped", 0, run.total_steps, int(ExitCode.STOPPED_EARLY))
+        run.trainer.state.stream.close()
+    return path
