@@ -149,5 +149,15 @@ def test_a_run_and_a_config_are_diagnosed(folder: Path, tmp_path: Path, policy: 
     assert verdicts["two-actions"] == "ok"
     loud = {name for name, verdict in verdicts.items() if verdict == "fail"}
     assert not loud & set(CHECKS), loud
-    before = tiny.invoke("diagnose", *(word for word in overrides if "run_dir" not in word))
-    assert before.returncode in (0, 1, 2), before.stderr
+
+
+@pytest.mark.parametrize("more", [[], pytest.param(["--probe"], marks=pytest.mark.slow)])
+def test_a_config_is_diagnosed_before_its_run(folder: Path, tmp_path: Path, more: list[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"data:\n  path: {folder}\n")
+    words = [word for word in tiny.as_overrides(arch=ARCH) if not word.startswith("data.")]
+    said = tiny.invoke("diagnose", "--config", config, *words, "--json", *more)
+    assert said.returncode in (0, 1), said.stderr
+    assert "were not looked at" not in said.stdout
+    verdicts = {one["id"]: one["verdict"] for one in json.loads(said.stdout)["checks"]}
+    assert verdicts["answers-copied"] == "ok"
