@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 from tests.faults.capsules import Capsules
+from tests.faults.puzzles import Puzzles
 
 T = TypeVar("T")
 SEVERITIES = ("mild", "middle", "severe")
@@ -24,8 +25,8 @@ class Plan:
     severity: int
     seed: int
     settings: dict[str, Any]
-    load: Callable[[], Capsules]
-    capsules: Capsules | None = None
+    load: Callable[[], Capsules | Puzzles]
+    capsules: Capsules | Puzzles | None = None
     patches: list[AbstractContextManager[Any]] = field(default_factory=list)
     after: list[Callable[[Path], None]] = field(default_factory=list)
     processes: int = 1
@@ -39,8 +40,8 @@ class Plan:
         return int(self.settings["training.total_steps"])
 
     @property
-    def data(self) -> Capsules:
-        """The capsules, to be changed in place."""
+    def data(self) -> Any:
+        """The capsules (or puzzles), to be changed in place."""
         if self.capsules is None:
             self.capsules = self.load()
         return self.capsules
@@ -65,7 +66,7 @@ class Base:
 
     name: str
     settings: dict[str, Any]
-    load: Callable[[int], Capsules]
+    load: Callable[[int], Capsules | Puzzles]
     source: bool = False  # `settings` say where the data comes from, so that no file has to be written
 
 

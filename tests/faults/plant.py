@@ -2,7 +2,8 @@
 
 python -m tests.faults.plant FAULT SEVERITY BASE SEED RUN       (FAULT `none`: BASE is the name of a healthy run)
 
-A capsule file that was changed lies beside the run, as RUN.h5. Ends with the exit code of `trm train`.
+A capsule file that was changed lies beside the run, as RUN.h5; puzzles lie in RUN.puzzles. Ends with the exit code of
+`trm train`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.faults import code_faults, config_faults, data_faults, folder_faults, more_faults, other_faults, third_faults
+from tests.faults import (
+    code_faults,
+    config_faults,
+    data_faults,
+    folder_faults,
+    more_faults,
+    other_faults,
+    puzzle_faults,
+    third_faults,
+)
 from tests.faults.bases import BASES
 from tests.faults.capsules import write
 from tests.faults.healthy import HEALTHY
 from tests.faults.plan import SEVERITIES, Plan, begin
+from tests.faults.puzzles import Puzzles, write_folder
 from trm_core.training.launch import launch
 
 FAULTS = {
@@ -31,10 +42,11 @@ NONE = "none"
 
 def planned(fault: str, severity: str, base: str, seed: int) -> Plan:
     """The plan of a run with its fault in it."""
+    of_puzzles = base == puzzle_faults.BASE.name
     if fault == NONE:
-        return begin(HEALTHY[base], 0, seed)
-    plan = begin(BASES[base], SEVERITIES.index(severity), seed)
-    FAULTS[fault].plant(plan)
+        return begin(puzzle_faults.BASE if of_puzzles else HEALTHY[base], 0, seed)
+    plan = begin(puzzle_faults.BASE if of_puzzles else BASES[base], SEVERITIES.index(severity), seed)
+    (puzzle_faults.FAULTS if of_puzzles else FAULTS)[fault].plant(plan)
     return plan
 
 
@@ -44,12 +56,15 @@ def overrides(settings: dict[str, Any]) -> list[str]:
 
 def run(plan: Plan, path: Path, arguments: list[str]) -> int:
     """Train it. `arguments`: those of this process, for the ones that it starts."""
-    beside = path.with_name(path.name + ".h5")
+    beside = path.with_name(path.name + (".puzzles" if isinstance(plan.capsules, Puzzles) else ".h5"))
     ours = "RANK" not in os.environ  # else one of several processes, for which the first has written the data
     if plan.capsules is not None:
         if ours:
             beside.parent.mkdir(parents=True, exist_ok=True)
-            write(plan.capsules, beside)
+            if isinstance(plan.capsules, Puzzles):
+                write_folder(plan.capsules, beside)
+            else:
+                write(plan.capsules, beside)
         plan.settings.pop("data.source", None)
         plan.settings["data.path"] = str(beside)
     plan.settings["training.run_dir"] = str(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import puzzle_faults
 from tests.faults.plant import FAULTS
 from tests.faults.zoo import make
 from trm_core.diagnose.check import Verdict
@@ -42,6 +43,17 @@ def test_the_planted_fault_stands_first(tmp_path: Path, fault: str, base: str) -
     told = loud(run)
     assert told, "nothing was found"
     assert told[0][0] in FAULTS[fault].expected, told
+
+
+@pytest.mark.parametrize("fault", puzzle_faults.FAULTS)
+def test_the_fault_of_puzzles_stands_first(tmp_path: Path, fault: str) -> None:
+    told = loud(make(fault, "severe", puzzle_faults.BASE.name, 3, tmp_path))
+    assert told, "nothing was found"
+    assert told[0][0] in puzzle_faults.FAULTS[fault].expected, told
+
+
+def test_healthy_puzzles_are_let_alone(tmp_path: Path) -> None:
+    assert loud(make(None, None, puzzle_faults.BASE.name, 3, tmp_path)) == []
 
 
 @pytest.mark.parametrize("base", ["digits", "generated", "wine", "generated-recurrent"])

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from ranks import on_ranks
+from safetensors.torch import load_file, save_file
 from tiny_puzzles import ARCH, SIZE, write_puzzles
 from torch import Tensor
 
@@ -188,3 +189,23 @@ def test_unknown_puzzles_are_refused_where_they_have_an_embedding(data: str, tmp
     with pytest.raises(ConfigError, match="has 7 puzzle identifiers, the training puzzles 6"):
         make_trainer(data, data={"eval_path": str(more)})
     make_trainer(data, data={"eval_path": str(more)}, arch={"puzzle_emb_ndim": 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("capsules.sketches", 99), ("capsules.puzzles", 6), ("labels", 5), ("capsules.sketches", -1)]
+)
+def test_a_checkpoint_of_unknown_tokens_is_refused(data: str, tmp_path: Path, name: str, value: int) -> None:
+    run = tmp_path / "run"
+    overrides = tiny.as_overrides(
+        arch=ARCH, data={"path": data}, training={"run_dir": run, "total_steps": 4}, dqn={"enabled": "false"}
+    )
+    stopped = tiny.invoke("train", *overrides, "training.stop_at_step=2")
+    assert stopped.returncode == 75, stopped.stderr
+    (folder,) = (run / "checkpoints").glob("step_*")
+    tensors = load_file(folder / "rank0.safetensors")
+    tensors[f"carry.{name}"].flatten()[0] = value
+    save_file(tensors, folder / "rank0.safetensors")
+    tiny.vouch_for(folder)
+    resumed = tiny.invoke("train", *overrides, "--resume", "auto")
+    assert resumed.returncode == 4, resumed.stderr
+    assert "carry: " in resumed.stderr

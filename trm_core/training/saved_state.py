@@ -10,6 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from trm_core.data.fields import IGNORE_LABEL
+from trm_core.model.carry import Carry
+from trm_core.model.data_shape import DataShape
+
 Numbers = TypeVar("Numbers")
 
 
@@ -20,6 +24,20 @@ def take_numbers(into: Numbers, saved: dict[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value:
             raise ValueError(f"{field.name} is {value!r:.60}, not a number that training writes")
         setattr(into, field.name, kind(value))
+
+
+def require_known(carry: Carry, data: DataShape) -> None:
+    """Tokens, puzzles and labels of the rows under way must be ones that the model has."""
+    capsules = carry.capsules
+    limits: list[tuple[str, Tensor | None, int, int]] = [("labels", carry.labels, IGNORE_LABEL, data.num_classes)]
+    if data.tokens:
+        limits += [
+            ("tokens", capsules.sketches, 0, data.vocab_size),
+            ("puzzles", capsules.puzzles, 0, data.num_puzzles),
+        ]
+    for name, values, least, limit in limits:
+        if values is not None and values.numel() and not bool(((values >= least) & (values < limit)).all()):
+            raise ValueError(f"carry: {name} are {int(values.min())} to {int(values.max())}, not below {limit}")
 
 
 def require_optimizer_state(optimizer: torch.optim.Optimizer, groups: Any, state: dict[int, dict[str, Tensor]]) -> None:

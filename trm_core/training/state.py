@@ -23,7 +23,7 @@ from trm_core.optim.build import Optimizers
 from trm_core.optim.ema import WeightAverage
 from trm_core.training.checkpoint import Checkpoint, OwnState, load_weights, require_weights
 from trm_core.training.faults import Faults
-from trm_core.training.saved_state import require_optimizer_state, take_numbers
+from trm_core.training.saved_state import require_known, require_optimizer_state, take_numbers
 
 
 @dataclass
@@ -143,7 +143,9 @@ class TrainingState:
             valid, why = self.replay.check_valid()
             if not valid:
                 raise ValueError(f"replay: {why}")
-        self.carry = with_tensors(self.carry, _part(own.tensors, "carry."))
+        carry = with_tensors(self.carry, _part(own.tensors, "carry."))
+        require_known(carry, self.model.data)
+        self.carry = carry
         if "generator" in own.tensors:
             torch.set_rng_state(own.tensors["generator"])
         if "cuda_generator" in own.tensors and self.carry.z_H.is_cuda:

@@ -68,7 +68,11 @@ def lr_too_high(evidence: Evidence) -> Finding:
     if thrown:
         numbers |= {"largest_update": float(peak), "largest_loss": float(highest)}
         text += f"; it was {peak:.2g} once, and lm_loss {highest:.3g}, where guessing costs {guessing:.3g}"
-    if ratio > 0.1 or (ratio > 0.02 and harmed) or thrown:
+    stuck = never_recovered(evidence, float(peak), float(loss[-3:].mean()))
+    if stuck:
+        numbers |= {"largest_update": float(peak)}
+        text += f"; it was {peak:.2g} once, and lm_loss {loss[-3:].mean():.3g} at the end is that of guessing"
+    if ratio > 0.1 or (ratio > 0.02 and harmed) or thrown or stuck:
         verdict = Verdict.FAIL
     elif ratio > 0.03:
         verdict = Verdict.WARN
@@ -83,6 +87,16 @@ def lr_too_high(evidence: Evidence) -> Finding:
         # Weights that ran away make later steps look small beside them, so the largest step counts.
         fix=slower(evidence, 10.0 ** math.ceil(math.log10(max(ratio, peak / 3) / 2e-3))),
     )
+
+
+def never_recovered(evidence: Evidence, peak: float, loss: float) -> bool:
+    """Whether large steps have thrown the weights to where nothing is learned, in a loss that does not show it: that of
+    stablemax grows as the logarithm of the logits.
+    """
+    if evidence.settings.arch.probabilities != "stablemax" or evidence.data is None:
+        return False
+    guessing = evidence.file.label_spread * math.log(evidence.file.file.num_classes or 1)
+    return peak > 0.1 and loss > 0.95 * guessing > 0
 
 
 def lr_too_low(evidence: Evidence) -> Finding:
