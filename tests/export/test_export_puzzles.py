@@ -156,6 +156,10 @@ def test_the_step_is_the_model_whatever_its_architecture(arch: dict[str, Any]) -
     assert found.largest_difference < 1e-4
     assert found.differing_answers == 0
     assert len(found.by_step) > 1
+    first = step.first_state(20) | {name: torch.as_tensor(values) for name, values in fields.items()}
+    first |= {"steps": torch.ones(20, dtype=torch.int64), "price": torch.full((20,), model.price_level)}
+    sure = run(first)["halt_logit"].sigmoid().tolist()
+    assert sure == pytest.approx([a.decisions[0].halt_probability for a in expected], abs=1e-4)
 
 
 def test_the_table_of_a_large_split_is_of_its_first_rows(

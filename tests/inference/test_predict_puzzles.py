@@ -131,6 +131,20 @@ def test_what_is_wrong_is_said_before_anything_is_answered(sudoku_run: Path, tra
         assert not done.stdout
 
 
+def test_a_source_goes_on_from_any_row(
+    texts: list[tuple[str, str]], sudoku_run: Path, sudoku_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "puzzles.txt"
+    path.write_text("\n".join(question for question, _ in texts))
+    predictor = Predictor.load(sudoku_run, device="cpu")
+    for place in (path, sudoku_folder):
+        source = puzzle_source(place, predictor, None)
+        every, rest = list(source.start(0)), list(source.start(27))
+        assert (len(every), len(rest), source.rows) == (30, 3, 30)
+        for a, b in zip(every[27:], rest, strict=True):
+            assert a.sketches.tolist() == b.sketches.tolist()
+
+
 def test_a_folder_of_other_puzzles_is_refused(sudoku_run: Path, tmp_path: Path) -> None:
 
     other = tiny_puzzles.write_puzzles(tmp_path / "other")
