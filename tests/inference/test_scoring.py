@@ -15,7 +15,7 @@ import pytest
 import tiny
 
 from trm_core.data.store import open_capsules
-from trm_core.inference import scoring
+from trm_core.inference import sources
 from trm_core.inference.predictor import Predictor
 
 ROWS = 600
@@ -63,8 +63,8 @@ def test_arrays_and_capsules_give_the_same(trained_run: Path, large: Path, tmp_p
 
 def test_only_opened_detail_is_read(trained_run: Path, large: Path, tmp_path: Path, monkeypatch: Any) -> None:
     read: list[tuple[int, int]] = []
-    original = scoring._child
-    monkeypatch.setattr(scoring, "_child", lambda f, s, row, c: read.append((row, c)) or original(f, s, row, c))
+    original = sources._child
+    monkeypatch.setattr(sources, "_child", lambda f, s, row, c: read.append((row, c)) or original(f, s, row, c))
     done = tiny.invoke("predict", large, "--model", trained_run, "--out", tmp_path / "a", "--policy", "threshold")
     assert done.returncode == 0, done.stderr
     opened = [(line["row"], capsule) for line in lines(tmp_path / "a") for capsule in line["opened"]]
