@@ -1,0 +1,138 @@
+"""Sudokus on a processor: how many of them, and after how long.
+
+    python -m benchmarks.sudoku small --seeds 3 --out benchmarks/results/sudoku_small.json
+    python -m benchmarks.sudoku curve RUN --out benchmarks/results/sudoku9.json --plot docs/images/sudoku9.png
+
+`small` builds 3,000 Sudokus of 4 x 4 and of 6 x 6 (split by their form under all symmetries), trains
+configs/sudoku4_cpu.yaml and sudoku6_cpu.yaml with several seeds, one after the other, and says how long the whole
+command took and how many held-out puzzles are solved. `curve` goes through the checkpoints of a finished run: exact and
+cell accuracy of each on all held-out puzzles, with 95 % intervals, against the time since the run began.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.runs import ROOT, interval, trm
+from trm_core.data.dataset import open_dataset
+from trm_core.evaluation.load import load_run
+from trm_core.evaluation.report import EvaluationData, Evaluator
+from trm_core.training.checkpoint import load_model, load_weights
+from trm_core.training.checkpoint_folders import MANIFEST, MODEL, list_checkpoints
+from trm_core.training.run_dir import CONFIG
+
+BUILD = {"4": ["data.puzzles.clues=6"], "6": []}
+
+
+def small(seeds: int, folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for size, settings in BUILD.items():
+        data = folder / f"data{size}"
+        trm(
+            "build-puzzles",
+            "sudoku",
+            "--size",
+            size,
+            "--count",
+            "3000",
+            "--augmentations",
+            "20",
+            *settings,
+            "--out",
+            data,
+        )
+        runs = []
+        for seed in range(seeds):
+            began = time.monotonic()
+            config = ROOT / "configs" / f"sudoku{size}_cpu.yaml"
+            run = folder / f"run{size}-{seed}"
+            text = trm(
+                "train",
+                "--config",
+                config,
+                f"data.path={data}",
+                f"training.run_dir={run}",
+                f"training.seed={seed}",
+                "--json",
+            )
+            score = json.loads(text)["scores"][0]
+            minutes = (time.monotonic() - began) / 60
+            runs.append({"seed": seed, "minutes": minutes, **{k: score[k] for k in SHOWN}})
+            print(f"{size} x {size}, seed {seed}: {100 * score['exact_accuracy']:.1f} % exact after {minutes:.1f} min")
+        found[f"{size} x {size}"] = {"runs": runs, "exact": interval([run["exact_accuracy"] for run in runs])}
+    return found
+
+
+SHOWN = ("exact_accuracy", "exact_low", "exact_high", "accuracy", "low", "high", "steps", "rows")
+
+
+def curve(run: Path) -> list[dict[str, Any]]:
+    """A record for each checkpoint, the oldest first."""
+    trained = load_run(run, torch.device("cpu"))
+    data = EvaluationData(open_dataset(trained.data["eval"]["path"]), trained.data["eval"]["split"])
+    began = (run / CONFIG).stat().st_mtime
+    found = []
+    for folder in reversed(list_checkpoints(run)):
+        step, weights, _ = load_model(folder)
+        load_weights(trained.model, weights, folder / MODEL)
+        evaluator = Evaluator(trained.model, trained.config, data)
+        scores = {score.policy: {k: getattr(score, k) for k in SHOWN} for score in evaluator.table(["act", "never"])}
+        minutes = ((folder / MANIFEST).stat().st_mtime - began) / 60
+        found.append({"step": step, "minutes": minutes, **scores})
+        print(f"step {step}, {minutes:.0f} min: {100 * scores['never']['exact_accuracy']:.1f} % exact")
+    return found
+
+
+def plot(records: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
+    minutes = [record["minutes"] for record in records]
+    for name, mean, low, high in (
+        ("cells right", "accuracy", "low", "high"),
+        ("whole puzzles solved", "exact_accuracy", "exact_low", "exact_high"),
+    ):
+        values = [[100 * record["never"][key] for record in records] for key in (mean, low, high)]
+        (line,) = axis.plot(minutes, values[0], marker="o", markersize=4, label=name)
+        axis.fill_between(minutes, values[1], values[2], alpha=0.2, color=line.get_color(), linewidth=0)
+    axis.set(xlabel="minutes of training", ylabel="% of held-out puzzles", ylim=(0, 100), xlim=(0, None))
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    few = kinds.add_parser("small")
+    few.add_argument("--seeds", type=int, default=3)
+    long = kinds.add_parser("curve")
+    long.add_argument("run", type=Path)
+    long.add_argument("--plot", type=Path)
+    for part in (few, long):
+        part.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    record: Any
+    if arguments.kind == "small":
+        with tempfile.TemporaryDirectory() as folder:
+            record = small(arguments.seeds, Path(folder))
+    else:
+        record = curve(arguments.run)
+        if arguments.plot:
+            plot(record, arguments.plot)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
