@@ -35,33 +35,15 @@ def small(seeds: int, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for size, settings in BUILD.items():
         data = folder / f"data{size}"
-        trm(
-            "build-puzzles",
-            "sudoku",
-            "--size",
-            size,
-            "--count",
-            "3000",
-            "--augmentations",
-            "20",
-            *settings,
-            "--out",
-            data,
-        )
+        counts = ["--count", "3000", "--augmentations", "20"]
+        trm("build-puzzles", "sudoku", "--size", size, *counts, *settings, "--out", data)
         runs = []
         for seed in range(seeds):
             began = time.monotonic()
             config = ROOT / "configs" / f"sudoku{size}_cpu.yaml"
             run = folder / f"run{size}-{seed}"
-            text = trm(
-                "train",
-                "--config",
-                config,
-                f"data.path={data}",
-                f"training.run_dir={run}",
-                f"training.seed={seed}",
-                "--json",
-            )
+            changes = [f"data.path={data}", f"training.run_dir={run}", f"training.seed={seed}"]
+            text = trm("train", "--config", config, *changes, "--json")
             score = json.loads(text)["scores"][0]
             minutes = (time.monotonic() - began) / 60
             runs.append({"seed": seed, "minutes": minutes, **{k: score[k] for k in SHOWN}})
