@@ -6,7 +6,8 @@
 The network of the paper (configs/sudoku_att.yaml, or --mixer mlp) on random boards of 81 cells, the same batch size and
 number of threads, in one process, a step of each in turn. Theirs is what their training loop does for a batch:
 forward, backward, AdamAtan2 (ours, as theirs needs CUDA) and sign-SGD, averages; ours is the whole step of the
-trainer, with its metrics. Ratios of neighbouring steps with 95 % intervals, --pairs of them; memory is the growth of
+trainer, with its metrics; `products` are the matrix products of such a step alone, below which nothing can go.
+Ratios of neighbouring steps with 95 % intervals, --pairs of them; memory is the growth of
 the process's resident peak, each alone in a process of its own.
 """
 
@@ -111,6 +112,32 @@ def their_step(mixer: str, batch: int, precision: str, public: Path) -> Callable
     return step
 
 
+def matrix_products(mixer: str, batch: int) -> Callable[[], None]:
+    """The matrix products of such a step and nothing else: forward, and for the gradient of inputs and of weights. No
+    step at the same arithmetic can take less.
+    """
+    positions, D, hidden = CELLS + 16, 512, 1536
+    rows = batch * positions
+    shapes = [(rows, D, 2 * hidden), (rows, hidden, D)]  # rows, inputs, outputs
+    if mixer == "attention":
+        shapes += [(rows, D, 3 * D), (rows, D, D)]
+    else:
+        over = 512
+        shapes += [(batch * D, positions, 2 * over), (batch * D, over, positions)]
+    made = [(torch.randn(n, i), torch.randn(o, i), torch.randn(n, o)) for n, i, o in shapes]
+    passes, learning = 3 * (6 + 1) * 2, (6 + 1) * 2  # networks of two layers; those of the last cycle learn
+
+    def step() -> None:
+        for number in range(passes):
+            for x, weight, gradient in made:
+                torch.mm(x, weight.T)
+                if number < learning:
+                    torch.mm(gradient, weight)
+                    torch.mm(gradient.T, x)
+
+    return step
+
+
 def peak_bytes() -> int:
     """Most memory that this process has had at once (Linux). getrusage would count the parent's before its exec."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
@@ -151,6 +178,8 @@ def main() -> None:
             print((peak_bytes() - before) / 1e6)
             return
         work = {which: make(which, arguments, Path(folder) / which) for which in ("ours", "theirs")}
+        if arguments.precision == "float32":
+            work["products"] = matrix_products(arguments.mixer, arguments.batch)
         seconds = alternate(work, arguments.pairs)
     record = {
         "setting": {key: getattr(arguments, key) for key in ("mixer", "precision", "batch", "threads", "pairs")},
@@ -158,6 +187,7 @@ def main() -> None:
         "torch": torch.__version__,
         "seconds": {name: float(np.median(values)) for name, values in seconds.items()},
         "ours / theirs": ratio(seconds["ours"], seconds["theirs"]),
+        **({"products / theirs": ratio(seconds["products"], seconds["theirs"])} if "products" in work else {}),
         "peak growth, MB": {which: peak_growth(which, arguments) for which in ("ours", "theirs")},
     }
     print(json.dumps(record, indent=2))
