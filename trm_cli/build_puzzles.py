@@ -48,6 +48,15 @@ def command(
     subsample: Annotated[
         int | None, typer.Option("--subsample", metavar="N", help="Draw N training puzzles out of all.")
     ] = None,
+    min_path: Annotated[
+        int | None, typer.Option("--min-path", metavar="N", help="Mazes: cells of the shortest way at least.")
+    ] = None,
+    clues: Annotated[
+        int | None, typer.Option("--clues", metavar="N", help="Sudokus: given cells; default: as few as possible.")
+    ] = None,
+    test_subset: Annotated[
+        str | None, typer.Option("--test-subset", metavar="NAME", help="ARC: whose test pairs are held out.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of puzzles, splits and copies.")] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Processes that generate and check; 0: this.")
@@ -70,6 +79,9 @@ def command(
         "size": size,
         "test_source": test_source,
         "subsample": subsample,
+        "min_path": min_path,
+        "clues": clues,
+        "test_subset": test_subset,
         "seed": seed,
         "workers": workers,
     }

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from trm_cli.config_options import ConfigOption, OverridesArgument, load_from_cli
-from trm_cli.console import log, out
+from trm_cli.config_options import ConfigOption, JsonOption, OverridesArgument, load_from_cli
+from trm_cli.console import log, out, print_json
 
 
 def command(
@@ -21,6 +21,7 @@ def command(
         Path | None, typer.Option("--out", metavar="RUN", help="The run directory to write; default: under runs/.")
     ] = None,
     config: ConfigOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Make a run of a checkpoint of the public TRM or HRM code.
 
@@ -37,4 +38,7 @@ def command(
     given += [] if data is None else [f"data.path={data}"]
     given += [] if run is None else [f"training.run_dir={run}"]
     path = convert(load_from_cli(config, [*given, *(overrides or [])]), RunHooks(log=log))
-    out(f"run: {path}")
+    if json:
+        print_json({"run": str(path), "arch": found})
+    else:
+        out(f"run: {path}")

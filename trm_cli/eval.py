@@ -101,6 +101,8 @@ def command(
         print_scores(record)
         if plot is not None:
             out(f"plot: {plot}")
+    if not record["scores"]:
+        return
     first = record["scores"][0]
     # A puzzle is right when all of it is.
     accuracy = first["exact_accuracy" if record["puzzles"] else "accuracy"]

@@ -9,6 +9,26 @@ from trm_cli.console import out, table
 
 def print_scores(evaluation: dict[str, Any]) -> None:
     """`evaluation`: the record of evaluation.json."""
+    if evaluation["scores"]:
+        print_table(evaluation)
+    arc = evaluation.get("arc")
+    if arc is None:
+        return
+    shares = "their solutions are not known"
+    if arc["pass_at"] is not None:
+        shares = ", ".join(f"pass@{k} {100 * share:.2f} %" for k, share in arc["pass_at"].items() if int(k) <= 10)
+    out(f"{arc['votes']} votes of {arc['policy']} on {arc['tasks']} tasks with solutions: {shares}")
+    for name, what in (
+        ("unanswered", "test inputs without a vote"),
+        ("illegal", "answers that are no grid"),
+        ("strangers", "votes on inputs that are none of the tasks'"),
+    ):
+        if arc[name]:
+            out(f"note: {arc[name]} {what}")
+
+
+def print_table(evaluation: dict[str, Any]) -> None:
+    """The policies."""
     scores, data = evaluation["scores"], evaluation["data"]
     puzzles = bool(evaluation.get("puzzles"))
     rows = [puzzle_cells(score) if puzzles else capsule_cells(score) for score in scores]
@@ -24,14 +44,10 @@ def print_scores(evaluation: dict[str, Any]) -> None:
     out(note)
     for name, area in evaluation.get("areas", {}).items():
         out(f"area under accuracy/opened, {name}: {100 * area:.2f} % (mean accuracy over 0 to all capsules open)")
-    if puzzles:
-        longest = max(scores, key=lambda score: score["steps"])
+    longest = max(scores, key=lambda score: score["steps"])
+    if puzzles and longest["exact_by_step"]:
         shown = " ".join(f"{100 * share:.1f}" for share in longest["exact_by_step"])
         out(f"exact % after each step, {longest['policy']}: {shown}")
-    arc = evaluation.get("arc")
-    if arc is not None and arc["pass_at"] is not None:
-        shares = ", ".join(f"pass@{k} {100 * share:.2f} %" for k, share in arc["pass_at"].items() if int(k) <= 10)
-        out(f"{arc['tasks']} tasks, by {arc['votes']} votes of {scores[0]['policy']}: {shares}")
 
 
 def capsule_cells(score: dict[str, Any]) -> dict[str, str]:

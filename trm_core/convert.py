@@ -7,13 +7,15 @@ from typing import Any
 
 from trm_core.config import LoadedConfig
 from trm_core.distributed.place import Place
-from trm_core.errors import ExitCode
+from trm_core.errors import ConfigError, ExitCode
 from trm_core.prepare import RunHooks, prepare
 from trm_core.runs import begin
 from trm_core.training import run_dir
 from trm_core.training.public_weights import read_public, settings_of_public
 from trm_core.training.run_path import choose_run_path
 from trm_core.training.stopping import StopFlag
+
+NOT_IN_WEIGHTS = ("H_cycles", "L_cycles", "max_steps")
 
 
 def settings_of(checkpoint: Path) -> dict[str, Any]:
@@ -25,6 +27,14 @@ def convert(loaded: LoadedConfig, hooks: RunHooks) -> Path:
     """Write the run of a config whose `training.init_from` is a checkpoint, at step 0. Raises CheckpointError,
     ConfigError, DataError, UsageError or ResourceError.
     """
+    unknown = [name for name in NOT_IN_WEIGHTS if loaded.origins[f"arch.{name}"] == "default"]
+    if unknown:
+        raise ConfigError(
+            f"the weights do not tell {', '.join(f'arch.{name}' for name in unknown)}, and there is no all_config.yaml "
+            "beside them",
+            hint="name them as they were in training; TRM: arch.H_cycles=3 arch.L_cycles=6 (mazes, ARC: 4) "
+            "arch.max_steps=16; HRM: 2, 2, 16",
+        )
     path, _ = choose_run_path(loaded.config, None)
     prepared = prepare(loaded.config, hooks)
     path.mkdir(parents=True, exist_ok=True)

@@ -115,6 +115,12 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
         require_mergeable(puzzles)
     features = resolve_features(config, files[0][0], max((some.num_puzzles for some in puzzles), default=0))
     eval_file = open_dataset(data.eval_path) if data.eval_path else files[0][0]
+    if puzzles and not data.eval_path:
+        eval_file = next((some for some in puzzles if some.rows.get("test")), puzzles[0])
+        if len(puzzles) > 1:
+            notes.append(f"several folders: evaluated on {eval_file.path} alone; data.eval_path names another")
+    if puzzles and data.num_workers:
+        notes.append("data.num_workers has no effect on puzzles: they are read from mapped memory")
     require_same_task(files[0][0], eval_file)
     if isinstance(eval_file, PuzzleData) and config.arch.puzzle_emb_ndim:
         require_known_puzzles(eval_file, features.shape.num_puzzles)

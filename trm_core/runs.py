@@ -150,12 +150,17 @@ def train(run: Run) -> None:
         loggers.loggers.append(Watch(prepared.config, prepared.files[0][0].path, hooks.log))
     sample = EvaluationData(prepared.evaluation.file, prepared.evaluation.split, _PERIODIC_ROWS)
     policy = "learned" if prepared.features.dqn else "act"
+    compares = run.place.rank != 0 or sample.labelled()
+    if not compares:
+        hooks.log(f"{sample.file.path}: no {sample.split} row has a label, so nothing is evaluated during training")
 
     def poll(rows: int) -> None:
         if run.stop.reason:
             raise Stopped
 
     def evaluate_now(model: TinyRecursiveModel) -> dict[str, float]:
+        if not compares:
+            return {}
         try:
             score = Evaluator(model, prepared.config, sample, poll).table([policy])[0]
         except Stopped:
@@ -201,6 +206,8 @@ def evaluate(run: Run) -> dict[str, Any]:
 
     evaluation = evaluate_run(run.path, EvalRequest(device=str(run.prepared.device)), run.hooks.log, poll)
     run_dir.write_json(run.path / run_dir.EVALUATION, evaluation)
+    if not evaluation["scores"]:
+        return evaluation
     first = evaluation["scores"][0]
     run.hooks.log(
         f"step {run.trainer.state.step}: {first['policy']} accuracy {first['accuracy']:.4f}, "

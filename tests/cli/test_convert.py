@@ -57,6 +57,19 @@ def test_the_folder_has_to_be_of_the_same_puzzles(checkpoint: Path, tmp_path: Pa
     assert not (other / "checkpoints").exists()
 
 
+def test_cycles_that_nobody_tells_are_asked_for(checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint.parent / "all_config.yaml").unlink()
+    data, run = tiny_puzzles.write_puzzles(tmp_path / "data"), tmp_path / "run"
+    sizes = ["arch.num_heads=4", "arch.ffn_expansion=2.0", "arch.puzzle_emb_len=3", "training.total_steps=2000"]
+    call = ["convert", str(checkpoint), "--data", str(data), "--out", str(run), *sizes]
+    done = tiny.invoke(*call, "arch.H_cycles=2")
+    assert done.returncode == 3
+    assert "the weights do not tell arch.L_cycles, arch.max_steps" in done.stderr
+    named = tiny.invoke(*call, "arch.H_cycles=2", "arch.L_cycles=3", "arch.max_steps=3", "--json")
+    assert named.returncode == 0, named.stderr
+    assert json.loads(named.stdout)["run"] == str(run)
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "step_1").write_bytes(b"no weights")
     done = tiny.invoke("convert", str(tmp_path / "step_1"), "--data", str(tmp_path))

@@ -103,9 +103,11 @@ def test_of_several_beginnings_the_surest_answer_counts(data: PuzzleData) -> Non
     assert bool((best > 0).any()), "the first beginning is not always the best"
 
 
-def test_arc_tasks_are_voted_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("solved", [True, False])
+def test_arc_tasks_are_voted_on(tmp_path: Path, solved: bool) -> None:
+    """Also where no solution is known, as in a competition: training goes on, and the answers are written."""
     write_subset(tmp_path / "src", "training", {"t": task(0)})
-    write_subset(tmp_path / "src", "evaluation", {"e": task(1)})
+    write_subset(tmp_path / "src", "evaluation", {"e": task(1)}, solved=solved)
     built = tiny.invoke(
         "build-puzzles", "arc", str(tmp_path / "src"), "--augmentations", "2", "--out", str(tmp_path / "d")
     )
@@ -114,15 +116,20 @@ def test_arc_tasks_are_voted_on(tmp_path: Path) -> None:
     overrides = tiny.as_overrides(
         data={"path": tmp_path / "d"},
         arch={**tiny_puzzles.ARCH, "max_steps": 1},
-        training={"run_dir": run_, "total_steps": 2, "lr_warmup_steps": 1, "global_batch_size": 4},
+        training={"run_dir": run_, "total_steps": 2, "lr_warmup_steps": 1, "global_batch_size": 4, "eval_interval": 1},
     )
     trained = tiny.invoke("train", *overrides)
     assert trained.returncode == 0, trained.stderr
-    done = tiny.invoke("eval", str(run_), "--policy", "act", "--submission", str(tmp_path / "s.json"), "--json")
+    assert ("no test row has a label" in trained.stderr) is not solved
+    nowhere = tiny.invoke("eval", str(run_), "--submission", str(tmp_path / "none" / "s.json"))
+    assert nowhere.returncode == 2
+    assert "there is no folder" in nowhere.stderr
+    done = tiny.invoke("eval", str(run_), "--submission", str(tmp_path / "s.json"), "--json")
     assert done.returncode == 0, done.stderr
     arc = json.loads(done.stdout)["arc"]
-    assert arc["tasks"] == 1
-    assert set(arc["pass_at"]) >= {"1", "2"}
+    assert arc["tasks"] == int(solved)
+    assert arc["policy"] == "never"
+    assert set(arc["pass_at"] or {"1": 0, "2": 0}) >= {"1", "2"}
     submission = json.loads((tmp_path / "s.json").read_text())
     assert list(submission) == ["e"]
     assert set(submission["e"][0]) == {"attempt_1", "attempt_2"}

@@ -223,7 +223,9 @@ def test_chance_and_split(capsule_file: Path) -> None:
     assert got["uniform"] == pytest.approx(1 / 3)
     assert pick_split(file, "auto")[0] == "validation"
     assert pick_split(file, "test")[0] == "test"
-    assert sum(len(b) for b in EvaluationData(file, "train", 50).batches()) == 50
+    some = torch.cat([b.rows for b in EvaluationData(file, "train", 50).batches()])
+    assert len(some.unique()) == 50
+    assert (int(some[0]), int(some[-1])) == (0, 49 * file.rows["train"] // 50), "spread over the split"
 
 
 def test_the_table_does_not_depend_on_the_batch_size(capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

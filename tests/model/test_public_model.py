@@ -118,6 +118,20 @@ def test_without_settings_beside_it_the_weights_tell_what_they_can(tmp_path: Pat
     assert (found["hidden_size"], found["num_layers"], found["puzzle_emb_ndim"]) == (32, 2, 40)
 
 
+def test_the_settings_that_the_public_code_writes_for_hrm(tmp_path: Path) -> None:
+    """They name neither the prefix nor the rule of halting: both are what HRM has."""
+    path = saved(tmp_path, NETWORKS["HRM"])
+    arch = {"name": "recursive_reasoning.hrm@HierarchicalReasoningModel_ACTV1", "halt_exploration_prob": 0.1}
+    arch |= {"halt_max_steps": 16, "H_cycles": 2, "L_cycles": 2, "H_layers": 2, "L_layers": 2, "hidden_size": 32}
+    arch |= {"num_heads": 4, "expansion": 4, "puzzle_emb_ndim": 40, "pos_encodings": "rope", "mlp_t": False}
+    arch["loss"] = {"name": "losses@ACTLossHead", "loss_type": "softmax_cross_entropy"}
+    (tmp_path / "all_config.yaml").write_text(yaml.safe_dump({"arch": arch}))
+    found = settings_of_public(path, read_public(path))
+    assert not found["tied"]
+    assert (found["puzzle_emb_len"], found["enable_q_continue"], found["grad_low_cycles"]) == (0, True, 1)
+    assert (found["H_cycles"], found["max_steps"], found["probabilities"]) == (2, 16, "softmax")
+
+
 class Payload:
     def __reduce__(self) -> Any:
         return (print, ("ran",))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from trm_core.data.batch import CapsuleBatch
-from trm_core.data.puzzles.reader import PuzzleData, is_puzzle_folder, open_puzzles, puzzle_batches
+from trm_core.data.puzzles.reader import PuzzleData, is_puzzle_folder, open_puzzles
 from trm_core.data.puzzles.stream import PuzzleStream, batch_of_puzzles
 from trm_core.data.store import CapsuleFile, open_capsules
-from trm_core.data.stream import SampleStream, sequential_batches
+from trm_core.data.stream import SampleStream, sequential_batches, spread
 from trm_core.errors import ConfigError, DataError
 
 Dataset = CapsuleFile | PuzzleData
@@ -46,10 +44,12 @@ def rows_per_epoch(dataset: Dataset, split: str) -> float:
     return float(dataset.rows[split]) if isinstance(dataset, CapsuleFile) else dataset.rows_per_epoch(split)
 
 
-def batches_of(dataset: Dataset, split: str, size: int) -> Iterator[CapsuleBatch]:
-    """All rows of a split once, in order, in batches of at most `size`."""
+def batches_of(dataset: Dataset, split: str, size: int, limit: int | None = None) -> Iterator[CapsuleBatch]:
+    """All rows of a split once, in order, in batches of at most `size`; or `limit` rows spread evenly over it."""
     if isinstance(dataset, CapsuleFile):
-        yield from sequential_batches(dataset, split, size)
+        yield from sequential_batches(dataset, split, size, limit=limit)
         return
-    for rows in puzzle_batches(dataset, split, size):
-        yield batch_of_puzzles(dataset.read(split, rows), np.arange(rows.start, rows.stop))
+    rows = spread(dataset.rows[split], limit)
+    for begin in range(0, len(rows), size):
+        some = rows[begin : begin + size]
+        yield batch_of_puzzles(dataset.read(split, some), some)

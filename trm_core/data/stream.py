@@ -160,17 +160,26 @@ class SampleStream:
 
 
 def sequential_batches(
-    file: CapsuleFile, split: str, batch_size: int, fields: Sequence[str] | None = None
+    file: CapsuleFile, split: str, batch_size: int, fields: Sequence[str] | None = None, limit: int | None = None
 ) -> Iterator[CapsuleBatch]:
-    """All rows of a split once, in file order, in batches of at most batch_size."""
+    """All rows of a split once, in file order, in batches of at most batch_size; or `limit` rows spread over it."""
     names = _loaded(file, fields)
     if split not in file.rows:
         raise _no_split(file, split)
-    for start in range(0, file.rows[split], batch_size):
-        stop = min(start + batch_size, file.rows[split])
-        arrays = file.read(split, slice(start, stop), names)
-        arrays["rows"] = np.arange(start, stop)
-        yield _batch(file, names, arrays, stop - start)
+    rows = spread(file.rows[split], limit)
+    for start in range(0, len(rows), batch_size):
+        some = rows[start : start + batch_size]
+        near = int(some[-1] - some[0]) + 1 == len(some)
+        arrays = file.read(split, slice(int(some[0]), int(some[-1]) + 1) if near else some, names)
+        arrays["rows"] = some
+        yield _batch(file, names, arrays, len(some))
+
+
+def spread(rows: int, limit: int | None) -> np.ndarray:
+    """Numbers of all of `rows` rows, or of `limit` of them at equal distances, the first one among them."""
+    if limit is None or limit >= rows:
+        return np.arange(rows)
+    return np.arange(limit, dtype=np.int64) * rows // limit
 
 
 def _loaded(file: CapsuleFile, fields: Sequence[str] | None) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import CheckpointError, DataError, UsageError
 from trm_core.evaluation.area import curve_area
 from trm_core.evaluation.load import TrainedRun, load_run
-from trm_core.evaluation.puzzles import can_vote, vote
+from trm_core.evaluation.puzzles import can_vote, tasks_of, vote
 from trm_core.evaluation.report import (
     CURVE_PLACES,
     CURVE_THRESHOLDS,
@@ -26,6 +26,7 @@ from trm_core.evaluation.report import (
     chance,
     default_policies,
     pick_split,
+    plain_policy,
     require_policies,
 )
 from trm_core.evaluation.rollout import Thinking
@@ -77,14 +78,24 @@ def evaluate_run(
         done += rows
         on_rows(done, max(total, done))
 
-    if request.submission is not None and not can_vote(data):
-        raise UsageError(
-            f"{data.file.path} ({data.split}) holds no ARC tasks to make a submission of",
-            hint="evaluate the test split of a folder that trm build-puzzles arc wrote",
-        )
+    voting = can_vote(data)
+    tasks = tasks_of(data) if voting else []
+    if request.submission is not None:
+        if not voting:
+            raise UsageError(
+                f"{data.file.path} ({data.split}) holds no ARC tasks to make a submission of",
+                hint="evaluate the test split of a folder that trm build-puzzles arc wrote",
+            )
+        if not request.submission.absolute().parent.is_dir():
+            raise UsageError(f"{request.submission}: there is no folder {request.submission.parent}", hint="make it")
     thinking = Thinking(request.max_steps, request.restarts)
     evaluator = Evaluator(run.model, config, data, count, thinking)
-    scores = evaluator.table(names, request.prices, request.confidence)
+    if voting and not data.labelled():
+        # Nothing to compare with, as in a competition: the answers count.
+        evaluator.run(plain_policy("never", run.model.price_level))
+        scores = []
+    else:
+        scores = evaluator.table(names, request.prices, request.confidence)
     record: dict[str, Any] = {
         "run": str(path),
         "step": run.step,
@@ -99,14 +110,17 @@ def evaluate_run(
         "peeks": config.arch.enable_capsule_expansion and config.dqn.expansion_selector in PEEKING,
         "scores": as_records(scores),
     }
-    if can_vote(data):
-        voted = vote(data, evaluator.outcomes[scores[0].policy])
+    if voting:
+        voter = "never" if "never" in evaluator.outcomes else scores[0].policy
+        voted = vote(data, evaluator.outcomes[voter], tasks)
         record["arc"] = {
+            "policy": voter,
             "pass_at": voted.pass_at,
             "tasks": voted.tasks,
             "votes": voted.votes,
             "unanswered": voted.unanswered,
             "illegal": voted.illegal,
+            "strangers": voted.strangers,
         }
         if request.submission is not None:
             write_atomic(request.submission, json.dumps(voted.submission))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
-from trm_core.data.puzzles.arc_held_out import read_held_out
-from trm_core.data.puzzles.layout import TEST_PUZZLES
+from trm_core.data.puzzles.arc_copies import inverse_of
+from trm_core.data.puzzles.arc_held_out import HeldOutTask, read_held_out
+from trm_core.data.puzzles.layout import BLANK, TEST_PUZZLES
 from trm_core.data.puzzles.reader import PuzzleData
-from trm_core.errors import UsageError
 from trm_core.evaluation.arc_voting import Votes, VotingResult
 from trm_core.evaluation.report import EvaluationData
 from trm_core.evaluation.rollout import Outcome
@@ -20,16 +23,25 @@ def can_vote(data: EvaluationData) -> bool:
     return there and data.split == "test"
 
 
-def vote(data: EvaluationData, outcome: Outcome) -> VotingResult:
-    """One ranking of grids for each test input out of the answers [N, 900] to all of its copies. Raises DataError for
-    names that are no copies', UsageError where `can_vote` does not hold.
+def tasks_of(data: EvaluationData) -> list[HeldOutTask]:
+    """The tasks to vote on. Raises DataError for a file that holds none and for examples that are no copies of tasks:
+    before anything is computed.
     """
     file = data.file
-    if not isinstance(file, PuzzleData) or file.names is None or not can_vote(data):
-        raise UsageError(
-            f"{file.path} ({data.split}) holds no test tasks to vote on",
-            hint="evaluate the test split of a folder that trm build-puzzles arc wrote",
-        )
+    assert isinstance(file, PuzzleData)
+    assert file.names is not None
+    for part in file.sets[data.split]:
+        for number in np.unique(part.puzzle_identifiers).tolist():
+            if file.names[number] != BLANK:
+                inverse_of(file.names[number])
+    return read_held_out(file.path)
+
+
+def vote(data: EvaluationData, outcome: Outcome, tasks: Sequence[HeldOutTask]) -> VotingResult:
+    """One ranking of grids for each test input out of the answers [N, 900] to all of its copies."""
+    file = data.file
+    assert isinstance(file, PuzzleData)
+    assert file.names is not None
     votes, first = Votes(), 0
     for batch in data.batches():
         rows = slice(first, first + len(batch))
@@ -41,4 +53,4 @@ def vote(data: EvaluationData, outcome: Outcome) -> VotingResult:
             torch.sigmoid(outcome.halt_logit[rows].double()).cpu().numpy(),
         )
         first += len(batch)
-    return votes.result(read_held_out(file.path))
+    return votes.result(tasks)

@@ -58,16 +58,12 @@ class EvaluationData:
     limit: int | None = None
 
     def batches(self) -> Iterator[CapsuleBatch]:
-        """Batches of the split, at most `limit` rows."""
-        left = self.limit
-        for batch in batches_of(self.file, self.split, EVAL_BATCH):
-            if left is not None:
-                if left <= 0:
-                    return
-                if len(batch) > left:
-                    batch = batch.select(torch.arange(left))
-                left -= len(batch)
-            yield batch
+        """Batches of the split, or of `limit` rows spread over it: neighbours may be copies of one puzzle."""
+        return batches_of(self.file, self.split, EVAL_BATCH, self.limit)
+
+    def labelled(self) -> bool:
+        """Whether there is a label to compare an answer with."""
+        return any(bool((batch.labels != IGNORE_LABEL).any()) for batch in self.batches())
 
 
 def pick_split(file: Dataset, asked: str) -> tuple[str, str]:
@@ -173,7 +169,9 @@ class Evaluator:
         return Score(
             policy.name, setting, mean(outcome.accuracy), low, high, mean(outcome.exact), mean(outcome.loss),
             mean(outcome.opened), mean(outcome.spent), steps, cycles, self.flops.of(steps, cycles), int(rows.sum()),
-            exact_low, exact_high, outcome.exact_at[rows].double().mean(0).tolist(),
+            exact_low, exact_high,
+            # Of restarts the best is known at the end only: what it had answered before is no procedure.
+            outcome.exact_at[rows].double().mean(0).tolist() if self.thinking.restarts == 1 else [],
         )  # fmt: skip
 
     def table(

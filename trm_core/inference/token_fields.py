@@ -37,7 +37,7 @@ def checked_tokens(
         return tokens, np.full(len(tokens), blank, np.int64)
     puzzles = _whole_numbers("puzzles", fields["puzzles"], (len(tokens),))
     bad = (puzzles < 0) | (puzzles >= shape.num_puzzles)
-    if bad.any():
+    if bad.any() and trained.config.arch.puzzle_emb_ndim:  # a model without embeddings does not look at them
         row = int(bad.argmax())
         raise DataError(
             f"puzzles: row {first + row}: {puzzles[row]} is not in 0..{shape.num_puzzles - 1}, the identifiers that "

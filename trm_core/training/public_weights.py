@@ -93,14 +93,19 @@ def settings_of_public(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]
         "probabilities": "stablemax",
         "puzzle_emb_ndim": 0 if puzzles is None else puzzles.shape[1],
     }
+    if not found["tied"]:  # HRM's rules, which it has no settings for
+        found |= {"puzzle_emb_len": 0, "enable_q_continue": True, "grad_low_cycles": 1}
     theirs = _settings(path.parent / _SETTINGS)
     same = ("H_cycles", "L_cycles", "num_heads", "pos_encodings", "rope_theta", "puzzle_emb_ndim", "puzzle_emb_len")
     found |= {name: theirs[name] for name in same if name in theirs}
     for name, ours in (("halt_max_steps", "max_steps"), ("expansion", "ffn_expansion")):
         if name in theirs:
             found[ours] = theirs[name]
-    if theirs.get("no_ACT_continue") is False:
-        found["enable_q_continue"] = True
+    if "no_ACT_continue" in theirs:
+        found["enable_q_continue"] = theirs["no_ACT_continue"] is False
+    loss = theirs.get("loss")
+    if isinstance(loss, dict) and loss.get("loss_type") == "softmax_cross_entropy":
+        found["probabilities"] = "softmax"
     return found
 
 

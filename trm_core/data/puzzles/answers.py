@@ -72,10 +72,14 @@ def valid(question: np.ndarray, answer: np.ndarray, meaning: Meaning) -> bool | 
 
 
 def right(labels: np.ndarray, answer: np.ndarray, meaning: Meaning) -> bool:
-    """Whether an answer [S] is the known one [S], ignored places left out; of ARC, whether the grids are the same."""
+    """Whether an answer [S] is the known one [S], ignored places left out; of ARC, whether the grids are the same
+    (those that are moved off the corner are no grids to read, and are compared by their places).
+    """
     labels, answer = np.asarray(labels), np.asarray(answer)
     if meaning.kind == "arc":
-        return readable(np.where(labels == IGNORE_LABEL, 0, labels), meaning) == readable(answer, meaning)
+        grid = readable(np.where(labels == IGNORE_LABEL, 0, labels), meaning)
+        if grid is not None:
+            return grid == readable(answer, meaning)
     known = labels != IGNORE_LABEL
     return bool((labels[known] == answer[known]).all())
 

@@ -220,11 +220,6 @@ class PuzzleData:
         return digest.hexdigest()
 
 
-def puzzle_batches(data: PuzzleData, split: str, size: int) -> Iterator[slice]:
-    """Slices that cover a split."""
-    return (slice(start, min(start + size, data.rows[split])) for start in range(0, data.rows[split], size))
-
-
 def require_mergeable(folders: Sequence[PuzzleData]) -> None:
     """Raises DataError where folders do not speak the same language."""
     first, names = folders[0], list[tuple[str, Path]]()

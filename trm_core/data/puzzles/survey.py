@@ -14,6 +14,7 @@ import numpy as np
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.puzzles.reader import PuzzleData
 
+_MOST_TOKENS_IN_PAIRS = 2048
 _PIECE_ROWS = 4096
 _HASH_SEED = 23
 _LEAST_SHARE = 0.01  # of the cells, that a token must have to be counted as telling
@@ -54,7 +55,9 @@ def survey(
         rows = np.arange(data.rows[split])
     V = data.num_classes or 0
     inputs, labels = np.zeros(V, np.int64), np.zeros(V, np.int64)
-    together, apart = np.zeros((V, V)), np.zeros((V, V))
+    # Pairs of tokens are a table of V x V, which a large vocabulary has neither room nor examples for.
+    P = V if V <= _MOST_TOKENS_IN_PAIRS else 0
+    together, apart = np.zeros((P, P)), np.zeros((P, P))
     ignored = unanswered = copied = 0
     questions, answered = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
     for begin in range(0, len(rows), _PIECE_ROWS):
@@ -67,8 +70,9 @@ def survey(
         unanswered += int((~counts.any(1)).sum())
         copied += int((counts.any(1) & ((asked == said) | ~counts).all(1)).sum())
         other = np.roll(asked, len(asked) // 2, axis=0)  # far from the copies of the same puzzle
-        together += pairs(asked[counts], said[counts], V)
-        apart += pairs(other[counts], said[counts], V)
+        if P:
+            together += pairs(asked[counts], said[counts], P)
+            apart += pairs(other[counts], said[counts], P)
         questions.append(digests([asked, found["puzzles"][:, None]]))
         answered.append(digests([asked, said]))
         on_rows(begin + len(asked))
