@@ -54,7 +54,8 @@ def scripted(step: int, seed: int = 0) -> StepResult:
         cycles=torch.ones(ROWS, dtype=torch.int64),
     )
     accuracy = (uniform(ROWS) < 0.5).float()
-    quality = AnswerQuality(uniform(ROWS), uniform(ROWS), accuracy, accuracy.bool(), torch.ones(ROWS, dtype=torch.bool))
+    every = torch.ones(ROWS, dtype=torch.bool)
+    quality = AnswerQuality(uniform(ROWS), uniform(ROWS), accuracy, accuracy.bool(), accuracy, every)
     return StepResult(torch.zeros(()), {}, output, quality, None)
 
 
@@ -282,7 +283,8 @@ def test_exploration_depends_on_the_global_row_alone() -> None:
 
 
 def test_without_q_learning_the_halt_logit_decides() -> None:
-    episodes = make_episodes(tiny.make_config(arch={"max_steps": 3}, dqn={"random_open_fraction": 0.0}), dqn=False)
+    dqn = {"random_open_fraction": 0.0, "halt_exploration": 0.0}
+    episodes = make_episodes(tiny.make_config(arch={"max_steps": 3}, dqn=dqn), dqn=False)
     carry = episodes.begin(episodes.initial_carry(tiny.make_batch(ROWS)), tiny.make_batch(ROWS), 0)
     result = scripted(1)
     following, decision = episodes.decide(carry, result, 0)

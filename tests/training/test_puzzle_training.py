@@ -79,7 +79,8 @@ def train_in_float64(rank: int, world: int, data: str, draw: str) -> dict[str, A
     return {"losses": losses, "rows": rows, "sums": torch.stack(sums), "model": tensors}
 
 
-@pytest.mark.parametrize("draw", ["batch", pytest.param("halted", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", ["batch", "halted"])
 def test_two_processes_train_what_one_does(data: str, tmp_path: Path, draw: str) -> None:
     """The same rows, losses, weights and puzzle embeddings, where one has the batch in parts."""
     (alone,) = on_ranks(1, tmp_path / "alone", train_in_float64, data, draw)
