@@ -16,6 +16,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Cycles = Annotated[int, Field(ge=1, le=1000)]  # more would not come back from a single step
 
 
 class Section(BaseModel):
@@ -65,8 +66,8 @@ class ArchConfig(Section):
     probabilities: Literal["softmax", "stablemax"] = Field(
         "softmax", description="How logits become probabilities, in the loss and everywhere else."
     )
-    H_cycles: Count = Field(3, description="High-level cycles in one reasoning step.")
-    L_cycles: Count = Field(2, description="Low-level updates nested in each high-level cycle.")
+    H_cycles: Cycles = Field(3, description="High-level cycles in one reasoning step.")
+    L_cycles: Cycles = Field(2, description="Low-level updates nested in each high-level cycle.")
     grad_cycles: Count = Field(
         1, description="Last high-level cycles that carry gradient; the earlier ones run without."
     )
