@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json as json_module
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trm_cli.build_options import as_overrides, caught_signals, load, sources_and_overrides, stages
 from trm_cli.config_options import ConfigOption, JsonOption
 from trm_core.errors import Interrupted, StoppedEarly, UsageError
 
 if TYPE_CHECKING:
-    from trm_core.config.schema import DataConfig
     from trm_core.data.build import BuildReport
 
 _STAGES = {"scan": "reading", "fit": "fitting", "encode": "encoding", "write": "writing", "probe": "measuring"}
@@ -124,13 +124,13 @@ def command(
         "prices": {name: _price(name, price) for name, price in _pairs("--price", prices).items()} or None,
         "workers": workers,
     }
-    paths, overrides = _apart(sources or [])
-    data = _load(config, [*_overrides(flags), *overrides])
+    paths, overrides = sources_and_overrides(sources or [])
+    data = load("build", config, [*as_overrides("build", flags), *overrides]).config.data
     if not paths and data.source is not None:
         paths = [data.source]
     if out is None:
         raise UsageError("no output given", hint="name the file to write with --out FILE")
-    with _stages() as stage, _stop_flag() as stop:
+    with stages(_STAGES) as stage, _stop_flag() as stop:
         report = build_capsules(paths, out, data.build, progress=stage, overwrite=overwrite, log=log, should_stop=stop)
     if json:
         print_json(report.to_dict())
@@ -168,36 +168,6 @@ def _print_report(report: BuildReport) -> None:
         out(line)
 
 
-def _load(config: Path | None, overrides: Sequence[str]) -> DataConfig:
-    """`data` of a training config, or of a file that holds nothing but the keys of data.build."""
-    from trm_cli.config_options import load_from_cli
-    from trm_core.config import load_config_dict
-    from trm_core.config.schema import BuildConfig
-    from trm_core.config.yaml_loader import read_document
-
-    if config is not None:
-        values = read_document(config).data
-        if values and set(values) <= set(BuildConfig.model_fields):
-            return load_config_dict({"data": {"build": values}}, overrides, name=str(config)).config.data
-    return load_from_cli(config, overrides).config.data
-
-
-def _overrides(flags: dict[str, Any]) -> list[str]:
-    # As JSON, which YAML reads back with the same types: a column called 1 or no stays text.
-    return [f"data.build.{name}={json_module.dumps(value)}" for name, value in flags.items() if value is not None]
-
-
-def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Sources and dotted overrides, which come in one list."""
-    paths: list[str] = []
-    overrides: list[str] = []
-    for argument in arguments:
-        key, sign, _ = argument.partition("=")
-        is_override = bool(sign) and key.startswith("data.") and not Path(argument).exists()
-        (overrides if is_override else paths).append(argument)
-    return paths, overrides
-
-
 def _pairs(option: str, values: Sequence[str] | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for value in values or ():
@@ -218,37 +188,12 @@ def _price(name: str, value: str) -> float:
 
 
 @contextmanager
-def _stages() -> Iterator[Any]:
-    """A progress callback that shows one stage after another."""
-    from trm_cli.progress import progress
-
-    with progress("reading") as bar:
-
-        def show(stage: str, done: int, total: int) -> None:
-            bar.update(done, total=total or None, label=_STAGES[stage])
-
-        yield show
-
-
-@contextmanager
-def _stop_flag() -> Iterator[Any]:
+def _stop_flag() -> Iterator[Callable[[], bool]]:
     """Ask to stop at SIGTERM or SIGINT after the current chunk; a second Ctrl-C stops at once (also resumable)."""
-    import signal
-
-    caught: list[int] = []
-
-    def remember(number: int, frame: object) -> None:
-        caught.append(number)
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(caught)
-    except StoppedEarly as error:
-        if caught[0] == signal.SIGINT:
-            raise Interrupted(error.message, hint=error.hint) from None
-        raise
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with caught_signals() as caught:
+        try:
+            yield lambda: bool(caught)
+        except StoppedEarly as error:
+            if caught[0] == signal.SIGINT:
+                raise Interrupted(error.message, hint=error.hint) from None
+            raise

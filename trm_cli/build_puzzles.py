@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json as json_module
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trm_cli.build_options import as_overrides, caught_signals, load, sources_and_overrides, stages
 from trm_cli.config_options import ConfigOption, JsonOption, PrintConfigOption
 from trm_core.errors import Interrupted, StoppedEarly, UsageError
 
 if TYPE_CHECKING:
-    from trm_core.config import LoadedConfig
     from trm_core.data.puzzles.build.report import BuiltPuzzles
 
 _STAGES = {"generate": "generating", "read": "reading", "check": "checking", "write": "writing"}
@@ -85,14 +85,14 @@ def command(
         "seed": seed,
         "workers": workers,
     }
-    paths, overrides = _apart(sources or [])
-    loaded = _load(config, [*_overrides(flags), *overrides])
+    paths, overrides = sources_and_overrides(sources or [])
+    loaded = load("puzzles", config, [*as_overrides("puzzles", flags), *overrides])
     if print_config:
         show_config(loaded, json)
         return
     if out is None:
         raise UsageError("no output given", hint="name the folder to write with --out FOLDER")
-    with _stages() as progress:
+    with _stoppable_stages() as progress:
         built = build_puzzles(
             kind, paths, out, loaded.config.data.puzzles, progress=progress, log=log, overwrite=overwrite
         )
@@ -111,64 +111,15 @@ def _print_report(built: BuiltPuzzles) -> None:
         out(f"note: {note}")
 
 
-def _load(config: Path | None, overrides: Sequence[str]) -> LoadedConfig:
-    """A training config, or a file that holds nothing but the keys of data.puzzles."""
-    from trm_cli.config_options import load_from_cli
-    from trm_core.config import load_config_dict
-    from trm_core.config.schema import PuzzleBuildConfig
-    from trm_core.config.yaml_loader import read_document
-
-    if config is not None:
-        values = read_document(config).data
-        if values and set(values) <= set(PuzzleBuildConfig.model_fields):
-            return load_config_dict({"data": {"puzzles": values}}, overrides, name=str(config))
-    return load_from_cli(config, overrides)
-
-
-def _overrides(flags: dict[str, Any]) -> list[str]:
-    # As JSON, which YAML reads back with the same types.
-    return [f"data.puzzles.{name}={json_module.dumps(value)}" for name, value in flags.items() if value is not None]
-
-
-def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Sources and dotted overrides, which come in one list."""
-    paths: list[str] = []
-    overrides: list[str] = []
-    for argument in arguments:
-        key, sign, _ = argument.partition("=")
-        is_override = bool(sign) and key.startswith("data.") and not Path(argument).exists()
-        (overrides if is_override else paths).append(argument)
-    return paths, overrides
-
-
 @contextmanager
-def _stages() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback that shows one stage after another, and stops the build after SIGTERM or SIGINT.
+def _stoppable_stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress callback that stops the build after SIGTERM or SIGINT: nothing of it is kept."""
+    with caught_signals() as caught, stages(_STAGES) as show:
 
-    A second Ctrl-C stops at once.
-    """
-    import signal
+        def show_or_stop(stage: str, done: int, total: int) -> None:
+            show(stage, done, total)
+            if caught:
+                kind = Interrupted if caught[0] == signal.SIGINT else StoppedEarly
+                raise kind("nothing was written", hint="run the same command again for the same puzzles")
 
-    from trm_cli.progress import progress
-
-    caught: list[int] = []
-
-    def remember(number: int, frame: object) -> None:
-        caught.append(number)
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        with progress("reading") as bar:
-
-            def show(stage: str, done: int, total: int) -> None:
-                bar.update(done, total=total or None, label=_STAGES.get(stage, stage))
-                if caught:
-                    kind = Interrupted if caught[0] == signal.SIGINT else StoppedEarly
-                    raise kind("nothing was written", hint="run the same command again for the same puzzles")
-
-            yield show
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        yield show_or_stop

@@ -22,7 +22,7 @@ from trm_core.data.puzzles.layout import BLANK
 PASS_AT = (1, 2, 5, 10, 100, 1000)
 ATTEMPTS = 2
 _NO_QUESTION = -1
-_ONE = 1 << 40  # probabilities are summed as integers in this unit: the order of adding and merging changes nothing
+_ONE = 1 << 40  # probabilities are summed as integers in this unit: the order of adding changes nothing
 
 Submission = dict[str, list[dict[str, list[list[int]]]]]
 
@@ -58,7 +58,7 @@ class _Tally:
 
 @dataclass
 class Votes:
-    """Counts votes. One for each process, merged at the end; plain containers, so that it can be sent.
+    """Counts votes.
 
     `_tallies`: by task and digest of its test input, by digest of the predicted grid. `_grids`: the packed grid of a
     digest; a few dozen bytes each, which is what most of the memory is.
@@ -89,17 +89,6 @@ class Votes:
             tally = self._tallies.setdefault((task, asked), {}).setdefault(digest, _Tally())
             tally.votes += 1
             tally.halt += round(probability * _ONE) if math.isfinite(probability) else 0
-
-    def merge(self, other: Votes) -> None:
-        """Add the votes of another process."""
-        self.illegal += other.illegal
-        self._grids |= other._grids
-        for key, tallies in other._tallies.items():
-            own = self._tallies.setdefault(key, {})
-            for digest, tally in tallies.items():
-                mine = own.setdefault(digest, _Tally())
-                mine.votes += tally.votes
-                mine.halt += tally.halt
 
     def ranking(self, task: str, question: np.ndarray) -> list[int]:
         """Digests of the grids that were predicted for a test input [h, w], the best first."""

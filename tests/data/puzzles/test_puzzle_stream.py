@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from tiny_puzzles import SIZE, write_puzzles
 
 from trm_core.data.dataset import batches_of, open_stream
+from trm_core.data.puzzles.checked_files import PuzzleSet
 from trm_core.data.puzzles.layout import Metadata
-from trm_core.data.puzzles.reader import PuzzleData, PuzzleSet, open_puzzles
+from trm_core.data.puzzles.reader import PuzzleData, open_puzzles
 from trm_core.data.puzzles.stream import PuzzleStream
 from trm_core.data.store import open_capsules
 from trm_core.errors import CheckpointError, ConfigError, DataError

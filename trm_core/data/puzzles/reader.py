@@ -1,4 +1,4 @@
-"""A puzzle folder, read in pieces. `open_puzzles` is where every refusal happens; reading later moves bytes only.
+"""A puzzle folder, read in pieces. `open_puzzles` refuses what is none; reading later moves bytes only.
 
 Examples are memory-mapped; the index arrays are held. The sets of a split are one after the other: example, puzzle and
 group numbers count through all of them.
@@ -7,25 +7,21 @@ group numbers count through all of them.
 from __future__ import annotations
 
 import hashlib
-import json
-import tokenize
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from trm_core.data.fields import IGNORE_LABEL
+from trm_core.data.puzzles.checked_files import PuzzleSet, read_manifest, read_metadata, read_names, read_set, refuse
 from trm_core.data.puzzles.layout import (
     BLANK,
     DATASET,
     EXAMPLE_FIELDS,
     IDENTIFIERS,
     INDEX_FIELDS,
-    MANIFEST,
     SPLITS,
     Manifest,
     Metadata,
@@ -33,39 +29,9 @@ from trm_core.data.puzzles.layout import (
 )
 from trm_core.errors import DataError
 
-_MOST_JSON_BYTES = 1 << 30
 _SCAN_ROWS = 65536
 _HASHED_BYTES = 1 << 20  # of an array whose bytes are many: this many at each of some places
 _HASHED_PLACES = 64
-# NumPy parses the header as Python.
-_ARRAY_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    OverflowError,
-    EOFError,
-    SyntaxError,
-    RecursionError,
-    MemoryError,
-    tokenize.TokenError,
-)
-
-
-@dataclass(frozen=True)
-class PuzzleSet:
-    """One set of a split; N examples of S tokens, P puzzles, G groups."""
-
-    name: str
-    inputs: np.ndarray  # [N, S] memory-mapped
-    labels: np.ndarray  # [N, S] memory-mapped
-    puzzle_identifiers: np.ndarray  # [P] int64
-    puzzle_indices: np.ndarray  # [P + 1] int64
-    group_indices: np.ndarray  # [G + 1] int64
-
-    @cached_property
-    def identifiers(self) -> np.ndarray:
-        """[N] int64: the identifier of each example."""
-        return np.repeat(self.puzzle_identifiers, np.diff(self.puzzle_indices))
 
 
 def is_puzzle_folder(path: str | Path) -> bool:
@@ -79,7 +45,7 @@ def open_puzzles(path: str | Path) -> PuzzleData:
     Raises DataError, with file, index and mend.
     """
     path = Path(path)
-    metadata = {split: _metadata(path / split / DATASET) for split in SPLITS if (path / split / DATASET).is_file()}
+    metadata = {split: read_metadata(path / split / DATASET) for split in SPLITS if (path / split / DATASET).is_file()}
     if not metadata:
         raise DataError(
             f"{path}: is no puzzle folder, it has neither train/{DATASET} nor test/{DATASET}",
@@ -89,12 +55,14 @@ def open_puzzles(path: str | Path) -> PuzzleData:
     for split, other in metadata.items():
         for name in ("seq_len", "vocab_size", "pad_id", "ignore_label_id", "num_puzzle_identifiers"):
             if getattr(first, name) != getattr(other, name):
-                _refuse(
+                refuse(
                     path / split / DATASET,
                     f"{name} is {getattr(other, name)}, and {getattr(first, name)} in {first_split}/{DATASET}",
                 )
-    sets = {split: [_set(path, split, name, found) for name in found.sets] for split, found in metadata.items()}
-    return PuzzleData(path.absolute(), metadata, sets, _manifest(path), _names(path, first.num_puzzle_identifiers))
+    sets = {split: [read_set(path, split, name, found) for name in found.sets] for split, found in metadata.items()}
+    return PuzzleData(
+        path.absolute(), metadata, sets, read_manifest(path), read_names(path, first.num_puzzle_identifiers)
+    )
 
 
 class PuzzleData:
@@ -200,7 +168,7 @@ class PuzzleData:
         if block.min() >= 0 and block.max() < self.num_classes:
             return
         row, place = np.argwhere((block < 0) | (block >= self.num_classes))[0]
-        _refuse(
+        refuse(
             array_path(self.path, split, part.name, name),
             f"example {begin + row}, position {place}: token {block[row, place]} is not in 0 .. vocab_size - 1 = "
             f"{(self.num_classes or 0) - 1}",
@@ -256,115 +224,3 @@ def _places(array: np.ndarray) -> Iterator[np.ndarray]:
         return
     for start in np.linspace(0, len(array) - rows, _HASHED_PLACES).astype(int):
         yield array[start : start + rows]
-
-
-def _refuse(path: Path, what: str, hint: str = "build the folder again") -> NoReturn:
-    raise DataError(f"{path}: {what}", hint=hint)
-
-
-def _json(path: Path) -> Any:
-    try:
-        if path.stat().st_size > _MOST_JSON_BYTES:
-            _refuse(path, "is too large for what it should hold")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        _refuse(path, "is missing")
-    except OSError as error:
-        _refuse(path, f"cannot be read ({error.strerror})")
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        _refuse(path, f"is not JSON ({error})")
-
-
-def _metadata(path: Path) -> Metadata:
-    try:
-        found = Metadata.model_validate(_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        _refuse(path, f"{where}: {first['msg'].lower()}")
-    for name, limit in (("pad_id", found.vocab_size), ("blank_identifier_id", found.num_puzzle_identifiers)):
-        if getattr(found, name) >= limit:
-            _refuse(path, f"{name}={getattr(found, name)} is not below {limit}")
-    if not found.sets or len(set(found.sets)) < len(found.sets):
-        _refuse(path, f"sets are {found.sets!r:.80}, expected different names")
-    for name in found.sets:
-        if not 0 < len(name) <= 100 or "/" in name or "\\" in name or name[0] == "." or not name.isprintable():
-            _refuse(path, f"a set is named {name!r:.80}")
-    return found
-
-
-def _manifest(path: Path) -> Manifest | None:
-    if not (path / MANIFEST).is_file():
-        return None
-    try:
-        return Manifest.model_validate(_json(path / MANIFEST))
-    except ValidationError as error:
-        first = error.errors()[0]
-        _refuse(path / MANIFEST, f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg'].lower()}")
-
-
-def _names(path: Path, count: int) -> list[str] | None:
-    if not (path / IDENTIFIERS).is_file():
-        return None
-    found = _json(path / IDENTIFIERS)
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        _refuse(path / IDENTIFIERS, "is no list of names")
-    if len(found) != count:
-        _refuse(path / IDENTIFIERS, f"has {len(found)} names, but num_puzzle_identifiers={count} in {DATASET}")
-    return found
-
-
-def _array(path: Path) -> np.ndarray:
-    """Whole numbers, mapped: a header that promises more than there is asks for no memory."""
-    try:
-        if not path.is_file():  # opening a pipe would wait for somebody to write
-            _refuse(path, "is no file" if path.exists() else "is missing")
-        with np.errstate(over="ignore"):
-            found = np.lib.format.open_memmap(path, mode="r")
-    except _ARRAY_ERRORS as error:
-        _refuse(path, f"is no array that can be read ({' '.join(str(error).split())[:200]})")
-    if found.dtype.kind not in "iu":
-        _refuse(path, f"holds {found.dtype.name}, expected whole numbers")
-    return found
-
-
-def _set(folder: Path, split: str, name: str, metadata: Metadata) -> PuzzleSet:
-    """One set, with its index arrays checked against each other and the metadata."""
-    paths = {field: array_path(folder, split, name, field) for field in (*EXAMPLE_FIELDS, *INDEX_FIELDS)}
-    examples = {field: _array(paths[field]) for field in EXAMPLE_FIELDS}
-    indices = {field: _array(paths[field]) for field in INDEX_FIELDS}
-    for field, array in examples.items():
-        if array.ndim != 2 or array.shape[1] != metadata.seq_len:
-            _refuse(paths[field], f"has shape {list(array.shape)}, and seq_len={metadata.seq_len} in {DATASET}")
-    n = len(examples["inputs"])
-    if len(examples["labels"]) != n:
-        _refuse(paths["labels"], f"has {len(examples['labels'])} examples, the inputs {n}")
-    for field, array in indices.items():
-        if array.ndim != 1:
-            _refuse(paths[field], f"has shape {list(array.shape)}, expected one dimension")
-    indices = {field: np.array(array, np.int64) for field, array in indices.items()}
-    puzzles = len(indices["puzzle_identifiers"])
-    for field, last, what in (("puzzle_indices", n, "examples"), ("group_indices", puzzles, "puzzles")):
-        array = indices[field]
-        if len(array) == 0 or array[0] != 0 or array[-1] != last:
-            _refuse(paths[field], f"does not go from 0 to the {last} {what}")
-        wrong = np.flatnonzero(array[1:] <= array[:-1])  # a difference could overflow
-        if len(wrong):
-            _refuse(paths[field], f"index {wrong[0] + 1}: {array[wrong[0] + 1]} does not follow {array[wrong[0]]}")
-    if len(indices["puzzle_indices"]) != puzzles + 1:
-        _refuse(paths["puzzle_indices"], f"has {len(indices['puzzle_indices'])} entries for {puzzles} puzzles")
-    ids = indices["puzzle_identifiers"]
-    wrong = np.flatnonzero((ids < 0) | (ids >= metadata.num_puzzle_identifiers))
-    if len(wrong):
-        _refuse(
-            paths["puzzle_identifiers"],
-            f"puzzle {wrong[0]}: identifier {ids[wrong[0]]} is not below num_puzzle_identifiers="
-            f"{metadata.num_puzzle_identifiers}",
-        )
-    groups = len(indices["group_indices"]) - 1
-    if len(metadata.sets) == 1 and metadata.total_groups != groups:
-        _refuse(
-            folder / split / DATASET,
-            f"total_groups is {metadata.total_groups}, but {paths['group_indices'].name} has {groups}",
-        )
-    return PuzzleSet(name, examples["inputs"], examples["labels"], **indices)

@@ -15,59 +15,40 @@ def puzzles_of(evidence: Evidence) -> PuzzleFacts | None:
     return evidence.data if isinstance(evidence.data, PuzzleFacts) else None
 
 
-def answers_missing(evidence: Evidence) -> Finding:
+def judged(
+    evidence: Evidence, what: str, text: str, why: str, *, warns: float, fails: float, certain: float = 0.0
+) -> Finding:
+    """A share of the training puzzles that should be 0: `what` of their survey over all of them. text: what follows
+    "... % of the training puzzles"; certain: above which there is no doubt.
+    """
     facts = puzzles_of(evidence)
     if facts is None or facts.training is None:
         return unknown(_NO_PUZZLES)
-    found = facts.training
-    share = found.unanswered / max(found.examples, 1)
-    text = f"{100 * share:.3g} % of the training puzzles have no answer, all their labels are to be ignored"
-    if share < 0.02:
-        return ok(text, unanswered=share)
-    return Finding(
-        Verdict.FAIL if share > 0.2 else Verdict.WARN,
-        text,
-        numbers={"unanswered": share},
-        why="Nothing is learned from them, but they take their rows of every batch.",
-        advice=_BUILD,
-    )
+    share = getattr(facts.training, what) / max(facts.training.examples, 1)
+    said = f"{100 * share:.3g} % of the training puzzles {text}"
+    if share < warns:
+        return ok(said, **{what: share})
+    verdict = Verdict.FAIL if share > fails else Verdict.WARN
+    sure = "certain" if share > certain else "likely"
+    return Finding(verdict, said, sure=sure, numbers={what: share}, why=why, advice=_BUILD)
+
+
+def answers_missing(evidence: Evidence) -> Finding:
+    text = "have no answer, all their labels are to be ignored"
+    why = "Nothing is learned from them, but they take their rows of every batch."
+    return judged(evidence, "unanswered", text, why, warns=0.02, fails=0.2)
 
 
 def answers_copied(evidence: Evidence) -> Finding:
-    facts = puzzles_of(evidence)
-    if facts is None or facts.training is None:
-        return unknown(_NO_PUZZLES)
-    found = facts.training
-    share = found.copied / max(found.examples, 1)
-    text = f"in {100 * share:.3g} % of the training puzzles every answer stands in its own place of the question"
-    if share < 0.1:
-        return ok(text, copied=share)
-    return Finding(
-        Verdict.FAIL if share > 0.5 else Verdict.WARN,
-        text,
-        sure="certain" if share > 0.9 else "likely",
-        numbers={"copied": share},
-        why="Copying the question answers them, and that is all that can be learned from them.",
-        advice=_BUILD,
-    )
+    text = "have every answer in its own place of the question"
+    why = "Copying the question answers them, and that is all that can be learned from them."
+    return judged(evidence, "copied", text, why, warns=0.1, fails=0.5, certain=0.9)
 
 
 def answers_contradict(evidence: Evidence) -> Finding:
-    facts = puzzles_of(evidence)
-    if facts is None or facts.training is None:
-        return unknown(_NO_PUZZLES)
-    found = facts.training
-    share = found.contradicting / max(found.examples, 1)
-    text = f"{100 * share:.3g} % of the training puzzles ask what another one asks, and have another answer"
-    if share < 0.01:
-        return ok(text, contradicting=share)
-    return Finding(
-        Verdict.FAIL if share > 0.1 else Verdict.WARN,
-        text,
-        numbers={"contradicting": share},
-        why="No answer can be right for both. Puzzles with several solutions, or identifiers that were lost, do that.",
-        advice=_BUILD,
-    )
+    text = "ask what another one asks, and have another answer"
+    why = "No answer can be right for both. Puzzles with several solutions, or identifiers that were lost, do that."
+    return judged(evidence, "contradicting", text, why, warns=0.01, fails=0.1)
 
 
 def answers_moved(facts: PuzzleFacts) -> Finding:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from trm_core.config.schema import PuzzleBuildConfig
-from trm_core.data.puzzles.build.items import Items
+from trm_core.data.puzzles.build.items import Alphabet, Items, read_items
+from trm_core.data.puzzles.build.parallel import Log
+from trm_core.data.puzzles.build.sources import find_files
 from trm_core.data.puzzles.build.splits import split_by_form, subsample
 from trm_core.errors import DataError
 
@@ -28,6 +31,22 @@ class Chosen:
     train: Finished
     test: Finished | None
     notes: tuple[str, ...]
+
+
+def read_and_choose(
+    sources: list[Path],
+    settings: PuzzleBuildConfig,
+    alphabet: Alphabet,
+    generate: Callable[[], Items],
+    finish: Callable[[Items], Finished],
+    log: Log,
+) -> tuple[Chosen, list[str]]:
+    """The splits of what files hold, or of what is generated where there are none, and where they come from."""
+    files = find_files(sources, settings.test_source, log)
+    items = read_items(files.train, alphabet, log) if files.train else generate()
+    test = read_items(files.test, alphabet, log) if files.test else None
+    names = [str(path) for path in (*files.train, *files.test)] or ["generated"]
+    return choose(items, test, settings, finish), names
 
 
 def choose(

@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from trm_core.config.schema import PuzzleBuildConfig
-from trm_core.data.puzzles.build.choose import Finished, choose
+from trm_core.data.puzzles.build.choose import Finished, read_and_choose
 from trm_core.data.puzzles.build.folder import Kind, write_chosen
-from trm_core.data.puzzles.build.items import Items, generated_items, read_items, refuse
+from trm_core.data.puzzles.build.items import Items, generated_items, refuse
 from trm_core.data.puzzles.build.maze.check import solved
 from trm_core.data.puzzles.build.maze.generate import generate
 from trm_core.data.puzzles.build.maze.grid import ALPHABET, SYMBOLS, forms, symmetric
 from trm_core.data.puzzles.build.parallel import Counter, Log, Progress, ranges, run_all
 from trm_core.data.puzzles.build.report import BuiltPuzzles
 from trm_core.data.puzzles.build.seeds import AUGMENT, generator
-from trm_core.data.puzzles.build.sources import find_files
 from trm_core.errors import ConfigError
 
 _AT_ONCE = 50
@@ -29,19 +28,19 @@ def build_maze(
     sources: list[Path], out: Path, settings: PuzzleBuildConfig, progress: Progress, log: Log
 ) -> BuiltPuzzles:
     """Build from files, or generate where there are none."""
-    files = find_files(sources, settings.test_source, log)
-    items = read_items(files.train, ALPHABET, log) if files.train else _generated(settings, progress, log)
-    test = read_items(files.test, ALPHABET, log) if files.test else None
-
-    def finish(part: Items) -> Finished:
-        return _finish(part, settings.workers, progress)
-
-    chosen = choose(items, test, settings, finish)
+    chosen, names = read_and_choose(
+        sources,
+        settings,
+        ALPHABET,
+        lambda: _generated(settings, progress, log),
+        lambda part: _finish(part, settings.workers, progress),
+        log,
+    )
+    side = chosen.train.items.side
     copies = min(settings.augmentations, _SYMMETRIES)
     if copies < settings.augmentations:
         note = f"each maze has {_SYMMETRIES} symmetric copies, all of them written; there are no more"
         chosen = replace(chosen, notes=(*chosen.notes, note))
-    side = items.side
 
     def copy(index: int, question: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         which = generator(settings.seed, AUGMENT, index).choice(_SYMMETRIES, copies, replace=False) + 1
@@ -50,7 +49,6 @@ def build_maze(
         return np.stack([pair[0] for pair in turned]), np.stack([pair[1] for pair in turned])
 
     kind = Kind("maze", SYMBOLS, 0, copies, copy)
-    names = [str(path) for path in (*files.train, *files.test)] or ["generated"]
     return write_chosen(out, chosen, kind, settings, names, {}, progress)
 
 

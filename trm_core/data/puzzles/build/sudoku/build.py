@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from trm_core.config.schema import PuzzleBuildConfig
-from trm_core.data.puzzles.build.choose import Finished, choose
+from trm_core.data.puzzles.build.choose import Finished, read_and_choose
 from trm_core.data.puzzles.build.folder import Kind, write_chosen
-from trm_core.data.puzzles.build.items import Alphabet, Items, generated_items, read_items, refuse
+from trm_core.data.puzzles.build.items import Alphabet, Items, generated_items, refuse
 from trm_core.data.puzzles.build.parallel import Counter, Log, Progress, ranges, run_all
 from trm_core.data.puzzles.build.report import BuiltPuzzles
 from trm_core.data.puzzles.build.seeds import AUGMENT, generator
-from trm_core.data.puzzles.build.sources import find_files
 from trm_core.data.puzzles.build.sudoku.augment import symmetric_copies
 from trm_core.data.puzzles.build.sudoku.forms import forms
 from trm_core.data.puzzles.build.sudoku.generate import generate
@@ -39,17 +38,18 @@ def build_sudoku(
     sources: list[Path], out: Path, settings: PuzzleBuildConfig, progress: Progress, log: Log
 ) -> BuiltPuzzles:
     """Build from files, or generate where there are none."""
-    files = find_files(sources, settings.test_source, log)
-    items = read_items(files.train, ALPHABET, log) if files.train else _generated(settings, progress, log)
-    test = read_items(files.test, ALPHABET, log) if files.test else None
-
-    def finish(part: Items) -> Finished:
-        return _finish(part, settings.workers, progress)
-
-    chosen = choose(items, test, settings, finish)
-    geometry = GEOMETRIES[items.side]
+    chosen, names = read_and_choose(
+        sources,
+        settings,
+        ALPHABET,
+        lambda: _generated(settings, progress, log),
+        lambda part: _finish(part, settings.workers, progress),
+        log,
+    )
+    side = chosen.train.items.side
+    geometry = GEOMETRIES[side]
     facts: dict[str, int] = {}
-    if items.side == 4:
+    if side == 4:
         # All grids of 4 digits are copies of two, so splits cannot keep solutions apart; the reader should know.
         answers = [part.items.answers for part in (chosen.train, chosen.test) if part is not None]
         facts["solution_forms"] = len(np.unique(forms(np.concatenate(answers), geometry)))
@@ -60,9 +60,8 @@ def build_sudoku(
         rng = generator(settings.seed, AUGMENT, index)
         return symmetric_copies(question, answer, geometry, settings.augmentations, rng)
 
-    symbols = ["<pad>", ".", *map(str, range(1, items.side + 1))]
+    symbols = ["<pad>", ".", *map(str, range(1, side + 1))]
     kind = Kind("sudoku", symbols, 1, settings.augmentations, copy)
-    names = [str(path) for path in (*files.train, *files.test)] or ["generated"]
     return write_chosen(out, chosen, kind, settings, names, facts, progress)
 
 
