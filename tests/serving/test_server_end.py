@@ -19,6 +19,7 @@ import tiny
 from served import SURE, TRM, as_json, start
 
 from trm_core.inference.predictor import Predictor
+from trm_core.serving.server import begin_no_connection, listen
 
 
 def test_a_signal_under_load_drops_nothing(
@@ -100,6 +101,35 @@ def test_connections_of_one_request_are_answered_or_refused(trained_run: Path, t
     assert process.returncode == 0, errors
     assert set(outcomes) == {"200", "refused"}
     assert outcomes.count("refused") == 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux filters a listening socket's segments")
+def test_no_connection_is_made_after_the_signal_and_none_is_reset() -> None:
+    """Whatever comes between the last look at the socket and its end: it would be reset, not refused."""
+    listening = listen("127.0.0.1", 0)
+    address = listening.getsockname()
+    early = socket.create_connection(address)
+    begin_no_connection(listening)
+    early.sendall(b"one that the system has made is heard")
+    accepted, _ = listening.accept()
+    accepted.settimeout(5)
+    assert accepted.recv(100) == b"one that the system has made is heard"
+    late: list[object] = []
+
+    def connect() -> None:
+        try:
+            late.append(socket.create_connection(address, timeout=20))
+        except OSError as error:
+            late.append(error)
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    time.sleep(0.3)
+    with pytest.raises(BlockingIOError):
+        listening.accept()
+    listening.close()
+    thread.join()
+    assert isinstance(late[0], ConnectionRefusedError)
 
 
 def test_the_address_as_json(trained_run: Path, tmp_path: Path) -> None:

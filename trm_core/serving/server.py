@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import signal
 import socket
+import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,8 +25,11 @@ from trm_core.serving.metrics import Metrics
 from trm_core.serving.worker import Worker
 
 _LOOK_SECONDS = 0.2
+_DOOR_SECONDS = 0.3  # for connections that have begun when the signal comes
 _GRACE_SECONDS = 1.0
 _PATIENCE_SECONDS = 10.0
+_SO_ATTACH_FILTER = 26  # Python does not name it
+_SYN, _ACK = 0x02, 0x10
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -85,7 +91,7 @@ class Server(uvicorn.Server):
 async def _until_stopped(
     server: Server, worker: Worker, listening: socket.socket, state: State, on_ready: Callable[[], None]
 ) -> None:
-    """At a signal no new connection is taken, and those that are kept end with their next answer, which says so. After
+    """At a signal no new connection is begun, and those that are kept end with their next answer, which says so. After
     a while uvicorn closes idle ones and waits for the requests under way. A second signal changes nothing.
     """
     loop = asyncio.get_running_loop()
@@ -98,7 +104,8 @@ async def _until_stopped(
     def stop() -> None:
         if not state.stopping:
             state.stopping = True
-            late.extend(_close_door(server, listening))
+            begin_no_connection(listening)
+            loop.call_later(_DOOR_SECONDS, lambda: late.extend(_close_door(server, listening)))
             # A kept connection that were closed at once may have a request on its way, which nobody would answer.
             loop.call_later(_GRACE_SECONDS, leave)
 
@@ -139,6 +146,28 @@ def _close_door(server: Server, listening: socket.socket) -> list[asyncio.Task[o
     protocol: Any = config.http_protocol_class  # made as uvicorn makes its own
     made_as = partial(protocol, config=config, server_state=server.server_state, app_state=server.lifespan.state)
     return [loop.create_task(loop.connect_accepted_socket(made_as, connection)) for connection in made]
+
+
+def begin_no_connection(listening: socket.socket) -> None:
+    """From now on the system leaves a client's first segment unanswered, and goes on making the connections that have
+    begun. The client asks again after a second, and is refused once the door is closed. Without this, one that is made
+    between the last look and the closing of the socket would be reset. Nothing happens on systems other than Linux.
+    """
+    if sys.platform != "linux":
+        return
+    # A classic BPF program, which the listening socket runs over each TCP header: byte 13 holds the flags.
+    steps = [
+        (0x30, 0, 0, 13),  # load that byte
+        (0x54, 0, 0, _SYN | _ACK),  # and
+        (0x15, 0, 1, _SYN),  # skip the next step unless it is SYN alone
+        (0x06, 0, 0, 0),  # drop the segment
+        (0x06, 0, 0, 0xFFFF),  # keep it
+    ]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    with suppress(OSError):  # a sandbox may not allow it
+        listening.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(steps), ctypes.addressof(program))
+        )
 
 
 def _hang_up(server: Server) -> None:
