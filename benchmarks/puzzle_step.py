@@ -2,11 +2,14 @@
 
     git clone https://github.com/SamsungSAILMontreal/TinyRecursiveModels /tmp/public
     python -m benchmarks.puzzle_step --public /tmp/public --out benchmarks/results/puzzle_step.json
+    python -m benchmarks.puzzle_step --public /tmp/public --compile --out benchmarks/results/puzzle_step_compiled.json
+    python -m benchmarks.puzzle_step --public /tmp/public --width 128 --cells 16 --prefix 1 --batch 96 --out ...
 
-The network of the paper (configs/sudoku_att.yaml, or --mixer mlp) on random boards of 81 cells, the same batch size and
+The network of the paper (configs/sudoku_att.yaml, or --mixer mlp) on random boards, the same batch size and
 number of threads, in one process, a step of each in turn. Theirs is what their training loop does for a batch:
 forward, backward, AdamAtan2 (ours, as theirs needs CUDA) and sign-SGD, averages; ours is the whole step of the
-trainer, with its metrics; `products` are the matrix products of such a step alone, below which nothing can go.
+trainer, with its metrics; `products` are the matrix products of such a step alone, below which nothing at the same
+arithmetic can go. --compile compiles theirs as their script does (the whole model) and ours as training.compile does.
 Ratios of neighbouring steps with 95 % intervals, --pairs of them; memory is the growth of
 the process's resident peak, each alone in a process of its own.
 """
@@ -22,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +39,37 @@ from trm_core.optim.adam_atan2 import adam_atan2
 from trm_core.training.features import resolve_features, resolved
 from trm_core.training.trainer import Trainer
 
-CELLS, VOCABULARY, ROWS = 81, 11, 256
+VOCABULARY, ROWS, HIDDEN_MULTIPLE = 11, 256, 256
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-def random_boards(folder: Path) -> Path:
+@dataclass(frozen=True)
+class Setting:
+    """What both sides compute; a head has 64 channels."""
+
+    mixer: str = "attention"
+    precision: str = "float32"
+    batch: int = 8
+    width: int = 512
+    cells: int = 81
+    prefix: int = 16
+    threads: int = 1
+    pairs: int = 15
+    compile: bool = False
+
+    @property
+    def heads(self) -> int:
+        return max(1, self.width // 64)
+
+
+def random_boards(folder: Path, cells: int) -> Path:
     """A puzzle folder of random cells: only the cost of a step matters here."""
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
         arrays = {
-            "inputs": rng.integers(1, VOCABULARY, (ROWS, CELLS)).astype(np.uint8),
-            "labels": rng.integers(2, VOCABULARY, (ROWS, CELLS)).astype(np.uint8),
+            "inputs": rng.integers(1, VOCABULARY, (ROWS, cells)).astype(np.uint8),
+            "labels": rng.integers(2, VOCABULARY, (ROWS, cells)).astype(np.uint8),
             "puzzle_identifiers": np.zeros(ROWS, np.int32),
             "puzzle_indices": np.arange(ROWS + 1, dtype=np.int32),
             "group_indices": np.arange(ROWS + 1, dtype=np.int32),
@@ -54,36 +77,42 @@ def random_boards(folder: Path) -> Path:
         for name, array in arrays.items():
             np.save(folder / split / f"all__{name}.npy", array)
         metadata = {"pad_id": 0, "ignore_label_id": 0, "blank_identifier_id": 0, "num_puzzle_identifiers": 1}
-        metadata |= {"vocab_size": VOCABULARY, "seq_len": CELLS, "total_groups": ROWS, "total_puzzles": ROWS}
+        metadata |= {"vocab_size": VOCABULARY, "seq_len": cells, "total_groups": ROWS, "total_puzzles": ROWS}
         (folder / split / "dataset.json").write_text(
             json.dumps({**metadata, "mean_puzzle_examples": 1.0, "sets": ["all"]})
         )
     return folder
 
 
-def our_step(mixer: str, batch: int, precision: str, folder: Path) -> Callable[[], None]:
-    name = "sudoku_att.yaml" if mixer == "attention" else "sudoku_mlp.yaml"
-    changes = [f"data.path={folder}", f"training.global_batch_size={batch}", f"training.precision={precision}"]
-    config = load_config(CONFIGS / name, [*changes, "training.device=cpu", "training.lr_warmup_steps=1"]).config
+def our_step(setting: Setting, folder: Path) -> Callable[[], None]:
+    name = "sudoku_att.yaml" if setting.mixer == "attention" else "sudoku_mlp.yaml"
+    changes = [f"data.path={folder}", "training.device=cpu", "training.lr_warmup_steps=1"]
+    changes += [f"training.global_batch_size={setting.batch}", f"training.precision={setting.precision}"]
+    changes += [f"training.compile={str(setting.compile).lower()}", f"arch.num_heads={setting.heads}"]
+    changes += [f"arch.hidden_size={setting.width}", f"arch.puzzle_emb_ndim={setting.width}"]
+    changes += [f"arch.puzzle_emb_len={setting.prefix}"]
+    config = load_config(CONFIGS / name, changes).config
     data = open_puzzles(folder)
     features = resolve_features(config, data)
     trainer = Trainer(resolved(config, features), features, [(data, 1.0)], torch.device("cpu"))
     return lambda: take_step(trainer)
 
 
-def their_step(mixer: str, batch: int, precision: str, public: Path) -> Callable[[], None]:
+def their_step(setting: Setting, public: Path) -> Callable[[], None]:
     sys.path.insert(0, str(public))
     from models.losses import ACTLossHead  # type: ignore[import-not-found]
     from models.recursive_reasoning import trm  # type: ignore[import-not-found]
     from models.sparse_embedding import CastedSparseEmbeddingSignSGD_Distributed  # type: ignore[import-not-found]
 
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"batch_size": batch, "seq_len": CELLS, "vocab_size": VOCABULARY, "hidden_size": 512}
-    settings |= {"num_puzzle_identifiers": 1, "puzzle_emb_ndim": 512, "puzzle_emb_len": 16, "expansion": 4}
-    settings |= {"H_cycles": 3, "L_cycles": 6, "H_layers": 0, "L_layers": 2, "num_heads": 8, "halt_max_steps": 16}
-    settings |= {"halt_exploration_prob": 0.1, "forward_dtype": precision, "mlp_t": mixer == "mlp"}
-    settings["pos_encodings"] = "rope" if mixer == "attention" else "none"
-    model = ACTLossHead(trm.TinyRecursiveReasoningModel_ACTV1(settings), "stablemax_cross_entropy").train()
+    batch, width = setting.batch, setting.width
+    settings: dict[str, Any] = {"batch_size": batch, "seq_len": setting.cells, "vocab_size": VOCABULARY}
+    settings |= {"num_puzzle_identifiers": 1, "puzzle_emb_ndim": width, "puzzle_emb_len": setting.prefix}
+    settings |= {"hidden_size": width, "num_heads": setting.heads, "expansion": 4, "halt_max_steps": 16}
+    settings |= {"H_cycles": 3, "L_cycles": 6, "H_layers": 0, "L_layers": 2, "halt_exploration_prob": 0.1}
+    settings |= {"forward_dtype": setting.precision, "mlp_t": setting.mixer == "mlp"}
+    settings["pos_encodings"] = "rope" if setting.mixer == "attention" else "none"
+    model: Any = ACTLossHead(trm.TinyRecursiveReasoningModel_ACTV1(settings), "stablemax_cross_entropy").train()
     weights = list(model.parameters())
     dense, _ = adam_atan2(weights, lr=1e-4, betas=(0.9, 0.95), weight_decay=1.0)
     buffers = model.model.puzzle_emb.buffers()
@@ -91,11 +120,13 @@ def their_step(mixer: str, batch: int, precision: str, public: Path) -> Callable
     average = copy.deepcopy([p.detach() for p in weights])
     rng = np.random.default_rng(1)
     boards = {
-        "inputs": torch.from_numpy(rng.integers(1, VOCABULARY, (batch, CELLS)).astype(np.int32)),
-        "labels": torch.from_numpy(rng.integers(2, VOCABULARY, (batch, CELLS)).astype(np.int32)),
+        "inputs": torch.from_numpy(rng.integers(1, VOCABULARY, (batch, setting.cells)).astype(np.int32)),
+        "labels": torch.from_numpy(rng.integers(2, VOCABULARY, (batch, setting.cells)).astype(np.int32)),
         "puzzle_identifiers": torch.zeros(batch, dtype=torch.int32),
     }
     carry = model.initial_carry(boards)
+    if setting.compile:
+        model = torch.compile(model)
 
     def step() -> None:
         nonlocal carry
@@ -112,18 +143,18 @@ def their_step(mixer: str, batch: int, precision: str, public: Path) -> Callable
     return step
 
 
-def matrix_products(mixer: str, batch: int) -> Callable[[], None]:
+def matrix_products(setting: Setting) -> Callable[[], None]:
     """The matrix products of such a step and nothing else: forward, and for the gradient of inputs and of weights. No
     step at the same arithmetic can take less.
     """
-    positions, D, hidden = CELLS + 16, 512, 1536
-    rows = batch * positions
+    positions, D = setting.cells + setting.prefix, setting.width
+    hidden, over = hidden_size(D), hidden_size(positions)
+    rows = setting.batch * positions
     shapes = [(rows, D, 2 * hidden), (rows, hidden, D)]  # rows, inputs, outputs
-    if mixer == "attention":
+    if setting.mixer == "attention":
         shapes += [(rows, D, 3 * D), (rows, D, D)]
     else:
-        over = 512
-        shapes += [(batch * D, positions, 2 * over), (batch * D, over, positions)]
+        shapes += [(setting.batch * D, positions, 2 * over), (setting.batch * D, over, positions)]
     made = [(torch.randn(n, i), torch.randn(o, i), torch.randn(n, o)) for n, i, o in shapes]
     passes, learning = 3 * (6 + 1) * 2, (6 + 1) * 2  # networks of two layers; those of the last cycle learn
 
@@ -138,57 +169,67 @@ def matrix_products(mixer: str, batch: int) -> Callable[[], None]:
     return step
 
 
+def hidden_size(width: int) -> int:
+    """Of a SwiGLU with expansion 4."""
+    return -(-round(4 * width * 2 / 3) // HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE
+
+
 def peak_bytes() -> int:
     """Most memory that this process has had at once (Linux). getrusage would count the parent's before its exec."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
 
 
-def peak_growth(which: str, arguments: argparse.Namespace) -> float:
+def peak_growth(which: str, setting: Setting, public: Path) -> float:
     """Megabytes that three steps add to the resident peak, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.puzzle_step", "--public", str(arguments.public), "--alone", which]
-    command += ["--mixer", arguments.mixer, "--batch", str(arguments.batch), "--threads", str(arguments.threads)]
-    command += ["--precision", arguments.precision]
+    command = [sys.executable, "-m", "benchmarks.puzzle_step", "--public", str(public), "--alone", which]
+    for name, value in asdict(setting).items():
+        if name == "compile":
+            command += ["--compile"] * value
+        else:
+            command += [f"--{name}", str(value)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def make(which: str, arguments: argparse.Namespace, folder: Path) -> Callable[[], None]:
+def make(which: str, setting: Setting, public: Path, folder: Path) -> Callable[[], None]:
     if which == "ours":
-        return our_step(arguments.mixer, arguments.batch, arguments.precision, random_boards(folder))
-    return their_step(arguments.mixer, arguments.batch, arguments.precision, arguments.public)
+        return our_step(setting, random_boards(folder, setting.cells))
+    return their_step(setting, public)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--public", type=Path, required=True, help="a clone of the public code")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--mixer", choices=["attention", "mlp"], default="attention")
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of both")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--pairs", type=int, default=15)
+    defaults = Setting()
+    parser.add_argument("--mixer", choices=["attention", "mlp"], default=defaults.mixer)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default=defaults.precision, help="of both")
+    for name in ("batch", "width", "cells", "prefix", "threads", "pairs"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name))
+    parser.add_argument("--compile", action="store_true", help="both")
     parser.add_argument("--alone", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    setting = Setting(**{name: getattr(arguments, name) for name in asdict(defaults)})
+    torch.set_num_threads(setting.threads)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.alone:
-            step = make(arguments.alone, arguments, Path(folder) / "data")
+            step = make(arguments.alone, setting, arguments.public, Path(folder) / "data")
             before = peak_bytes()
             for _ in range(3):
                 step()
             print((peak_bytes() - before) / 1e6)
             return
-        work = {which: make(which, arguments, Path(folder) / which) for which in ("ours", "theirs")}
-        if arguments.precision == "float32":
-            work["products"] = matrix_products(arguments.mixer, arguments.batch)
-        seconds = alternate(work, arguments.pairs)
+        work = {which: make(which, setting, arguments.public, Path(folder) / which) for which in ("ours", "theirs")}
+        if setting.precision == "float32":
+            work["products"] = matrix_products(setting)
+        seconds = alternate(work, setting.pairs)
     record = {
-        "setting": {key: getattr(arguments, key) for key in ("mixer", "precision", "batch", "threads", "pairs")},
+        "setting": asdict(setting),
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "seconds": {name: float(np.median(values)) for name, values in seconds.items()},
         "ours / theirs": ratio(seconds["ours"], seconds["theirs"]),
         **({"products / theirs": ratio(seconds["products"], seconds["theirs"])} if "products" in work else {}),
-        "peak growth, MB": {which: peak_growth(which, arguments) for which in ("ours", "theirs")},
+        "peak growth, MB": {which: peak_growth(which, setting, arguments.public) for which in ("ours", "theirs")},
     }
     print(json.dumps(record, indent=2))
     if arguments.out:
