@@ -145,7 +145,9 @@ def test_every_allowed_pair_is_there() -> None:
     assert all(allowed(row) for row in ROWS)
 
 
-@pytest.mark.parametrize("number", range(len(ROWS)))
+@pytest.mark.parametrize(
+    "number", [pytest.param(number, marks=[pytest.mark.slow] if number % 3 else []) for number in range(len(ROWS))]
+)
 def test_trains_resumes_and_evaluates(number: int, files: dict[str, Path], tmp_path: Path) -> None:
     row = ROWS[number]
     whole, parts = (overrides_of(row, files[row["labels"]], tmp_path / name) for name in ("whole", "parts"))

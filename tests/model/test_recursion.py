@@ -7,7 +7,8 @@ import tiny
 import torch
 from torch import Tensor
 
-from trm_core.model.layers import attention_bias, rms_norm
+from trm_core.model.elementwise import rms_norm
+from trm_core.model.layers import attention_bias
 from trm_core.model.recursion import Recursion
 
 

@@ -19,7 +19,8 @@ from trm_core.data.fields import IGNORE_LABEL
 from trm_core.losses import StepLoss, answer_quality, mtp_term
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.data_shape import DataShape
-from trm_core.model.layers import Attention, Block, rope, rotated
+from trm_core.model.elementwise import rotated
+from trm_core.model.layers import Attention, Block, rope
 from trm_core.model.probabilities import log_probabilities
 from trm_core.model.trm import StepOutput, TinyRecursiveModel
 from trm_core.optim.build import build_optimizers

@@ -163,6 +163,7 @@ def test_command_prints_tables_and_writes_no_run(
     assert not list(tmp_path.glob("runs*"))
 
 
+@pytest.mark.slow
 def test_everything_as_json(tmp_path: Path, capsule_file: Path) -> None:
     traces = tmp_path / "new" / "traces"
     arguments = ["--json", "--steps", "4", "--seconds", "0.1", "--trace", traces]

@@ -59,7 +59,7 @@ def test_a_killed_run_ends_as_if_nobody_had(
     nursery: Nursery, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configuration = CONFIGURATIONS["average and prioritised replay"]
-    kills = tortured(nursery, configuration, data, tmp_path, 10, random.Random(SEED))
+    kills = tortured(nursery, configuration, data, tmp_path, 8, random.Random(SEED))
     with capsys.disabled():
         print(f"\n{remains.told(kills)}")
     assert any(kill.in_save for kill in kills)

@@ -75,7 +75,7 @@ _SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("world", "parts"), [(1, 4), (2, 1), pytest.param(2, 2, marks=_SLOW), pytest.param(4, 1, marks=_SLOW)]
+    ("world", "parts"), [(2, 1), *(pytest.param(*sizes, marks=_SLOW) for sizes in ((1, 4), (2, 2), (4, 1)))]
 )
 def test_the_gradient_is_that_of_one_process(data: str, tmp_path: Path, world: int, parts: int) -> None:
     """With uneven numbers of labels, in processes and in the parts of an accumulated batch alike."""
@@ -114,6 +114,7 @@ def train_alike(rank: int, world: int, data: str) -> dict[str, Any]:
     return {"digests": before, "replay": replayed, "said": ""}
 
 
+@pytest.mark.slow
 def test_processes_stay_alike_and_a_difference_is_noticed(data: str, tmp_path: Path) -> None:
     first, second = on_ranks(2, tmp_path, train_alike, data)
     assert first["digests"] == second["digests"]
@@ -162,7 +163,8 @@ def train_combinations(rank: int, world: int, files: dict[str, str], numbers: li
     return []
 
 
-@pytest.mark.parametrize("share", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(3))
 def test_every_combination_trains_alike_in_two_processes(share: int, tmp_path: Path) -> None:
     """No parameter is left without a gradient, no exchange differs between the processes."""
     sizes = {"train": 40, "validation": 12}

@@ -173,6 +173,7 @@ def limited(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "when", "largest"),
     [
@@ -181,11 +182,10 @@ def limited(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             "after step 0, allocating ",
             "tensors (measured, activations estimated), MB: activations ",
         ),
-        pytest.param(
+        (
             ["training.global_batch_size=8", "dqn.buffer_capacity=100000000"],
             "before training, allocating 2.24 GiB",
             "tensors (estimated, as nothing was measured yet), MB: a save's copy ",
-            marks=pytest.mark.slow,
         ),
     ],
     ids=["batch", "buffer"],

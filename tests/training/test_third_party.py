@@ -131,6 +131,7 @@ def service_of(parent: int) -> int:
     raise AssertionError("no wandb-core")
 
 
+@pytest.mark.slow
 def test_a_killed_wandb_service_does_not_end_a_run(tmp_path: Path, capsule_file: Path) -> None:
     pytest.importorskip("wandb")
     run = tmp_path / "run"

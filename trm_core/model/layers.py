@@ -11,13 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trm_core.config.schema import ArchConfig, HierarchyBias
-
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, each [K, D / n]
-
-
-def rms_norm(x: Tensor) -> Tensor:
-    """x / RMS(x) over the last dimension, without a gain."""
-    return F.rms_norm(x, (x.shape[-1],), eps=1e-5)
+from trm_core.model.elementwise import Rotation, gated, rms_norm, rotated
 
 
 class Attention(nn.Module):
@@ -64,10 +58,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        gated = F.silu(gate)
-        # In place where nobody needs what was there: memory traffic is what this costs.
-        return self.down(gated * up if torch.is_grad_enabled() else gated.mul_(up))
+        return self.down(gated(self.gate_up(x)))
 
 
 class Block(nn.Module):
@@ -146,12 +137,6 @@ def rope(positions: int, width: int, theta: float) -> Rotation:
     angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency)
     sin = angle.sin()
     return torch.cat([angle.cos()] * 2, 1), torch.cat([-sin, sin], 1)
-
-
-def rotated(x: Tensor, rotation: Rotation) -> Tensor:
-    """x [B, K, .., n, d] turned by its position."""
-    cos, sin = (part[:, None, None].to(x.dtype) for part in rotation)
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def attention_bias(mask: Tensor | None, parents: Tensor | None, weights: HierarchyBias | None) -> Tensor | None:

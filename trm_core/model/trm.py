@@ -17,10 +17,11 @@ from trm_core.config.schema import Config
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.concepts import ConceptVocabulary, Quantised
 from trm_core.model.data_shape import DataShape
+from trm_core.model.elementwise import rms_norm
 from trm_core.model.embedding import CapsuleEmbedding, SketchDecoder
 from trm_core.model.heads import AnswerHead, CMIHead, MTPHead, OpeningWorth, ReconstructionHeads
 from trm_core.model.initialise import initialise
-from trm_core.model.layers import attention_bias, rms_norm
+from trm_core.model.layers import attention_bias
 from trm_core.model.memory import MemoryBank
 from trm_core.model.q_head import QHead, build_q_state
 from trm_core.model.recursion import Recursion
