@@ -20,7 +20,11 @@ from trm_core.model.data_shape import DataShape
 
 
 class ChildAggregation(nn.Module):
-    """m children [B, k, m, D] -> one vector per capsule [B, k, hidden]."""
+    """m children [B, k, m, D] -> one vector per capsule [B, k, hidden].
+
+    Children are standardised, (child - mean) * scale, without ever being written down so: all that follows is linear in
+    them, save for a softmax that does not see what is alike for all children. They are the largest tensor of a step.
+    """
 
     def __init__(self, kind: str, dim: int, num_children: int, hidden: int) -> None:
         super().__init__()
@@ -30,17 +34,20 @@ class ChildAggregation(nn.Module):
         if kind == "attention":
             self.score = nn.Linear(dim, 1, bias=False)
 
-    def forward(self, children: Tensor) -> Tensor:
+    def forward(self, children: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        """mean, scale [D]."""
         if self.kind == "project":
-            pooled = children.flatten(2)
-        elif self.kind == "mean":
+            m = children.shape[2]
+            weight = self.project.weight * scale.repeat(m)
+            return F.linear(children.flatten(2), weight, -(weight @ mean.repeat(m)))
+        if self.kind == "mean":
             pooled = children.mean(2)
         elif self.kind == "first":
             pooled = children[:, :, 0]
         else:
-            weights = self.score(children).softmax(2)
+            weights = F.linear(children, self.score.weight * scale).softmax(2)
             pooled = (weights * children).sum(2)
-        return self.project(pooled)
+        return self.project((pooled - mean) * scale)
 
 
 class CapsuleEmbedding(nn.Module):
@@ -87,7 +94,7 @@ class CapsuleEmbedding(nn.Module):
     def detail(self, children: Tensor) -> Tensor:
         """Children [.., k, m, D] -> one vector per capsule [.., k, hidden]."""
         assert self.child_aggregation is not None
-        return self.child_aggregation((children - self.child_mean) * self.child_scale)
+        return self.child_aggregation(children, self.child_mean, self.child_scale)
 
     def forward(self, capsules: CapsuleState, detail: Tensor | None = None) -> Tensor:
         """detail [B, k, hidden]: `detail` of all children where the caller needs that as well; only what is open is
