@@ -28,6 +28,9 @@ def command(
         float | None, typer.Option(metavar="P", help="Reward per price unit: higher buys less; default: the run's.")
     ] = None,
     confidence: Annotated[float, typer.Option(min=0.0, max=1.0, help="At which 'threshold' halts.")] = 0.95,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Reasoning steps at most; default: as trained.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows that think at once.")] = 64,
     max_queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are refused with 503.")] = 4096,
     max_request_mb: Annotated[float, typer.Option(min=0.001, help="Largest body of a request.")] = 16.0,
@@ -60,7 +63,7 @@ def command(
         log(f"model: {model} (the newest run)")
     if threads is not None:
         torch.set_num_threads(threads)
-    predictor = Predictor.load(model, device, checkpoint)
+    predictor = Predictor.load(model, device, checkpoint, max_steps=max_steps)
     limits = Limits(round(max_request_mb * 1e6), max_samples)
 
     def ready(address: str) -> None:

@@ -132,10 +132,11 @@ def test_no_connection_is_made_after_the_signal_and_none_is_reset() -> None:
     assert isinstance(late[0], ConnectionRefusedError)
 
 
-def test_the_address_as_json(trained_run: Path, tmp_path: Path) -> None:
-    """One document, and nothing else by the end."""
+def test_the_address_as_json(trained_run: Path, tmp_path: Path, fields: Any) -> None:
+    """One document, and nothing else by the end; the options reach the model."""
+    steps = ["--max-steps", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-c", TRM, "serve", str(trained_run), "--port", "0", "--json"],
+        [sys.executable, "-c", TRM, "serve", str(trained_run), "--port", "0", "--json", "--policy", "never", *steps],
         env=tiny.environment(tmp_path),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -147,6 +148,8 @@ def test_the_address_as_json(trained_run: Path, tmp_path: Path) -> None:
     said = json.loads("".join(lines))
     assert said["model"] == str(trained_run)
     assert httpx.get(f"{said['address']}/health").status_code == 200
+    answer = httpx.post(f"{said['address']}/predict", json={"samples": as_json(fields, [0])}, timeout=30)
+    assert answer.json()["answers"][0]["steps"] == 1
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=30)[0] == ""
     assert process.returncode == 0
