@@ -2,13 +2,15 @@
 
     python -m benchmarks.adaptive_inference RUN --out benchmarks/results/adaptive_inference.json
 
-RUN was trained with `arch.enable_adaptive_hcycles=true` and at least two H-cycles. The learned policy first decides
-which capsules each test sample opens. Then two ways of thinking read exactly those, open from the start:
+RUN is of capsules or of puzzles. The learned policy first decides which capsules each test sample opens (of a puzzle:
+none). Then two ways of thinking read exactly those, open from the start:
 
     all       every sample runs T steps with every cycle; T: the smallest within 0.1 points of the best of 1..max_steps,
               on the samples that are reported or those of tuning, whichever needs fewer
-    adaptive  a sample halts once its halt logit is high, leaves the H loop above its threshold; the batch shrinks
+    adaptive  a sample halts once its halt logit is high, with `arch.enable_adaptive_hcycles` leaves the H loop above
+              its threshold; the batch shrinks
 
+A puzzle is right when all of its cells are.
 Wall-clock on one thread, in alternation, for all samples and for the easier and the harder half (by confidence after
 the first step, opened capsules as above). The halt logit to halt at is the smallest of a few within 0.3 points of `all`
 on the validation or training samples, not on the ones that are reported.
@@ -29,8 +31,7 @@ from torch import Tensor
 from benchmarks.timing import alternate, ratio
 from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
-from trm_core.data.store import open_capsules
-from trm_core.data.stream import sequential_batches
+from trm_core.data.dataset import Dataset, batches_of, open_dataset
 from trm_core.dqn.actions import Action
 from trm_core.evaluation.load import load_run
 from trm_core.evaluation.policies import LearnedPolicy, Situation, nothing
@@ -66,9 +67,9 @@ class Given:
 class Opened(LearnedPolicy):
     """The learned policy, keeping what it opened."""
 
-    def __init__(self, price: float, rows: int, k: int) -> None:
+    def __init__(self, price: float, opened: Tensor) -> None:
         super().__init__(price)
-        self.opened = torch.zeros(rows, k, dtype=torch.bool)
+        self.opened = opened
 
     def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
         action, opened = super().decide(now)
@@ -81,9 +82,10 @@ class Bench:
 
     def __init__(self, model: TinyRecursiveModel, config: Config, batch: CapsuleBatch, prices: Tensor) -> None:
         self.model, self.config, self.batch, self.prices = model, config, batch, prices
-        policy = Opened(model.price_level, len(batch), model.data.num_capsules)
-        rollout(model, config, [batch], policy, prices)
-        self.opened = policy.opened
+        self.opened = torch.zeros(len(batch), model.data.num_capsules, dtype=torch.bool)
+        if not model.data.tokens:
+            policy = Opened(model.price_level, self.opened)
+            rollout(model, config, [batch], policy, prices)
 
     def run(self, halt: float, steps: int, leave: float | None, rows: Tensor | None = None) -> Outcome:
         batch = self.batch if rows is None else self.batch.select(rows)
@@ -93,17 +95,19 @@ class Bench:
             self.model, self.config, [batch], Given(opened, halt, steps, self.model.price_level), self.prices
         )
 
+    def right(self, outcome: Outcome) -> float:
+        return float((outcome.exact.float() if self.model.data.tokens else outcome.accuracy).mean())
+
     def needed_steps(self) -> tuple[int, list[float]]:
         """The smallest T within 0.1 points of the best, and the accuracy of every T."""
         never = float("inf")
-        curve = [
-            float(self.run(never, steps, None).accuracy.mean()) for steps in range(1, self.config.arch.max_steps + 1)
-        ]
+        curve = [self.right(self.run(never, steps, None)) for steps in range(1, self.config.arch.max_steps + 1)]
         return next(t for t, a in enumerate(curve, start=1) if a >= max(curve) - 0.001), curve
 
 
-def whole_split(file: Any, split: str, limit: int = 4000) -> CapsuleBatch:
-    return next(sequential_batches(file, split, min(file.rows[split], limit)))
+def whole_split(file: Dataset, split: str, limit: int = 4000) -> CapsuleBatch:
+    rows = min(file.rows[split], limit)
+    return next(batches_of(file, split, rows, rows))
 
 
 def main() -> None:
@@ -115,20 +119,16 @@ def main() -> None:
     torch.set_num_threads(1)
     loaded = load_run(arguments.run, torch.device("cpu"))
     config, model = loaded.config, loaded.model
-    if model.leave_above is None:
-        raise SystemExit("the run was not trained with arch.enable_adaptive_hcycles=true")
     threshold = model.leave_above
-    file = open_capsules(loaded.data["eval"]["path"])
+    file = open_dataset(loaded.data["eval"]["path"])
     prices = torch.as_tensor(file.prices)
     tuning = "validation" if file.rows.get("validation") else "train"
     tune = Bench(model, config, whole_split(file, tuning, 1000), prices)
     bench = Bench(model, config, whole_split(file, "test"), prices)
     test_steps, curve = bench.needed_steps()
     steps = min(test_steps, tune.needed_steps()[0])
-    full = float(tune.run(float("inf"), steps, None).accuracy.mean())
-    halt = next(
-        (h for h in HALTS if float(tune.run(h, steps, threshold).accuracy.mean()) >= full - 0.003), float("inf")
-    )
+    full = tune.right(tune.run(float("inf"), steps, None))
+    halt = next((h for h in HALTS if tune.right(tune.run(h, steps, threshold)) >= full - 0.003), float("inf"))
 
     confidence = bench.run(float("inf"), 1, None).confidence
     order = confidence.argsort(descending=True)
@@ -156,7 +156,7 @@ def main() -> None:
         fast, slow = adaptive(), everything()
         record[name] = {
             "times faster": ratio(seconds["all"], seconds["adaptive"]),
-            "accuracy": {"all": float(slow.accuracy.mean()), "adaptive": float(fast.accuracy.mean())},
+            "accuracy": {"all": bench.right(slow), "adaptive": bench.right(fast)},
             "steps": {"all": float(slow.steps.float().mean()), "adaptive": float(fast.steps.float().mean())},
             "cycles": {"all": float(slow.cycles.float().mean()), "adaptive": float(fast.cycles.float().mean())},
         }
