@@ -31,9 +31,10 @@ from trm_core.training.run_dir import CONFIG
 BUILD = {"4": ["data.puzzles.clues=6"], "6": []}
 
 
-def small(seeds: int, folder: Path) -> dict[str, Any]:
+def small(sizes: list[str], seeds: int, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for size, settings in BUILD.items():
+    for size in sizes:
+        settings = BUILD[size]
         data = folder / f"data{size}"
         counts = ["--count", "3000", "--augmentations", "20"]
         trm("build-puzzles", "sudoku", "--size", size, *counts, *settings, "--out", data)
@@ -98,6 +99,7 @@ def main() -> None:
     kinds = parser.add_subparsers(dest="kind", required=True)
     few = kinds.add_parser("small")
     few.add_argument("--seeds", type=int, default=3)
+    few.add_argument("--sizes", nargs="*", choices=BUILD, default=list(BUILD))
     long = kinds.add_parser("curve")
     long.add_argument("run", type=Path)
     long.add_argument("--plot", type=Path)
@@ -107,7 +109,7 @@ def main() -> None:
     record: Any
     if arguments.kind == "small":
         with tempfile.TemporaryDirectory() as folder:
-            record = small(arguments.seeds, Path(folder))
+            record = small(arguments.sizes, arguments.seeds, Path(folder))
     else:
         record = curve(arguments.run)
         if arguments.plot:
