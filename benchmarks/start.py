@@ -46,11 +46,16 @@ def processes(run: Path) -> dict[str, list[str]]:
 def starter(arguments: Sequence[str], spent: list[float]) -> Callable[[], None]:
     """Runs the process to its end; its processor seconds go to `spent`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the first round compiles, as an installation does
 
     def start() -> None:
         before = children_seconds()
         done = subprocess.run(
-            [sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+            [sys.executable, *arguments],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=False,
         )
         if done.returncode not in (0, 1):  # 1: a check of `diagnose` failed, as it may for a tiny run
             raise SystemExit(f"python {' '.join(arguments)}: {done.stderr.decode()[-2000:]}")
