@@ -46,11 +46,17 @@ class Window:
 
 
 def read_window(source: Source, place: Place, last: Window | None) -> Window:
-    """Read one window. `last` lends its arrays if it holds the same rows (a file of a single window)."""
+    """Read one window. `last`, which nobody needs any more, lends its arrays: as they are if it holds the same rows (a
+    file of a single window), else to be written over.
+    """
     rows, visit = source.order.window_rows(place.epoch, place.window)
-    if last is not None and np.array_equal(rows, last.rows):
+    if last is None:
+        return Window(place, rows, visit, source.file.read(source.split, rows, source.fields))
+    if np.array_equal(rows, last.rows):
         return Window(place, rows, visit, last.arrays)
-    return Window(place, rows, visit, source.file.read(source.split, rows, source.fields))
+    # The last window of an epoch is smaller: what its arrays are part of is handed on.
+    room = {name: array if array.base is None else array.base for name, array in last.arrays.items()}
+    return Window(place, rows, visit, source.file.read(source.split, rows, source.fields, room))
 
 
 class LocalReader:
@@ -61,11 +67,10 @@ class LocalReader:
         self._last: list[Window | None] = [None] * len(sources)
 
     def get(self, source: int, position: int) -> Window:
-        """The window of a source that holds a position of its order."""
-        order = self._sources[source].order
-        window = read_window(self._sources[source], order.place(position), self._last[source])
-        if order.windows == 1:
-            self._last[source] = window
+        """The window of a source that holds a position of its order; the one given before is gone with it."""
+        place = self._sources[source].order.place(position)
+        last, self._last[source] = self._last[source], None  # a reading that fails leaves it half written over
+        self._last[source] = window = read_window(self._sources[source], place, last)
         return window
 
     def close(self) -> None:
@@ -184,13 +189,13 @@ def _work(pipe: Connection, sources: tuple[Source, ...]) -> None:
     try:
         while True:
             source, place = pipe.recv()
+            before, last[source] = last[source], None
             try:
-                window = read_window(sources[source], place, last[source])
+                window = read_window(sources[source], place, before)
             except DataError as error:
                 pipe.send((source, error))
                 continue
-            if sources[source].order.windows == 1:
-                last[source] = window
+            last[source] = window
             shapes = {name: (array.shape, array.dtype.str) for name, array in window.arrays.items()}
             pipe.send((source, (place, window.rows, window.visit, shapes)))
             for array in window.arrays.values():
