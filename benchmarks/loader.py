@@ -7,8 +7,8 @@ one by the loader, shuffled, read from the file by windows of 64 MB; and one by 
 TensorDataset of the same fields. All give float32 batches in this process. `in memory` holds the float16 numbers of the
 file and converts a batch, as the loader does; `in memory, float32` holds twice the bytes and converts nothing. Ratios
 of neighbouring turns with 95 % intervals; `first epoch` is the loader's first, in which every checksum is looked at,
-over its median. Memory is the growth of the resident peak over two epochs, each contender and file in a process of its
-own. The files are in the page cache, as a file is after one epoch.
+over its median. Memory is the growth of the resident peak over two epochs, each contender and file in processes of
+their own. The files are in the page cache, as a file is after one epoch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -75,9 +76,10 @@ def whole(path: Path, dtype: torch.dtype) -> list[Tensor]:
 
 
 def peak_growth(name: str, path: Path, batch: int) -> float:
-    """Megabytes that opening the file and two epochs add to the resident peak, in a process of its own."""
+    """Megabytes that opening the file and two epochs add to the resident peak: the median of three processes."""
     command = [sys.executable, "-m", "benchmarks.loader", "--alone", name, "--file", str(path), "--batch", str(batch)]
-    return round(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout), 1)
+    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
+    return round(median(map(float, outputs)), 1)
 
 
 def main() -> None:

@@ -50,13 +50,17 @@ def read_window(source: Source, place: Place, last: Window | None) -> Window:
     file of a single window), else to be written over.
     """
     rows, visit = source.order.window_rows(place.epoch, place.window)
-    if last is None:
-        return Window(place, rows, visit, source.file.read(source.split, rows, source.fields))
-    if np.array_equal(rows, last.rows):
+    if last is not None and np.array_equal(rows, last.rows):
         return Window(place, rows, visit, last.arrays)
-    # The last window of an epoch is smaller: what its arrays are part of is handed on.
-    room = {name: array if array.base is None else array.base for name, array in last.arrays.items()}
+    room = _room(source) if last is None else {name: array.base for name, array in last.arrays.items()}
     return Window(place, rows, visit, source.file.read(source.split, rows, source.fields, room))
+
+
+def _room(source: Source) -> dict[str, np.ndarray]:
+    """Arrays for the largest window, of which any window takes the beginning."""
+    rows = min(source.order.rows, source.order.block_rows * source.order.window_blocks)
+    layout = source.file.layout
+    return {name: np.empty((rows, *layout.row_shape(name)), layout.dtypes[name]) for name in source.fields}
 
 
 class LocalReader:
