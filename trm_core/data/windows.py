@@ -43,6 +43,7 @@ class Window:
     rows: np.ndarray  # [w] int64, ascending
     visit: np.ndarray  # [w] position in `rows` of each row in the order of visit
     arrays: dict[str, np.ndarray]  # field -> [w, ...]
+    room: dict[str, np.ndarray]  # what `arrays` are the beginning of
 
 
 def read_window(source: Source, place: Place, last: Window | None) -> Window:
@@ -51,9 +52,9 @@ def read_window(source: Source, place: Place, last: Window | None) -> Window:
     """
     rows, visit = source.order.window_rows(place.epoch, place.window)
     if last is not None and np.array_equal(rows, last.rows):
-        return Window(place, rows, visit, last.arrays)
-    room = _room(source) if last is None else {name: array.base for name, array in last.arrays.items()}
-    return Window(place, rows, visit, source.file.read(source.split, rows, source.fields, room))
+        return Window(place, rows, visit, last.arrays, last.room)
+    room = _room(source) if last is None else last.room
+    return Window(place, rows, visit, source.file.read(source.split, rows, source.fields, room), room)
 
 
 def _room(source: Source) -> dict[str, np.ndarray]:
@@ -156,7 +157,7 @@ class WorkerReader:
         except (EOFError, OSError) as error:
             raise self._died(worker) from error
         del self._pending[source, place.start]
-        self._arrived[source, place.start] = Window(place, rows, visit, arrays)
+        self._arrived[source, place.start] = Window(place, rows, visit, arrays, arrays)
 
     def _died(self, worker: int) -> ResourceError:
         process = self._workers[worker][0]
