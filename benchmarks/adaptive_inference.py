@@ -19,7 +19,6 @@ on the validation or training samples, not on the ones that are reported.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.record import describe_machine, publish
 from benchmarks.timing import alternate, ratio
 from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
@@ -135,6 +135,7 @@ def main() -> None:
     half = len(order) // 2
     parts = {"all samples": torch.arange(len(order)), "easy half": order[:half], "hard half": order[half:]}
     record: dict[str, Any] = {
+        "machine": describe_machine(threads=1),
         "run": arguments.run.name,
         "T": steps,
         "accuracy by T on the test split": curve,
@@ -160,8 +161,7 @@ def main() -> None:
             "steps": {"all": float(slow.steps.float().mean()), "adaptive": float(fast.steps.float().mean())},
             "cycles": {"all": float(slow.cycles.float().mean()), "adaptive": float(fast.cycles.float().mean())},
         }
-    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record, indent=2))
+    publish(record, arguments.out)
 
 
 if __name__ == "__main__":

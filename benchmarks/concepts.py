@@ -4,45 +4,38 @@
     python -m benchmarks.concepts --out benchmarks/results/concepts.json
 
 Both start from the same codebook and averages and see the same inputs; they alternate within every round, and the
-figures are medians over rounds of ours / theirs, so that other load on the machine strikes both. Prints one JSON
-document. The library's forward in training holds its update; a forward alone is its `freeze_codebook=True`.
+figures are medians over rounds of ours / theirs with 95 % intervals, so that other load on the machine strikes both.
+Prints one JSON document. The library's forward in training holds its update; a forward alone is its
+`freeze_codebook=True`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.record import describe_machine, publish
+from benchmarks.timing import alternate, median_interval
 from trm_core.model.concepts import DEAD_SHARE, ConceptVocabulary
 
 DECAY = 0.99
 PLACING = 20  # updates before the clock starts: all codes are placed
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def summary(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
+def summary(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    ratio, low, high = (round(value, 3) for value in median_interval(ours / theirs))
     return {
-        "ours_ms": round(1e3 * statistics.median(ours), 2),
-        "library_ms": round(1e3 * statistics.median(theirs), 2),
-        "ours_over_library": round(statistics.median(ratios), 3),
-        "ratio_low": round(ratios[len(ratios) // 10], 3),
-        "ratio_high": round(ratios[-1 - len(ratios) // 10], 3),
+        "ours_ms": round(1e3 * float(np.median(ours)), 2),
+        "library_ms": round(1e3 * float(np.median(theirs)), 2),
+        "ours_over_library": ratio,
+        "ratio_low": low,
+        "ratio_high": high,
     }
 
 
@@ -70,24 +63,23 @@ def measure(library: Any, size: argparse.Namespace) -> dict[str, Any]:
     theirs._codebook.embed_avg.copy_(ours.ema_sums[None])
     theirs._codebook.cluster_size.copy_(ours.ema_counts[None])
 
-    def our_step(z: Tensor, step: int) -> None:
+    z, step = draw(), PLACING
+
+    def begin_round() -> None:
+        nonlocal z, step
+        z, step = draw().requires_grad_(), step + 1
+
+    def our_step() -> None:
         _, found = ours(z, None)
         ours.update(*found.rows(), step, 0)
 
-    times: dict[str, list[float]] = {name: [] for name in ("ours", "theirs", "ours_forward", "theirs_forward")}
-    for round_ in range(size.warmup + size.rounds):
-        z = draw().requires_grad_()
-        work = {
-            "ours": lambda z=z, step=round_ + PLACING: our_step(z, step),
-            "theirs": lambda z=z: theirs(z),
-            "ours_forward": lambda z=z: ours(z, None),
-            "theirs_forward": lambda z=z: theirs(z, freeze_codebook=True),
-        }
-        # Either goes first every other round.
-        for name in list(work) if round_ % 2 else reversed(work):
-            taken = seconds(work[name])
-            if round_ >= size.warmup:
-                times[name].append(taken)
+    work = {
+        "ours": our_step,
+        "theirs": lambda: theirs(z),
+        "ours_forward": lambda: ours(z, None),
+        "theirs_forward": lambda: theirs(z, freeze_codebook=True),
+    }
+    times = alternate(work, size.rounds, warmup=size.warmup, before=begin_round)
     return {
         "forward and update": summary(times["ours"], times["theirs"]),
         "forward": summary(times["ours_forward"], times["theirs_forward"]),
@@ -113,17 +105,11 @@ def main() -> None:
     record = {
         "size": {name: getattr(arguments, name) for name in ("rows", "capsules", "width", "codes")},
         "rounds": arguments.rounds,
-        "threads": arguments.threads,
-        "machine": platform.machine(),
-        "torch": torch.__version__,
+        "machine": describe_machine(arguments.threads),
         "library": version("vector-quantize-pytorch"),
         **measure(library, arguments),
     }
-    text = json.dumps(record, indent=2)
-    if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text + "\n")
-    print(text)
+    publish(record, arguments.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ of 95 %.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.timing import take_step
+from benchmarks.record import describe_machine, publish
+from benchmarks.timing import rounded, take_step
 from trm_core.config import load_config
 from trm_core.prepare import RunHooks, prepare
 from trm_core.training.gradient_monitor import GradientMonitor
@@ -120,16 +120,9 @@ def measure(overrides: list[str], pairs: int, warmup: int) -> dict[str, Any]:
         "groups": list(monitor.groups),
         "step_ms": round(1e3 * float(np.median(step)), 3),
         "monitor_ms": round(1e3 * float(np.median(gross)), 3),
-        "gross_pct": interval(100 * gross / step),
-        "net_pct": interval(100 * net / step),
+        "gross_pct": rounded(100 * gross / step),
+        "net_pct": rounded(100 * net / step),
     }
-
-
-def interval(ratios: np.ndarray) -> dict[str, float]:
-    """Median and the bootstrap interval of the median."""
-    draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
-    low, high = np.percentile(np.median(draws, 1), [2.5, 97.5])
-    return {"median": round(float(np.median(ratios)), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 
 
 def main() -> None:
@@ -141,18 +134,14 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     record: dict[str, Any] = {
-        "torch": torch.__version__,
+        "machine": describe_machine(torch.get_num_threads()),
         "device": device,
-        "threads": torch.get_num_threads(),
         "pairs": arguments.pairs,
         "cases": {
             name: measure(CASES[name], arguments.pairs, arguments.warmup) for name in arguments.case or list(CASES)
         },
     }
-    text = json.dumps(record, indent=2) + "\n"
-    if arguments.out is not None:
-        arguments.out.write_text(text)
-    print(text, end="")
+    publish(record, arguments.out)
 
 
 if __name__ == "__main__":

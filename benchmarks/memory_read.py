@@ -10,9 +10,6 @@ ratios within a round with a 95 % bootstrap interval.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.record import describe_machine, publish
+from benchmarks.timing import alternate, rounded
 from trm_core.config.schema import ArchConfig, MemoryConfig
 from trm_core.model.layers import Network
 from trm_core.model.memory import MemoryBank
@@ -59,29 +58,14 @@ def measure(rows: int, rounds: int) -> dict[str, Any]:
         "full_attention": lambda: full_attention(bank, z),
         "network": lambda: block(z, None),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in work}
     with torch.no_grad():
-        for round_ in range(rounds + 2):
-            for name, call in work.items():
-                began = time.perf_counter()
-                call()
-                if round_ >= 2:  # the first two warm up
-                    seconds[name].append(time.perf_counter() - began)
-    taken = {name: np.array(values) for name, values in seconds.items()}
+        taken = alternate(dict(work), rounds, warmup=2)
     return {
         "milliseconds": {name: round(1e3 * float(np.median(values)), 2) for name, values in taken.items()},
-        "read / full_attention": ratio(taken["read"], taken["full_attention"]),
-        "read / network": ratio(taken["read"], taken["network"]),
+        "read / full_attention": rounded(taken["read"] / taken["full_attention"]),
+        "read / network": rounded(taken["read"] / taken["network"]),
         "ffn_expansion": arch.ffn_expansion,
     }
-
-
-def ratio(above: np.ndarray, below: np.ndarray) -> dict[str, float]:
-    """Median of the ratios within rounds, with its 95 % bootstrap interval."""
-    ratios = above / below
-    draws = np.median(np.random.default_rng(0).choice(ratios, (2000, len(ratios))), axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return {"median": round(float(np.median(ratios)), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 
 
 def main() -> None:
@@ -99,12 +83,10 @@ def main() -> None:
         "heads": HEADS,
         "rounds": options.rounds,
         "threads": options.threads,
-        "machine": f"{platform.machine()}, torch {torch.__version__}",
+        "machine": describe_machine(options.threads),
         **measure(options.rows, options.rounds),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record, indent=2))
+    publish(record, options.out)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
-import json
-import os
-import platform
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +32,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.record import describe_machine, publish
+from benchmarks.timing import alternate, median_interval
 from trm_core.config.schema import DQNConfig
 from trm_core.dqn.replay import ReplayBuffer
 
@@ -197,33 +195,15 @@ def rows_step(capacity: int, source: Source, lists: bool) -> Step:
     return step
 
 
-def alternate(steps: dict[str, Step], turns: int, repeats: int) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds per step [turns] of each contender; one turn is the mean of `repeats` steps."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(turns + 3):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            for _ in range(repeats):
-                step()
-            if turn >= 3:  # the first turns warm caches and allocator
-                times[name].append((time.perf_counter() - start) / repeats * 1e3)
-    return {name: np.array(values) for name, values in times.items()}
-
-
-def ratio(mine: NDArray[np.float64], other: NDArray[np.float64]) -> dict[str, Any]:
-    """Median of mine / other over turns, with the bootstrap's 95 % interval."""
-    quotients = mine / other
-    picks = np.random.default_rng(0).integers(0, len(quotients), (2000, len(quotients)))
-    low, high = np.percentile(np.median(quotients[picks], axis=1), [2.5, 97.5])
-    return {"ratio": round(float(np.median(quotients)), 4), "interval": [round(float(low), 4), round(float(high), 4)]}
-
-
 def compare(steps: dict[str, Step], turns: int, repeats: int) -> dict[str, Any]:
-    """Ours (the first) against each other one."""
-    times = alternate(steps, turns, repeats)
+    """Ours (the first) against each other one; one turn is the mean of `repeats` steps."""
+    times = alternate(dict(steps), turns, warmup=3, calls=repeats)  # the first turns warm caches and allocator
     first, *others = times
-    result: dict[str, Any] = {"ms": {name: round(float(np.median(values)), 4) for name, values in times.items()}}
-    return result | {f"{first} / {other}": ratio(times[first], times[other]) for other in others}
+    result: dict[str, Any] = {"ms": {name: round(1e3 * float(np.median(values)), 4) for name, values in times.items()}}
+    for other in others:
+        found, low, high = (round(value, 4) for value in median_interval(times[first] / times[other]))
+        result[f"{first} / {other}"] = {"ratio": found, "interval": [low, high]}
+    return result
 
 
 def main() -> None:
@@ -240,12 +220,7 @@ def main() -> None:
         "batch": BATCH,
         "width": WIDTH,
         "turns": turns,
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "machine": describe_machine(threads=1),
     }
     if importlib.util.find_spec("cpprb") is not None:
         record["machine"]["cpprb"] = importlib.metadata.version("cpprb")
@@ -270,10 +245,7 @@ def main() -> None:
     record["kinds"] = compare(
         {name: ours(middle, source, **changes) for name, changes in kinds.items()}, turns, repeats=20
     )
-    text = json.dumps(record, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    publish(record, options.out)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ Ratios of neighbouring steps with 95 % intervals; one thread. The buffers are fu
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.record import describe_machine, publish
 from benchmarks.timing import alternate, ratio, take_step
 from trm_core.config.schema import Config
 from trm_core.data.checksum import checksums
@@ -104,6 +104,7 @@ def main() -> None:
             {name: partial(take_step, trainer) for name, trainer in trainers.items()}, arguments.repetitions
         )
     record = {
+        "machine": describe_machine(threads=1),
         "hidden": arguments.hidden,
         "layers": arguments.layers,
         "batch": arguments.batch,
@@ -113,8 +114,7 @@ def main() -> None:
         "expand over dqn": ratio(seconds["expand"], seconds["dqn"]),
         "median milliseconds": {name: float(1e3 * np.median(values)) for name, values in seconds.items()},
     }
-    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record, indent=2))
+    publish(record, arguments.out)
 
 
 if __name__ == "__main__":

@@ -167,3 +167,60 @@ def test_differences_at_equal_spending_are_read_off_the_rules_upper_hull() -> No
     rule, learned = samples([3.0, 1.0], [0.9, 0.5]), samples([2.0, 5.0], [0.8, 0.8])
     found = at_equal_spending(learned, rule, np.array([0, 0]), np.array([2, 1, 1]))
     np.testing.assert_allclose(found, [0.1, -0.1])
+
+
+@pytest.mark.slow
+def test_loader_build_start_and_growth_at_a_tiny_size(tmp_path: Path) -> None:
+    loader = run(tmp_path, "loader", "--rows", "200", "400", "--turns", "2", "--batch", "32")
+    assert set(loader["peak growth, MB"]["loader"]) == {"200", "400"}
+    messages = tmp_path / "messages.tsv"
+    words = [f"{'spam' if n % 3 else 'ham'}\tword{n % 7} other{n % 11} third{n % 5}" for n in range(60)]
+    messages.write_text("\n".join(words))
+    build = run(tmp_path, "build", "--rows", "120", "--rounds", "1", "--text", messages)
+    for kind in ("pictures", "messages"):
+        assert build[kind]["overhead"]["ratio"] > -1
+        assert set(build[kind]["seconds by stage"]["two"]) == {"scan", "fit", "encode", "write", "probe"}
+    start = run(tmp_path, "start", "--rounds", "1", "--heavy-rounds", "1")
+    assert start["light"]["trm --help - python -c pass"]["seconds"]["difference"] > 0
+    plot = tmp_path / "growth.png"
+    growth = run(tmp_path, "growth", "--quick", "--rounds", "1", "--only", "B", "replay capacity", "--plot", plot)
+    assert growth["growth"]["B"]["sizes"] == [4, 8, 16]
+    assert sum(growth["growth"]["B"]["parts of the largest"].values()) == pytest.approx(1, abs=0.01)
+    assert plot.stat().st_size > 10_000
+
+
+def test_the_table_says_what_it_cannot_run() -> None:
+    from benchmarks.table import JOBS, ROWS, Given, table
+
+    names = [job.name for job in JOBS]
+    assert len(set(names)) == len(names)
+    assert {row.job for row in ROWS} == set(names), "every row has its job, every job a row"
+    for job in JOBS:
+        assert (ROOT / "benchmarks" / f"{job.module}.py").is_file()
+    without = {job.name: why for job in JOBS if (why := job.needs(Given())) is not None}
+    assert "--public" in without["puzzle_step_compiled"]
+    text = table({}, without)
+    assert text.count("not run: needs") == sum(row.job in without for row in ROWS)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "verdict"),
+    [(0.8, 0.7, 0.85, "met"), (0.95, 0.93, 1.0, "missed"), (0.95, 0.8, 1.0, "missed, within the interval")],
+)
+def test_the_verdict_is_of_the_median(value: float, low: float, high: float, verdict: str) -> None:
+    from benchmarks.table import Figure, Row
+
+    row = Row("what", "against", "job", lambda record: Figure(value), 0.9)
+    assert row.verdict(Figure(value, low, high)) == verdict
+    assert row.target() == "<= 0.9"
+
+
+def test_records_are_read_where_the_benchmarks_write_them() -> None:
+    """The records of the last run have every figure that the table asks for."""
+    from benchmarks.table import ROWS
+
+    folder = ROOT / "benchmarks" / "results"
+    for row in ROWS:
+        path = folder / f"{row.job}.json"
+        if path.exists():
+            assert row.figure(json.loads(path.read_text())).value == pytest.approx(0, abs=1e6), row.what

@@ -43,12 +43,16 @@ def command(
     Ends with code 1 if a check fails. Example: trm diagnose dqn runs/quickstart-20260101-120000
     """
     from trm_cli.console import log, print_json
+    from trm_core.diagnose.ahead import look_ahead
     from trm_core.diagnose.check import Verdict
-    from trm_core.diagnose.diagnose import diagnose
-    from trm_core.diagnose.registry import of_group
     from trm_core.errors import CheckFailed, UsageError
 
     group, run, overrides = sort_arguments(what or [])
+    if run is not None:
+        look_ahead(run)  # before the imports, which take longer
+    from trm_core.diagnose.diagnose import diagnose
+    from trm_core.diagnose.registry import of_group
+
     if config is None and (overrides or probe):
         raise UsageError("overrides and --probe need --config", hint="trm diagnose --config FILE KEY=VALUE ...")
     if run is not None and probe:

@@ -65,6 +65,7 @@ class SampleStream:
             WorkerReader(self._sources, num_workers) if num_workers else LocalReader(self._sources)
         )
         self._windows: list[Window | None] = [None] * len(files)
+        self._gathered: dict[str, np.ndarray] = {}
         self._taken = 0  # rows given to all processes
         self._counts = [0] * len(files)  # of these, by file
 
@@ -78,22 +79,22 @@ class SampleStream:
         before ours. Raises DataError or ResourceError if they cannot be read.
         """
         picks, counts = self._picks(n, before, after)
-        parts: list[dict[str, np.ndarray]] = []
-        places: list[np.ndarray] = []
+        fields = self._sources[0].fields
+        batch = {name: self._room(name, n) for name in fields}
+        batch["rows"] = np.empty(n, np.int64)
         for source, (slots, positions) in enumerate(picks):
             begin = 0
             while begin < len(slots):
                 window = self._window(source, int(positions[begin]))
                 end = int(np.searchsorted(positions, window.place.stop))
                 index = window.visit[positions[begin:end] - window.place.start]
-                part = {name: np.take(array, index, axis=0) for name, array in window.arrays.items()}
-                part["rows"] = window.rows[index]
-                parts.append(part)
-                places.append(slots[begin:end])
+                for name in fields:
+                    _put(window.arrays[name], index, batch[name], slots[begin:end])
+                batch["rows"][slots[begin:end]] = window.rows[index]
                 begin = end
         self._taken += before + n + after
         self._counts = counts
-        return _batch(self._files[0], self._sources[0].fields, _joined(parts, places), n)
+        return _batch(fields, batch)
 
     def state_dict(self) -> dict[str, Any]:
         """The position, as plain numbers and lists."""
@@ -150,6 +151,16 @@ class SampleStream:
             counts.append(self._counts[source] + int(here.sum()))
         return picks, counts
 
+    def _room(self, name: str, n: int) -> np.ndarray:
+        """An array [n, ...] to gather a field in. What is copied anyway, as float32, is gathered in the same memory."""
+        shape = self._files[0].layout.row_shape(name)
+        dtype = np.result_type(*(np.dtype(file.layout.dtypes[name]) for file in self._files))
+        if dtype != np.float16:
+            return np.empty((n, *shape), dtype)
+        if name not in self._gathered or len(self._gathered[name]) < n:
+            self._gathered[name] = np.empty((n, *shape), dtype)
+        return self._gathered[name][:n]
+
     def _window(self, source: int, position: int) -> Window:
         window = self._windows[source]
         if window is None or not window.place.start <= position < window.place.stop:
@@ -172,7 +183,7 @@ def sequential_batches(
         near = int(some[-1] - some[0]) + 1 == len(some)
         arrays = file.read(split, slice(int(some[0]), int(some[-1]) + 1) if near else some, names)
         arrays["rows"] = some
-        yield _batch(file, names, arrays, len(some))
+        yield _batch(names, arrays)
 
 
 def spread(rows: int, limit: int | None) -> np.ndarray:
@@ -206,27 +217,27 @@ def _require_same_shape(first: CapsuleFile, file: CapsuleFile, split: str) -> No
             )
 
 
-def _joined(parts: list[dict[str, np.ndarray]], places: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """One array per field from the parts, each row at its place in the batch."""
-    if len(parts) <= 1:
-        return parts[0] if parts else {}
-    order = np.argsort(np.concatenate(places), kind="stable")
-    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+def _put(array: np.ndarray, index: np.ndarray, out: np.ndarray, slots: np.ndarray) -> None:
+    """out[slots] = array[index], for ascending slots."""
+    first, last = int(slots[0]), int(slots[-1])
+    if last - first + 1 == len(slots) and array.dtype == out.dtype:
+        np.take(array, index, axis=0, out=out[first : last + 1], mode="clip")  # the default mode takes a copy first
+    else:
+        out[slots] = array[index]
 
 
-def _batch(file: CapsuleFile, names: Sequence[str], arrays: dict[str, np.ndarray], n: int) -> CapsuleBatch:
-    """Tensors that own their memory; `arrays` may be empty where n is 0."""
+def _batch(names: Sequence[str], arrays: dict[str, np.ndarray]) -> CapsuleBatch:
+    """Tensors of arrays that all have the same number of rows; float32 ones share their memory."""
 
     def tensor(name: str) -> Tensor | None:
         if name not in names:
             return None
-        if n == 0:
-            arrays[name] = np.empty((0, *file.layout.row_shape(name)), file.layout.dtypes[name])
         values = torch.from_numpy(arrays[name])
         return values.float() if values.is_floating_point() else values
 
     sketches, labels = tensor("sketches"), tensor("labels")
     assert sketches is not None
+    n = len(sketches)
     return CapsuleBatch(
         sketches=sketches,
         children=tensor("children"),
@@ -235,5 +246,5 @@ def _batch(file: CapsuleFile, names: Sequence[str], arrays: dict[str, np.ndarray
         parents=tensor("parents"),
         mask=tensor("mask"),
         modality=tensor("modality"),
-        rows=torch.from_numpy(arrays["rows"]) if n else torch.empty(0, dtype=torch.int64),
+        rows=torch.from_numpy(arrays["rows"]),
     )

@@ -43,14 +43,25 @@ class Window:
     rows: np.ndarray  # [w] int64, ascending
     visit: np.ndarray  # [w] position in `rows` of each row in the order of visit
     arrays: dict[str, np.ndarray]  # field -> [w, ...]
+    room: dict[str, np.ndarray]  # what `arrays` are the beginning of
 
 
 def read_window(source: Source, place: Place, last: Window | None) -> Window:
-    """Read one window. `last` lends its arrays if it holds the same rows (a file of a single window)."""
+    """Read one window. `last`, which nobody needs any more, lends its arrays: as they are if it holds the same rows (a
+    file of a single window), else to be written over.
+    """
     rows, visit = source.order.window_rows(place.epoch, place.window)
     if last is not None and np.array_equal(rows, last.rows):
-        return Window(place, rows, visit, last.arrays)
-    return Window(place, rows, visit, source.file.read(source.split, rows, source.fields))
+        return Window(place, rows, visit, last.arrays, last.room)
+    room = _room(source) if last is None else last.room
+    return Window(place, rows, visit, source.file.read(source.split, rows, source.fields, room), room)
+
+
+def _room(source: Source) -> dict[str, np.ndarray]:
+    """Arrays for the largest window, of which any window takes the beginning."""
+    rows = min(source.order.rows, source.order.block_rows * source.order.window_blocks)
+    layout = source.file.layout
+    return {name: np.empty((rows, *layout.row_shape(name)), layout.dtypes[name]) for name in source.fields}
 
 
 class LocalReader:
@@ -61,11 +72,10 @@ class LocalReader:
         self._last: list[Window | None] = [None] * len(sources)
 
     def get(self, source: int, position: int) -> Window:
-        """The window of a source that holds a position of its order."""
-        order = self._sources[source].order
-        window = read_window(self._sources[source], order.place(position), self._last[source])
-        if order.windows == 1:
-            self._last[source] = window
+        """The window of a source that holds a position of its order; the one given before is gone with it."""
+        place = self._sources[source].order.place(position)
+        last, self._last[source] = self._last[source], None  # a reading that fails leaves it half written over
+        self._last[source] = window = read_window(self._sources[source], place, last)
         return window
 
     def close(self) -> None:
@@ -147,7 +157,7 @@ class WorkerReader:
         except (EOFError, OSError) as error:
             raise self._died(worker) from error
         del self._pending[source, place.start]
-        self._arrived[source, place.start] = Window(place, rows, visit, arrays)
+        self._arrived[source, place.start] = Window(place, rows, visit, arrays, arrays)
 
     def _died(self, worker: int) -> ResourceError:
         process = self._workers[worker][0]
@@ -184,13 +194,13 @@ def _work(pipe: Connection, sources: tuple[Source, ...]) -> None:
     try:
         while True:
             source, place = pipe.recv()
+            before, last[source] = last[source], None
             try:
-                window = read_window(sources[source], place, last[source])
+                window = read_window(sources[source], place, before)
             except DataError as error:
                 pipe.send((source, error))
                 continue
-            if sources[source].order.windows == 1:
-                last[source] = window
+            last[source] = window
             shapes = {name: (array.shape, array.dtype.str) for name, array in window.arrays.items()}
             pipe.send((source, (place, window.rows, window.visit, shapes)))
             for array in window.arrays.values():

@@ -94,4 +94,6 @@ def told_by_sketches(sketches: Array, children: Array) -> float:
 def _nearest(points: Array, among: Array, skip: int) -> Array:
     """[n] distance of points to the nearest row of `among`, or, with skip 1, to the nearest but itself."""
     squares = (points**2).sum(1)[:, None] + (among**2).sum(1) - 2 * points @ among.T
-    return np.sqrt(np.maximum(np.partition(squares, skip, axis=1)[:, skip], 0.0))
+    for _ in range(skip):
+        np.put_along_axis(squares, squares.argmin(1)[:, None], np.inf, axis=1)
+    return np.sqrt(np.maximum(squares.min(1), 0.0))

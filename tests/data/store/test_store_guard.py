@@ -554,6 +554,22 @@ def test_refusal_of_the_child_arrives(capsule_path: Path) -> None:
     assert refusal.value.hint == "copy the data itself into the file"
 
 
+def test_a_look_that_was_begun_before_is_the_one_that_counts(
+    capsule_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = (Path(shutil.copy(capsule_path, tmp_path / name)) for name in ("whole.h5", "broken.h5"))
+    with h5py.File(broken, "r+") as h5:
+        external_link(h5, tmp_path)
+    for path in (whole, broken):
+        quarantine.begin(path)
+    monkeypatch.setattr(sys, "executable", "/nowhere")  # nothing can be started any more
+    open_capsules(whole).close()
+    with pytest.raises(DataError, match="soft or external link"):
+        open_capsules(broken)
+    with pytest.raises(FileNotFoundError):
+        quarantine.begin(tmp_path / "none.h5")
+
+
 def test_child_that_hangs_or_fails(capsule_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = Path(shutil.copy(capsule_path, tmp_path / "copy.h5"))
     interpreter = tmp_path / "python"

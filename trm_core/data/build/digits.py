@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
@@ -21,15 +24,29 @@ class DigitsReader:
     path = "digits"
 
     def __init__(self) -> None:
-        from sklearn.datasets import load_digits
-
-        data = load_digits()
-        self._images = np.asarray(data.images, dtype=np.float32)
-        self._labels = np.asarray(data.target)
+        table = _table()
+        self._images = table[:, :-1].reshape(-1, SIZE, SIZE).astype(np.float32)
+        self._labels = table[:, -1].astype(int)
 
     def records(self, *, digests: bool) -> Iterator[Record]:
         for image, label in zip(self._images, self._labels, strict=True):
             yield Record(digit_picture(image), digest_array(image) if digests else 0, str(int(label)))
+
+
+def _table() -> np.ndarray:
+    """float64 [1797, 65]: pixels and digit. Read from scikit-learn's file without importing scikit-learn, which takes
+    longer than all else that a run does before its first step.
+    """
+    package = find_spec("sklearn")
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits  # a version that keeps it elsewhere
+
+    pixels, digit = load_digits(return_X_y=True)
+    return np.column_stack([pixels, digit])
 
 
 def digit_picture(image: np.ndarray) -> np.ndarray:

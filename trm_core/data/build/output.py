@@ -24,6 +24,7 @@ from trm_core.data.store.writer import CapsuleWriter
 from trm_core.errors import DataError
 
 _SMALL = ("split", "digest", "augmented")
+_APPEND_BYTES = 4 << 20  # rows of a split are gathered to this: an append costs more than the bytes of a few rows
 
 
 @dataclass(frozen=True)
@@ -85,23 +86,35 @@ def write_file(
         ) as writer,
     ):
         written = dict.fromkeys(counts, 0)
+
+        def append(name: str, waiting: dict[str, list[dict[str, np.ndarray]]], is_copy: bool) -> None:
+            parts, waiting[name] = waiting[name], []
+            if not parts:
+                return
+            rows = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
+            writer.append(name, rows)
+            if not is_copy:
+                sample.offer(name, written[name], rows)
+            written[name] += len(rows["ids"])
+
         # Augmented copies come after all samples of the source, so that whoever measures can leave them out.
         rounds = [False, True] if any(flags.any() for flags in copies) else [False]
         done = 0
         for is_copy in rounds:
+            waiting: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in counts}
             for chunk, split, flags in zip(chunks, splits, copies, strict=True):
                 fields = work.load_chunk(chunk.index)
                 part = {name: values for name, values in fields.items() if name not in _SMALL}
                 for code, name in enumerate(SPLITS):
                     own = (split == code) & (flags == is_copy)
                     if own.any():
-                        rows = {field: values[own] for field, values in part.items()}
-                        writer.append(name, rows)
-                        if not is_copy:
-                            sample.offer(name, written[name], rows)
-                        written[name] += int(own.sum())
+                        waiting[name].append({field: values[own] for field, values in part.items()})
+                        if sum(values.nbytes for rows in waiting[name] for values in rows.values()) >= _APPEND_BYTES:
+                            append(name, waiting, is_copy)
                 done += 1
                 progress("write", done, len(chunks) * len(rounds))
+            for name in waiting:
+                append(name, waiting, is_copy)
         progress("probe", 0, 1)
         value = measure(sample)
         progress("probe", 1, 1)

@@ -48,13 +48,17 @@ class Layout:
 
 
 def chunk_rows(row_bytes: int) -> int:
-    """Rows of one HDF5 chunk: 64, fewer where they would exceed 1 MB, more where they would be under 16 KB.
+    """Rows of one HDF5 chunk: 64, a half, a quarter ... of it where they would exceed 1 MB, more where they would be
+    under 16 KB.
 
-    64 rows is the block that the loader shuffles, so a block is one read; tiny chunks would make the index larger than
-    the data.
+    64 rows is the block that the loader shuffles: it is one read, and no chunk has to be read for two blocks. Tiny
+    chunks would make the index larger than the data.
     """
     if row_bytes * _BLOCK_ROWS > _CHUNK_BYTES:
-        return max(1, _CHUNK_BYTES // row_bytes)
+        rows = _BLOCK_ROWS
+        while rows > 1 and row_bytes * rows > _CHUNK_BYTES:
+            rows //= 2
+        return rows
     blocks = max(1, _SMALL_CHUNK_BYTES // (row_bytes * _BLOCK_ROWS))
     return blocks * _BLOCK_ROWS
 

@@ -21,6 +21,7 @@ _HINT = "the file is damaged or hostile; build it again from its source"
 
 _Identity = tuple[int, int, int, int, int]
 _trusted: set[_Identity] = set()
+_under_way: dict[_Identity, subprocess.Popen[bytes]] = {}
 
 
 def identity(path: Path) -> _Identity:
@@ -34,11 +35,37 @@ def trust(path: Path) -> None:
     _trusted.add(identity(path))
 
 
+def begin(path: Path) -> None:
+    """Start looking at `path`, for an `examine_in_child` that comes later. Raises OSError if it is not there."""
+    key = identity(path)
+    if key not in _trusted and key not in _under_way:
+        _under_way[key] = _start(path)
+
+
 def examine_in_child(path: Path) -> None:
     """Raise DataError if the guard refuses `path`, or if looking at it kills the child. Cheap the second time."""
     key = identity(path)
     if key in _trusted:
         return
+    process = _under_way.pop(key, None) or _start(path)
+    try:
+        output, errors = process.communicate(timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{path}: the HDF5 library does not come back from reading its structure", hint=_HINT) from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            process.communicate()
+    if process.returncode == ExitCode.DATA:
+        raise DataError(**json.loads(output))
+    if process.returncode < 0:
+        raise DataError(f"{path}: crashes the HDF5 library (signal {-process.returncode})", hint=_HINT)
+    if process.returncode != ExitCode.OK:
+        raise RuntimeError(f"probing {path} failed: {errors.decode(errors='replace')}")
+    _trusted.add(key)
+
+
+def _start(path: Path) -> subprocess.Popen[bytes]:
     code = (
         "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"
         "from trm_core.data.store.quarantine import child; sys.exit(child(sys.argv[2]))"
@@ -47,17 +74,9 @@ def examine_in_child(path: Path) -> None:
     search = [*sys.path, str(Path(trm_core.__file__).parent.parent)]
     command = [sys.executable, "-S", "-c", code, json.dumps(search), str(path)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    try:
-        result = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, env=environment, check=False)
-    except subprocess.TimeoutExpired:
-        raise DataError(f"{path}: the HDF5 library does not come back from reading its structure", hint=_HINT) from None
-    if result.returncode == ExitCode.DATA:
-        raise DataError(**json.loads(result.stdout))
-    if result.returncode < 0:
-        raise DataError(f"{path}: crashes the HDF5 library (signal {-result.returncode})", hint=_HINT)
-    if result.returncode != ExitCode.OK:
-        raise RuntimeError(f"probing {path} failed: {result.stderr.decode(errors='replace')}")
-    _trusted.add(key)
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
 
 
 def child(path: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from trm_core.data.fields import ENCODERS, IGNORE_LABEL, PRICES, SPLITS
+from trm_core.data.store.checked import CheckedReader
 from trm_core.data.store.guard import Structure, inspect_structure, refuse_non_hdf5
 from trm_core.data.store.quarantine import examine_in_child, identity
 from trm_core.data.store.verify import Problem, verify_file
@@ -20,6 +21,7 @@ _SCAN_ROWS = 65536
 _HINT_REBUILD = "build the file again from its source"
 _MERGE_GAP_ROWS = 64  # rows wanted this close together are read in one go, with what lies between
 _MERGE_BYTES = 4 << 20
+_STRETCH_ROWS = 32  # so many consecutive rows are read by themselves
 
 
 def open_capsules(path: str | Path) -> CapsuleFile:
@@ -59,6 +61,7 @@ class CapsuleFile:
         self._identity = identity(path)
         self._h5: h5py.File | None = None
         self._owner = 0
+        self._readers: dict[str, CheckedReader] = {}  # of that handle
         self.prices = self._read_prices() if structure.has_prices else np.ones(self.num_capsules, np.float32)
 
     @property
@@ -70,10 +73,18 @@ class CapsuleFile:
         """True if the file has this field (see `trm_core.data.fields`)."""
         return field in self.layout.dtypes
 
-    def read(self, split: str, rows: slice | np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    def read(
+        self,
+        split: str,
+        rows: slice | np.ndarray,
+        fields: Sequence[str] | None = None,
+        room: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]:
         """Arrays of the given rows, in the stored dtypes; all fields by default.
 
         `rows` is a slice (contiguous ones are fast) or an array [n] of row numbers, in any order and with repetitions.
+        `room`: arrays that an earlier call has given and that nobody needs any more; an array of n rows is written into
+        them where they have as many, which spares the system fresh pages.
         Raises DataError for a split or field the file does not have and for bytes that cannot be read, IndexError for
         row numbers outside the split.
         """
@@ -93,7 +104,8 @@ class CapsuleFile:
             raise IndexError(f"rows must be a slice or a vector of integers, got {index.dtype} {index.shape}")
         if len(index) and (index.min() < 0 or index.max() >= count):
             raise IndexError(f"rows {index.min()} to {index.max()} are not all within the {count} rows of {split}")
-        return {name: self._read_rows(split, name, index.astype(np.int64)) for name in names}
+        index = index.astype(np.int64)
+        return {name: self._read_rows(split, name, index, (room or {}).get(name)) for name in names}
 
     def require_trainable(self) -> None:
         """Raise DataError if no model can learn from the training split: none there, no labels, or all alike."""
@@ -162,6 +174,7 @@ class CapsuleFile:
         if self._h5 is not None and self._owner == os.getpid():
             self._h5.close()
         self._h5 = None
+        self._readers = {}
 
     def __enter__(self) -> CapsuleFile:
         return self
@@ -170,7 +183,7 @@ class CapsuleFile:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_h5": None}
+        return {**self.__dict__, "_h5": None, "_readers": {}}
 
     def __repr__(self) -> str:
         sizes = f"k={self.num_capsules}, m={self.num_children}, D={self.dim}"
@@ -192,7 +205,14 @@ class CapsuleFile:
             except OSError as error:
                 raise DataError(f"{self.path}: cannot be opened any more ({error})") from error
             self._owner = os.getpid()
+            self._readers = {}
         return self._h5
+
+    def _reader(self, key: str) -> CheckedReader:
+        h5 = self._handle()
+        if key not in self._readers:
+            self._readers[key] = CheckedReader(h5[key])
+        return self._readers[key]
 
     def _read_prices(self) -> np.ndarray:
         prices = self._handle()[PRICES][()]
@@ -207,7 +227,7 @@ class CapsuleFile:
             out = np.empty((stop - start, *self.layout.row_shape(name)), self.layout.dtypes[name])
         try:
             if stop > start:
-                self._handle()[key].read_direct(out, np.s_[start:stop])
+                self._reader(key).read(start, stop, out)
             return out
         except (OSError, RuntimeError) as error:
             raise DataError(
@@ -215,23 +235,32 @@ class CapsuleFile:
                 hint="the file is damaged; build it again from its source",
             ) from error
 
-    def _read_rows(self, split: str, name: str, index: np.ndarray) -> np.ndarray:
-        out = np.empty((len(index), *self.layout.row_shape(name)), self.layout.dtypes[name])
+    def _read_rows(self, split: str, name: str, index: np.ndarray, room: np.ndarray | None) -> np.ndarray:
+        if room is None or len(room) < len(index):
+            room = np.empty((len(index), *self.layout.row_shape(name)), self.layout.dtypes[name])
+        out = room[: len(index)]
         order = np.argsort(index, kind="stable")
         wanted = index[order]
         in_order = bool((order[1:] > order[:-1]).all())
         most = max(1, _MERGE_BYTES // self.layout.row_bytes(name))
         begin = 0
         while begin < len(wanted):
-            end = _run_end(wanted, begin, most)
-            first, stop = int(wanted[begin]), int(wanted[end - 1]) + 1
-            if in_order and bool((np.diff(wanted[begin:end]) == 1).all()):
-                self._read_range(split, name, first, stop, out[begin:end])  # the loader's case: no copy in between
+            end = _stretch_end(wanted, begin) if in_order else begin
+            if end - begin >= _STRETCH_ROWS:  # the loader's case: no copy in between
+                self._read_range(split, name, int(wanted[begin]), int(wanted[end - 1]) + 1, out[begin:end])
             else:
-                block = self._read_range(split, name, first, stop)
+                end = _run_end(wanted, begin, most)
+                first = int(wanted[begin])
+                block = self._read_range(split, name, first, int(wanted[end - 1]) + 1)
                 out[order[begin:end]] = block[wanted[begin:end] - first]
             begin = end
         return out
+
+
+def _stretch_end(wanted: np.ndarray, begin: int) -> int:
+    """End of the consecutive row numbers from `begin`."""
+    gaps = np.flatnonzero(np.diff(wanted[begin:]) != 1)
+    return begin + int(gaps[0]) + 1 if len(gaps) else len(wanted)
 
 
 def _run_end(wanted: np.ndarray, begin: int, most: int) -> int:

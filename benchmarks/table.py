@@ -1,0 +1,314 @@
+"""The benchmarks of time that `python -m benchmarks` runs, and which figure of a record has which target."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A ratio, a difference in seconds or an exponent, with its 95 % interval where it has one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user names for benchmarks that need it."""
+
+    public: Path | None = None
+    messages: Path | None = None
+    run: Path | None = None
+
+
+Need = Callable[[Given], str | None]  # what is missing, in words
+
+
+@dataclass(frozen=True)
+class Job:
+    """One benchmark with its settings, run as a process of its own; its record is written to NAME.json."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ()  # the same in a minute, to see that it runs; its figures say little
+    given: dict[str, str] = field(default_factory=dict)  # option ("": none) -> the field of `Given` that it takes
+    needs: Need = lambda given: None
+
+    def command(self, given: Given, quick: bool) -> list[str]:
+        """What follows `python`, without --out."""
+        named = [(option, getattr(given, name)) for option, name in self.given.items()]
+        words = [word for option, value in named if value is not None for word in (option, str(value)) if word]
+        return ["-m", f"benchmarks.{self.module}", *words, *self.arguments, *(self.quick if quick else ())]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. `limit`: what a figure may reach at most, or at least where `at_least`; None: no target."""
+
+    what: str
+    against: str
+    job: str
+    figure: Callable[[Record], Figure]
+    limit: float | None = None
+    at_least: bool = False
+    unit: str = ""
+
+    def target(self) -> str:
+        if self.limit is None:
+            return "-"
+        return f"{'>=' if self.at_least else '<='} {self.limit:g}{self.unit}"
+
+    def verdict(self, figure: Figure) -> str:
+        """Of the median; the interval says when it could be the other."""
+        if self.limit is None:
+            return "-"
+        met = figure.value >= self.limit if self.at_least else figure.value <= self.limit
+        unsure = figure.low is not None and figure.high is not None and figure.low <= self.limit <= figure.high
+        return ("met" if met else "missed") + (", within the interval" if unsure else "")
+
+
+def ratio(*keys: str) -> Callable[[Record], Figure]:
+    """`benchmarks.timing.ratio` at this place of the record."""
+    return lambda record: _figure(_at(record, keys), "ratio")
+
+
+def seconds_more(*keys: str) -> Callable[[Record], Figure]:
+    """`benchmarks.timing.difference` at this place."""
+    return lambda record: _figure(_at(record, keys), "difference")
+
+
+def median(*keys: str) -> Callable[[Record], Figure]:
+    """`benchmarks.timing.rounded` at this place."""
+    return lambda record: _figure(_at(record, keys), "median")
+
+
+def exponent(name: str) -> Callable[[Record], Figure]:
+    """Of `benchmarks.growth`."""
+    return lambda record: _figure(record["growth"][name], "exponent")
+
+
+def of_cpprb(record: Record) -> Figure:
+    """The default: 100,000 transitions, states as float16."""
+    found = record["cpprb, 100000, float16"]["ours / cpprb"]
+    return Figure(found["ratio"], *found["interval"])
+
+
+def of_concepts(record: Record) -> Figure:
+    found = record["forward and update"]
+    return Figure(found["ours_over_library"], found["ratio_low"], found["ratio_high"])
+
+
+def memory_of_four_times_the_rows(record: Record) -> Figure:
+    """How much larger the loader's memory is for the larger file."""
+    small, large = record["peak growth, MB"]["loader"].values()
+    return Figure(large / small)
+
+
+def of_flat(name: str) -> Callable[[Record], Figure]:
+    """The largest size's time over the smallest's."""
+
+    def figure(record: Record) -> Figure:
+        times = record["growth"][name]["milliseconds"]
+        return Figure(times[-1] / times[0])
+
+    return figure
+
+
+def package(name: str, install: str) -> Need:
+    return lambda given: f"needs {install} (pip install {install})" if importlib.util.find_spec(name) is None else None
+
+
+def option(name: str, words: str) -> Need:
+    return lambda given: None if getattr(given, name) is not None else f"needs {words}"
+
+
+PUBLIC = option("public", "--public FOLDER, a clone of the public code")
+JOBS = (
+    Job(
+        "puzzle_step_compiled",
+        "puzzle_step",
+        ("--compile",),
+        ("--pairs", "2", "--batch", "1"),
+        {"--public": "public"},
+        PUBLIC,
+    ),
+    Job("puzzle_step_small", "puzzle_step", ("--small",), ("--pairs", "2"), {"--public": "public"}, PUBLIC),
+    Job("step_cost", "step_cost", (), ("--hidden", "32", "--layers", "1", "--batch", "16", "--repetitions", "3")),
+    Job(
+        "replay",
+        "replay",
+        (),
+        ("--turns", "3"),
+        needs=package("cpprb", "cpprb"),
+    ),
+    Job("memory_read", "memory_read", (), ("--rounds", "3", "--rows", "8")),
+    Job(
+        "concepts",
+        "concepts",
+        (),
+        ("--rounds", "3", "--codes", "64"),
+        needs=package("vector_quantize_pytorch", "vector-quantize-pytorch"),
+    ),
+    Job("gradient_monitor", "gradient_monitor", (), ("--pairs", "3", "--warmup", "5", "--case", "quickstart")),
+    Job("loader", "loader", (), ("--rows", "500", "2000", "--turns", "3")),
+    Job(
+        "build",
+        "build",
+        (),
+        ("--rows", "400", "--rounds", "2"),
+        {"--text": "messages"},
+        option("messages", "--messages FILE, label<TAB>text"),
+    ),
+    Job("start", "start", (), ("--rounds", "3", "--heavy-rounds", "2")),
+    Job(
+        "adaptive_inference",
+        "adaptive_inference",
+        (),
+        ("--repetitions", "3"),
+        {"": "run"},
+        option("run", "--run RUN, trained with arch.enable_adaptive_hcycles=true"),
+    ),
+    Job("growth", "growth", (), ("--quick", "--rounds", "2")),
+)
+
+_STEP = "training step"
+ROWS: tuple[Row, ...] = (
+    Row(
+        f"{_STEP}, tokens, 6.8M parameters, B 8 x 97, compiled",
+        "public TRM code, compiled",
+        "puzzle_step_compiled",
+        ratio("ours / theirs"),
+        0.92,
+    ),
+    Row(f"{_STEP}, tokens, small model, eager", "public TRM code", "puzzle_step_small", ratio("ours / theirs"), 0.75),
+    Row(f"{_STEP} with DQN", "without", "step_cost", ratio("dqn over plain"), 1.05),
+    Row(f"{_STEP} with DQN and EXPAND", "with DQN alone", "step_cost", ratio("expand over dqn"), 1.03),
+    Row(f"{_STEP} with hierarchical attention", "without", "step_cost", ratio("hierarchy over plain")),
+    Row("replay, 100,000, float16", "cpprb", "replay", of_cpprb, 1.0),
+    Row("memory read, 4,096 slots", "softmax over all", "memory_read", median("read / full_attention"), 1.0),
+    Row("concepts, forward and update", "vector-quantize-pytorch", "concepts", of_concepts, 1.0),
+    Row(
+        "gradient monitor, % of a step",
+        "step without",
+        "gradient_monitor",
+        median("cases", "quickstart", "gross_pct"),
+        unit=" %",
+    ),
+    Row(
+        "loader, samples/s",
+        "the same data in memory",
+        "loader",
+        ratio("loader / in memory"),
+        0.9,
+        at_least=True,
+    ),
+    Row("loader, resident memory", "a file a fourth as large", "loader", memory_of_four_times_the_rows, 1.3),
+    Row(
+        "build, messages, builds/s with 2 workers",
+        "1 worker",
+        "build",
+        ratio("messages", "one / two workers"),
+        1.7,
+        at_least=True,
+    ),
+    Row("build, messages, beyond the encoder", "encoder alone", "build", ratio("messages", "overhead"), 0.1),
+    Row(
+        "build, pictures, builds/s with 2 workers",
+        "1 worker",
+        "build",
+        ratio("pictures", "one / two workers"),
+        1.7,
+        at_least=True,
+    ),
+    Row("build, pictures, beyond the encoder", "encoder alone", "build", ratio("pictures", "overhead"), 0.1),
+    Row(
+        "trm --help",
+        "python -c pass",
+        "start",
+        seconds_more("light", "trm --help - python -c pass", "seconds"),
+        0.15,
+        unit=" s",
+    ),
+    Row(
+        "trm diagnose RUN",
+        "python -c pass",
+        "start",
+        seconds_more("light", "trm diagnose - python -c pass", "seconds"),
+        0.5,
+        unit=" s",
+    ),
+    Row(
+        "trm train --dry-run",
+        "import torch",
+        "start",
+        seconds_more("heavy", "trm --dry-run - import torch", "seconds"),
+        0.7,
+        unit=" s",
+    ),
+    Row(
+        "adaptive inference, samples/s",
+        "all steps and cycles",
+        "adaptive_inference",
+        ratio("all samples", "times faster"),
+    ),
+    Row("step by batch, exponent", "1", "growth", exponent("B"), 1.0),
+    Row("step by capsules, exponent", "1, attention 2", "growth", exponent("k"), 2.0),
+    Row("step by H(L+1), exponent", "1", "growth", exponent("H(L+1)"), 1.0),
+    Row("step by width, exponent", "2", "growth", exponent("width"), 2.0),
+    Row("replay, 30 times the transitions", "10,000", "growth", of_flat("replay capacity"), 1.3),
+    Row("loader, 16 times the rows", "1,000", "growth", of_flat("rows of the file"), 1.3),
+)
+
+
+def render(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its columns aligned for a terminal."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    filled = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    padded = [f"| {' | '.join(line)} |" for line in filled]
+    return "\n".join([padded[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *padded[1:]])
+
+
+def table(records: dict[str, Record], missing: dict[str, str], judged: bool = True) -> str:
+    """All rows of the jobs that ran, and of those that did not with the reason."""
+    lines = [["what", "against", "ratio (95 %)", "target", ""]]
+    for row in ROWS:
+        if row.job in missing:
+            lines.append([row.what, row.against, "-", row.target(), f"not run: {missing[row.job]}"])
+        elif row.job in records:
+            figure = row.figure(records[row.job])
+            lines.append(
+                [
+                    row.what,
+                    row.against,
+                    in_words(figure, row.unit),
+                    row.target(),
+                    row.verdict(figure) if judged else "quick",
+                ]
+            )
+    return render(lines)
+
+
+def in_words(figure: Figure, unit: str) -> str:
+    text = f"{figure.value:.3g}"
+    if figure.low is not None and figure.high is not None:
+        text += f" ({figure.low:.3g} to {figure.high:.3g})"
+    return f"{'+' if unit == ' s' else ''}{text}{unit}"
+
+
+def _at(record: Record, keys: Sequence[str]) -> Record:
+    for key in keys:
+        record = record[key]
+    return record
+
+
+def _figure(found: Record, name: str) -> Figure:
+    return Figure(found[name], found.get("low"), found.get("high"))
