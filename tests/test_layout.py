@@ -23,7 +23,7 @@ ORDER = [
     {"evaluation", "diagnose", "profiling", "inference"},
     {"export", "serving"},
     {"prepare"},
-    {"runs", "probe"},
+    {"runs", "probe", "about"},
     {"convert"},
     {"render"},
 ]
