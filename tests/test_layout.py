@@ -13,7 +13,7 @@ CLI = sorted((ROOT / "trm_cli").rglob("*.py"))
 
 # A part of trm_core may import itself, what stands above it, and what shares its line.
 ORDER = [
-    {"errors", "config", "keyed_random", "distributed", "devices"},
+    {"errors", "config", "keyed_random", "distributed", "devices", "markdown"},
     {"data"},
     {"model"},
     {"dqn"},
@@ -23,7 +23,7 @@ ORDER = [
     {"evaluation", "diagnose", "profiling", "inference"},
     {"export", "serving"},
     {"prepare"},
-    {"runs", "probe"},
+    {"runs", "probe", "about"},
     {"convert"},
     {"render"},
 ]

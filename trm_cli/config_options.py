@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trm_cli.complete import complete_override
 from trm_cli.console import log, print_json, table
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ ConfigOption = Annotated[
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Overrides with dotted keys, e.g. training.base_lr=1e-4.", show_default=False
+        metavar="[KEY=VALUE]...",
+        help="Overrides with dotted keys, e.g. training.base_lr=1e-4.",
+        show_default=False,
+        autocompletion=complete_override,
     ),
 ]
 PrintConfigOption = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,8 +97,11 @@ def sort_arguments(words: list[str]) -> tuple[str, Path | None, list[str]]:
         elif run is None and Path(word).exists():
             run = Path(word)
         else:
+            meant = difflib.get_close_matches(word, (*GROUPS, "all"), n=1)
+            guess = f"; did you mean {meant[0]}?" if meant else ""
             raise UsageError(
-                f"{word} is neither a group of checks nor a run directory", hint=f"groups: {', '.join(GROUPS)}, all"
+                f"{word} is neither a group of checks nor a run directory{guess}",
+                hint=f"groups: {', '.join(GROUPS)}, all",
             )
     return group, run, overrides
 

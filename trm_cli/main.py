@@ -33,6 +33,8 @@ from trm_cli import (
 )
 from trm_cli import eval as evaluate
 from trm_cli.console import close_stdout, error
+from trm_cli.suggest import Commands
+from trm_cli.version import print_version
 from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -101,43 +103,30 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def version_text() -> str:
-    """trm, Python and torch versions; torch's from its installed metadata, because importing it takes seconds."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = []
-    for package in ("trm", "torch"):
-        try:
-            versions.append(version(package))
-        except PackageNotFoundError:
-            versions.append("(not installed)")
-    return f"trm {versions[0]}, Python {platform.python_version()}, torch {versions[1]}"
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        print(version_text())
-        raise typer.Exit()
-
-
 app = typer.Typer(
     name="trm",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     # Plain help: Rich would read "[RUN]" in a help text as markup, and costs a third of the start-up time.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print versions and exit.")
-    ] = False,
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print versions, devices and extras, and exit.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --version: one JSON document.")] = False,
 ) -> None:
     """Train, evaluate and understand recursive reasoning models that pay for the detail they look at."""
+    if version:
+        print_version(json)
+        raise typer.Exit()
+    if json:
+        raise typer.BadParameter("it stands behind the command: trm COMMAND --json", param_hint="--json")
+    if context.invoked_subcommand is None:
+        raise typer.BadParameter("a command is missing: see trm --help")
 
 
 app.command("build-capsules")(guarded(build_capsules.command))
@@ -165,6 +154,8 @@ def main() -> None:
             _flush()
             os._exit(end.code if isinstance(end.code, int) else 0)
         raise
+    except OSError as exception:  # of typer itself: a home in which --install-completion may not write
+        sys.exit(report(exception))
     finally:
         _flush()
 

@@ -177,13 +177,6 @@ def test_every_command_explains_itself() -> None:
         assert "--debug" in done.stdout
 
 
-def test_version() -> None:
-    done = run_trm("--version")
-    assert done.returncode == 0
-    assert "Python 3." in done.stdout
-    assert "torch " in done.stdout
-
-
 def test_table_off_a_terminal_keeps_whole_values(capsys: pytest.CaptureFixture[str]) -> None:
     long = "x" * 200
     table("results", ["policy", "accuracy"], [["learned", 0.96512345], [long, None]])

@@ -59,6 +59,8 @@ def layer_of_overrides(overrides: Sequence[str]) -> Layer:
         written = written.strip()
         if not equals or not written:
             what = f"expected KEY=VALUE such as training.base_lr=1e-4; got {override!r}"
+            if override.endswith((".yaml", ".yml")):
+                what += f"; did you mean --config {override}?"
             layer.problems.append(Problem(COMMAND_LINE, "", what))
             continue
         try:

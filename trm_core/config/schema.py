@@ -266,8 +266,8 @@ class PuzzleBuildConfig(Section):
 class WeightedPath(Section):
     """One of several capsule files that are mixed in training."""
 
-    path: str
-    weight: Positive = 1.0
+    path: str = Field(description="The capsule file.")
+    weight: Positive = Field(1.0, description="Its share of the samples, relative to the other files' weights.")
 
 
 class DataConfig(Section):
@@ -507,24 +507,35 @@ class MemoryConfig(Section):
 class WeightRange(Section):
     """A loss weight that rises linearly from `low` to `high` over training."""
 
-    low: NonNegative
-    high: NonNegative
+    low: NonNegative = Field(description="At the first step.")
+    high: NonNegative = Field(description="At the last one.")
 
 
 class LossWeights(Section):
-    """Weight of each term of the loss (pipeline.md, Loss Weights)."""
+    """Weight of each term of the loss. A term whose part is off is not computed, whatever its weight."""
 
-    lm_loss: NonNegative = 1.0
-    q_halt_loss: NonNegative = 0.5
-    q_continue_loss: NonNegative = 0.5
-    reconstruction_loss: NonNegative = 0.5
-    expansion_cost: NonNegative = 0.01
-    vq_loss: NonNegative = 0.25
-    dqn_loss: NonNegative | WeightRange = WeightRange(low=0.005, high=0.5)
-    cmi_loss: NonNegative = 1.0
-    mtp_loss: NonNegative = 0.5
-    entropy_bonus: NonNegative = 1.0
-    rnd_loss: NonNegative = 1.0
+    lm_loss: NonNegative = Field(1.0, description="Cross-entropy of the answer, after every reasoning step.")
+    q_halt_loss: NonNegative = Field(0.5, description="The halt logit against 'the answer is right'.")
+    q_continue_loss: NonNegative = Field(
+        0.5, description="HRM's continue logit against its bootstrapped target; with arch.enable_q_continue."
+    )
+    reconstruction_loss: NonNegative = Field(0.5, description="Sketches and checksums predicted from z_H.")
+    expansion_cost: NonNegative = Field(
+        0.01, description="No effect: a metric. The reward carries the price (dqn.expansion_cost_per_child)."
+    )
+    vq_loss: NonNegative = Field(0.25, description="z_H against its nearest concept; with arch.enable_concepts.")
+    dqn_loss: NonNegative | WeightRange = Field(
+        WeightRange(low=0.005, high=0.5),
+        description="TD loss of the replayed transitions; a range (also written 0.005-0.5) rises over training.",
+    )
+    cmi_loss: NonNegative = Field(1.0, description="The promised fall of the loss against the measured one.")
+    mtp_loss: NonNegative = Field(0.5, description="Answers of the next positions; with arch.enable_mtp.")
+    entropy_bonus: NonNegative = Field(
+        1.0,
+        description="Entropy of softmax(Q / temperature), times dqn.entropy_regularization_weight; with "
+        "dqn.enable_entropy_regularization.",
+    )
+    rnd_loss: NonNegative = Field(1.0, description="Curiosity's predictor; with dqn.enable_curiosity.")
 
 
 class LoggingConfig(Section):

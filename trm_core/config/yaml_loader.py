@@ -8,6 +8,8 @@ to `trm_core.config.load`.
 
 from __future__ import annotations
 
+import difflib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +85,8 @@ def read_document(path: Path) -> Document:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise InvalidConfig([Problem(name, "", "config file not found")]) from None
+        what = "config file not found" + (f"; did you mean {like}?" if (like := _like(path)) else "")
+        raise InvalidConfig([Problem(name, "", what)]) from None
     except IsADirectoryError:
         raise InvalidConfig([Problem(name, "", "is a folder; expected a YAML file")]) from None
     except OSError as error:
@@ -146,6 +149,16 @@ def _compose(text: str, name: str) -> Node | None:
         what = f"holds the character U+{code:04X}, which YAML does not allow"
         line = text.count("\n", 0, error.position) + 1
         raise InvalidConfig([Problem(f"{name}:{line}", "", what)]) from None
+
+
+def _like(path: Path) -> Path | None:
+    """The YAML file beside `path`, or in configs/, whose name is most like it; None when nothing is similar."""
+    names: dict[str, Path] = {}
+    for folder in (Path("configs"), path.parent):
+        with suppress(OSError):  # no such folder, or none that may be listed
+            names |= {found.stem: found for found in sorted(folder.iterdir()) if found.suffix in (".yaml", ".yml")}
+    meant = difflib.get_close_matches(path.stem, names, n=1)
+    return names[meant[0]] if meant else None
 
 
 def _construct(node: Node, path: KeyPath, document: Document) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from trm_core.diagnose.check import GROUPS
 from trm_core.diagnose.registry import CHECKS, of_group
+from trm_core.markdown import table
 
 
 @dataclass(frozen=True)
@@ -200,19 +201,15 @@ Or by this: sorted by one coordinate most samples have the label of the one befo
 def page() -> str:
     """docs/diagnose.md."""
     lines = [_INTRODUCTION, "## Checks", "", "From causes to symptoms; `during` are those of `training.watch`.", ""]
-    lines += ["| check | symptom | groups | needs | during |", "| --- | --- | --- | --- | --- |"]
-    for check in CHECKS:
-        during = "yes" if check.watched else ""
-        cells = (f"`{check.id}`", check.symptom, ", ".join(check.groups), ", ".join(check.needs), during)
-        lines.append("| " + " | ".join(cells) + " |")
+    rows = [
+        (f"`{c.id}`", c.symptom, ", ".join(c.groups), ", ".join(c.needs), "yes" if c.watched else "") for c in CHECKS
+    ]
+    lines += table(("check", "symptom", "groups", "needs", "during"), rows)
     lines += ["", "Groups: " + ", ".join(f"`{group}` ({len(of_group(group))})" for group in GROUPS) + ", `all`.", ""]
     lines += ["## The guide in pipeline.md", ""]
     for title, items in GUIDE:
-        lines += [f"### {title}", "", "| item | checks | note |", "| --- | --- | --- |"]
-        lines += [
-            f"| {i.title} | {', '.join(f'`{check}`' for check in i.checks) or 'none'} | {i.note} |" for i in items
-        ]
-        lines.append("")
+        answers = [(i.title, ", ".join(f"`{check}`" for check in i.checks) or "none", i.note) for i in items]
+        lines += [f"### {title}", "", *table(("item", "checks", "note"), answers), ""]
     return "\n".join(lines)
 
 

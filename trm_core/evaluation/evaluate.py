@@ -16,6 +16,7 @@ from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import CheckpointError, DataError, UsageError
 from trm_core.evaluation.area import curve_area
 from trm_core.evaluation.load import TrainedRun, load_run
+from trm_core.evaluation.policies import PLAIN
 from trm_core.evaluation.puzzles import can_vote, tasks_of, vote
 from trm_core.evaluation.report import (
     CURVE_PLACES,
@@ -26,7 +27,6 @@ from trm_core.evaluation.report import (
     chance,
     default_policies,
     pick_split,
-    plain_policy,
     require_policies,
 )
 from trm_core.evaluation.rollout import Thinking
@@ -92,7 +92,7 @@ def evaluate_run(
     evaluator = Evaluator(run.model, config, data, count, thinking)
     if voting and not data.labelled():
         # Nothing to compare with, as in a competition: the answers count.
-        evaluator.run(plain_policy("never", run.model.price_level))
+        evaluator.run(PLAIN["never"](run.model.price_level))
         scores = []
     else:
         scores = evaluator.table(names, request.prices, request.confidence)

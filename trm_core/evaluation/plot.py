@@ -16,6 +16,7 @@ _COLORS = {
     "act": "tab:red",
 }
 _MARKERS = {"learned": "o", "threshold": "s", "never": "v", "all": "^", "random": "x", "act": "D"}
+_OTHER_COLOR, _OTHER_MARKER = "tab:purple", "P"  # of policies that are not listed above
 
 
 def require_drawable(path: Path) -> None:
@@ -49,8 +50,8 @@ def plot_pareto(record: dict[str, Any], path: Path) -> None:
             [score["spent"]],
             [y],
             yerr=error,
-            fmt=_MARKERS[score["policy"]],
-            color=_COLORS[score["policy"]],
+            fmt=_MARKERS.get(score["policy"], _OTHER_MARKER),
+            color=_COLORS.get(score["policy"], _OTHER_COLOR),
             capsize=3,
             label=score["policy"],
         )

@@ -6,7 +6,9 @@ with the run's own selector, so that policies differ in *when* they stop and buy
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -153,3 +155,12 @@ class ActPolicy:
     def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
         going = now.valid[:, Action.CONTINUE] & act_continues(now.output)
         return torch.where(going, Action.CONTINUE, Action.HALT), nothing(now.capsules)
+
+
+# Policies that need nothing but a price level; a new one is known everywhere once it stands here. `learned`,
+# `threshold` and `random` need more, which those who offer them give (`report.Evaluator.table`, `inference.trained`).
+PLAIN: dict[str, Callable[[float], Policy]] = {
+    "never": partial(FixedPolicy, False, name="never"),
+    "all": partial(FixedPolicy, True, name="all"),
+    "act": ActPolicy,
+}

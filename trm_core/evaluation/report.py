@@ -15,12 +15,12 @@ from trm_core.data.fields import IGNORE_LABEL
 from trm_core.errors import UsageError
 from trm_core.evaluation.flops import flops_counted
 from trm_core.evaluation.intervals import accuracy_interval
-from trm_core.evaluation.policies import ActPolicy, FixedPolicy, LearnedPolicy, Policy, RandomPolicy, ThresholdPolicy
+from trm_core.evaluation.policies import PLAIN, LearnedPolicy, Policy, RandomPolicy, ThresholdPolicy
 from trm_core.evaluation.rollout import Outcome, Thinking, rollout
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.trm import TinyRecursiveModel
 
-POLICIES = ("learned", "threshold", "never", "all", "random", "act")
+POLICIES = ("learned", "threshold", "random", *PLAIN)
 EVAL_BATCH = 512
 CURVE_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 # Shares of the price range that the policy was trained on, from its low to its high end.
@@ -199,7 +199,7 @@ class Evaluator:
                 threshold = ThresholdPolicy(confidence, self.model.price_level)
                 scores.append(self.score(threshold, confidence, self.run(threshold)))
             else:
-                other = plain_policy(name, self.model.price_level)
+                other = PLAIN[name](self.model.price_level)
                 scores.append(self.score(other, None, self.run(other)))
         return scores
 
@@ -221,15 +221,6 @@ class Evaluator:
         return [self.model.price_level * spread ** (2 * place - 1) for place in CURVE_PLACES]
 
 
-def plain_policy(name: str, price: float) -> Policy:
-    """The policies without a setting."""
-    if name == "act":
-        return ActPolicy(price)
-    if name in ("never", "all"):
-        return FixedPolicy(name == "all", price, name)
-    raise UsageError(f"unknown policy '{name}'", hint=f"choose from {', '.join(POLICIES)}")
-
-
 def default_policies(config: Config) -> list[str]:
     """What a finished run is compared with."""
     if not config.arch.enable_capsule_expansion:
@@ -240,8 +231,7 @@ def default_policies(config: Config) -> list[str]:
 def require_policies(names: Sequence[str], config: Config) -> None:
     """Raises UsageError for a policy that is unknown or that this model cannot follow."""
     for name in names:
-        plain = name in POLICIES
-        if not plain:
+        if name not in POLICIES:
             raise UsageError(f"unknown policy '{name}'", hint=f"choose from {', '.join(POLICIES)}")
         if name in ("learned", "random") and not config.dqn.enabled:
             raise UsageError(f"policy '{name}' needs a run with dqn.enabled", hint="use act, threshold, never or all")

@@ -14,10 +14,10 @@ from trm_core.config.schema import Config, DQNConfig
 from trm_core.data.puzzles.meaning import Meaning
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import UsageError
-from trm_core.evaluation.policies import ActPolicy, FixedPolicy, LearnedPolicy, Policy, ThresholdPolicy
+from trm_core.evaluation.policies import PLAIN, LearnedPolicy, Policy, ThresholdPolicy
 from trm_core.model.trm import TinyRecursiveModel
 
-POLICIES = ("learned", "threshold", "act", "never", "all")
+POLICIES = ("learned", "threshold", *PLAIN)
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,4 @@ class Trained:
             return LearnedPolicy(level)
         if name == "threshold":
             return ThresholdPolicy(confidence, level)
-        if name == "act":
-            return ActPolicy(level)
-        return FixedPolicy(name == "all", level, name)
+        return PLAIN[name](level)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from itertools import groupby
 
+from trm_core.markdown import table
 from trm_core.training.metric_list import ALL, ESSENTIAL, REFERENCES, Metric, Range
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in ALL}
@@ -67,11 +67,6 @@ def healthy_text(healthy: Range | None) -> str:
     return f"{text} times {of}" if healthy.of else text
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    lines = [header, ("---",) * len(header), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-
-
 def _meaning(metric: Metric) -> str:
     # Bare <words> would be taken for HTML.
     text = _PLACEHOLDER.sub(r"`<\1>`", metric.meaning)
@@ -103,7 +98,7 @@ def docs_page() -> str:
             )
             for metric in metrics
         ]
-        lines += ["", f"## {title}", "", *_table(("name", "meaning", "unit", "healthy", "note"), rows)]
+        lines += ["", f"## {title}", "", *table(("name", "meaning", "unit", "healthy", "note"), rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -114,7 +109,7 @@ def readme_table() -> str:
         for metric in (METRICS[name] for name in ESSENTIAL)
     ]
     link = f"All {len(ALL)}, with notes: [docs/metrics.md](docs/metrics.md)."
-    return "\n".join([*_table(("name", "meaning", "unit", "healthy"), rows), "", link]) + "\n"
+    return "\n".join([*table(("name", "meaning", "unit", "healthy"), rows), "", link]) + "\n"
 
 
 def main() -> None:
