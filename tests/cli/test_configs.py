@@ -154,6 +154,7 @@ def test_a_config_of_the_project_dry_runs_at_its_own_size(case: tuple[str, list[
     dry_run(name, ["train", "--config", str(CONFIGS[name]), *data])
 
 
+@pytest.mark.slow
 def test_the_multimodal_config_switches_on_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the words of the user's document, which are other spellings; at its own size."""
     monkeypatch.setenv("TRM_CACHE", str(tmp_path / "cache"))
