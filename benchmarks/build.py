@@ -4,7 +4,8 @@
 
 Built-in encoders on real data: the handwritten digits of scikit-learn at 32 x 32 (patch-pca), and a file of labelled
 messages, `label<TAB>text` (tfidf-svd; left out without --text). A source gets --rows samples, so that starting workers
-is a small part: digits moved to drawn places, pairs of messages of a label joined. In turn, a build of each:
+is a small part: digits moved to drawn places, pairs of messages of a label joined. Workers import this module again, so
+it imports neither torch nor scikit-learn at its top. In turn, a build of each:
 
     two, one   workers that encode (two need two idle cores)
     none       encoding in the process itself
@@ -26,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from benchmarks.record import describe_machine, publish
 from benchmarks.timing import alternate, ratio
@@ -41,6 +41,8 @@ STAGES = ("scan", "fit", "encode", "write", "probe")
 
 def write_pictures(path: Path, rows: int) -> Path:
     """Digits at four times their size, each moved by up to eight pixels."""
+    from sklearn.datasets import load_digits
+
     random, data = np.random.default_rng(0), load_digits()
     chosen = random.integers(0, len(data.images), rows)
     large = np.kron(data.images[chosen] * (255 / 16), np.ones((SIDE // 8, SIDE // 8))).astype(np.uint8)

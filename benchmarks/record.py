@@ -8,13 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trm_core.training.hardware import cpu_model
-
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # those that decide how fast a matrix product is
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
     """The processor, what it can do, who else was using it, and the versions that matter."""
+    from trm_core.training.hardware import cpu_model  # imports torch
+
     return {
         "processor": cpu_model(),
         "cores": os.cpu_count(),

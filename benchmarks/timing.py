@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from trm_core.profiling.compare import alternate, median_interval, ratio
-from trm_core.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from trm_core.training.trainer import Trainer  # without torch, for benchmarks whose workers import them
 
 __all__ = ["alternate", "difference", "median_interval", "ratio", "rounded", "take_step"]
 
