@@ -5,7 +5,7 @@
 
 `small` builds 3,000 Sudokus of 4 x 4 and of 6 x 6 (split by their form under all symmetries), trains
 configs/sudoku4_cpu.yaml and sudoku6_cpu.yaml with several seeds, one after the other, and says how long the whole
-command took and how many held-out puzzles are solved. `curve` goes through the checkpoints of a finished run: exact and
+command took and how many held-out puzzles are solved, by rows that halt (`act`) and with all steps (`never`). `curve` goes through the checkpoints of a finished run: exact and
 cell accuracy of each on all held-out puzzles, with 95 % intervals, against the time since the run began.
 """
 
@@ -45,11 +45,13 @@ def small(sizes: list[str], seeds: int, folder: Path) -> dict[str, Any]:
             run = folder / f"run{size}-{seed}"
             changes = [f"data.path={data}", f"training.run_dir={run}", f"training.seed={seed}"]
             text = trm("train", "--config", config, *changes, "--json")
-            score = json.loads(text)["scores"][0]
             minutes = (time.monotonic() - began) / 60
-            runs.append({"seed": seed, "minutes": minutes, **{k: score[k] for k in SHOWN}})
-            print(f"{size} x {size}, seed {seed}: {100 * score['exact_accuracy']:.1f} % exact after {minutes:.1f} min")
-        found[f"{size} x {size}"] = {"runs": runs, "exact": interval([run["exact_accuracy"] for run in runs])}
+            scores = {score["policy"]: {k: score[k] for k in SHOWN} for score in json.loads(text)["scores"]}
+            runs.append({"seed": seed, "minutes": minutes, **scores})
+            exact = {name: f"{100 * score['exact_accuracy']:.1f} %" for name, score in scores.items()}
+            print(f"{size} x {size}, seed {seed}: exact {exact} after {minutes:.1f} min", flush=True)
+        means = {name: interval([run[name]["exact_accuracy"] for run in runs]) for name in ("act", "never")}
+        found[f"{size} x {size}"] = {"runs": runs, "exact": means}
     return found
 
 
