@@ -5,8 +5,9 @@
 
 `small` builds 3,000 Sudokus of 4 x 4 and of 6 x 6 (split by their form under all symmetries), trains
 configs/sudoku4_cpu.yaml and sudoku6_cpu.yaml with several seeds, one after the other, and says how long the whole
-command took and how many held-out puzzles are solved, by rows that halt (`act`) and with all steps (`never`). `curve` goes through the checkpoints of a finished run: exact and
-cell accuracy of each on all held-out puzzles, with 95 % intervals, against the time since the run began.
+command took and how many held-out puzzles are solved, by rows that halt (`act`) and with all steps (`never`). `curve`
+goes through the checkpoints of a finished run: exact and cell accuracy of each on all held-out puzzles, with 95 %
+intervals, against the time since the run began.
 """
 
 from __future__ import annotations
