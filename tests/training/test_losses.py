@@ -125,7 +125,7 @@ def test_reconstruction_term(dim: int, children: bool) -> None:
                 assert model.sketch_decoder is not None
                 assert embedding.child_aggregation is not None
                 detail = (capsules.children[row : row + 1, i : i + 1] - embedding.child_mean) * embedding.child_scale
-                decoded = model.sketch_decoder.decode(embedding.child_aggregation(detail))[0, 0]
+                decoded = model.sketch_decoder.decode(embedding.child_aggregation.project(detail.flatten(2)))[0, 0]
                 total += 0.2 * float((decoded - target).square().mean().detach())
     assert float(losses[mask].sum().detach()) == pytest.approx(total, rel=1e-4)
 
