@@ -141,7 +141,14 @@ JOBS = (
         {"--public": "public"},
         PUBLIC,
     ),
-    Job("puzzle_step_small", "puzzle_step", ("--small",), ("--pairs", "2"), {"--public": "public"}, PUBLIC),
+    Job(
+        "puzzle_step_small",
+        "puzzle_step",
+        ("--width", "128", "--cells", "16", "--prefix", "1", "--batch", "96"),
+        ("--pairs", "2"),
+        {"--public": "public"},
+        PUBLIC,
+    ),
     Job("step_cost", "step_cost", (), ("--hidden", "32", "--layers", "1", "--batch", "16", "--repetitions", "3")),
     Job(
         "replay",
