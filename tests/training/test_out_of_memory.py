@@ -179,7 +179,7 @@ def limited(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (
             ["training.global_batch_size=9000", "dqn.buffer_capacity=100000"],
-            "after step 0, allocating ",
+            r"after step \d",  # which allocation is the one too many is the heap's affair, and not all say their size
             "tensors (measured, activations estimated), MB: activations ",
         ),
         (
@@ -202,7 +202,7 @@ def test_a_run_that_does_not_fit_names_one_that_does(
     )
     done = limited(tmp_path, *common, *sizes)
     assert done.returncode == 6, done.stderr
-    assert f"error: out of memory on cpu, {when}" in done.stderr
+    assert re.search(f"error: out of memory on cpu, {when}", done.stderr), done.stderr
     assert largest in done.stderr
     assert "available of the limit on address space" in done.stderr
     assert "Traceback" not in done.stderr
