@@ -22,6 +22,7 @@ from trm_core.devices import pick_device
 from trm_core.distributed.place import Place
 from trm_core.errors import ConfigError
 from trm_core.evaluation.report import EvaluationData, pick_split
+from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.estimate import MemoryEstimate, estimate_memory
 from trm_core.training.features import Features, resolve_features, resolved
@@ -158,7 +159,7 @@ def dry_run(loaded: LoadedConfig, hooks: RunHooks) -> DryRun:
     """Everything up to the first step, without writing a run directory."""
     prepared = prepare(loaded.config, hooks)
     config, shape = prepared.config, prepared.features.shape
-    with torch.device("meta"):  # its shapes are all that is asked
+    with shapes_only():
         model = TinyRecursiveModel(config, shape, with_cmi=prepared.features.cmi)
     rows = sum(rows_per_epoch(file, "train") for file, _ in prepared.files)
     return DryRun(

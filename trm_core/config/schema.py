@@ -123,6 +123,12 @@ class ArchConfig(Section):
         "halts where the halt logit exceeds it. Only without dqn.enabled.",
     )
 
+    halt_threshold: float = Field(
+        2.0,
+        description="Halt logit above which a row without Q-learning halts once training is over (2.0 is 88 %); while "
+        "training goes on it is 0, as in TRM.",
+    )
+
     enable_capsule_expansion: bool | Auto = Field("auto", description="Allow EXPAND; auto: when the file has children.")
     restart_on_expand: bool = Field(
         True,

@@ -44,14 +44,15 @@ def greedy(q_values: Tensor, valid: Tensor) -> Tensor:
     return q_values.masked_fill(~valid, -torch.inf).argmax(1)
 
 
-def act_continues(output: StepOutput) -> Tensor:
+def act_continues(output: StepOutput, halt_above: float = 0.0) -> Tensor:
     """[B] bool: adaptive computation time without Q-learning thinks on.
 
-    It halts once the answer is probably right or, with HRM's continue logit, once halting is worth more than going on.
+    It halts once the halt logit is above `halt_above` (0: the answer is more likely right than not, as TRM halts in
+    training) or, with HRM's continue logit, once halting is worth more than going on.
     """
     if output.continue_logit is not None:
         return output.halt_logit <= output.continue_logit
-    return output.halt_logit <= 0
+    return output.halt_logit <= halt_above
 
 
 def uniform_valid(valid: Tensor, choice: Tensor) -> Tensor:

@@ -1,19 +1,40 @@
-"""Counting floating-point operations with torch's counter."""
+"""Counting floating-point operations by torch's formulas."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+class FlopCounter(TorchDispatchMode):
+    """Adds up what the operations inside take. As torch's `FlopCounterMode`, which imports the compiler: a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0.0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to tell the compiler to leave this alone would import it
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 @contextmanager
-def flops_counted() -> Iterator[FlopCounterMode]:
-    """Counts those of the matrix products inside; `get_total_flops` says how many.
+def flops_counted() -> Iterator[FlopCounter]:
+    """Counts those of the matrix products inside.
 
-    The counter knows the plain attention, not the fused one of a processor.
+    The formulas know the plain attention, not the fused one of a processor.
     """
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
         yield counter

@@ -12,6 +12,7 @@ from trm_core.config import load_config
 from trm_core.config.schema import Config
 from trm_core.errors import CheckpointError
 from trm_core.model.data_shape import DataShape
+from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.checkpoint import load_model, load_weights, require_weights
 from trm_core.training.checkpoint_folders import MODEL, STATE, find_checkpoint
@@ -43,7 +44,7 @@ def load_run(path: Path, device: torch.device, which: str = "latest") -> Trained
         require_texts(data["eval"], ("path", "split"))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}/{STATE} does not describe its model: {error}") from error
-    with torch.device("meta"):  # sizes that the weights do not have must not be given memory
+    with shapes_only():  # sizes that the weights do not have must not be given memory
         expected = TinyRecursiveModel(config, shape, with_cmi=with_cmi).state_dict()
     require_weights(expected, weights, folder / MODEL)
     model = TinyRecursiveModel(config, shape, with_cmi=with_cmi)

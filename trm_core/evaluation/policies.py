@@ -144,7 +144,7 @@ class RandomPolicy:
 
 @dataclass
 class ActPolicy:
-    """Adaptive computation time without Q-learning: HALT once the halt logit says so."""
+    """Adaptive computation time without Q-learning: HALT once the halt logit is above the model's threshold."""
 
     price: float
     name: str = "act"
@@ -153,7 +153,7 @@ class ActPolicy:
         return nothing(capsules)
 
     def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
-        going = now.valid[:, Action.CONTINUE] & act_continues(now.output)
+        going = now.valid[:, Action.CONTINUE] & act_continues(now.output, now.model.halt_above)
         return torch.where(going, Action.CONTINUE, Action.HALT), nothing(now.capsules)
 
 

@@ -111,11 +111,11 @@ def count_flops(model: TinyRecursiveModel, prices: torch.Tensor) -> Flops:
     model.eval()  # looking at the cost is not a read that a memory bank counts
     with torch.no_grad(), flops_counted() as counter:
         output = model(z_H, z_L, capsules, one, one.float(), model.first_q_memory(1))
-    step = float(counter.get_total_flops())
+    step = counter.total
     with torch.no_grad(), flops_counted() as counter:
         z_H, _ = model.recursion.cycle(z_H, z_L, output.x, model.attention_bias(capsules))
         model.refine(z_H, None)
-    cycle = float(counter.get_total_flops())
+    cycle = counter.total
     model.train(was_training)
     return Flops(cycle, step - cycle * float(output.cycles[0]))
 

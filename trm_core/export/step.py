@@ -93,7 +93,7 @@ class ReasoningStep(nn.Module):
             "cycles": output.cycles,
         }
         if not self.dqn.enabled:
-            going = valid[:, Action.CONTINUE] & act_continues(output)
+            going = valid[:, Action.CONTINUE] & act_continues(output, model.halt_above)
             return found | {"action": torch.where(going, int(Action.CONTINUE), int(Action.HALT))}
         action = greedy(output.q_values, valid)
         if self.opens:

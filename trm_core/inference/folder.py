@@ -27,6 +27,7 @@ from trm_core.errors import CheckpointError
 from trm_core.evaluation.load import require_sizes
 from trm_core.inference.trained import Trained
 from trm_core.model.data_shape import DataShape
+from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.checkpoint import load_weights, require_weights
 from trm_core.training.checkpoint_folders import read_json
@@ -121,7 +122,7 @@ def read_folder(path: Path, device: torch.device) -> Trained:
             f"{path / WEIGHTS} is damaged: its sha256 is not the one in {CONFIG}", hint="export the run again"
         )
     weights = read_weights(path / WEIGHTS)
-    with torch.device("meta"):  # sizes that the weights do not have must not be given memory
+    with shapes_only():  # sizes that the weights do not have must not be given memory
         expected = TinyRecursiveModel(config, shape, with_cmi=with_cmi).state_dict()
     require_weights(expected, weights, path / WEIGHTS)
     model = TinyRecursiveModel(config, shape, with_cmi=with_cmi)

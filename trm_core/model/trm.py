@@ -72,6 +72,7 @@ class TinyRecursiveModel(nn.Module):
         self.restart_on_expand = arch.restart_on_expand
         self.halt_gradient = config.training.halt_gradient
         self.hierarchy = arch.hierarchy_bias if arch.enable_hierarchical_attention else None
+        self.halt_above = arch.halt_threshold
         self.leave_above = arch.hcycle_confidence_threshold if arch.enable_adaptive_hcycles else None
         self.price_level = price_level(config, data)
         self.probabilities = arch.probabilities

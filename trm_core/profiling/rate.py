@@ -17,7 +17,7 @@ def flops_of_step(stepper: Stepper) -> float:
     """Floating-point operations of the matrix products of one whole step: forward, backward, Q-learning, optimiser."""
     with flops_counted() as counter:
         stepper.take(1)
-    return float(counter.get_total_flops())
+    return counter.total
 
 
 def matrix_rate(device: torch.device) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trm_core.config.schema import Config
 from trm_core.distributed.collectives import world_size
 from trm_core.dqn.curiosity import Curiosity
+from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import build_optimizers
 from trm_core.optim.freeze import freeze
@@ -92,7 +93,7 @@ def estimate_memory(config: Config, features: Features, device: str = "cpu") -> 
 
 def shapes_of(config: Config, features: Features) -> tuple[TinyRecursiveModel, Curiosity | None]:
     """What learns in a run, without memory for it."""
-    with torch.device("meta"):
+    with shapes_only():
         model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
         head = model.q_head
         curiosity = Curiosity(config.dqn, head.state_width - head.recurrent_width) if features.curiosity else None

@@ -26,6 +26,7 @@ from trm_core.dqn.learner import ReplayedTargets
 from trm_core.losses import StepLoss
 from trm_core.model.carry import Carry, tensors_of
 from trm_core.model.data_shape import DataShape
+from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.freeze import freeze
 from trm_core.training.episodes import Episodes
@@ -97,7 +98,7 @@ def trace(config: Config, shape: DataShape, dqn: bool, cmi: bool, curiosity: boo
 @functools.lru_cache(maxsize=256)
 def _trace(text: str, shape: DataShape, dqn: bool, cmi: bool, curiosity: bool, rows: int) -> Traced:
     config = Config.model_validate_json(text)
-    with torch.device("meta"):  # initial values are looked at, which fake tensors do not allow
+    with shapes_only():  # initial values are looked at, which fake tensors do not allow
         model = TinyRecursiveModel(config, shape, with_cmi=cmi).train()
         states = model.q_head.state_width
         unseen = Curiosity(config.dqn, states - model.q_head.recurrent_width) if curiosity else None
