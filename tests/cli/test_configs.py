@@ -130,7 +130,11 @@ def tokens(name: str) -> bool:
     return DATA[name] not in (digits, messages, paragraphs, grids, mixed, capsules)
 
 
-@pytest.fixture(params=CONFIGS)
+# The others take seconds each.
+SOON = ("quickstart", "sms", "multimodal", "sudoku_mlp", "sudoku4_cpu", "trm_paper")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[] if name in SOON else [pytest.mark.slow]) for name in CONFIGS])
 def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:
     """(name, overrides that name its made data)."""
     assert request.param in DATA, f"configs/{request.param}.yaml has no made data in this test"

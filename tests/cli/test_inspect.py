@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -19,15 +17,9 @@ from trm_core.data.inspect import inspect_dataset
 from trm_core.data.store.writer import CapsuleWriter
 
 
-def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "trm_cli.main", "inspect-dataset", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
-        check=False,
-    )
+def run(*arguments: str | Path, cwd: Path) -> tiny.Outcome:
+    with contextlib.chdir(cwd):
+        return tiny.invoke("inspect-dataset", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +30,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_it_shows(digits: Path, tmp_path: Path) -> None:
-    result = run(digits, cwd=tmp_path)
+    result = tiny.run_trm("inspect-dataset", str(digits), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for text in (
         "k = 16, m = 4, D = 1, R = 4",
@@ -106,7 +98,7 @@ def test_duplicates_across_splits_are_a_problem(tmp_path: Path) -> None:
     assert run(within, cwd=tmp_path).returncode == 0
 
 
-def test_values_that_were_damaged_are_a_problem(digits: Path, tmp_path: Path) -> None:
+def test_values_that_were_damaged_are_a_problem(capsule_file: Path, tmp_path: Path) -> None:
     for name, spoil, message in (
         ("nan", ("train/children", np.nan), "NaN"),
         ("checksum", ("test/checksums", 7.0), "checksum"),
@@ -115,7 +107,7 @@ def test_values_that_were_damaged_are_a_problem(digits: Path, tmp_path: Path) ->
         ("label", ("validation/labels", -5), "a label below 0"),
     ):
         path = tmp_path / f"{name}.h5"
-        path.write_bytes(digits.read_bytes())
+        path.write_bytes(capsule_file.read_bytes())
         with h5py.File(path, "r+") as file:
             file[spoil[0]][5] = spoil[1]
         result = run(path, cwd=tmp_path)

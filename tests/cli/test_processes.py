@@ -101,6 +101,7 @@ def test_two_processes_stop_and_go_on_exactly(tmp_path: Path, capsule_file: Path
     assert json.loads((tmp_path / "alone" / "status.json").read_text())["state"] == "done"
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_others_and_the_run_goes_on(tmp_path: Path, capsule_file: Path) -> None:
     run = tmp_path / "run"
     arguments = overrides(capsule_file, run, total_steps=100_000, checkpoint_interval=5)
@@ -125,7 +126,9 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(tmp_path: Path, caps
     assert "resuming from step_" in done.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGUSR1, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_signals_reach_the_workers_and_the_code_comes_back(
     tmp_path: Path, capsule_file: Path, number: signal.Signals, code: int
 ) -> None:
@@ -146,6 +149,7 @@ def test_signals_reach_the_workers_and_the_code_comes_back(
     assert len(hashes(run, status["step"])) == 4
 
 
+@pytest.mark.slow
 def test_processes_whose_launcher_is_gone_save_and_end(tmp_path: Path, capsule_file: Path) -> None:
     """As those of a torchrun that died of a signal which it does not know."""
     run = tmp_path / "run"

@@ -35,6 +35,7 @@ def status(run: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_signalled_job_saves_queues_itself_and_goes_on(cluster: Cluster, config: Path, tmp_path: Path) -> None:
     """Two tasks, as in a job of two GPUs; then the same command again, as SLURM runs it."""
     run = tmp_path / "run"

@@ -67,7 +67,7 @@ def test_the_folder_answers_as_the_run_does(exported: Path, trained_run: Path, f
         assert a.as_record(True) == b.as_record(True)
 
 
-@pytest.mark.parametrize("runner", ["run_onnx.py", "run_torch_export.py"])
+@pytest.mark.parametrize("runner", ["run_onnx.py", pytest.param("run_torch_export.py", marks=pytest.mark.slow)])
 def test_the_runner_needs_nothing_of_ours(
     exported: Path, trained_run: Path, fields: Any, tmp_path: Path, runner: str
 ) -> None:
@@ -137,16 +137,21 @@ def test_smaller_weights(trained_run: Path, tmp_path: Path, stored: str, fields:
     "sections",
     [
         {"arch": {"q_head_type": "rnn", "enable_adaptive_hcycles": True, "H_cycles": 3}},
-        {
-            "memory": {"enabled": True, "capacity": 16, "num_heads": 2, "top_k": 2},
-            "arch": {"enable_concepts": True, "num_concepts": 8},
-        },
         {"dqn": {"expansion_selector": "checksum", "budget": 2.0, "expand_count": 3}},
-        {"dqn": {"expansion_selector": "attention"}, "arch": {"q_head_type": "attention", "readout": "mean"}},
-        {"dqn": {"expansion_selector": "entropy"}, "training": {"halt_gradient": "head"}},
-        {"dqn": {"expansion_selector": "static"}},
+        *(
+            pytest.param(sections, marks=pytest.mark.slow)
+            for sections in (
+                {
+                    "memory": {"enabled": True, "capacity": 16, "num_heads": 2, "top_k": 2},
+                    "arch": {"enable_concepts": True, "num_concepts": 8},
+                },
+                {"dqn": {"expansion_selector": "attention"}, "arch": {"q_head_type": "attention", "readout": "mean"}},
+                {"dqn": {"expansion_selector": "entropy"}, "training": {"halt_gradient": "head"}},
+                {"dqn": {"expansion_selector": "static"}},
+            )
+        ),
     ],
-    ids=["rnn-adaptive", "memory-concepts", "checksum-budget", "attention", "entropy", "static"],
+    ids=["rnn-adaptive", "checksum-budget", "memory-concepts", "attention", "entropy", "static"],
 )
 def test_the_step_is_the_model_in_every_form_it_has(sections: dict[str, Any], capsule_file: Path) -> None:
     """Random weights act at random, so every branch is met; any number of rows."""

@@ -71,7 +71,9 @@ def test_the_folder_answers_as_the_run_does(exported: Path, sudoku_run: Path, fi
     assert "no puzzles in it" in done.stderr  # it knows what a puzzle is, and that there was none
 
 
-@pytest.mark.parametrize(("runner", "named"), [("run_onnx.py", False), ("run_torch_export.py", True)])
+@pytest.mark.parametrize(
+    ("runner", "named"), [("run_onnx.py", False), pytest.param("run_torch_export.py", True, marks=pytest.mark.slow)]
+)
 def test_the_runner_needs_nothing_of_ours(
     exported: Path, sudoku_run: Path, fields: Any, tmp_path: Path, runner: str, named: bool
 ) -> None:
@@ -118,7 +120,10 @@ def test_smaller_weights(sudoku_run: Path, tmp_path: Path, stored: str, fields: 
             "puzzle_emb_ndim": 0,
             "puzzle_emb_len": 0,
         },
-        {"enable_adaptive_hcycles": True, "hcycle_confidence_threshold": 0.0, "H_cycles": 3},
+        pytest.param(
+            {"enable_adaptive_hcycles": True, "hcycle_confidence_threshold": 0.0, "H_cycles": 3},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["rope-continue", "learned-untied-blank", "adaptive"],
 )

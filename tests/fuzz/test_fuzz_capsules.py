@@ -23,7 +23,7 @@ from judge import Bench
 from trm_core.data.store import open_capsules
 from trm_core.errors import DataError
 
-SHORT, LONG = 12, 200
+SHORT, LONG = 6, 200
 Attack = Callable[[Random, Path], str]
 
 
@@ -119,10 +119,10 @@ def test_capsules_more(case: int, random: Random, bench: Bench, capsules: Path, 
     test_capsules(case, random, bench, capsules, intact)
 
 
-FLIPS = 40  # of each case
+FLIPS = 11  # of each case
 
 
-@pytest.mark.parametrize("case", [0, *(pytest.param(case, marks=pytest.mark.slow) for case in range(1, 11))])
+@pytest.mark.parametrize("case", [0, *(pytest.param(case, marks=pytest.mark.slow) for case in range(1, 40))])
 def test_no_flipped_bit_is_read_in_silence(case: int, random: Random, capsules: Path, tmp_path: Path) -> None:
     """Every reader, not only inspect-dataset: the same rows, values, prices and manifest, or an error."""
     path, whole = tmp_path / "flipped.h5", capsules.read_bytes()

@@ -12,7 +12,7 @@ from checkpoint_attacks import attack_checkpoint, files_of
 from intact_run import RESUMED_STEPS, Intact
 from judge import Bench
 
-SHORT, LONG = 46, 500
+SHORT, LONG = 20, 500
 
 
 @pytest.mark.parametrize("case", range(SHORT))

@@ -11,7 +11,7 @@ from judge import Bench
 
 from trm_core.config.schema_keys import sections
 
-SHORT, LONG = 66, 300
+SHORT, LONG = 30, 300
 
 
 @pytest.mark.parametrize("case", range(SHORT))

@@ -21,7 +21,7 @@ from trm_core.data.recorded_encoder import RecordedEncoder
 from trm_core.data.store.encoder_arrays import array_hash
 from trm_core.errors import DataError
 
-SHORT, LONG = 12, 200
+SHORT, LONG = 4, 200
 TEXTS = [f"message {number}, with some words and others" for number in range(30)]
 ROWS = [(number * 1.5, "red" if number % 3 else "blue") for number in range(30)]
 Fields = dict[str, np.ndarray]

@@ -74,7 +74,11 @@ def test_only_opened_detail_is_read(trained_run: Path, large: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGKILL, *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGTERM, signal.SIGINT))],
+    [
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_call_goes_on(trained_run: Path, large: Path, tmp_path: Path, number: int) -> None:
     command = ["predict", large, "--model", trained_run, "--batch", "2"]

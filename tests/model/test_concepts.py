@@ -326,7 +326,7 @@ def _train_on_ranks(rank: int, world: int, poison: bool) -> tuple[dict[str, Tens
     return vocabulary.state_dict(), digest(vocabulary), refused, [found.perplexity, found.used]
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_end_with_one_codebook_that_one_process_would_have(tmp_path: Path, world: int) -> None:
     results = on_ranks(world, tmp_path, _train_on_ranks, world == 2)
     single = ConceptVocabulary(8, 16, 8, 0.5, 0.8)

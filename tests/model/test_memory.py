@@ -545,7 +545,7 @@ def _rounds(rank: int, world: int) -> list[str]:
     return digests
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_rank_holds_the_same_bank_as_a_single_process(tmp_path: Path, world: int) -> None:
     bank = make_bank(capacity=10, top_k=3, key_dim=4)
     alone = []

@@ -51,11 +51,12 @@ def test_named_stages_make_up_the_step(sections: dict[str, dict[str, object]], c
     if "enabled" in sections.get("dqn", {}):
         sections = {**sections, "arch": {"enable_capsule_expansion": False}}
     config = tiny.make_config(data={"path": str(capsule_file)}, **sections)
-    # A machine that is busy takes its time from whatever runs, and a step is a few milliseconds.
-    found = max((profiled(config) for _ in range(3)), key=lambda one: one.accounted)
+    # A machine that is busy takes its time from whatever runs, and a step is a few milliseconds: three tries.
+    tries = (profiled(config) for _ in range(3))
+    found = next((one for one in tries if one.accounted >= 0.95), None)
+    assert found is not None
     assert [one.name for one in found.stages] == list(STAGES)
     assert sum(one.milliseconds for one in found.stages) == pytest.approx(found.watched_ms, rel=0.02)
-    assert found.accounted >= 0.95
     times = {one.name: one.milliseconds for one in found.stages}
     used = {name for name, milliseconds in times.items() if milliseconds > 0}
     unused = {"sync"} if sections is EVERYTHING else {"sync", "forward: memory", "forward: concepts"}

@@ -35,6 +35,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "recurrent": {"arch": {"q_head_type": "rnn"}, "dqn": {"sequence_length": 3}},
 }
 
+LONG = ("muon", "parts", "no average", "large TD batch", "wide", "curiosity", "recurrent")
+
 
 def prepared_with(data: Path, **sections: dict[str, Any]) -> Prepared:
     if "training" in sections and "global_batch_size" in sections["training"]:
@@ -48,7 +50,9 @@ def measured(prepared: Prepared) -> MemoryUse:
         return memory_of(stepper.trainer.state, lambda: stepper.take(6), [ProfilerActivity.CPU])
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in VARIANTS]
+)
 def test_the_estimate_is_what_a_step_needs(name: str, capsule_file: Path) -> None:
     prepared = prepared_with(capsule_file, **VARIANTS[name])
     estimate = estimate_memory(prepared.config, prepared.features)

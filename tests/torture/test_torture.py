@@ -55,6 +55,7 @@ def tortured(
     raise AssertionError("counting does not end")
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_if_nobody_had(
     nursery: Nursery, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,7 +84,7 @@ documents = st.text(st.characters(exclude_categories=("Cs",)), max_size=60) | st
 ).map(" ".join)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(documents, min_size=2, max_size=12), st.sampled_from(["tfidf-svd", "hashing-svd"]))
 def test_any_text(tmp_path: Path, texts: list[str], encoder: str) -> None:
     texts = ["the first words of all", "some other words, for the training", "and yet others", *texts] * 3
@@ -199,7 +199,7 @@ cells = {
 }
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.fixed_dictionaries(cells), min_size=6, max_size=20), st.sampled_from([8, 30]))
 def test_any_table(tmp_path: Path, rows: list[dict[str, Any]], dim: int) -> None:
     rows = [row | {"id": number} for number, row in enumerate(rows)]
