@@ -8,11 +8,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from amount import many
 from checkpoint_attacks import attack_checkpoint, files_of
 from intact_run import RESUMED_STEPS, Intact
 from judge import Bench
 
-SHORT, LONG = 20, 500
+SHORT, LONG = 20, many(200)
 
 
 @pytest.mark.parametrize("case", range(SHORT))

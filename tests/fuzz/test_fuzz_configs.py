@@ -6,12 +6,13 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from amount import many
 from config_attacks import CHANGES, base
 from judge import Bench
 
 from trm_core.config.schema_keys import sections
 
-SHORT, LONG = 30, 300
+SHORT, LONG = 30, many(150)
 
 
 @pytest.mark.parametrize("case", range(SHORT))

@@ -13,13 +13,14 @@ from random import Random
 
 import pytest
 import tiny
+from amount import many
 from bytes_damage import damaged
 from hostile_json import hostile_json
 from hostile_npy import hostile_npy
 from judge import Bench
 from tiny_puzzles import ARCH, write_puzzles
 
-SHORT, LONG = 14, 250
+SHORT, LONG = 14, many(100)
 MANIFEST = {"kind": "tokens", "height": 2, "width": 3, "symbols": ["pad", "1", "2", "3", "4"], "sources": ["a.csv"]}
 
 

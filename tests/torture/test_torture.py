@@ -2,8 +2,8 @@
 the run is done. After every kill the checkpoints and what they promise are examined (`remains`); in the end the run has
 to be, to the bit, the one that nobody killed.
 
-`TRM_TORTURE_SEED` draws other moments. The moments also depend on the clock, so a seed does not repeat a failure: the
-run directory that shows it is kept by pytest.
+`TRM_TORTURE_SEED` draws other moments, `TRM_TORTURE_KILLS` gives each configuration more of them. The moments also
+depend on the clock, so a seed does not repeat a failure: the run directory that shows it is kept by pytest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nursery import Nursery
 from remains import Remains
 
 SEED = int(os.environ.get("TRM_TORTURE_SEED", "1"))
-LONG = 40  # kills of each configuration
+LONG = int(os.environ.get("TRM_TORTURE_KILLS", "16"))  # of each configuration
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_killed_run_ends_as_if_nobody_had(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_hundreds_of_kills(
+def test_many_kills(
     name: str, nursery: Nursery, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kills = tortured(nursery, CONFIGURATIONS[name], data, tmp_path, LONG, random.Random(f"{SEED} {name}"))
