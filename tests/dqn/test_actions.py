@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trm_core.config.schema import Selector
-from trm_core.dqn.actions import Action, affordable, epsilon_greedy, greedy, uniform_valid, valid_actions
+from trm_core.dqn.actions import Action, act_continues, affordable, epsilon_greedy, greedy, uniform_valid, valid_actions
 from trm_core.dqn.selectors import PEEKING, choose_capsules, selection_scores
 from trm_core.keyed_random import Purpose, keyed_uniform
 from trm_core.model.capsule_state import CapsuleState
@@ -140,6 +140,19 @@ def test_epsilon_greedy_equals_a_loop(seed: int, epsilon: float, actions: int) -
         assert int(uniform_valid(valid, choice)[row]) == drawn
         assert bool(exploring[row]) == (float(explore[row]) < epsilon)
         assert int(action[row]) == (drawn if exploring[row] else best)
+
+
+def test_adaptive_computation_time_halts_above_its_threshold() -> None:
+    model = tiny.make_model(tiny.make_config())
+    carry = tiny.make_carry(model)
+    with torch.no_grad():
+        output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price, carry.q_memory)
+    output = replace(output, halt_logit=torch.tensor([-1.0, 0.0, 1.0, 3.0]))
+    assert act_continues(output).tolist() == [True, True, False, False], "as in training"
+    assert act_continues(output, 1.0).tolist() == [True, True, True, False]
+    against = replace(output, continue_logit=torch.tensor([-2.0, 0.0, 2.0, 2.9]))
+    for threshold in (0.0, 9.0):  # of two logits the larger one counts
+        assert act_continues(against, threshold).tolist() == [False, True, True, False]
 
 
 def test_uniform_choice_is_uniform() -> None:

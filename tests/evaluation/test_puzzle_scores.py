@@ -37,7 +37,7 @@ def made(data: PuzzleData) -> tuple[TinyRecursiveModel, Config]:
     torch.nn.init.normal_(model.q_head.halt_net.weight, std=2.0)
     torch.nn.init.zeros_(model.q_head.halt_net.bias)
     halting = torch.stack(by_hand(model.eval(), data, 4)[1])
-    torch.nn.init.constant_(model.q_head.halt_net.bias, -float(halting[0].median()))
+    torch.nn.init.constant_(model.q_head.halt_net.bias, model.halt_above - float(halting[0].median()))
     return model, config
 
 
@@ -82,7 +82,9 @@ def test_exactness_after_every_step(data: PuzzleData, steps: int | None) -> None
     assert bool(outcome.exact.all())
     assert not bool(expected[:, 0].all()), "the answers change from step to step"
     halted = run(model, config, data, "act", Thinking(steps))
-    ends = torch.stack([torch.cat([h > 0, torch.ones(1, dtype=torch.bool)]) for h in torch.stack(halting, 1)])
+    ends = torch.stack(
+        [torch.cat([h > config.arch.halt_threshold, torch.ones(1, dtype=torch.bool)]) for h in torch.stack(halting, 1)]
+    )
     ends = ends.int().argmax(1).clamp(max=T - 1)
     assert torch.equal(halted.steps, ends + 1)
     assert len(ends.unique()) > 1, "rows halt at different steps"

@@ -128,7 +128,8 @@ def test_smaller_weights(sudoku_run: Path, tmp_path: Path, stored: str, fields: 
     ids=["rope-continue", "learned-untied-blank", "adaptive"],
 )
 def test_the_step_is_the_model_whatever_its_architecture(arch: dict[str, Any]) -> None:
-    config = tiny.make_config(arch={**tiny_puzzles.ARCH, "max_steps": 5, **arch}, dqn={"enabled": False})
+    arch = {**tiny_puzzles.ARCH, "max_steps": 5, "halt_threshold": 0.1, **arch}  # rows halt on either side of it
+    config = tiny.make_config(arch=arch, dqn={"enabled": False})
     shape = tiny.make_shape(
         num_capsules=6, dim=0, num_children=0, checksum_dim=0, num_classes=5, label_rank=2, vocab_size=5, num_puzzles=3
     )

@@ -122,11 +122,10 @@ class ArchConfig(Section):
         description="Learn HRM's continue logit by its bootstrapped target (costs a second forward); ACT then "
         "halts where the halt logit exceeds it. Only without dqn.enabled.",
     )
-
     halt_threshold: float = Field(
-        2.0,
-        description="Halt logit above which a row without Q-learning halts once training is over (2.0 is 88 %); while "
-        "training goes on it is 0, as in TRM.",
+        3.0,
+        description="Halt logit above which `act` halts in evaluation and prediction (3.0 is 95 %); the episodes of "
+        "training halt above 0, as TRM's.",
     )
 
     enable_capsule_expansion: bool | Auto = Field("auto", description="Allow EXPAND; auto: when the file has children.")
