@@ -24,7 +24,7 @@ def command(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Files or folders, or digits (embedded). KEY=VALUE among them overrides the config, e.g. "
             "data.build.num_concepts=64.",
             show_default=False,

@@ -25,7 +25,7 @@ def command(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SOURCE]...",
+            metavar="SOURCE",
             help="Files, or folders with train.csv and test.csv; without one Sudokus and mazes are generated. "
             "KEY=VALUE among them overrides the config, e.g. data.puzzles.clues=30.",
             show_default=False,

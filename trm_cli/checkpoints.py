@@ -12,7 +12,7 @@ from trm_cli.config_options import JsonOption
 
 def command(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Run directory; default: the newest under runs/.")
+        Path | None, typer.Argument(metavar="RUN", help="Run directory; default: the newest under runs/.")
     ] = None,
     json: JsonOption = False,
 ) -> None:

@@ -20,7 +20,7 @@ ConfigOption = Annotated[
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
+        metavar="KEY=VALUE",
         help="Overrides with dotted keys, e.g. training.base_lr=1e-4.",
         show_default=False,
         autocompletion=complete_override,

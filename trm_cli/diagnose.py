@@ -21,7 +21,7 @@ def command(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[GROUP] [RUN] [KEY=VALUE]...",
+            metavar="GROUP RUN KEY=VALUE",
             help="Which checks (data, dqn, expansion, gradients, speed, ..., all), a run directory (default: the newest"
             " under runs/), and overrides of --config.",
             show_default=False,

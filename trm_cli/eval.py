@@ -15,7 +15,7 @@ from trm_cli.score_table import print_scores
 
 def command(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Run directory; default: the newest under runs/.")
+        Path | None, typer.Argument(metavar="RUN", help="Run directory; default: the newest under runs/.")
     ] = None,
     policy: Annotated[
         str | None,

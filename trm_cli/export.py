@@ -13,7 +13,7 @@ from trm_cli.console import log, out, print_json, table
 
 def command(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Run directory; default: the newest under runs/.")
+        Path | None, typer.Argument(metavar="RUN", help="Run directory; default: the newest under runs/.")
     ] = None,
     format_: Annotated[
         str,

@@ -17,7 +17,7 @@ PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 def command(
     model: Annotated[
         Path | None,
-        typer.Argument(metavar="[MODEL]", help="Run directory or exported folder; default: the newest under runs/."),
+        typer.Argument(metavar="MODEL", help="Run directory or exported folder; default: the newest under runs/."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
