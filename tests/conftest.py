@@ -10,6 +10,11 @@ import tiny_puzzles
 import torch
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first (`slow(minutes=..)`), so that no process is left alone with one in the end."""
+    items.sort(key=lambda item: -max((mark.kwargs.get("minutes", 0) for mark in item.iter_markers("slow")), default=0))
+
+
 @pytest.fixture(scope="session")
 def capsule_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """96 training, 40 validation and 30 test rows; k=4, m=2, D=3, R=5, 3 classes. Only to be read."""
