@@ -31,6 +31,10 @@ def command(
     max_steps: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Reasoning steps at most; default: as trained.")
     ] = None,
+    restarts: Annotated[
+        int,
+        typer.Option(min=1, metavar="K", help="Think each sample through K times, as K rows; the surest answer wins."),
+    ] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Rows that think at once.")] = 64,
     max_queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are refused with 503.")] = 4096,
     max_request_mb: Annotated[float, typer.Option(min=0.001, help="Largest body of a request.")] = 16.0,
@@ -63,7 +67,7 @@ def command(
         log(f"model: {model} (the newest run)")
     if threads is not None:
         torch.set_num_threads(threads)
-    predictor = Predictor.load(model, device, checkpoint, max_steps=max_steps)
+    predictor = Predictor.load(model, device, checkpoint, max_steps=max_steps, restarts=restarts)
     limits = Limits(round(max_request_mb * 1e6), max_samples)
 
     def ready(address: str) -> None:

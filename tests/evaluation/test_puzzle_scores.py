@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from trm_core.config.schema import Config
 from trm_core.data.dataset import batches_of
 from trm_core.data.puzzles.reader import PuzzleData, open_puzzles
 from trm_core.evaluation.policies import ActPolicy, FixedPolicy
+from trm_core.evaluation.puzzles import tasks_of, vote
+from trm_core.evaluation.report import EvaluationData, Evaluator
 from trm_core.evaluation.rollout import Outcome, Thinking, rollout
 from trm_core.inference.restarts import Beginnings
 from trm_core.model.capsule_state import CapsuleState
@@ -30,7 +33,8 @@ def data(tmp_path: Path) -> PuzzleData:
 
 def made(data: PuzzleData) -> tuple[TinyRecursiveModel, Config]:
     """A model that halts after the first step in half of the rows."""
-    config = tiny.make_config(arch={**tiny_puzzles.ARCH, "max_steps": 4}, dqn={"enabled": False})
+    arch = {**tiny_puzzles.ARCH, "max_steps": 4, "halt_threshold": 0.0}
+    config = tiny.make_config(arch=arch, dqn={"enabled": False})
     features = resolve_features(config, data)
     config = resolved(config, features)
     model = tiny.make_model(config, features.shape, with_cmi=False)
@@ -53,7 +57,8 @@ def by_hand(
     """Predictions and halt logits after each step, nobody halting."""
     (batch,) = batches_of(data, "test", 1000)
     n = len(batch)
-    state = CapsuleState.closed(batch.sketches, None, None, None, torch.ones(tiny_puzzles.SIZE), puzzles=batch.puzzles)
+    prices = torch.ones(data.num_capsules)
+    state = CapsuleState.closed(batch.sketches, None, None, None, prices, puzzles=batch.puzzles)
     z_H, z_L = model.first_latents(n) if latents is None else tuple(z.expand(n, *z.shape) for z in latents)
     predictions, halting = [], []
     with torch.no_grad():
@@ -99,10 +104,55 @@ def test_of_several_beginnings_the_surest_answer_counts(data: PuzzleData) -> Non
     sure = torch.stack([halting[-1] for _, halting in found])
     best = sure.argmax(0)
     answers = torch.stack([predictions[-1] for predictions, _ in found])
-    assert torch.equal(outcome.prediction, answers[best, torch.arange(answers.shape[1])])
+    assert torch.equal(outcome.prediction.long(), answers[best, torch.arange(answers.shape[1])])
     torch.testing.assert_close(outcome.halt_logit, sure.amax(0))
     assert bool((outcome.steps == 24).all()), "all beginnings are counted"
     assert bool((best > 0).any()), "the first beginning is not always the best"
+
+
+@pytest.mark.parametrize(("vocabulary", "kept"), [(5, torch.uint8), (256, torch.uint8), (257, torch.int16)])
+def test_predictions_are_kept_in_the_smallest_type(
+    data: PuzzleData, monkeypatch: pytest.MonkeyPatch, vocabulary: int, kept: torch.dtype
+) -> None:
+    """With each the answers are those of the logits, and the scores those of any other type."""
+    data.num_classes = vocabulary
+    model, config = made(data)
+    found, _ = by_hand(model, data, 4)
+    evaluator = Evaluator(model, config, EvaluationData(data, "test"))
+    policy = FixedPolicy(False, 1.0, "never")
+    outcome = evaluator.run(policy)
+    assert outcome.prediction.dtype == kept
+    assert vocabulary == 5 or int(outcome.prediction.max()) > 127, "answers that a sign bit would change"
+    assert torch.equal(outcome.prediction.long(), found[-1])
+    assert evaluator.run(policy).instead(outcome, outcome.exact).prediction.dtype == kept
+    monkeypatch.setattr("trm_core.evaluation.rollout._smallest_type", lambda classes: torch.int64)
+    wide = evaluator.run(policy)
+    assert wide.prediction.dtype == torch.int64
+    assert evaluator.score(policy, None, wide) == evaluator.score(policy, None, outcome)
+
+
+def test_votes_on_narrow_predictions_are_those_on_wide_ones(tmp_path: Path) -> None:
+    write_subset(tmp_path / "src", "training", {"t": task(0)})
+    write_subset(tmp_path / "src", "evaluation", {"e": task(1), "f": task(2)})
+    built = tiny.invoke(
+        "build-puzzles", "arc", str(tmp_path / "src"), "--augmentations", "3", "--out", str(tmp_path / "d")
+    )
+    assert built.returncode == 0, built.stderr
+    arc = open_puzzles(tmp_path / "d")
+    model, config = made(arc)
+    data = EvaluationData(arc, "test")
+    outcome = Evaluator(model, config, data).run(FixedPolicy(False, 1.0, "never"))
+    assert outcome.prediction.dtype == torch.uint8
+    # What a new model answers is hardly ever a grid: solutions in half of the rows, to have votes.
+    labels = torch.from_numpy(arc.read("test", slice(None))["labels"]).clamp(min=0)
+    solved = (torch.arange(len(labels)) % 2 == 0)[:, None]
+    wide = torch.where(solved, labels, outcome.prediction.long())
+    tasks = tasks_of(data)
+    results = [vote(data, replace(outcome, prediction=one), tasks) for one in (wide, wide.to(torch.uint8))]
+    assert results[0] == results[1]
+    assert results[0].pass_at is not None
+    assert results[0].pass_at[1] == 1.0
+    assert results[0].submission["f"][0]["attempt_1"] == task(2)["test"][0]["output"]
 
 
 @pytest.mark.parametrize("solved", [True, False])

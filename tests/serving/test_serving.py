@@ -28,6 +28,7 @@ from trm_core.dqn.actions import Action
 from trm_core.errors import DataError
 from trm_core.evaluation.policies import Situation, nothing
 from trm_core.inference.predictor import Predictor
+from trm_core.inference.restarts import Beginnings
 from trm_core.inference.samples import samples_of
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.serving.app import Limits, make_app
@@ -166,13 +167,19 @@ def test_closing_answers_what_waits(predictor: Predictor, fields: dict[str, Any]
     assert all(future.done() and future.exception() is None for future in futures)
 
 
-def test_a_refused_row_is_its_requests_alone(worker: Worker, predictor: Predictor, fields: Any) -> None:
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_a_refused_row_is_its_requests_alone(predictor: Predictor, fields: Any, restarts: int) -> None:
+    policy, beginnings = predictor.policy("threshold", confidence=SURE), Beginnings(predictor.trained.model, restarts)
+    worker = Worker(predictor.trained, policy, 8, 200, Metrics(), beginnings)
+    worker.start()
     with_children = list(samples_of(fields, predictor.trained))
     without = list(samples_of({"sketches": fields["sketches"]}, predictor.trained))
     futures: list[Future[Any]] = [worker.submit(without), *(worker.submit([sample]) for sample in with_children[:20])]
     with pytest.raises(DataError, match=r"sample \d+: capsule \d is to be opened"):
         futures[0].result(timeout=20)
     assert all(len(future.result(timeout=20)) == 1 for future in futures[1:])
+    worker.close()
+    assert (worker.rows_waiting, len(worker.engine)) == (0, 0)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -6,15 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
+from served import start
 
 from trm_core.data.puzzles.answers import readable
 from trm_core.data.puzzles.reader import open_puzzles
 from trm_core.inference.predictor import Predictor
+from trm_core.inference.samples import samples_of
 from trm_core.serving.app import Limits, make_app
 from trm_core.serving.metrics import Metrics
-from trm_core.serving.worker import Worker
+from trm_core.serving.worker import QueueFull, Worker
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,59 @@ def test_tokens_lines_and_rows_have_the_same_answer(puzzles: TestClient, solver:
             assert ("right" in found) == ("output" in str(body))
             assert not {"opened", "decisions", "label"} & found.keys()
     assert any(found["valid"] for found in response.json()["answers"])
+
+
+def test_restarts_are_the_predictors(sudoku_run: Path, tokens: Any) -> None:
+    """Several requests whose rows share the calls of the model, each sample more rows than fit into some of them."""
+    solver = Predictor.load(sudoku_run, device="cpu", restarts=5)
+    expected = solver.predict(tokens=tokens)
+    assert len({answer.restart for answer in expected}) > 1, "the first beginning is not always the best"
+    made = Worker(solver.trained, solver.policy(), 8, 1000, Metrics(), solver.beginnings)
+    made.start()
+    with TestClient(make_app(solver, "act", made, made.metrics, Limits())) as client:
+        for rows in ([0], list(range(12)), [3, 3, 7]):
+            response = client.post("/predict", json={"samples": [{"tokens": tokens[row].tolist()} for row in rows]})
+            assert response.status_code == 200, response.text
+            for row, found in zip(rows, response.json()["answers"], strict=True):
+                answer = expected[row]
+                assert found["prediction"] == list(answer.prediction)
+                assert (found["restart"], found["steps_in_all"]) == (answer.restart, answer.steps_in_all)
+                assert found["steps"] == answer.steps
+                assert found["halt_probability"] == pytest.approx(answer.halt_probability, abs=1e-4)
+        health = client.get("/health").json()
+        assert (health["model"]["restarts"], health["queue"], health["in_flight"]) == (5, 0, 0)
+        metrics = client.get("/metrics").text
+    made.close()
+    steps = [expected[row].steps_in_all or 0 for row in (0, *range(12), 3, 3, 7)]
+    assert "trm_rows_total 16.0" in metrics
+    assert f"trm_reasoning_steps_total {sum(steps)}.0" in metrics
+
+
+def test_every_restart_has_a_place_in_the_queue_and_in_the_batch(sudoku_run: Path, tokens: Any) -> None:
+    solver = Predictor.load(sudoku_run, device="cpu", restarts=5)
+    made = Worker(solver.trained, solver.policy("never"), 8, 30, Metrics(), solver.beginnings)  # not started
+    samples = list(samples_of({"tokens": tokens}, solver.trained))
+    first = made.submit(samples[:6])
+    assert made.rows_waiting == 30
+    with pytest.raises(QueueFull):
+        made.submit(samples[:1])
+    made.start()
+    assert len(first.result(timeout=20)) == 6
+    made.close()
+    calls = -(-30 // 8) * solver.trained.max_steps
+    assert f"trm_step_rows_count {calls}.0" in made.metrics.text().decode()
+    assert made.rows_waiting == 0
+
+
+def test_a_server_of_its_own_takes_restarts(sudoku_run: Path, tmp_path: Path, tokens: Any) -> None:
+    process, address = start(sudoku_run, tmp_path, "--restarts", "3", "--max-steps", "2", "--policy", "never")
+    try:
+        body = {"samples": [{"tokens": tokens[0].tolist()}]}
+        (found,) = httpx.post(f"{address}/predict", json=body, timeout=30).json()["answers"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert (found["steps"], found["steps_in_all"]) == (2, 6)
 
 
 def test_decisions_and_probabilities(puzzles: TestClient, tokens: Any) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +186,26 @@ def test_a_step_that_is_not_finite_leaves_puzzle_embeddings_alone(data: str) -> 
     trainer.taker.loss.forward = forward  # type: ignore[method-assign]
     trainer.taker.take(trainer.standing())
     assert bool(embeddings(trainer).isfinite().all())
+
+
+def test_a_run_whose_data_are_cut_ends_with_the_files_name(tmp_path: Path) -> None:
+    """By an error with its exit code, and not by the signal of reading a mapped file beyond its end."""
+    folder, run = write_puzzles(tmp_path / "puzzles"), tmp_path / "run"
+    training = {"run_dir": run, "total_steps": 1_000_000, "log_interval": 1, "eval_interval": 1_000_000}
+    overrides = tiny.as_overrides(data={"path": folder}, arch=ARCH, training=training)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trm_cli.main", "train", *overrides],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=tiny.environment(tmp_path),
+    )  # fmt: skip
+    try:
+        tiny.wait_for_step(process, run, 2)
+        os.truncate(folder / "train" / "all__labels.npy", 0)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 4, said
+    assert "train/all__labels.npy: was cut while it was in use" in said
+    assert "Traceback" not in said
 
 
 def test_unknown_puzzles_are_refused_where_they_have_an_embedding(data: str, tmp_path: Path) -> None:

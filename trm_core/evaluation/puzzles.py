@@ -38,7 +38,7 @@ def tasks_of(data: EvaluationData) -> list[HeldOutTask]:
 
 
 def vote(data: EvaluationData, outcome: Outcome, tasks: Sequence[HeldOutTask]) -> VotingResult:
-    """One ranking of grids for each test input out of the answers [N, 900] to all of its copies."""
+    """One ranking of grids for each test input out of the answers [N, 900] (any integer type) to all of its copies."""
     file = data.file
     assert isinstance(file, PuzzleData)
     assert file.names is not None

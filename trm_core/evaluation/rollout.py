@@ -39,7 +39,7 @@ class Thinking:
 class Outcome:
     """What happened to each of N rows; T steps at most, P answers per row."""
 
-    prediction: Tensor  # [N, P] int64
+    prediction: Tensor  # [N, P] of the smallest type that holds every class: all rows of every policy are kept
     accuracy: Tensor  # [N] share of right answers
     exact: Tensor  # [N] bool
     labelled: Tensor  # [N] bool: the row has a label
@@ -167,7 +167,7 @@ def _rollout_batch(
         q_memory = output.q_memory[keep]
     quality = judge_of(model)(logits, labels)
     return Outcome(
-        prediction=logits.argmax(-1),
+        prediction=logits.argmax(-1).to(_smallest_type(model.data.num_classes)),
         accuracy=quality.accuracy,
         exact=quality.exact,
         labelled=quality.valid,
@@ -182,3 +182,9 @@ def _rollout_batch(
         halt_logit=halt_logit,
         exact_at=exact_at,
     )
+
+
+def _smallest_type(classes: int) -> torch.dtype:
+    """The smallest integer type that holds 0 .. classes - 1, of those that torch computes with everywhere."""
+    types = (torch.uint8, torch.int16, torch.int32)
+    return next((one for one in types if classes - 1 <= torch.iinfo(one).max), torch.int64)

@@ -141,6 +141,7 @@ def describe(predictor: Predictor, policy_name: str, worker: Worker) -> dict[str
         "step": trained.about.get("step"),
         "policy": policy_name,
         "price": worker.engine.policy.price,
+        "restarts": worker.beginnings.count,
         "shape": asdict(trained.model.data),
         "classes": trained.class_names or trained.model.data.num_classes,
         **({} if trained.puzzles is None else {"puzzles": trained.puzzles.as_record()}),

@@ -21,10 +21,12 @@ class Metrics:
         self.latency = Histogram(
             "trm_predict_seconds", "From a whole request to its answers.", buckets=_SECONDS, registry=registry
         )
-        self.rows = Counter("trm_rows", "Rows answered.", registry=registry)
-        self.reasoning_steps = Counter("trm_reasoning_steps", "Reasoning steps of rows answered.", registry=registry)
-        self.opened = Counter("trm_opened_capsules", "Capsules opened in rows answered.", registry=registry)
-        self.spent = Counter("trm_price_units", "Price units spent on rows answered.", registry=registry)
+        self.rows = Counter("trm_rows", "Samples answered.", registry=registry)
+        self.reasoning_steps = Counter(
+            "trm_reasoning_steps", "Reasoning steps of all rows of samples answered.", registry=registry
+        )
+        self.opened = Counter("trm_opened_capsules", "Capsules opened in samples answered.", registry=registry)
+        self.spent = Counter("trm_price_units", "Price units spent on samples answered.", registry=registry)
         self.waiting = Gauge("trm_rows_waiting", "Rows that wait for a place.", registry=registry)
         self.thinking = Gauge("trm_rows_thinking", "Rows in flight: begun and not yet through.", registry=registry)
         self.batch = Histogram("trm_step_rows", "Rows in a call of the model.", buckets=_ROWS, registry=registry)
@@ -38,7 +40,7 @@ class Metrics:
 
     def answered(self, answer: Answer) -> None:
         self.rows.inc()
-        self.reasoning_steps.inc(answer.steps)
+        self.reasoning_steps.inc(answer.steps if answer.steps_in_all is None else answer.steps_in_all)
         self.opened.inc(len(answer.opened))
         self.spent.inc(answer.spent)
 

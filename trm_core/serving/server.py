@@ -35,7 +35,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """`port` 0: any that is free."""
+    """`port` 0: any that is free. batch, most_waiting: rows that think and that wait; with restarts each sample is
+    several.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -64,7 +66,7 @@ def serve(
     acting = predictor.policy(policy, price, confidence)
     with suppress(DataError):  # a model without an encoder answers capsules; who sends raw samples is told
         _ = predictor.encoder
-    worker = Worker(predictor.trained, acting, settings.batch, settings.most_waiting, metrics)
+    worker = Worker(predictor.trained, acting, settings.batch, settings.most_waiting, metrics, predictor.beginnings)
     app = make_app(predictor, acting.name, worker, metrics, settings.limits)
     listening = listen(settings.host, settings.port)
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=5)

@@ -1,7 +1,7 @@
 """One thread that thinks: requests wait in a bounded queue, and their rows share the calls of the model.
 
 A row begins at the next reasoning step if there is a place, and leaves when it halts, so a request waits for its own
-rows and for nobody else's.
+rows and for nobody else's. A sample is a row or, with restarts, a row for each of its beginnings.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from trm_core.errors import DataError
 from trm_core.evaluation.policies import Policy
 from trm_core.inference.engine import Engine, Finished
+from trm_core.inference.restarts import Beginnings, Best
 from trm_core.inference.samples import Answer, Sample
 from trm_core.inference.trained import Trained
 from trm_core.serving.metrics import Metrics
@@ -32,18 +33,37 @@ class ShuttingDown(Exception):
 
 @dataclass(eq=False)
 class Request:
-    """Rows that are answered together. `done` gives their answers, or the DataError of one of them."""
+    """Samples that are answered together. `done` gives their answers, or the DataError of one of them."""
 
     samples: list[Sample]
+    restarts: int  # rows of each sample
     done: Future[list[Answer]] = field(default_factory=Future)
+    best: dict[int, Best] = field(default_factory=dict)  # of samples of which not all rows are through
     answers: dict[int, Answer] = field(default_factory=dict)
     begun: int = 0  # rows that were handed to the engine
 
+    @property
+    def rows(self) -> int:
+        return len(self.samples) * self.restarts
+
 
 class Worker:
-    """Owns the engine. `submit` may be called from any thread."""
+    """Owns the engine. `submit` may be called from any thread.
 
-    def __init__(self, trained: Trained, policy: Policy, batch: int, most_waiting: int, metrics: Metrics) -> None:
+    batch, most_waiting: rows that think and that wait. beginnings: where the rows of each sample begin, None: a row
+    each, as the model was trained.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        policy: Policy,
+        batch: int,
+        most_waiting: int,
+        metrics: Metrics,
+        beginnings: Beginnings | None = None,
+    ) -> None:
+        self.beginnings = beginnings or Beginnings(trained.model, 1)
         self.engine, self.batch, self.most_waiting, self.metrics = Engine(trained, policy), batch, most_waiting, metrics
         self.waiting: deque[Request] = deque()
         self.unanswered: set[Request] = set()
@@ -59,18 +79,18 @@ class Worker:
 
     def submit(self, samples: list[Sample]) -> Future[list[Answer]]:
         """Raises QueueFull or ShuttingDown."""
-        request = Request(samples)
+        request = Request(samples, self.beginnings.count)
         request.done.set_running_or_notify_cancel()  # a client that hangs up cannot cancel it any more
         with self.changed:
             if self.closing or self.failure is not None:
                 raise ShuttingDown
             # A request larger than the queue is taken when nobody waits, or it could never be.
-            if self.rows_waiting and self.rows_waiting + len(samples) > self.most_waiting:
+            if self.rows_waiting and self.rows_waiting + request.rows > self.most_waiting:
                 raise QueueFull
             self.waiting.append(request)
             self.unanswered.add(request)
             request.done.add_done_callback(lambda _: self.unanswered.discard(request))
-            self.rows_waiting += len(samples)
+            self.rows_waiting += request.rows
             self.metrics.waiting.set(self.rows_waiting)
             self.changed.notify()
         return request.done
@@ -105,26 +125,28 @@ class Worker:
                     return False
                 self.changed.wait()
             fresh = self._take(self.batch - len(self.engine))
-        keys, samples = [key for key, _ in fresh], [sample for _, sample in fresh]
-        self._settle(self.engine.admit(keys, samples))
+        samples = [request.samples[place] for request, place, _ in fresh]
+        latents = [self.beginnings.latents[restart] for _, _, restart in fresh]
+        self._settle(self.engine.admit(fresh, samples, latents))
         self.metrics.thinking.set(len(self.engine))
         return True
 
-    def _take(self, room: int) -> list[tuple[tuple[Request, int], Sample]]:
-        """The next rows, at most `room`, in the order of requests. The lock is held."""
-        fresh: list[tuple[tuple[Request, int], Sample]] = []
+    def _take(self, room: int) -> list[tuple[Request, int, int]]:
+        """The next rows, at most `room`, in the order of requests: which sample of which, from which beginning. The
+        lock is held.
+        """
+        fresh: list[tuple[Request, int, int]] = []
         while self.waiting and len(fresh) < room:
             request = self.waiting[0]
             if request.done.done():  # one of its rows was refused
-                self.rows_waiting -= len(request.samples) - request.begun
+                self.rows_waiting -= request.rows - request.begun
                 self.waiting.popleft()
                 continue
-            take = min(room - len(fresh), len(request.samples) - request.begun)
-            places = range(request.begun, request.begun + take)
-            fresh += [((request, place), request.samples[place]) for place in places]
+            take = min(room - len(fresh), request.rows - request.begun)
+            fresh += [(request, *divmod(row, request.restarts)) for row in range(request.begun, request.begun + take)]
             request.begun += take
             self.rows_waiting -= take
-            if request.begun == len(request.samples):
+            if request.begun == request.rows:
                 self.waiting.popleft()
         self.metrics.waiting.set(self.rows_waiting)
         return fresh
@@ -132,15 +154,18 @@ class Worker:
     def _settle(self, through: list[Finished]) -> None:
         for one in through:
             assert isinstance(one.key, tuple)
-            request, place = one.key
+            request, place, restart = one.key
             if request.done.done():
                 continue
             if one.error is not None:
                 request.done.set_exception(DataError(f"sample {place}: {one.error.message}", hint=one.error.hint))
                 continue
-            assert one.answer is not None
-            request.answers[place] = one.answer
-            self.metrics.answered(one.answer)
+            if not request.best.setdefault(place, Best(request.restarts)).add(restart, one):
+                continue
+            answer = request.best.pop(place).finished(one.key).answer
+            assert answer is not None
+            request.answers[place] = answer
+            self.metrics.answered(answer)
             if len(request.answers) == len(request.samples):
                 request.done.set_result([request.answers[n] for n in range(len(request.samples))])
 

@@ -243,6 +243,34 @@ def test_truncated_arrays(folder: Path) -> None:
         refused(folder, "train/all__labels.npy")
 
 
+@pytest.mark.parametrize("field", ["inputs", "labels"])
+def test_arrays_that_are_cut_while_they_are_in_use(folder: Path, field: str) -> None:
+    """One byte less would be read as a zero, and all of them less would end the process."""
+    path, data = array(folder, field), open_puzzles(folder)
+    before, whole = data.read("train", slice(None)), path.read_bytes()
+    with path.open("ab") as file:
+        file.write(b"more")
+    assert np.array_equal(data.read("train", slice(None))["labels"], before["labels"])
+    for size in (len(whole) - 1, 0):
+        os.truncate(path, size)
+        needed = f"it has {size} bytes, and had at least {len(whole)}"
+        for reading in (lambda: data.read("train", np.arange(2)), lambda: data.require_labels("train")):
+            with pytest.raises(DataError, match=rf"train/all__{field}\.npy: was cut while .*{needed}"):
+                reading()
+        with pytest.raises(DataError, match="was cut"):
+            _ = data.manifest
+        data.read("test", slice(None))
+
+
+def test_arrays_that_are_replaced_while_they_are_in_use(folder: Path) -> None:
+    """The path leads to another file; what was opened is still there."""
+    path, data = array(folder, "labels"), open_puzzles(folder)
+    before = data.read("train", slice(None))["labels"]
+    (folder / "new").write_bytes(b"")
+    (folder / "new").replace(path)
+    assert np.array_equal(data.read("train", slice(None))["labels"], before)
+
+
 def test_what_is_no_file(folder: Path) -> None:
     path = array(folder, "labels")
     path.unlink()

@@ -55,6 +55,16 @@ class PuzzleSet:
         """[N] int64: the identifier of each example."""
         return np.repeat(self.puzzle_identifiers, np.diff(self.puzzle_indices))
 
+    def read(self, field: str, rows: slice | np.ndarray) -> np.ndarray:
+        """Some rows [n, S] of `inputs` or `labels`. Raises DataError where the file has become shorter since it was
+        opened: to touch what is gone would end the process with SIGBUS. One that is cut between this look and the
+        reading of these rows still does.
+        """
+        array = getattr(self, field)
+        if isinstance(array, np.memmap):
+            _require_whole(array)
+        return array[rows]
+
 
 def refuse(path: Path, what: str, hint: str = "build the folder again") -> NoReturn:
     raise DataError(f"{path}: {what}", hint=hint)
@@ -124,6 +134,18 @@ def _array(path: Path) -> np.ndarray:
     if found.dtype.kind not in "iu":
         refuse(path, f"holds {found.dtype.name}, expected whole numbers")
     return found
+
+
+def _require_whole(array: np.memmap) -> None:
+    """That the file behind a mapped array, whatever its path leads to by now, is still as long as the array."""
+    mapping: Any = array.base  # NumPy's types do not know that it is the mmap, which keeps the file open
+    size, needed = mapping.size(), array.offset + array.nbytes
+    if size < needed:
+        refuse(
+            Path(str(array.filename)),
+            f"was cut while it was in use: it has {size} bytes, and had at least {needed} when it was opened",
+            hint="build the folder again, and change none that something is reading",
+        )
 
 
 def read_set(folder: Path, split: str, name: str, metadata: Metadata) -> PuzzleSet:

@@ -1,4 +1,5 @@
-"""A puzzle folder, read in pieces. `open_puzzles` refuses what is none; reading later moves bytes only.
+"""A puzzle folder, read in pieces. `open_puzzles` refuses what is none; reading later moves bytes only, and looks
+whether they are still there.
 
 Examples are memory-mapped; the index arrays are held. The sets of a split are one after the other: example, puzzle and
 group numbers count through all of them.
@@ -106,7 +107,7 @@ class PuzzleData:
 
     def read(self, split: str, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
         """`sketches` and `labels` [n, S] and `puzzles` [n], int64, of examples of a split by number; labels to ignore
-        are -100.
+        are -100. Raises DataError where a file was cut since it was opened.
         """
         index = np.arange(*rows.indices(self.rows[split])) if isinstance(rows, slice) else np.asarray(rows)
         n, S = len(index), self.num_capsules
@@ -119,8 +120,8 @@ class PuzzleData:
         for part in self.sets[split]:
             here = np.flatnonzero((index >= begin) & (index < begin + len(part.inputs)))
             own = index[here] - begin
-            found["sketches"][here] = part.inputs[own]
-            found["labels"][here] = part.labels[own]
+            found["sketches"][here] = part.read("inputs", own)
+            found["labels"][here] = part.read("labels", own)
             found["puzzles"][here] = part.identifiers[own]
             begin += len(part.inputs)
         if self.ignore_label_id is not None:
@@ -146,7 +147,7 @@ class PuzzleData:
         low, high = np.iinfo(np.int64).max, np.iinfo(np.int64).min
         for part in self.sets[split]:
             for begin in range(0, len(part.inputs), _SCAN_ROWS):
-                inputs, labels = (getattr(part, name)[begin : begin + _SCAN_ROWS] for name in EXAMPLE_FIELDS)
+                inputs, labels = (part.read(name, slice(begin, begin + _SCAN_ROWS)) for name in EXAMPLE_FIELDS)
                 self._require_tokens(split, part, "inputs", begin, inputs)
                 if self.ignore_label_id is not None:
                     ignored = labels == self.ignore_label_id
@@ -183,8 +184,8 @@ class PuzzleData:
                 for name in INDEX_FIELDS:
                     digest.update(np.ascontiguousarray(getattr(part, name)).tobytes())
                 for name in EXAMPLE_FIELDS:
-                    for piece in _places(getattr(part, name)):
-                        digest.update(np.ascontiguousarray(piece).tobytes())
+                    for rows in _places(getattr(part, name)):
+                        digest.update(np.ascontiguousarray(part.read(name, rows)).tobytes())
         return digest.hexdigest()
 
 
@@ -216,11 +217,11 @@ def _mean_visit(part: PuzzleSet) -> float:
     return float((sizes / np.repeat(copies, copies)).sum())
 
 
-def _places(array: np.ndarray) -> Iterator[np.ndarray]:
-    """All of an array, or some places of it."""
+def _places(array: np.ndarray) -> Iterator[slice]:
+    """All rows of an array, or those at some places of it."""
     rows = max(1, _HASHED_BYTES // max(1, array[:1].nbytes))
     if len(array) <= rows * _HASHED_PLACES:
-        yield array
+        yield slice(0, len(array))
         return
     for start in np.linspace(0, len(array) - rows, _HASHED_PLACES).astype(int):
-        yield array[start : start + rows]
+        yield slice(start, start + rows)
