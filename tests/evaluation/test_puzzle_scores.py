@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> PuzzleData:
 
 def made(data: PuzzleData) -> tuple[TinyRecursiveModel, Config]:
     """A model that halts after the first step in half of the rows."""
-    arch = {**tiny_puzzles.ARCH, "max_steps": 4, "halt_threshold": 0.0}
+    arch = {**tiny_puzzles.ARCH, "max_steps": 4, "halt_threshold": 0.5}
     config = tiny.make_config(arch=arch, dqn={"enabled": False})
     features = resolve_features(config, data)
     config = resolved(config, features)

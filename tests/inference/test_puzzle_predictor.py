@@ -48,8 +48,9 @@ def rows(sudoku_folder: Path, predictor: Predictor) -> dict[str, np.ndarray]:
 
 
 def with_identifiers() -> Trained:
-    """Random weights with five identifiers, whose embeddings differ."""
-    config = tiny.make_config(arch={**tiny_puzzles.ARCH, "max_steps": 5}, dqn={"enabled": False})
+    """Random weights with five identifiers, whose embeddings differ, and with halt logits around the threshold."""
+    arch = {**tiny_puzzles.ARCH, "max_steps": 5, "halt_threshold": 0.0}
+    config = tiny.make_config(arch=arch, dqn={"enabled": False})
     shape = tiny.make_shape(
         num_capsules=6, dim=0, num_children=0, checksum_dim=0, num_classes=5, label_rank=2, vocab_size=5, num_puzzles=5
     )
