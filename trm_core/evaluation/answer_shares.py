@@ -13,9 +13,7 @@ from trm_core.data.fields import IGNORE_LABEL
 
 SELDOM = 0.25  # of its labels: a class that is answered less often than this is left out
 OFTEN = 2.0  # times its labels: a class that is answered more often than this is answered too often
-COMMON = (
-    0.5  # of the most frequent label: in doubt a good model answers the more frequent class, so rarer ones are let be
-)
+COMMON = 0.5  # of the most frequent label: in doubt a good model answers a more frequent class, so rarer ones may miss
 CHANCE = 0.001  # that a model which answers every class just at these bounds has one class that seems to be beyond
 
 

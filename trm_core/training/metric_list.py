@@ -542,14 +542,14 @@ EVALUATION = _group(
     Metric(
         "eval/labels_left_out",
         "labels of classes that are answered less than a quarter as often as they are the label; only where that is no"
-        " chance (0.01), and of classes at least half as frequent as the most frequent one",
+        " chance (0.001), and of classes at least half as frequent as the most frequent one",
         "share",
         Range("ours: classes that are never answered; early in training some may be", high=0),
     ),
     Metric(
         "eval/answers_in_excess",
         "answers beyond the labels, of classes that are answered more than twice as often as they are the label; only"
-        " where that is no chance (0.01)",
+        " where that is no chance (0.001)",
         "share",
         Range("ours: what is answered far too often; early in training something may be", high=0),
     ),

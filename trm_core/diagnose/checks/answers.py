@@ -108,7 +108,7 @@ def _half_collapse(evidence: Evidence) -> Finding | None:
         f"{100 * newest.of_mistakes:.0f} % of the mistakes",
         "possible" if unfinished else "likely",
         asdict(newest) | {"of_mistakes": newest.of_mistakes, "mistakes_before": since[0].mistakes},
-        "Most mistakes go one way, and not by chance (p < 0.01). "
+        "Most mistakes go one way, and not by chance (p < 0.001). "
         + (
             "It is new, or mistakes are still becoming fewer: it may pass."
             if unfinished
