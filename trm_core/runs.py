@@ -172,6 +172,10 @@ def train(run: Run) -> None:
             "eval/opened": score.opened,
             "eval/spent": score.spent,
             "eval/steps": score.steps,
+            "eval/answer_top_share": score.answers.top_answer,
+            "eval/label_top_share": score.answers.top_label,
+            "eval/labels_left_out": score.answers.left_out,
+            "eval/answers_in_excess": score.answers.in_excess,
         }
 
     fresh = run_dir.keep_status(path, run.total_steps) if run.place.rank == 0 else None

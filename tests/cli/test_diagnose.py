@@ -14,6 +14,7 @@ import tiny
 import yaml
 
 from trm_core.config import load_config
+from trm_core.diagnose.registry import of_group
 
 
 @pytest.fixture
@@ -128,6 +129,36 @@ def test_a_run_that_is_watched_warns_once(tmp_path: Path, capsule_file: Path) ->
     assert "lr-too-high" in (run / "log.txt").read_text()
     quiet = tiny.invoke("train", *arguments, "training.watch=false", f"training.run_dir={tmp_path / 'quiet'}")
     assert "lr-too-high" not in quiet.stderr
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_rate_a_hundred_times_too_high_is_told_in_the_first_half(
+    tmp_path: Path, capsule_file: Path, optimizer: str
+) -> None:
+    """And nothing at the rate that it is a hundred times of, but for what depends on the machine."""
+    about_the_machine = {check.id for group in ("speed", "memory") for check in of_group(group)}
+    warned = {}
+    for factor in (1, 100):
+        arguments = tiny.as_overrides(
+            data={"path": capsule_file},
+            dqn={"target_tau": 0.05, "epsilon_decay": 60, "epsilon_end": 0.2},
+            training={
+                "run_dir": tmp_path / f"times-{factor}",
+                "total_steps": 120,
+                "watch": "true",
+                "optimizer": optimizer,
+                "base_lr": factor * 3e-3,
+                "muon_lr": factor * 1e-2,
+            },
+        )
+        done = tiny.invoke("train", *arguments)
+        assert done.returncode == 0, done.stderr
+        told = [line.split(": ")[1:3] for line in done.stderr.splitlines() if "warning: step " in line]
+        warned[factor] = [(check, int(step.removeprefix("step "))) for step, check in told]
+    assert not [check for check, _ in warned[1] if check not in about_the_machine]
+    steps = [step for check, step in warned[100] if check == "lr-too-high"]
+    assert len(steps) == 1, warned[100]
+    assert steps[0] <= 60
 
 
 def test_watching_changes_nothing(tmp_path: Path, capsule_file: Path) -> None:

@@ -179,6 +179,48 @@ def test_a_scale_is_as_large_as_what_was_ever_paid(data: DataFacts) -> None:
     assert found(data, "rewards-zero", {}, unknown_yet).verdict is Verdict.OK
 
 
+@pytest.mark.parametrize("name", ["left_out", "in_excess"])
+@pytest.mark.parametrize(
+    ("accuracy", "counted", "verdict"),
+    [
+        ([0.6, 0.6], [0.35, 0.35], Verdict.FAIL),
+        ([0.9, 0.9], [0.08, 0.08], Verdict.FAIL),  # of the mistakes it is the same
+        ([0.1, 0.6, 0.6, 0.6, 0.6], [0.05, 0.35, 0.35, 0.35, 0.35], Verdict.FAIL),  # long before the end
+        ([0.5, 0.6], [0.45, 0.35], Verdict.WARN),  # still learning
+        ([0.3, 0.4, 0.54, 0.57, 0.6], [0.35] * 5, Verdict.WARN),  # slowly, but since the middle
+        ([0.6], [0.35], Verdict.WARN),
+        ([0.6, 0.6], [0.05, 0.35], Verdict.WARN),  # new
+        ([0.6, 0.6], [0.35, 0.05], Verdict.OK),  # has passed
+        ([0.6, 0.6], [0.1, 0.1], Verdict.OK),  # most mistakes go another way
+        ([1.0, 1.0], [0.0, 0.0], Verdict.OK),
+        ([0.6, 0.6], [float("nan")] * 2, Verdict.OK),
+    ],
+)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_answers_that_collapse_by_half(
+    data: DataFacts, name: str, accuracy: list[float], counted: list[float], verdict: Verdict, recorded: bool
+) -> None:
+    """`recorded`: the last evaluation is that of evaluation.json, and was not logged."""
+    steps = np.arange(1, len(accuracy) + 1) * (STEPS // len(accuracy))
+    shares = {"left_out": 0 * np.array(counted), "in_excess": 0 * np.array(counted), name: np.array(counted)}
+    shares |= {"top_answer": 0.5 + 0 * np.array(counted), "top_label": 0.25 + 0 * np.array(counted)}
+    names = ("labels_left_out", "answers_in_excess", "answer_top_share", "label_top_share")
+    logged = {"accuracy": np.array(accuracy), **dict(zip(names, shares.values(), strict=True))}
+    one = evidence(data, {}, {})
+    keep = len(steps) - recorded
+    one.metrics.series |= {f"eval/{key}": Series(steps[:keep], values[:keep]) for key, values in logged.items()}
+    if recorded:
+        assert one.run is not None
+        last = {"accuracy": accuracy[-1], "answers": {key: values[-1] for key, values in shares.items()}}
+        one.run = replace(one.run, evaluation={"step": STEPS, "scores": [last]})
+    finding = look(BY_ID["predictions-collapse"], one).finding
+    assert finding.verdict is verdict, finding
+    if verdict is not Verdict.OK:
+        assert finding.sure == ("likely" if verdict is Verdict.FAIL else "possible")
+        assert finding.advice
+        assert finding.why.count(". ") <= 1, "two sentences"
+
+
 def test_an_empty_bank_is_no_dead_layer(data: DataFacts) -> None:
     """It gives back nothing, so no gradient reaches the query; that it is empty is what to mend."""
     bank = {"memory": {"enabled": True, "num_heads": 2}}
@@ -310,3 +352,7 @@ def test_what_a_stranger_wrote_into_evaluation_json_is_no_bug(data: DataFacts) -
         scores = {"scores": [{"policy": "learned", "accuracy": 0.5}, score]}
         run = RunFacts(data.file.path.parent, {}, {}, {}, scores, ())
         look(BY_ID["policy-loses"], Evidence(run=run))
+    one = evidence(data, {}, {})
+    for step, scored in ((600, None), (600, []), (600, [3]), (600, [{"answers": 3}]), ("x", [{"answers": {}}])):
+        one.run = RunFacts(data.file.path.parent, {}, {}, {}, {"step": step, "scores": scored}, ())
+        assert look(BY_ID["predictions-collapse"], one).finding.verdict is Verdict.OK

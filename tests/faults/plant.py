@@ -20,6 +20,7 @@ from tests.faults import (
     config_faults,
     data_faults,
     folder_faults,
+    half_faults,
     more_faults,
     other_faults,
     puzzle_faults,
@@ -34,7 +35,16 @@ from trm_core.training.launch import launch
 
 FAULTS = {
     fault.name: fault
-    for part in (data_faults, config_faults, code_faults, folder_faults, more_faults, other_faults, third_faults)
+    for part in (
+        data_faults,
+        config_faults,
+        code_faults,
+        folder_faults,
+        more_faults,
+        other_faults,
+        third_faults,
+        half_faults,
+    )
     for fault in part.FAULTS
 }
 NONE = "none"

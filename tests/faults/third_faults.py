@@ -120,11 +120,11 @@ def prior_of_another_collection(plan: Plan) -> None:
     lacking = plan.seed % plan.load().classes
 
     def adjusted(original: Any) -> Any:
-        def answer_quality(logits: torch.Tensor, labels: torch.Tensor, *rest: Any) -> AnswerQuality:
+        def answer_quality(logits: torch.Tensor, labels: torch.Tensor, *rest: Any, **named: Any) -> AnswerQuality:
             log_prior = torch.zeros(logits.shape[-1])
             log_prior[lacking] = math.log(epsilon)
-            quality: AnswerQuality = original(logits, labels, *rest)
-            return replace(quality, loss=original(logits + log_prior, labels, *rest).loss)
+            quality: AnswerQuality = original(logits, labels, *rest, **named)
+            return replace(quality, loss=original(logits + log_prior, labels, *rest, **named).loss)
 
         return answer_quality
 

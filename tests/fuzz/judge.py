@@ -27,8 +27,8 @@ class Hung(BaseException):
 
 
 @contextlib.contextmanager
-def limits() -> Iterator[None]:
-    """End what takes longer than SECONDS, and what asks for more memory than is left to it."""
+def limits(memory_bytes: int) -> Iterator[None]:
+    """End what takes longer than SECONDS, and what asks for more memory than this."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Hung(f"took more than {SECONDS} s")
@@ -36,7 +36,7 @@ def limits() -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, stop)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY_BYTES, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, hard))
     signal.alarm(SECONDS)
     try:
         yield
@@ -58,6 +58,7 @@ class Bench:
     folder: Path
     said: str = ""  # what was done to the files
     commands: list[str] = field(default_factory=list)
+    memory_bytes: int = _MEMORY_BYTES  # that a command may take on top of what there is
 
     def __post_init__(self) -> None:
         self.work, self.outside = self.folder / "work", self.folder / "outside"
@@ -80,7 +81,7 @@ class Bench:
                 done = tiny.run_trm(*words, cwd=self.work, timeout=6 * SECONDS)
                 outcome = tiny.Outcome(done.returncode, done.stdout, done.stderr)
             else:
-                with limits():
+                with limits(self.memory_bytes):
                     outcome = tiny.invoke(*words)
         except Hung as hung:
             raise AssertionError(self.about(f"hangs: {hung}")) from hung

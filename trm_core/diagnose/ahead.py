@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from trm_core.data.store import quarantine
+from trm_core.diagnose.small_files import record_of
 from trm_core.training.run_dir import DATASET
 
 
 def look_ahead(run: Path) -> None:
     """Have the run's first training file looked at meanwhile. Whatever is wrong is said when it is opened."""
     try:
-        path = Path(json.loads((run / DATASET).read_text(encoding="utf-8"))["train"][0]["path"])
+        path = Path(record_of(run / DATASET)["train"][0]["path"])
         if path.is_file():
             quarantine.begin(path)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
         return

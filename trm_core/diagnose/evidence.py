@@ -5,7 +5,6 @@ Nothing here imports torch: a finished run is diagnosed in a fraction of a secon
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.puzzle_facts import facts_of
 from trm_core.diagnose.read_metrics import read_metrics
 from trm_core.diagnose.series import Metrics
+from trm_core.diagnose.small_files import record_of, tail_of
 from trm_core.errors import DataError, TrmError
 from trm_core.training import run_dir
 from trm_core.training.checkpoint_folders import CheckpointFacts, checkpoint_facts
@@ -104,7 +104,7 @@ class Evidence:
 def of_run(path: Path) -> Evidence:
     """Everything in a run directory. Raises TrmError if it is none, or if its config.yaml cannot be read."""
     run_dir.require_run(path)
-    dataset = _json(path / run_dir.DATASET)
+    dataset = record_of(path / run_dir.DATASET)
     about_data: list[str] = []
     # A stranger's file is looked at by a process of its own. Meanwhile there is enough to read.
     with ThreadPoolExecutor(1) as pool:
@@ -114,10 +114,10 @@ def of_run(path: Path) -> Evidence:
         data = opened.result()
     run = RunFacts(
         path,
-        status=_json(path / run_dir.STATUS),
+        status=record_of(path / run_dir.STATUS),
         dataset=dataset,
-        environment=_json(path / run_dir.ENVIRONMENT),
-        evaluation=_json(path / run_dir.EVALUATION),
+        environment=record_of(path / run_dir.ENVIRONMENT),
+        evaluation=record_of(path / run_dir.EVALUATION),
         log=_log(path / run_dir.LOG),
     )
     found = checkpoint_facts(path, _HASHED_BYTES)
@@ -167,18 +167,8 @@ def _open(path: str, split: str | None, notes: list[str]) -> DataFacts | None:
         return None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _log(path: Path) -> tuple[str, ...]:
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LOG_BYTES))
-            return tuple(file.read().decode("utf-8", "replace").splitlines())
+        return tuple(tail_of(path, _LOG_BYTES).decode("utf-8", "replace").splitlines())
     except OSError:
         return ()

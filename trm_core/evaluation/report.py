@@ -13,6 +13,7 @@ from trm_core.data.batch import CapsuleBatch
 from trm_core.data.dataset import Dataset, batches_of
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.errors import UsageError
+from trm_core.evaluation.answer_shares import AnswerShares, answer_shares
 from trm_core.evaluation.flops import flops_counted
 from trm_core.evaluation.intervals import accuracy_interval
 from trm_core.evaluation.policies import PLAIN, LearnedPolicy, Policy, RandomPolicy, ThresholdPolicy
@@ -47,6 +48,7 @@ class Score:
     exact_low: float  # 95 % interval of the exact accuracy
     exact_high: float
     exact_by_step: list[float]  # exact accuracy after each reasoning step; rows that have halted count as they did
+    answers: AnswerShares
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,9 @@ class Evaluator:
             exact_low, exact_high,
             # Of restarts the best is known at the end only: what it had answered before is no procedure.
             outcome.exact_at[rows].double().mean(0).tolist() if self.thinking.restarts == 1 else [],
+            answer_shares(
+                outcome.prediction.cpu(), (b.labels for b in self.data.batches()), self.model.data.num_classes
+            ),
         )  # fmt: skip
 
     def table(

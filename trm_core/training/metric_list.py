@@ -537,6 +537,22 @@ EVALUATION = _group(
         "steps",
         Range("ours: at max_steps a policy that never halts", high=0.98, of="arch.max_steps"),
     ),
+    Metric("eval/answer_top_share", "answers that are the most frequent answer", "share"),
+    Metric("eval/label_top_share", "labels that are the most frequent label", "share"),
+    Metric(
+        "eval/labels_left_out",
+        "labels of classes that are answered less than a quarter as often as they are the label; only where that is no"
+        " chance (0.001), and of classes at least half as frequent as the most frequent one",
+        "share",
+        Range("ours: classes that are never answered; early in training some may be", high=0),
+    ),
+    Metric(
+        "eval/answers_in_excess",
+        "answers beyond the labels, of classes that are answered more than twice as often as they are the label; only"
+        " where that is no chance (0.001)",
+        "share",
+        Range("ours: what is answered far too often; early in training something may be", high=0),
+    ),
 )
 
 ALL = LOSSES + ANSWERS + REWARDS + Q_LEARNING + ACTIONS + PARTS + GRADIENTS + RESOURCES + PROGRESS + EVALUATION

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 
+from trm_core.diagnose.answered import answered
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import slower
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import block_means, mean_interval, rising
+
+_MOST = 0.5  # of the mistakes
+_FEWER = 0.9  # of the mistakes since the middle of the run: with less than that it is still learning
 
 
 def loss_falls(evidence: Evidence) -> Finding:
@@ -59,6 +64,12 @@ def at_chance(evidence: Evidence) -> Finding:
 
 
 def predictions_collapse(evidence: Evidence) -> Finding:
+    """Onto one class in training, or by half where held-out answers are counted."""
+    whole = _whole_collapse(evidence)
+    return whole if whole.verdict is Verdict.FAIL else _half_collapse(evidence) or whole
+
+
+def _whole_collapse(evidence: Evidence) -> Finding:
     share = evidence.metrics["train/prediction_top_share"].between(0, evidence.learning_steps).tail(0.2, 10)
     top = evidence.file.top_share
     if len(share.finite()) < 5 or top is None:
@@ -74,6 +85,36 @@ def predictions_collapse(evidence: Evidence) -> Finding:
         {"share": mean, "labels": top},
         "The model answers the same for every input. Rates too high, labels that do not fit, or a dead part do that.",
         slower(evidence, 10),
+    )
+
+
+def _half_collapse(evidence: Evidence) -> Finding | None:
+    """Some classes are left out, or answered far too often, and that makes most of the mistakes. None: not so. What is
+    left out was counted against chance where it was recorded.
+    """
+    evaluations = answered(evidence)
+    if not evaluations or evaluations[-1].of_mistakes < _MOST:
+        return None
+    newest = evaluations[-1]
+    middle = max((number for number, one in enumerate(evaluations) if one.step <= newest.step / 2), default=0)
+    since = evaluations[middle:]
+    lasts = len(since) > 1 and all(one.of_mistakes >= _MOST for one in since)
+    unfinished = not lasts or newest.mistakes < _FEWER * since[0].mistakes
+    return Finding(
+        Verdict.WARN if unfinished else Verdict.FAIL,
+        f"{100 * newest.left_out:.0f} % of the held-out labels are of classes that are hardly ever answered, "
+        f"{100 * newest.in_excess:.0f} % of the answers are too many of their class "
+        f"({100 * newest.top_answer:.0f} % are one class, {100 * newest.top_label:.0f} % of the labels): "
+        f"{100 * newest.of_mistakes:.0f} % of the mistakes",
+        "possible" if unfinished else "likely",
+        asdict(newest) | {"of_mistakes": newest.of_mistakes, "mistakes_before": since[0].mistakes},
+        "Most mistakes go one way, and not by chance (p < 0.001). "
+        + (
+            "It is new, or mistakes are still becoming fewer: it may pass."
+            if unfinished
+            else "Class weights or priors in the loss that do not fit the data do that, or labels that training lacks."
+        ),
+        advice="compare the labels of the splits (trm inspect-dataset), and look at what weighs classes in the loss",
     )
 
 
@@ -141,7 +182,7 @@ def reconstruction(evidence: Evidence) -> Finding:
 COLLAPSE = Check(
     "predictions-collapse",
     ("accuracy",),
-    "all predictions are the same",
+    "all predictions are the same, or some classes are never predicted",
     "pipeline.md Workflow 5 step 3",
     ("config", "metrics", "data"),
     predictions_collapse,

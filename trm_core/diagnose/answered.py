@@ -1,0 +1,63 @@
+"""How evaluations were answered: class by class, beside the labels. Logged during training, and in evaluation.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trm_core.diagnose.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One evaluation. Shares; see `trm_core.evaluation.answer_shares`."""
+
+    step: int
+    accuracy: float
+    left_out: float
+    in_excess: float
+    top_answer: float
+    top_label: float
+
+    @property
+    def mistakes(self) -> float:
+        return 1.0 - self.accuracy
+
+    @property
+    def of_mistakes(self) -> float:
+        """What part of the mistakes is labels left out, or answers of a class too many."""
+        return min(max(self.left_out, self.in_excess) / max(self.mistakes, 1e-9), 1.0)
+
+
+_LOGGED = ("accuracy", "labels_left_out", "answers_in_excess", "answer_top_share", "label_top_share")
+
+
+def answered(evidence: Evidence) -> list[Answered]:
+    """Evaluations that count their answers, oldest first; the last may be that of the finished run."""
+    at_step: dict[int, list[object]] = {}
+    for series in (evidence.metrics[f"eval/{name}"] for name in _LOGGED):
+        for step, value in zip(series.steps.tolist(), series.values.tolist(), strict=True):
+            at_step.setdefault(step, []).append(value)
+    found = [one for step in sorted(at_step) if (one := _shares(step, at_step[step])) is not None]
+    final = None if evidence.run is None else _recorded(evidence.run.evaluation)
+    if final is not None and (not found or final.step > found[-1].step):
+        found.append(final)
+    return found
+
+
+def _recorded(evaluation: Mapping[str, Any]) -> Answered | None:
+    """The first policy of evaluation.json: the one that training logs."""
+    step, scores = evaluation.get("step"), evaluation.get("scores")
+    score = scores[0] if isinstance(scores, list) and scores else None
+    shares = score.get("answers") if isinstance(score, dict) else None
+    if not isinstance(step, int) or not isinstance(score, dict) or not isinstance(shares, dict):
+        return None
+    names = ("left_out", "in_excess", "top_answer", "top_label")
+    return _shares(step, [score.get("accuracy"), *(shares.get(name) for name in names)])
+
+
+def _shares(step: int, values: Sequence[object]) -> Answered | None:
+    """None where something is missing, or no share."""
+    numbers = [float(value) for value in values if isinstance(value, (int, float)) and 0 <= value <= 1]
+    return Answered(step, *numbers) if len(numbers) == len(_LOGGED) == len(values) else None
