@@ -10,11 +10,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from amount import many
 from bytes_damage import damaged
 from hostile_json import HOSTILE, hostile_json
 from judge import Bench
 
-SHORT, LONG = 14, 300
+SHORT, LONG = 14, many(100)
 MEMORY_BYTES = 500 << 20
 RECORDS = ("status.json", "dataset.json", "environment.json", "evaluation.json")
 FILES = (*RECORDS, "metrics.jsonl", "log.txt", "config.yaml")

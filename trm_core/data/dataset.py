@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from trm_core.data.batch import CapsuleBatch
 from trm_core.data.puzzles.reader import PuzzleData, is_puzzle_folder, open_puzzles
 from trm_core.data.puzzles.stream import PuzzleStream, batch_of_puzzles
@@ -53,3 +55,13 @@ def batches_of(dataset: Dataset, split: str, size: int, limit: int | None = None
     for begin in range(0, len(rows), size):
         some = rows[begin : begin + size]
         yield batch_of_puzzles(dataset.read(split, some), some)
+
+
+def labels_of(dataset: Dataset, split: str, size: int, limit: int | None = None) -> Iterator[Tensor]:
+    """The labels of `batches_of`, [n] or [n, k] each, without reading the detail of capsules."""
+    if isinstance(dataset, CapsuleFile):
+        fields = ["labels"] if dataset.has("labels") else []
+        batches = sequential_batches(dataset, split, size, fields, limit)
+    else:
+        batches = batches_of(dataset, split, size, limit)
+    return (batch.labels for batch in batches)

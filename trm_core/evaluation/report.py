@@ -10,7 +10,7 @@ import torch
 
 from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
-from trm_core.data.dataset import Dataset, batches_of
+from trm_core.data.dataset import Dataset, batches_of, labels_of
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.errors import UsageError
 from trm_core.evaluation.answer_shares import AnswerShares, answer_shares
@@ -63,9 +63,13 @@ class EvaluationData:
         """Batches of the split, or of `limit` rows spread over it: neighbours may be copies of one puzzle."""
         return batches_of(self.file, self.split, EVAL_BATCH, self.limit)
 
+    def labels(self) -> Iterator[torch.Tensor]:
+        """Those of the same batches."""
+        return labels_of(self.file, self.split, EVAL_BATCH, self.limit)
+
     def labelled(self) -> bool:
         """Whether there is a label to compare an answer with."""
-        return any(bool((batch.labels != IGNORE_LABEL).any()) for batch in self.batches())
+        return any(bool((labels != IGNORE_LABEL).any()) for labels in self.labels())
 
 
 def pick_split(file: Dataset, asked: str) -> tuple[str, str]:
@@ -125,8 +129,7 @@ def count_flops(model: TinyRecursiveModel, prices: torch.Tensor) -> Flops:
 def chance(data: EvaluationData, num_classes: int) -> dict[str, float]:
     """Accuracy of always giving the most frequent label of the split, and of guessing."""
     counts = torch.zeros(num_classes, dtype=torch.int64)
-    for batch in data.batches():
-        labels = batch.labels.flatten()
+    for labels in data.labels():
         counts += torch.bincount(labels[labels != IGNORE_LABEL], minlength=num_classes)
     seen = int((counts > 0).sum())
     return {"majority": float(counts.max() / counts.sum().clamp(min=1)), "uniform": 1.0 / max(seen, 1)}
@@ -174,9 +177,7 @@ class Evaluator:
             exact_low, exact_high,
             # Of restarts the best is known at the end only: what it had answered before is no procedure.
             outcome.exact_at[rows].double().mean(0).tolist() if self.thinking.restarts == 1 else [],
-            answer_shares(
-                outcome.prediction.cpu(), (b.labels for b in self.data.batches()), self.model.data.num_classes
-            ),
+            answer_shares(outcome.prediction.cpu(), self.data.labels(), self.model.data.num_classes),
         )  # fmt: skip
 
     def table(
