@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import multiprocessing
 import os
 import random
@@ -22,11 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import h5py  # noqa: F401 (loaded once, before the forks, as are the next)
 import hypothesis
-import pydantic  # noqa: F401
 import pytest
-import safetensors.torch  # noqa: F401
 import torch
 
 from benchmarks.mutants import changes, differing
@@ -50,6 +48,7 @@ TESTS = {  # the fastest first
     "trm_core/training/checkpoint_folders.py": (CHECKPOINT, REGROUP),
     "trm_core/training/saved_state.py": (SAVED,),
 }
+PRELOADED = ("h5py", "pydantic", "safetensors.torch", "sympy", "typer")  # what the tests import, too
 MEMORY = 16 << 30  # bytes of address space: a mutant may want all there is
 
 
@@ -112,6 +111,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=list(TESTS), nargs="+", default=list(TESTS))
     arguments = parser.parse_args()
+    for name in PRELOADED:
+        importlib.import_module(name)
     modules = {}
     with tempfile.TemporaryDirectory() as folder:
         for part in ("trm_core", "trm_cli"):
