@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -105,6 +107,20 @@ def test_values_that_are_loaded_replace_all_that_was_there() -> None:
     assert tree.before(9000) == 10
     assert tree.values.tolist() == [1.0] * 10 + [0.0] * 8990
     assert tree.find(np.array([9.5])).tolist() == [9]
+
+
+def test_every_question_knows_of_the_last_change() -> None:
+    tree, two = SumTree(9000), np.array([2.0])
+    questions: list[Callable[[], object]] = [
+        lambda: tree.before(9000) == 2,
+        lambda: tree.total == 2,
+        lambda: tree.find(np.array([0.0, 1.5])).tolist() == [place, place],
+        lambda: tree.fault() is None,
+    ]
+    for place, question in enumerate(questions):
+        tree.clear(0, 9000)
+        tree.set(np.array([place]), two)
+        assert question(), place
 
 
 def test_changes_that_nobody_asks_about_do_not_pile_up() -> None:
