@@ -262,6 +262,16 @@ def test_weights_that_do_not_fit_are_named() -> None:
             load_weights(model, weights, "file")
 
 
+def test_weights_that_fit_are_loaded_and_those_that_do_not_change_nothing() -> None:
+    torch.manual_seed(0)
+    model, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    load_weights(model, other.state_dict(), "file")
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+    with pytest.raises(CheckpointError):
+        load_weights(model, {"weight": torch.zeros(3, 2), "bias": torch.zeros(4)}, "file")
+    assert torch.equal(model.weight, other.weight)
+
+
 def test_a_checkpoint_under_another_name_is_refused(run: Path) -> None:
     """A copy of an old one would otherwise be gone on from, as if it were the newest."""
     older = save_checkpoint(run, make(5))
