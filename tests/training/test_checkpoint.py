@@ -349,6 +349,10 @@ def test_a_checkpoint_of_two_processes_has_the_files_of_both(run: Path) -> None:
     assert checkpoints.find_checkpoint(run) == (final, [])
     assert load_own(final, 1).numbers == {"replay": {"head": 3}}
     assert load_checkpoint(final).folder == final
+    again = write_part(folder, snapshot(make(3), 0), 0)
+    assert complete(run, 3, folder, again) == final, "the intact one stays"
+    assert checkpoints.ranks_in(final) == 2
+    assert not folder.exists()
     (final / "rank1.json").unlink()
     with pytest.raises(CheckpointError, match=r"rank1.json is missing"):
         checkpoints.verify(final)
