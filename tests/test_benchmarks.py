@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.mutants import changes
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -224,3 +227,37 @@ def test_records_are_read_where_the_benchmarks_write_them() -> None:
         path = folder / f"{row.job}.json"
         if path.exists():
             assert row.figure(json.loads(path.read_text())).value == pytest.approx(0, abs=1e6), row.what
+
+
+@pytest.mark.slow
+def test_mutation(tmp_path: Path) -> None:
+    found = run(tmp_path, "mutation", "--mutants", "4", "--only", "trm_core/dqn/rewards.py")["modules"]
+    rewards = found["trm_core/dqn/rewards.py"]
+    assert rewards["drawn"] == 4 < rewards["possible"]
+    assert rewards["killed"] + len(rewards["survivors"]) == 4
+    assert rewards["share"]["low"] <= rewards["share"]["killed"] <= rewards["share"]["high"]
+
+
+@pytest.mark.parametrize(
+    ("code", "mutants"),
+    [
+        ("a < 2", ["a <= 2", "a >= 2", "a < 3"]),
+        ("x = not a == b and c", ["x = not a == b or c", "x = not not a == b and c", "x = not a != b and c"]),
+        ("def f(a: Literal[1], b=None) -> Literal[2]:\n    return a", ["b=0", "return None"]),
+        ("@d(1)\nclass C:\n    x: int = True", ["x: int = False"]),
+        ("x.a += 1", ["pass", "x.a -= 1", "x.a += 2"]),
+        ("f(run / 'x', g[0], strict=True)", ["pass", "f(run / 'x', g[1], strict=True)"]),
+        ("if TYPE_CHECKING:\n    x += 1", []),
+        ("raise E(f'{1 + 2}')", []),
+    ],
+)
+def test_a_mutant_is_one_small_change(code: str, mutants: list[str]) -> None:
+    tree, found = ast.parse(code), []
+    for node, name, value in changes(tree):
+        before = getattr(node, name)
+        setattr(node, name, value)
+        found.append(ast.unparse(tree))
+        setattr(node, name, before)
+    assert len(found) == len(mutants)
+    assert all(mutant in text for mutant, text in zip(mutants, found, strict=True)), found
+    assert ast.unparse(tree) == ast.unparse(ast.parse(code))

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any, get_args
 
+import pytest
 import tiny
 import torch
 from hypothesis import given, settings
@@ -114,6 +115,28 @@ def test_capsule_choice_equals_a_loop(
         assert bool((capsules.opened(picked).spent <= torch.maximum(capsules.spent, torch.tensor(budget)) + 1e-5).all())
 
 
+def test_what_no_longer_fits_waits_with_all_behind_it() -> None:
+    """Worth per price falls from the first to the last; the first is open already in the second row."""
+    capsules = replace(tiny.make_capsules(2), prices=torch.tensor([1.0, 2.0, 4.0, 1.0]))
+    capsules = capsules.opened(torch.tensor([[False] * 4, [True, False, False, False]]))
+    scores = torch.tensor([4.0, 6.0, 8.0, 1.0]).expand(2, 4)
+
+    def chosen(budget: float | None, count: int = 4) -> list[list[int]]:
+        picked = choose_capsules(scores, capsules, affordable(capsules, budget), count, budget)
+        return [row.nonzero().flatten().tolist() for row in picked]
+
+    assert chosen(None) == [[0, 1, 2, 3], [1, 2, 3]]
+    assert chosen(8.0) == [[0, 1, 2, 3], [1, 2, 3]]
+    assert chosen(7.5) == [[0, 1, 2], [1, 2]]
+    assert chosen(6.0) == [[0, 1], [1]], "the last would fit"
+    assert chosen(3.0) == [[0, 1], [1]]
+    assert chosen(2.5) == [[0], [3]], "what could not be opened alone is not in the way"
+    assert chosen(7.0, 2) == [[0, 1], [1, 2]]
+    tenths = replace(tiny.make_capsules(1), prices=torch.full((tiny.K,), 0.1))
+    everything = affordable(tenths, 0.3)
+    assert int(choose_capsules(torch.ones(1, tiny.K), tenths, everything, 4, 0.3).sum()) == 3
+
+
 def test_nothing_opens_a_closed_door() -> None:
     """`opened` refuses padding and files without children, whatever it is asked for."""
     everything = torch.ones(2, tiny.K, dtype=torch.bool)
@@ -142,17 +165,28 @@ def test_epsilon_greedy_equals_a_loop(seed: int, epsilon: float, actions: int) -
         assert int(action[row]) == (drawn if exploring[row] else best)
 
 
-def test_adaptive_computation_time_halts_above_its_threshold() -> None:
+def test_without_epsilon_nobody_explores() -> None:
+    """Not even a row that draws a zero."""
+    valid, draws = torch.ones(2, 3, dtype=torch.bool), torch.tensor([0.0, 0.5])
+    action, exploring = epsilon_greedy(torch.tensor([[0.0, 1.0, 2.0]]).expand(2, 3), valid, 0.0, draws, draws)
+    assert (action.tolist(), exploring.tolist()) == ([2, 2], [False, False])
+
+
+def test_the_numbers_of_the_actions_are_those_of_old_checkpoints() -> None:
+    """They are columns of the Q-head and lie in saved replay."""
+    assert {action.name: int(action) for action in Action} == {"CONTINUE": 0, "HALT": 1, "EXPAND": 2}
+
+
+def test_without_q_learning_a_row_thinks_on_until_halting_is_worth_more() -> None:
     model = tiny.make_model(tiny.make_config())
-    carry = tiny.make_carry(model)
     with torch.no_grad():
-        output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price, carry.q_memory)
-    output = replace(output, halt_logit=torch.tensor([-1.0, 0.0, 1.0, 3.0]))
-    assert act_continues(output).tolist() == [True, True, False, False], "as in training"
-    assert act_continues(output, 1.0).tolist() == [True, True, True, False]
-    against = replace(output, continue_logit=torch.tensor([-2.0, 0.0, 2.0, 2.9]))
-    for threshold in (0.0, 9.0):  # of two logits the larger one counts
-        assert act_continues(against, threshold).tolist() == [False, True, True, False]
+        output = model(*model.first_latents(3), tiny.make_capsules(3), torch.ones(3, dtype=torch.int64), torch.ones(3))
+    output = replace(output, halt_logit=torch.tensor([-0.5, 0.0, 0.5]), continue_logit=None)
+    assert act_continues(output).tolist() == [True, True, False]
+    assert act_continues(output, 0.5).tolist() == [True, True, True]
+    assert act_continues(output, -0.25).tolist() == [True, False, False]
+    both = replace(output, continue_logit=torch.tensor([-1.0, 0.0, 1.0]))
+    assert act_continues(both, 99.0).tolist() == [False, True, True], "the threshold is for the halt logit alone"
 
 
 def test_uniform_choice_is_uniform() -> None:
@@ -202,3 +236,16 @@ def test_each_selector_scores_what_it_says() -> None:
     static = torch.tensor([1.5, 0.0, 4 / 6 + 0.5, 2.0])
     torch.testing.assert_close(scores("static"), static.expand(3, -1))
     assert not torch.equal(scores("checksum"), scores("checksum", checksums=capsules.checksums + 1))
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_the_entropy_of_few_classes_is_a_share_of_the_largest(classes: int) -> None:
+    """1 where both classes are as likely; of a single class nothing is left to learn."""
+    model = tiny.make_model(tiny.make_config(), tiny.make_shape(num_classes=classes))
+    capsules = tiny.make_capsules(2)
+    with torch.no_grad():
+        for parameter in model.answer.parameters():
+            parameter.zero_()
+        output = model(*model.first_latents(2), capsules, torch.ones(2, dtype=torch.int64), torch.ones(2))
+        scores = selection_scores("entropy", model, output, capsules, torch.rand(2, tiny.K))
+    torch.testing.assert_close(scores, torch.full((2, tiny.K), float(classes - 1)))

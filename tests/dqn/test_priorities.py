@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,6 +84,45 @@ def test_sums_are_the_same_bits_however_the_values_came_to_be() -> None:
     assert np.array_equal(tree.find(targets), fresh.find(targets))
 
 
+@pytest.mark.parametrize("size", [8193, 140_000])
+def test_clearing_reaches_both_borders(size: int) -> None:
+    """Of blocks, wherever the range begins and ends, up to the last place."""
+    tree = SumTree(size)
+    tree.load(np.ones(size))
+    for offset in (0, size - 34):
+        for start in range(offset, offset + 34):
+            for end in range(start + 1, offset + 35):
+                tree.clear(start, end)
+                assert tree.total == size - (end - start)
+                tree.set(np.arange(start, end), np.ones(end - start))
+    assert tree.fault() is None
+
+
+def test_values_that_are_loaded_replace_all_that_was_there() -> None:
+    tree = SumTree(9000)
+    tree.load(np.full(tree.size, 3.0))
+    tree.set(np.array([8999]), np.array([7.0]))
+    tree.load(np.ones(10))
+    assert tree.total == 10
+    assert tree.before(9000) == 10
+    assert tree.values.tolist() == [1.0] * 10 + [0.0] * 8990
+    assert tree.find(np.array([9.5])).tolist() == [9]
+
+
+def test_every_question_knows_of_the_last_change() -> None:
+    tree, two = SumTree(9000), np.array([2.0])
+    questions: list[Callable[[], object]] = [
+        lambda: tree.before(9000) == 2,
+        lambda: tree.total == 2,
+        lambda: tree.find(np.array([0.0, 1.5])).tolist() == [place, place],
+        lambda: tree.fault() is None,
+    ]
+    for place, question in enumerate(questions):
+        tree.clear(0, 9000)
+        tree.set(np.array([place]), two)
+        assert question(), place
+
+
 def test_changes_that_nobody_asks_about_do_not_pile_up() -> None:
     tree = SumTree(10_000)
     for step in range(1000):
@@ -104,3 +145,24 @@ def test_fault_names_a_broken_level(level: int) -> None:
     assert "sums of level" in (tree.fault() or "")
     tree.levels[0][3] = np.nan
     assert "not finite" in (tree.fault() or "")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (0, -1.0, "negative"),
+        (8999, np.inf, "not finite"),
+        (9000, 1.0, "beyond the 9000 places"),
+    ],
+)
+def test_fault_names_a_value_that_makes_no_sense(place: int, value: float, words: str) -> None:
+    tree = SumTree(9000)
+    tree.load(np.ones(tree.size))
+    tree.set(np.array([place]), np.array([value]))
+    assert words in (tree.fault() or "")
+
+
+def test_fault_names_a_sum_of_no_block() -> None:
+    tree = SumTree(9000)
+    tree.levels[1][-1] = 1.0
+    assert "sums of level 1" in (tree.fault() or "")

@@ -315,7 +315,7 @@ def test_importance_weights_make_expectations_those_of_uniform_sampling() -> Non
 
 
 @pytest.mark.parametrize("kind", ["uniform", "prioritized"])
-@pytest.mark.parametrize("pushes", [7, 40, 43, 79])
+@pytest.mark.parametrize("pushes", [1, 7, 40, 43, 44, 79])
 def test_recent_draws_come_from_the_youngest_tenth(kind: str, pushes: int) -> None:
     """Before the ring is full, when it is, and where the tenth wraps around its end."""
     buffer = make(40, replay=kind, recent_fraction=0.25)
@@ -329,6 +329,12 @@ def test_recent_draws_come_from_the_youngest_tenth(kind: str, pushes: int) -> No
     assert set(found.nonzero().flatten().tolist()) == ready
     assert found[list(ready)].tolist() == pytest.approx([300 / len(ready)] * len(ready), abs=1.1)
     assert set(slots[300:].tolist()) == set(np.flatnonzero(buffer.index.complete).tolist())
+
+
+def test_a_recent_draw_that_rounds_to_one_is_the_youngest() -> None:
+    buffer = filled([True] * 20, recent_fraction=1.0)
+    draws = torch.tensor([0.0, 0.49, 0.5, 0.99999994, 1.0])
+    assert buffer.sample(draws, 20, 0.4).slot.tolist() == [18, 18, 19, 19, 19]
 
 
 def test_recent_draws_fall_back_when_nothing_recent_is_ready() -> None:
@@ -359,6 +365,19 @@ def test_what_expired_while_it_was_pending_is_not_sampled() -> None:
     one(buffer, 6, True)
     assert buffer.index.young == 3, "what has expired is not looked at again"
     assert buffer.check_valid() == (True, "ok")
+
+
+def test_age_is_counted_in_steps_to_the_newest_push() -> None:
+    buffer = make(4)
+    for step in (3, 3, 8, 8, 15):
+        one(buffer, step, True)
+    assert buffer.ages(torch.tensor([0, 1, 2, 3])).tolist() == [0, 12, 7, 7]
+
+
+def test_what_follows_something_incomplete_is_not_asked_for() -> None:
+    buffer = filled([True, False, True])
+    with pytest.raises(AssertionError, match="incomplete"):
+        buffer.sequences(torch.tensor([0, 1]), 2)
 
 
 def test_a_small_td_error_puts_a_transition_aside_until_it_grows() -> None:
@@ -424,7 +443,7 @@ def test_states_of_another_shape_are_refused() -> None:
         wrong.load_state_dict({**tensors, "mass": tensors["mass"].float()}, numbers)
     assert len(wrong) == 0
     assert not bool(wrong.states.any())
-    for changed in ({"head": 9}, {"filled": -1}, {"young": 7}):
+    for changed in ({"head": 9}, {"head": 6}, {"head": -1}, {"young": 7}, {"young": -1}):
         with pytest.raises(CheckpointError):
             make(6).load_state_dict(tensors, {**numbers, **changed})
 
@@ -440,6 +459,30 @@ def test_a_ring_that_is_not_full_fits_into_a_larger_one() -> None:
     assert larger.read(torch.arange(6)).state[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("capacity", [6, 9])
+def test_a_state_of_which_all_has_expired_goes_on(capacity: int) -> None:
+    """Nothing is young any more; the ring stands at its first slot."""
+    buffer = make(6, max_age=2)
+    for step in range(6 if capacity == 6 else 5):
+        one(buffer, step, True)
+    assert buffer.num_ready(9) == 0
+    other = make(capacity, max_age=2)
+    other.load_state_dict(*buffer.state_dict())
+    assert (other.num_ready(9), len(other)) == (0, len(buffer))
+    one(other, 9, True)
+    assert other.num_ready(9) == 1
+    assert other.check_valid() == (True, "ok")
+
+
+def test_an_empty_state_begins_anew_in_a_buffer_that_was_used() -> None:
+    used = filled([True] * 6, replay="prioritized", recent_fraction=0.5)
+    used.load_state_dict(*make(6, replay="prioritized", recent_fraction=0.5).state_dict())
+    assert (len(used), used.num_ready(0)) == (0, 0)
+    one(used, 0, True)
+    assert used.sample(torch.tensor([0.5]), 0, 0.4).slot.tolist() == [0]
+    assert used.check_valid() == (True, "ok")
+
+
 def _next_is_older(buffer: ReplayBuffer) -> None:
     buffer.index.done[5] = False
     buffer.index.next_slots[5] = 4
@@ -450,10 +493,17 @@ CORRUPTIONS: dict[str, Callable[[ReplayBuffer], object]] = {
     "goes on elsewhere": lambda b: setattr(b.index, "head", 3),
     "counter of complete": lambda b: setattr(b.index, "num_complete", 3),
     "counter of usable": lambda b: setattr(b.index, "num_usable", 3),
-    "never written": lambda b: b.index.complete.__setitem__([0, 35], [False, True]),
+    "before the first slot": lambda b: setattr(b.index, "head", -1),
+    "younger than there are": lambda b: setattr(b.index, "young", 31),
+    "fewer than none are young": lambda b: setattr(b.index, "young", -1),
+    "the oldest has expired": lambda b: setattr(b.index, "young", 29),
+    "more than there is room for": lambda b: setattr(b.index, "filled", 41),
+    "never written": lambda b: b.index.complete.__setitem__([0, 30], [False, True]),
     "birth": lambda b: b.index.born.__setitem__(5, 40),
     "next is older": _next_is_older,
     "next is outside": lambda b: (b.index.done.__setitem__(5, False), b.index.next_slots.__setitem__(5, 99)),
+    "next is itself": lambda b: b.index.done.__setitem__(5, False),
+    "a little too large a mass": lambda b: b.index.mass.set(np.array([2]), np.array([1.01])),
     "drawn though incomplete": lambda b: b.index.mass.set(np.array([11]), np.array([1.0])),
     "negative mass": lambda b: b.index.mass.set(np.array([2]), np.array([-1.0])),
     "too large a mass": lambda b: b.index.mass.set(np.array([2]), np.array([50.0])),
@@ -475,6 +525,19 @@ def test_check_valid_catches(name: str) -> None:
     assert why != "ok"
 
 
+@pytest.mark.parametrize("following", [-1, 40, 41])
+def test_a_next_slot_outside_is_a_fault_whatever_slot_it_would_be(following: int) -> None:
+    """Modulo the capacity these are younger."""
+    buffer = make(40)
+    for step in range(43):
+        one(buffer, step, True)
+    buffer.index.done[5] = False
+    buffer.index.next_slots[5] = following % 40
+    assert buffer.check_valid() == (True, "ok")
+    buffer.index.next_slots[5] = following
+    assert "not younger" in buffer.check_valid()[1]
+
+
 @pytest.mark.parametrize(("dtype", "gigabytes"), [("float16", 0.12), ("float32", 0.23)])
 def test_size_of_a_buffer_as_users_have_it(dtype: str, gigabytes: float) -> None:
     """100,000 states of a hidden_size of 512 with the five scalars of q_state, every column and the sums."""
@@ -484,3 +547,6 @@ def test_size_of_a_buffer_as_users_have_it(dtype: str, gigabytes: float) -> None
     columns = [buffer.states, buffer.valid, index.outcomes, index.complete, index.born]
     size = sum(array.nbytes for array in (*columns, *index.mass.levels, *index.ready.levels))
     assert size / 1e9 <= gigabytes
+    assert buffer.nbytes == size
+    plain = ReplayBuffer(settings_of(100_000, buffer_dtype=dtype, replay="prioritized"), 517, ACTIONS, CPU)
+    assert plain.nbytes == size - sum(level.nbytes for level in index.ready.levels), "no ranks without recent draws"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm_core.dqn.actions import Action
-from trm_core.dqn.learner import RewardDivisors, TargetNetwork, sequence_targets, td_loss, td_targets
+from trm_core.dqn.learner import (
+    ReplayedTargets,
+    RewardDivisors,
+    TargetNetwork,
+    no_transitions,
+    sequence_targets,
+    td_loss,
+    td_targets,
+)
 from trm_core.dqn.replay import Transitions
 from trm_core.dqn.rewards import RewardScale, step_reward, terminal_reward
 from trm_core.dqn.schedules import epsilon_at
@@ -37,6 +46,13 @@ def test_step_reward() -> None:
     assert bonus == pytest.approx([0.05, 0.05, 0.0, 0.0, 0.05], abs=1e-6)
 
 
+def test_a_rise_of_exactly_the_minimum_is_enough() -> None:
+    dqn = tiny.make_config(dqn={"reward_min_rise": 0.25, "reward_expansion_bonus": 1.0}).dqn
+    before, after, nothing = torch.full((3,), 0.5), torch.tensor([0.5, 0.75, 1.0]), torch.zeros(3)
+    reward = step_reward(dqn, before, after, torch.full((3,), Action.EXPAND), nothing, nothing, remembers=False)
+    assert reward.expansion_bonus.tolist() == [0.0, 1.0, 1.0]
+
+
 def test_terminal_reward_goes_by_accuracy() -> None:
     dqn = tiny.make_config(dqn={"reward_terminal_correct": 2.0, "reward_terminal_incorrect": -1.0}).dqn
     assert terminal_reward(dqn, torch.tensor([0.0, 1.0, 0.5])).tolist() == [-1.0, 2.0, 0.5]
@@ -58,6 +74,18 @@ def test_scale_is_the_standard_deviation(seed: int, sizes: list[int], offset: fl
         assert scale.value == 1.0
     else:
         assert scale.value == pytest.approx(seen.std(), rel=1e-9)
+
+
+def test_rewards_are_divided_from_the_hundredth_on() -> None:
+    scale = RewardScale()
+    scale.update(torch.tensor([0.0, 8.0]).repeat(49))
+    scale.update(torch.zeros(1))
+    assert (scale.count, scale.value) == (99, 1.0)
+    before = copy.copy(scale)
+    scale.update(torch.zeros(0))
+    assert scale == before, "a step without rewards"
+    scale.update(torch.full((1,), 8.0))
+    assert (scale.count, scale.mean, scale.value) == (100, pytest.approx(4.0), pytest.approx(4.0))
 
 
 def test_scale_has_a_floor() -> None:
@@ -184,6 +212,48 @@ def test_target_network_follows_hard_or_softly() -> None:
         expected = expected + 0.25 * (now - expected)
         torch.testing.assert_close(soft.head.value_net.hidden.weight, expected)
         torch.testing.assert_close(hard.head.value_net.hidden.weight, start + (step // 3) * 3.0)
+
+
+@pytest.mark.parametrize(("length", "kind"), [(1, "mlp"), (5, "rnn")])
+def test_nothing_to_replay_is_a_step_like_any_other(length: int, kind: str) -> None:
+    """The value net takes part and gets gradients of zero, as other processes wait for them."""
+    online = head(0, kind)
+    none = no_transitions(online.state_width, length, torch.device("cpu"))
+    loss, error = td_loss(online, none, "huber")
+    assert loss.shape == error.shape == none.target.shape == none.weight.shape == none.slot.shape
+    (none.weight * loss).sum().backward()
+    gradients = [p.grad for p in online.value_net.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+    full = ReplayedTargets(
+        torch.zeros(3, length, dtype=torch.int64),
+        torch.ones(3, length, online.state_width),
+        torch.zeros(3, length, dtype=torch.int64),
+        *torch.ones(2, 3, length),
+    )
+    if length == 1:
+        full = ReplayedTargets(*(getattr(full, field.name).squeeze(1) for field in fields(full)))
+    for field in fields(full):
+        made, empty = getattr(full.without_rows(), field.name), getattr(none, field.name)
+        assert (made.shape, made.dtype) == (empty.shape, empty.dtype), field.name
+
+
+def test_the_target_says_when_it_moves_and_how_far_it_is() -> None:
+    online = head(0)
+    hard = TargetNetwork(online, tiny.make_config(dqn={"target_update_freq": 3}).dqn)
+    soft = TargetNetwork(online, tiny.make_config(dqn={"target_tau": 0.25}).dqn)
+    assert [step for step in range(1, 10) if hard.due(step)] == [3, 6, 9]
+    assert all(soft.due(step) for step in range(1, 10))
+    assert float(hard.distance(online)) == 0.0
+    with torch.no_grad():
+        for parameter in online.parameters():
+            parameter.mul_(2.0)
+    assert float(hard.distance(online)) == pytest.approx(0.5), "of the weights as they are now"
+    soft.follow(online, 1)
+    assert float(soft.distance(online)) == pytest.approx(0.375)
+    with torch.no_grad():
+        for parameter in [*online.parameters(), *hard.head.parameters()]:
+            parameter.zero_()
+    assert float(hard.distance(online)) == 0.0, "no division by zero"
 
 
 def test_epsilon_falls_linearly() -> None:

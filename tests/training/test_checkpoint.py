@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from trm_core.errors import CheckpointError, ResourceError
 from trm_core.training import checkpoint_folders as checkpoints
-from trm_core.training.checkpoint import Checkpoint, OwnState, load_own, load_shared, load_weights
+from trm_core.training.checkpoint import (
+    Checkpoint,
+    OwnState,
+    complete,
+    load_own,
+    load_shared,
+    load_weights,
+    snapshot,
+    write_part,
+)
 from trm_core.training.saving import Saver
 
 FILES = [
@@ -250,6 +262,16 @@ def test_weights_that_do_not_fit_are_named() -> None:
             load_weights(model, weights, "file")
 
 
+def test_weights_that_fit_are_loaded_and_those_that_do_not_change_nothing() -> None:
+    torch.manual_seed(0)
+    model, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    load_weights(model, other.state_dict(), "file")
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+    with pytest.raises(CheckpointError):
+        load_weights(model, {"weight": torch.zeros(3, 2), "bias": torch.zeros(4)}, "file")
+    assert torch.equal(model.weight, other.weight)
+
+
 def test_a_checkpoint_under_another_name_is_refused(run: Path) -> None:
     """A copy of an old one would otherwise be gone on from, as if it were the newest."""
     older = save_checkpoint(run, make(5))
@@ -296,3 +318,207 @@ def test_a_strangers_pointer_or_json_is_refused(run: Path) -> None:
     (folder / "manifest.json").write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match="no checkpoint that verifies"):
         checkpoints.find_checkpoint(run)
+
+
+def test_a_process_keeps_what_it_writes_and_nothing_else() -> None:
+    first, second = snapshot(make(3), 0), snapshot(make(3), 1)
+    assert (first.model.keys(), first.training.keys(), first.state) == (
+        make(3).model.keys(),
+        make(3).training.keys(),
+        make(3).state,
+    )
+    assert (second.model, second.training, second.state) == ({}, {}, {})
+    assert second.step == 3
+    assert second.own.numbers == make(3).own.numbers
+    assert torch.equal(second.own.tensors["carry"], make(3).own.tensors["carry"])
+    changing = make(3)
+    kept = snapshot(changing, 0)
+    changing.state["stream"]["taken"] = 99
+    changing.own.numbers["replay"]["head"] = 99
+    assert kept.state["stream"] == {"taken": 12}
+    assert kept.own.numbers == {"replay": {"head": 3}}
+
+
+def test_a_checkpoint_of_two_processes_has_the_files_of_both(run: Path) -> None:
+    folder = checkpoints.unfinished(run, 3, "token")
+    files = write_part(folder, snapshot(make(3), 0), 0) | write_part(folder, snapshot(make(3), 1), 1)
+    final = complete(run, 3, folder, files)
+    assert not folder.exists()
+    assert sorted(p.name for p in final.iterdir()) == sorted([*FILES, "rank1.safetensors", "rank1.json"])
+    assert checkpoints.ranks_in(final) == 2
+    assert checkpoints.find_checkpoint(run) == (final, [])
+    assert load_own(final, 1).numbers == {"replay": {"head": 3}}
+    assert load_checkpoint(final).folder == final
+    again = write_part(folder, snapshot(make(3), 0), 0)
+    assert complete(run, 3, folder, again) == final, "the intact one stays"
+    assert checkpoints.ranks_in(final) == 2
+    assert not folder.exists()
+    (final / "rank1.json").unlink()
+    with pytest.raises(CheckpointError, match=r"rank1.json is missing"):
+        checkpoints.verify(final)
+
+
+def rewrite(folder: Path, **changed: Any) -> None:
+    """Change some entries of a manifest."""
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"schema_version": 1}, "schema version 1"),
+        ({"schema_version": 3}, "schema version 3"),
+        ({"step": 2}, "manifest is that of step 2"),
+        ({"files": None}, "lists no files"),
+        ({"files": []}, "lists no files"),
+        ({"files": {}}, "model.safetensors is missing"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(run: Path, changed: dict[str, Any], words: str) -> None:
+    folder = save_checkpoint(run, make(1))
+    rewrite(folder, **changed)
+    with pytest.raises(CheckpointError, match=words):
+        checkpoints.verify(folder)
+    assert not checkpoints.is_intact(folder)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "rank7.json", "notes.txt"])
+def test_no_other_file_is_read(run: Path, name: str) -> None:
+    folder = save_checkpoint(run, make(1))
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    for names in ([name], [name, "more.txt"]):
+        rewrite(folder, files={**files, **{one: {"bytes": 0, "sha256": ""} for one in names}})
+        with pytest.raises(CheckpointError, match="not written by trm"):
+            checkpoints.verify(folder)
+
+
+def test_facts_of_checkpoints(run: Path) -> None:
+    begun = time.time()
+    saver = Saver(run, 100)
+    for step in (1, 2, 3):
+        saver.start(make(step), best=step == 2)
+        saver.conclude()
+    facts = checkpoints.checkpoint_facts(run)
+    assert [(one.step, one.best, one.fault) for one in facts] == [(3, False, None), (2, True, None), (1, False, None)]
+    for one in facts:
+        assert one.path == checkpoints.folder_of(run, one.step)
+        assert one.bytes == sum(path.stat().st_size for path in one.path.iterdir())
+        assert begun - 5 <= one.written <= time.time() + 5
+    for step in (1, 2, 3):  # as large as before, so that only a hash tells
+        path = checkpoints.folder_of(run, step) / "state.json"
+        path.write_text(path.read_text().replace("12", "13"))
+    assert ["damaged" in (one.fault or "") for one in checkpoints.checkpoint_facts(run)] == [True] * 3
+    size = facts[0].bytes
+    for limit, looked_at in ((0, 0), (1, 1), (size, 1), (size + 1, 2)):
+        found = checkpoints.checkpoint_facts(run, limit)
+        assert [one.fault is not None for one in found] == [place < looked_at for place in range(3)], limit
+    for name in ("best", "step_00000002/rank0.json", "step_00000001/manifest.json"):
+        (run / "checkpoints" / name).unlink()
+    found = checkpoints.checkpoint_facts(run, 0)
+    assert [(one.step, one.best, "missing" in (one.fault or "")) for one in found] == [
+        (3, False, False),
+        (2, False, True),
+    ]
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_looked_at_is_left_out(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only lost a file is named."""
+    for step in (1, 2):
+        save_checkpoint(run, make(step))
+    newest, verify = checkpoints.folder_of(run, 2), checkpoints.verify
+
+    def pruned(folder: Path, hashes: bool = True) -> None:
+        if folder == newest:
+            (folder / gone).unlink()
+            raise FileNotFoundError(folder / gone)
+        verify(folder, hashes)
+
+    monkeypatch.setattr(checkpoints, "verify", pruned)
+    gone = "state.json"
+    found = checkpoints.checkpoint_facts(run)
+    assert [(one.step, "lost a file" in (one.fault or "")) for one in found] == [(2, True), (1, False)]
+    gone = "manifest.json"
+    assert [(one.step, one.fault) for one in checkpoints.checkpoint_facts(run)] == [(1, None)]
+
+
+def test_a_folder_that_cannot_be_read_is_passed_over(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older, newer = save_checkpoint(run, make(1)), save_checkpoint(run, make(2))
+    describe = checkpoints.describe
+
+    def broken(path: Path, sync: bool = False) -> dict[str, Any]:
+        if path.parent == newer:
+            raise OSError(errno.EIO, "Input/output error")
+        return describe(path, sync)
+
+    monkeypatch.setattr(checkpoints, "describe", broken)
+    found, notes = checkpoints.find_checkpoint(run)
+    assert found == older
+    assert len(notes) == 1
+    assert f"{newer} cannot be read (Input/output error)" in notes[0]
+    assert not checkpoints.is_intact(newer)
+    assert checkpoints.is_intact(older)
+
+
+def test_only_what_is_newer_is_dropped(run: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save_checkpoint(run, make(step))
+    checkpoints.drop_newer(run, checkpoints.folder_of(run, 2))
+    assert [checkpoints.step_of(folder) for folder in checkpoints.list_checkpoints(run)] == [2, 1]
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"step_00000001", "step_00000002"}
+
+
+def test_a_run_without_checkpoints_has_none(run: Path) -> None:
+    assert checkpoints.list_checkpoints(run) == []
+    assert checkpoints.checkpoint_facts(run) == []
+    assert checkpoints.best(run) is None
+    with pytest.raises(CheckpointError, match="no checkpoint that verifies"):
+        checkpoints.find_checkpoint(run)
+    folder = save_checkpoint(run, make(1))
+    (folder / "manifest.json").unlink()
+    assert checkpoints.list_checkpoints(run) == []
+
+
+def test_the_mark_of_the_best_is_caught_up_with_the_newest_that_was_best(run: Path) -> None:
+    for step in (1, 2, 3):
+        rewrite(save_checkpoint(run, make(step)), best=step < 3)
+    checkpoints.catch_up_best(run)
+    assert checkpoints.best(run) == checkpoints.folder_of(run, 2)
+    rewrite(checkpoints.folder_of(run, 3), best="yes")
+    (checkpoints.folder_of(run, 2) / "manifest.json").write_text("{")
+    checkpoints.catch_up_best(run)
+    assert checkpoints.best(run) == checkpoints.folder_of(run, 1), "neither of the others says that it is"
+
+
+def test_a_linked_checkpoint_is_not_intact(run: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A save of that step replaces the link, so that the run has its checkpoint in its own folder."""
+    folder = save_checkpoint(run, make(1))
+    theirs = folder.rename(tmp_path_factory.mktemp("other") / folder.name)
+    folder.symlink_to(theirs)
+    assert not checkpoints.is_intact(folder)
+    save_checkpoint(run, make(1))
+    assert not folder.is_symlink()
+    assert checkpoints.is_intact(folder)
+    assert checkpoints.is_intact(theirs)
+
+
+def test_how_large_and_how_deep_json_may_be(run: Path) -> None:
+    path = run / "some.json"
+    path.write_text('{"a": 1}' + " " * ((16 << 20) - 8))
+    assert checkpoints.read_json(path) == {"a": 1}
+    path.write_text('{"a": 1}' + " " * ((16 << 20) - 7))
+    with pytest.raises(CheckpointError, match="is larger than"):
+        checkpoints.read_json(path)
+    for levels, opening, closing in ((20, '{"a": ', "}"), (20, "[", "]")):
+        path.write_text('{"a": ' + opening * (levels - 1) + "1" + closing * (levels - 1) + "}")
+        checkpoints.read_json(path)
+        path.write_text('{"a": ' + opening * levels + "1" + closing * levels + "}")
+        with pytest.raises(CheckpointError, match="nested more than 20"):
+            checkpoints.read_json(path)
+    path.write_text("[1]")
+    with pytest.raises(CheckpointError, match="not hold a JSON object"):
+        checkpoints.read_json(path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoints.read_json(run / "none.json")

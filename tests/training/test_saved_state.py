@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,77 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trm_core.training.faults import Faults
-from trm_core.training.saved_state import take_numbers
+from trm_core.training.saved_state import require_known, require_optimizer_state, take_numbers
+
+
+def test_numbers_are_taken_as_what_they_are() -> None:
+    faults = Faults()
+    take_numbers(faults, {"skipped": 3, "in_a_row": 1.0, "rollbacks": 2, "rate": 1})
+    assert faults == Faults(3, 1, 2, 1.0)
+    assert [type(value) for value in vars(faults).values()] == [int, int, int, float]
+    for odd in (1.5, "1", None, True, [1], float("nan")):
+        with pytest.raises((ValueError, TypeError)):
+            take_numbers(Faults(), {**vars(faults), "skipped": odd})
+
+
+def test_labels_under_way_are_ones_of_the_model() -> None:
+    model = tiny.make_model(tiny.make_config())
+    carry = tiny.make_carry(model)
+    for labels in ([-100, 0, tiny.CLASSES - 1], []):
+        require_known(replace(carry, labels=torch.tensor(labels, dtype=torch.int64)), model.data)
+    for labels in ([-101, 0], [0, tiny.CLASSES]):
+        with pytest.raises(ValueError, match="labels are"):
+            require_known(replace(carry, labels=torch.tensor(labels)), model.data)
+
+
+def test_tokens_and_puzzles_under_way_are_ones_of_the_model() -> None:
+    carry = tiny.make_carry(tiny.make_model(tiny.make_config()))
+    shape = tiny.make_shape(dim=0, vocab_size=5, num_puzzles=2)
+
+    def of(tokens: list[int], puzzles: list[int] | None) -> Any:
+        numbers = None if puzzles is None else torch.tensor(puzzles)
+        return replace(carry, capsules=replace(carry.capsules, sketches=torch.tensor([tokens]), puzzles=numbers))
+
+    for tokens, puzzles in (([0, 4], [0, 1]), ([], None)):
+        require_known(of(tokens, puzzles), shape)
+    for tokens in ([-1, 0], [0, 5]):
+        with pytest.raises(ValueError, match="tokens are"):
+            require_known(of(tokens, [0]), shape)
+    for puzzles in ([-1], [2]):
+        with pytest.raises(ValueError, match="puzzles are"):
+            require_known(of([0], puzzles), shape)
+    require_known(of([99], [99]), tiny.make_shape())  # sketches are any numbers
+
+
+def test_the_state_of_an_optimiser_fits_its_parameters() -> None:
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam([{"params": [layer.weight]}, {"params": [layer.bias], "lr": 0.1}])
+    require_optimizer_state(optimizer, optimizer.state_dict()["param_groups"], {})  # before its first step
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    saved = optimizer.state_dict()
+    groups, good = saved["param_groups"], saved["state"]
+    require_optimizer_state(optimizer, groups, good)
+    require_optimizer_state(optimizer, groups, {1: good[1]})  # one that never had a gradient has no state
+
+    def refused_state(index: int, words: str, **values: torch.Tensor) -> None:
+        state = copy.deepcopy(good)
+        state[index].update(values)
+        with pytest.raises(ValueError, match=words):
+            require_optimizer_state(optimizer, groups, state)
+
+    refused_state(0, r"exp_avg of parameter 0 has the shape \(2,\)", exp_avg=torch.zeros(2))
+    refused_state(1, r"exp_avg of parameter 1 has the shape \(2, 3\)", exp_avg=torch.zeros(2, 3))
+    refused_state(0, r"step of parameter 0 has the shape \(1,\)", step=torch.ones(1))
+    refused_state(1, r"taken -1.0 steps for parameter 1", step=torch.tensor(-1.0))
+    refused_state(1, r"taken nan steps", step=torch.tensor(float("nan")))
+    refused_state(1, r"parameter 0 has .* where others have .*'more'", more=torch.zeros(2))
+    for values in good.values():
+        values["step"] = torch.tensor(0.0)
+    require_optimizer_state(optimizer, groups, good)
+    for other in (groups[::-1], groups[:1], [{"params": [0, 1]}]):
+        with pytest.raises(ValueError, match="numbered in another way"):
+            require_optimizer_state(optimizer, other, good)
 
 
 @pytest.fixture
@@ -91,13 +163,3 @@ def test_averaged_weights_of_another_shape_are_not_broadcast(newest: Path) -> No
     tensors[name] = tensors[name].flatten()[:1].clone()
     save_file(tensors, path)
     refused(newest, f"set of averaged weights does not fit this model: {name} is (1,)")
-
-
-def test_numbers_are_taken_as_what_they_are() -> None:
-    faults = Faults()
-    take_numbers(faults, {"skipped": 3, "in_a_row": 1.0, "rollbacks": 2, "rate": 1})
-    assert faults == Faults(3, 1, 2, 1.0)
-    assert [type(value) for value in vars(faults).values()] == [int, int, int, float]
-    for odd in (1.5, "1", None, True, [1], float("nan")):
-        with pytest.raises((ValueError, TypeError)):
-            take_numbers(Faults(), {**vars(faults), "skipped": odd})
