@@ -4,10 +4,10 @@
     python -m benchmarks.sudoku curve RUN --out benchmarks/results/sudoku9.json --plot docs/images/sudoku9.png
 
 `small` builds 3,000 Sudokus of 4 x 4 and of 6 x 6 (split by their form under all symmetries), trains
-configs/sudoku4_cpu.yaml and sudoku6_cpu.yaml with several seeds, one after the other, and says how long the whole
-command took and how many held-out puzzles are solved, by rows that halt (`act`) and with all steps (`never`). `curve`
-goes through the checkpoints of a finished run: exact and cell accuracy of each on all held-out puzzles, with 95 %
-intervals, against the time since the run began.
+configs/sudoku4_cpu.yaml and sudoku6_cpu.yaml with several seeds, `--jobs` at once with one thread each, and says how
+long the whole command took and how many held-out puzzles are solved, by rows that halt (`act`) and with all steps
+(`never`). `curve` goes through the checkpoints of a finished run: exact and cell accuracy of each on all held-out
+puzzles, with 95 % intervals, against the time since the run began.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import argparse
 import json
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +34,32 @@ from trm_core.training.run_dir import CONFIG
 BUILD = {"4": ["data.puzzles.clues=6"], "6": []}
 
 
-def small(sizes: list[str], seeds: int, folder: Path) -> dict[str, Any]:
+def small(sizes: list[str], seeds: int, jobs: int, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for size in sizes:
         settings = BUILD[size]
         data = folder / f"data{size}"
         counts = ["--count", "3000", "--augmentations", "20"]
         trm("build-puzzles", "sudoku", "--size", size, *counts, *settings, "--out", data)
-        runs = []
-        for seed in range(seeds):
-            began = time.monotonic()
-            config = ROOT / "configs" / f"sudoku{size}_cpu.yaml"
-            run = folder / f"run{size}-{seed}"
-            changes = [f"data.path={data}", f"training.run_dir={run}", f"training.seed={seed}"]
-            text = trm("train", "--config", config, *changes, "--json")
-            minutes = (time.monotonic() - began) / 60
-            scores = {score["policy"]: {k: score[k] for k in SHOWN} for score in json.loads(text)["scores"]}
-            runs.append({"seed": seed, "minutes": minutes, **scores})
-            exact = {name: f"{100 * score['exact_accuracy']:.1f} %" for name, score in scores.items()}
-            print(f"{size} x {size}, seed {seed}: exact {exact} after {minutes:.1f} min", flush=True)
+        with ThreadPoolExecutor(jobs) as pool:
+            runs = list(pool.map(partial(train, size, data, folder), range(seeds)))
         means = {name: interval([run[name]["exact_accuracy"] for run in runs]) for name in ("act", "never")}
-        found[f"{size} x {size}"] = {"runs": runs, "exact": means}
+        found[f"{size} x {size}"] = {"jobs": jobs, "runs": runs, "exact": means}
     return found
+
+
+def train(size: str, data: Path, folder: Path, seed: int) -> dict[str, Any]:
+    """What one run solves, by policy."""
+    began = time.monotonic()
+    config = ROOT / "configs" / f"sudoku{size}_cpu.yaml"
+    run = folder / f"run{size}-{seed}"
+    changes = [f"data.path={data}", f"training.run_dir={run}", f"training.seed={seed}"]
+    text = trm("train", "--config", config, *changes, "--json")
+    minutes = (time.monotonic() - began) / 60
+    scores = {score["policy"]: {k: score[k] for k in SHOWN} for score in json.loads(text)["scores"]}
+    exact = {name: f"{100 * score['exact_accuracy']:.1f} %" for name, score in scores.items()}
+    print(f"{size} x {size}, seed {seed}: exact {exact} after {minutes:.1f} min", flush=True)
+    return {"seed": seed, "minutes": minutes, **scores}
 
 
 SHOWN = ("exact_accuracy", "exact_low", "exact_high", "accuracy", "low", "high", "steps", "rows")
@@ -102,6 +108,7 @@ def main() -> None:
     kinds = parser.add_subparsers(dest="kind", required=True)
     few = kinds.add_parser("small")
     few.add_argument("--seeds", type=int, default=3)
+    few.add_argument("--jobs", type=int, default=1, help="runs at once")
     few.add_argument("--sizes", nargs="*", choices=BUILD, default=list(BUILD))
     long = kinds.add_parser("curve")
     long.add_argument("run", type=Path)
@@ -112,7 +119,7 @@ def main() -> None:
     record: Any
     if arguments.kind == "small":
         with tempfile.TemporaryDirectory() as folder:
-            record = small(arguments.sizes, arguments.seeds, Path(folder))
+            record = small(arguments.sizes, arguments.seeds, arguments.jobs, Path(folder))
     else:
         record = curve(arguments.run)
         if arguments.plot:
