@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import learning_speed
 from benchmarks.mutants import changes
 
 ROOT = Path(__file__).parent.parent
@@ -83,6 +84,26 @@ def test_ablation_keeps_finished_cells(tmp_path: Path) -> None:
     assert table["baseline"]["opened"][0] == 0
     assert table["baseline"]["points over the baseline"][0] == 0
     assert set(table) == {"baseline", "+ DQN with EXPAND"}
+
+
+@pytest.mark.slow
+def test_learning_speed(tmp_path: Path) -> None:
+    plot = tmp_path / "curves.png"
+    record = run(tmp_path, "learning_speed", "--seeds", "1", "--jobs", "2", "--plot", plot, *TINY)
+    assert plot.stat().st_size > 10_000
+    first, now = record["runs"]
+    assert (first["settings"], now["settings"]) == ("first", "now")
+    for one in (first, now):
+        (point,) = one["points"]
+        assert (point["step"], one["reached"]) == (60, {"learned": None, "all": None})
+        assert 0 < point["seconds"] < 60
+        assert record["final"][one["settings"]]["all"][0] == point["all"] > 0
+
+
+def test_a_goal_counts_from_where_it_is_kept() -> None:
+    points = [{"seconds": t, "all": accuracy} for t, accuracy in ((1, 0.97), (2, 0.9), (3, 0.966), (4, 0.98))]
+    assert learning_speed.when(points, "all") == 3
+    assert learning_speed.when(points[:2], "all") is None
 
 
 @pytest.mark.slow

@@ -1,0 +1,135 @@
+"""How fast a config learns, against the settings that it began with.
+
+    python -m benchmarks.learning_speed --out benchmarks/results/learning_speed.json --plot docs/images/learning.png
+
+Trains configs/quickstart.yaml as it is and with `FIRST`, what its first working version said, for some seeds of each,
+and goes through the checkpoints: accuracy of the learned policy and of everything open, on the fold that is held out,
+against the seconds spent in training steps (one thread each; evaluation and saving left out). The schedules are parts
+of the settings: a point in the middle of a run is one of a rate that has not fallen yet. With everything open the price
+plays no part, which the first version set eight times as high.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.record import describe_machine, publish
+from benchmarks.runs import ROOT, interval, train
+from trm_core.data.dataset import open_dataset
+from trm_core.evaluation.load import load_run
+from trm_core.evaluation.report import EvaluationData, Evaluator
+from trm_core.training.checkpoint import load_model, load_weights
+from trm_core.training.checkpoint_folders import MODEL, list_checkpoints
+from trm_core.training.run_dir import METRICS
+
+GOAL = 0.965
+EVERY = 200  # steps from checkpoint to checkpoint
+FIRST = (
+    *("data.build.augment_warps=0", "data.build.augment_shift=1"),
+    *("arch.restart_on_expand=false",),
+    *("training.optimizer=adamatan2", "training.weight_decay=0.01"),
+    *("training.total_steps=2400", "training.predictor_steps=1800"),
+    *("dqn.loss=huber", "dqn.lr=null", "dqn.batch_size=256", "dqn.buffer_capacity=30000", "dqn.epsilon_decay=1800"),
+    *("dqn.halt_exploration=0.3", "dqn.random_open_fraction=0.5", "dqn.price_spread=10.0"),
+    *("dqn.expansion_cost_per_child=0.002", "dqn.reward_step_penalty=0.002"),
+    "loss_weights.dqn_loss=0.005-0.5",
+)
+SETTINGS = {"first": FIRST, "now": ()}
+POLICIES = ("learned", "all")
+
+
+def learn(folder: Path, more: list[str], job: tuple[str, int]) -> dict[str, Any]:
+    """One run, and its scores at each checkpoint, the first one first."""
+    name, seed = job
+    run = folder / f"{name}-{seed}"
+    often = [f"training.checkpoint_interval={EVERY}", "training.keep_checkpoints=100", "training.eval_interval=1000000"]
+    train(ROOT / "configs" / "quickstart.yaml", run, [*SETTINGS[name], *often, *more, f"training.seed={seed}"])
+    trained = load_run(run, torch.device("cpu"))
+    data = EvaluationData(open_dataset(trained.data["eval"]["path"]), trained.data["eval"]["split"])
+    clock = seconds_by_step(run / METRICS, trained.config.training.global_batch_size)
+    points = []
+    for checkpoint in reversed(list_checkpoints(run)):
+        step, weights, _ = load_model(checkpoint)
+        load_weights(trained.model, weights, checkpoint / MODEL)
+        scores = Evaluator(trained.model, trained.config, data).table(POLICIES)
+        points.append({"step": step, "seconds": clock[step], **{one.policy: one.accuracy for one in scores}})
+    reached = {policy: when(points, policy) for policy in POLICIES}
+    print(f"{name}, seed {seed}: {GOAL:.1%} after seconds {reached}", file=sys.stderr)
+    return {"settings": name, "seed": seed, "reached": reached, "points": points}
+
+
+def seconds_by_step(metrics: Path, rows: int) -> dict[int, float]:
+    """Seconds of training until each logged step, from the rows of a step and the rate of each interval."""
+    found, spent, last = {}, 0.0, 0
+    for line in map(json.loads, metrics.read_text().splitlines()):
+        if "train/samples_per_sec" in line:
+            spent += (line["step"] - last) * rows / line["train/samples_per_sec"]
+            found[last := line["step"]] = spent
+    return found
+
+
+def when(points: list[dict[str, Any]], policy: str) -> float | None:
+    """Seconds until the first checkpoint from which on the goal is kept; None if it never is."""
+    kept = None
+    for point in points:
+        if point[policy] < GOAL:
+            kept = None
+        elif kept is None:
+            kept = point["seconds"]
+    return kept
+
+
+def plot(runs: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(POLICIES), figsize=(9, 3.6), layout="constrained", sharey=True)
+    for axis, policy in zip(axes, POLICIES, strict=True):
+        for name, colour in zip(SETTINGS, ("tab:gray", "tab:blue"), strict=True):
+            for number, run in enumerate(one for one in runs if one["settings"] == name):
+                seconds, accuracy = zip(*((p["seconds"], 100 * p[policy]) for p in run["points"]), strict=True)
+                axis.plot(seconds, accuracy, color=colour, alpha=0.8, label=None if number else f"{name}, each seed")
+        axis.axhline(100 * GOAL, color="black", linewidth=0.8, linestyle=":")
+        axis.set(title=policy, xlabel="seconds of training steps", ylim=(80, 100), xlim=(0, None))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("% of held-out digits right")
+    axes[0].legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="in all runs")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    machine = describe_machine(1)
+    # Turn by turn, so that whatever else the machine does meets both.
+    jobs = [(name, seed) for seed in range(arguments.seeds) for name in SETTINGS]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
+        runs = list(pool.map(partial(learn, Path(folder), arguments.settings), jobs))
+    final = {}
+    for name in SETTINGS:
+        last = [run["points"][-1] for run in runs if run["settings"] == name]
+        final[name] = {policy: interval([point[policy] for point in last]) for policy in POLICIES}
+    if arguments.plot:
+        plot(runs, arguments.plot)
+    publish({"machine": machine, "jobs": arguments.jobs, "goal": GOAL, "final": final, "runs": runs}, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
