@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tiny
 import torch
 
@@ -38,6 +39,7 @@ def write_task(path: Path, rows: dict[str, int]) -> None:
         writer.close({"task": "classes", "num_classes": CLASSES, "checksum_seed": 0, "kind": "arrays"})
 
 
+@pytest.mark.slow
 def test_learns_to_open_what_holds_the_answer(tmp_path: Path) -> None:
     path = tmp_path / "task.h5"
     write_task(path, {"train": 2000, "test": 600})

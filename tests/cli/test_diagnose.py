@@ -131,7 +131,7 @@ def test_a_run_that_is_watched_warns_once(tmp_path: Path, capsule_file: Path) ->
     assert "lr-too-high" not in quiet.stderr
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_a_rate_a_hundred_times_too_high_is_told_in_the_first_half(
     tmp_path: Path, capsule_file: Path, optimizer: str
 ) -> None:

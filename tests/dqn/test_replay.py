@@ -173,7 +173,7 @@ CONFIGS = st.fixed_dictionaries(
 
 
 @given(seed=st.integers(0, 10**6), rows=st.integers(1, 4), extra=st.integers(0, 30), config=CONFIGS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_equals_a_list_under_random_episodes(seed: int, rows: int, extra: int, config: dict[str, Any]) -> None:
     """Rows go on for random lengths, as in training: a state is completed when its successor is pushed, or at once."""
     draw = random.Random(seed)

@@ -41,6 +41,7 @@ def test_every_plan_is_a_config_that_loads(fault: str, base: str) -> None:
         assert load_config_dict({}, overrides(planned(fault, severity, base, 0).settings)).config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", BASES)
 def test_a_fault_of_the_data_leaves_a_file_that_opens(base: str, tmp_path: Path) -> None:
     for fault in FAULTS:

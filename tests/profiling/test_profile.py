@@ -78,6 +78,7 @@ def snapshot(stepper: Stepper) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_what_is_watched_is_as_before(capsule_file: Path) -> None:
     with closing(make_stepper(tiny.make_config(data={"path": str(capsule_file)}, **EVERYTHING))) as stepper:
         before = snapshot(stepper)

@@ -166,6 +166,7 @@ def connect(address: str, body: bytes, length: int | None = None) -> socket.sock
 IMPATIENT = "import trm_core.serving.server as s; s._PATIENCE_SECONDS = 0.5"
 
 
+@pytest.mark.slow
 def test_clients_that_fall_silent_do_not_hold_up_the_end(trained_run: Path, tmp_path: Path) -> None:
     process, address = start(trained_run, tmp_path, patch=IMPATIENT)
     gone, silent = connect(address, b'{"sam', 100), connect(address, b'{"sam', 100)
@@ -178,7 +179,7 @@ def test_clients_that_fall_silent_do_not_hold_up_the_end(trained_run: Path, tmp_
     assert errors == "stopped: everything that was accepted is answered\n"
 
 
-@pytest.mark.parametrize("place", ["admit", "step"])
+@pytest.mark.parametrize("place", ["admit", pytest.param("step", marks=pytest.mark.slow)])
 def test_a_bug_ends_the_process_and_no_client_waits(trained_run: Path, tmp_path: Path, fields: Any, place: str) -> None:
     broken = f"import trm_core.inference.engine as e; e.Engine.{place} = lambda *_: 1 // 0"
     process, address = start(trained_run, tmp_path, patch=f"{IMPATIENT}\n{broken}")
@@ -191,6 +192,7 @@ def test_a_bug_ends_the_process_and_no_client_waits(trained_run: Path, tmp_path:
     assert "internal error" in errors or "the worker failed" in errors
 
 
+@pytest.mark.slow
 def test_an_endless_body_is_not_read_on(trained_run: Path, tmp_path: Path) -> None:
     process, address = start(trained_run, tmp_path, "--max-request-mb", "0.1")
     client = connect(address, b"", 10**12)

@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -397,14 +398,11 @@ def test_memory_does_not_grow_with_malformed_requests(trained_run: Path, tmp_pat
     assert sizes[2] - sizes[0] < 10e6, sizes  # after the first 500, which load what is loaded late
 
 
-def test_an_address_that_is_taken(trained_run: Path, tmp_path: Path) -> None:
-    process, address = start(trained_run, tmp_path)
-    second = tiny.run_trm("serve", str(trained_run), "--port", address.rpartition(":")[2], cwd=tmp_path)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert second.returncode == 6
-    assert "cannot listen at 127.0.0.1" in second.stderr
+def test_an_address_that_is_taken(trained_run: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        done = tiny.invoke("serve", trained_run, "--port", str(other.getsockname()[1]))
+    assert done.returncode == 6
+    assert "cannot listen at 127.0.0.1" in done.stderr
 
 
 def test_missing_packages_are_named(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,6 +202,7 @@ def one_faulty_rank(rank: int, world: int, data: str, folder: str) -> dict[str, 
     return {"outcome": outcome, "said": said, "digests": digests(trainer), "faults": vars(trainer.state.faults)}
 
 
+@pytest.mark.slow
 def test_a_fault_of_one_process_is_a_fault_of_all(data: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

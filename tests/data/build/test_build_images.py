@@ -88,6 +88,7 @@ def test_shifted_copies_are_made_for_training_alone(build: Build) -> None:
     assert sum(np.array_equal(copy, cells.astype(np.float16)) for copy in copies) == 1
 
 
+@pytest.mark.slow
 def test_warped_copies_depend_on_the_picture_and_the_seed_alone(build: Build) -> None:
     built = build("digits", augment_warps=2)
     assert built.manifest["augmented_rows"] == 2 * 1437

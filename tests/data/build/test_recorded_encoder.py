@@ -253,6 +253,7 @@ def test_several_kinds_in_one_file(build: Build, tmp_path: Path) -> None:
         encoder.encode(["a"], "arc")
 
 
+@pytest.mark.slow
 def test_sentences_of_a_pretrained_model(build: Build, tmp_path: Path, minilm: str) -> None:  # noqa: F811
     source = write_messages(tmp_path / "m.tsv", 40)
     there = tmp_path / "there"
