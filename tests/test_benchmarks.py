@@ -146,7 +146,7 @@ def test_capsule_store_memory_stays_below_its_limit(tmp_path: Path) -> None:
     assert record["iterate"]["mb_beyond_imports"] < 300
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_policy_wins(tmp_path: Path) -> None:
     """A model that has learned little: what does not depend on learning is checked."""
     out, plot = tmp_path / "wins.json", tmp_path / "curves.png"
@@ -193,7 +193,7 @@ def test_differences_at_equal_spending_are_read_off_the_rules_upper_hull() -> No
     np.testing.assert_allclose(found, [0.1, -0.1])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_loader_build_start_and_growth_at_a_tiny_size(tmp_path: Path) -> None:
     loader = run(tmp_path, "loader", "--rows", "200", "400", "--turns", "2", "--batch", "32")
     assert set(loader["peak growth, MB"]["loader"]) == {"200", "400"}

@@ -159,7 +159,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], subproces
     return run
 
 
-@pytest.mark.slow(minutes=8)
+@pytest.mark.slow(minutes=2)
 def test_the_commands_run_one_after_the_other(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
     """In the README's order, since each reads what those before it wrote."""
     for command in written():

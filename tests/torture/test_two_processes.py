@@ -41,7 +41,7 @@ def killed_once(arguments: list[str], folder: Path, run: Path, draw: random.Rand
     return process.wait(timeout=PATIENCE_S)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_one_of_two_is_killed_again_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_data(tmp_path)
     configuration = CONFIGURATIONS["average and prioritised replay"]
