@@ -1,7 +1,8 @@
 """Rows of a table to capsules: a group of columns is a capsule, each of its columns a child.
 
-A numeric column is [standardised value, missing flag, 0...]; a categorical one is one-hot in all dimensions but the
-last, by rank where its categories fit and by a fixed hash otherwise, with the missing flag in the last.
+A numeric column is [standardised value, missing flag, 0...], the value at most 10,000 spreads from the mean; a
+categorical one is one-hot in all dimensions but the last, by rank where its categories fit and by a fixed hash
+otherwise, with the missing flag in the last.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from trm_core.errors import ConfigError, DataError
 
 _MAX_AUTO_DIM = 16
 _FIT_ROWS = 100_000
+# Spreads from the mean: what is farther away than any training value must not end a build, and half precision ends at
+# 65,504.
+_FAR = 1e4
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,9 @@ class TableEncoder:
                 if value is None:
                     target[row, 1] = 1.0
                 else:
-                    target[row, 0] = (value - self._mean[number]) / self._spread[number]
+                    with np.errstate(over="ignore"):  # a spread may be tiny
+                        distance = (value - self._mean[number]) / self._spread[number]
+                    target[row, 0] = np.clip(distance, -_FAR, _FAR)
             elif is_missing(cell):
                 target[row, -1] = 1.0
             elif not self._ranks[number]:
