@@ -168,6 +168,7 @@ def test_processes_whose_launcher_is_gone_save_and_end(tmp_path: Path, capsule_f
     assert len(hashes(run, status["step"])) == 4
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_once_and_keep_their_code(tmp_path: Path, capsule_file: Path) -> None:
     odd = overrides(capsule_file, tmp_path / "odd", global_batch_size=9)
     done = tiny.run_trm("train", *odd, "--nproc", "2", cwd=tmp_path)

@@ -72,14 +72,8 @@ def test_only_opened_detail_is_read(trained_run: Path, large: Path, tmp_path: Pa
     assert opened
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
-        signal.SIGTERM,
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_call_goes_on(trained_run: Path, large: Path, tmp_path: Path, number: int) -> None:
     command = ["predict", large, "--model", trained_run, "--batch", "2"]
     whole = tiny.invoke(*command, "--out", tmp_path / "whole")

@@ -73,7 +73,8 @@ def train_rows(rank: int, world: int) -> dict[str, Any]:
     return {**shared(episodes), "filled": int(model.memory.filled), "rows": all_rows(carry.q_state[:, 0]).tolist()}
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
 def test_every_rank_keeps_the_same(tmp_path: Path, world: int) -> None:
     first, *others = on_ranks(world, tmp_path, train_rows)
     assert first["filled"] > 0
