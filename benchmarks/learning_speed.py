@@ -22,14 +22,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.checkpoints import scores_by_checkpoint
 from benchmarks.record import describe_machine, publish
 from benchmarks.runs import ROOT, interval, train
-from trm_core.data.dataset import open_dataset
-from trm_core.evaluation.load import load_run
-from trm_core.evaluation.report import EvaluationData, Evaluator
-from trm_core.training.checkpoint import load_model, load_weights
-from trm_core.training.checkpoint_folders import MODEL, list_checkpoints
-from trm_core.training.run_dir import METRICS
+from trm_core.config import load_config
+from trm_core.training.run_dir import CONFIG, METRICS
 
 GOAL = 0.965
 EVERY = 200  # steps from checkpoint to checkpoint
@@ -53,15 +50,11 @@ def learn(folder: Path, more: list[str], job: tuple[str, int]) -> dict[str, Any]
     run = folder / f"{name}-{seed}"
     often = [f"training.checkpoint_interval={EVERY}", "training.keep_checkpoints=100", "training.eval_interval=1000000"]
     train(ROOT / "configs" / "quickstart.yaml", run, [*SETTINGS[name], *often, *more, f"training.seed={seed}"])
-    trained = load_run(run, torch.device("cpu"))
-    data = EvaluationData(open_dataset(trained.data["eval"]["path"]), trained.data["eval"]["split"])
-    clock = seconds_by_step(run / METRICS, trained.config.training.global_batch_size)
-    points = []
-    for checkpoint in reversed(list_checkpoints(run)):
-        step, weights, _ = load_model(checkpoint)
-        load_weights(trained.model, weights, checkpoint / MODEL)
-        scores = Evaluator(trained.model, trained.config, data).table(POLICIES)
-        points.append({"step": step, "seconds": clock[step], **{one.policy: one.accuracy for one in scores}})
+    clock = seconds_by_step(run / METRICS, load_config(run / CONFIG).config.training.global_batch_size)
+    points = [
+        {"step": step, "seconds": clock[step], **{one.policy: one.accuracy for one in scores}}
+        for _, step, scores in scores_by_checkpoint(run, POLICIES)
+    ]
     reached = {policy: when(points, policy) for policy in POLICIES}
     print(f"{name}, seed {seed}: {GOAL:.1%} after seconds {reached}", file=sys.stderr)
     return {"settings": name, "seed": seed, "reached": reached, "points": points}

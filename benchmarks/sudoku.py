@@ -2,18 +2,22 @@
 
     python -m benchmarks.sudoku small --seeds 3 --out benchmarks/results/sudoku_small.json
     python -m benchmarks.sudoku curve RUN --out benchmarks/results/sudoku9.json --plot docs/images/sudoku9.png
+    python -m benchmarks.sudoku halting RUN... --out benchmarks/results/halting.json
 
 `small` builds 3,000 Sudokus of 4 x 4 and of 6 x 6 (split by their form under all symmetries), trains
 configs/sudoku4_cpu.yaml and sudoku6_cpu.yaml with several seeds, `--jobs` at once with one thread each, and says how
 long the whole command took and how many held-out puzzles are solved, by rows that halt (`act`) and with all steps
 (`never`). `curve` goes through the checkpoints of a finished run: exact and cell accuracy of each on all held-out
-puzzles, with 95 % intervals, against the time since the run began.
+puzzles, with 95 % intervals, against the time since the run began. `halting` evaluates finished runs with several
+values of `arch.halt_threshold`, which training does not depend on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,16 +25,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.checkpoints import loaded, scores_by_checkpoint
+from benchmarks.record import publish
 from benchmarks.runs import ROOT, interval, trm
-from trm_core.data.dataset import open_dataset
-from trm_core.evaluation.load import load_run
-from trm_core.evaluation.report import EvaluationData, Evaluator
-from trm_core.training.checkpoint import load_model, load_weights
-from trm_core.training.checkpoint_folders import MANIFEST, MODEL, list_checkpoints
+from trm_core.evaluation.report import Evaluator
+from trm_core.training.checkpoint_folders import MANIFEST
 from trm_core.training.run_dir import CONFIG
 
+THRESHOLDS = (0.0, 1.0, 2.0, 3.0, 4.0)
 BUILD = {"4": ["data.puzzles.clues=6"], "6": []}
 
 
@@ -58,7 +60,7 @@ def train(size: str, data: Path, folder: Path, seed: int) -> dict[str, Any]:
     minutes = (time.monotonic() - began) / 60
     scores = {score["policy"]: {k: score[k] for k in SHOWN} for score in json.loads(text)["scores"]}
     exact = {name: f"{100 * score['exact_accuracy']:.1f} %" for name, score in scores.items()}
-    print(f"{size} x {size}, seed {seed}: exact {exact} after {minutes:.1f} min", flush=True)
+    print(f"{size} x {size}, seed {seed}: exact {exact} after {minutes:.1f} min", file=sys.stderr)
     return {"seed": seed, "minutes": minutes, **scores}
 
 
@@ -67,18 +69,29 @@ SHOWN = ("exact_accuracy", "exact_low", "exact_high", "accuracy", "low", "high",
 
 def curve(run: Path) -> list[dict[str, Any]]:
     """A record for each checkpoint, the oldest first."""
-    trained = load_run(run, torch.device("cpu"))
-    data = EvaluationData(open_dataset(trained.data["eval"]["path"]), trained.data["eval"]["split"])
     began = (run / CONFIG).stat().st_mtime
     found = []
-    for folder in reversed(list_checkpoints(run)):
-        step, weights, _ = load_model(folder)
-        load_weights(trained.model, weights, folder / MODEL)
-        evaluator = Evaluator(trained.model, trained.config, data)
-        scores = {score.policy: {k: getattr(score, k) for k in SHOWN} for score in evaluator.table(["act", "never"])}
+    for folder, step, table in scores_by_checkpoint(run, ["act", "never"]):
+        scores = {score.policy: {k: getattr(score, k) for k in SHOWN} for score in table}
         minutes = ((folder / MANIFEST).stat().st_mtime - began) / 60
         found.append({"step": step, "minutes": minutes, **scores})
-        print(f"step {step}, {minutes:.0f} min: {100 * scores['never']['exact_accuracy']:.1f} % exact")
+        print(f"step {step}, {minutes:.0f} min: {100 * scores['never']['exact_accuracy']:.1f} % exact", file=sys.stderr)
+    return found
+
+
+def halting(runs: list[Path]) -> list[dict[str, Any]]:
+    """Of each run's newest checkpoint, by `arch.halt_threshold` and with all steps."""
+    found = []
+    for run in runs:
+        trained, data = loaded(run)
+        scores = {}
+        for threshold in (*THRESHOLDS, math.inf):
+            trained.model.halt_above = threshold
+            (score,) = Evaluator(trained.model, trained.config, data).table(["act"])
+            name = "all steps" if threshold == math.inf else f"{threshold:g}"
+            scores[name] = {k: getattr(score, k) for k in SHOWN}
+            print(f"{run}, {name}: {100 * score.exact_accuracy:.1f} % exact, {score.steps:.2f} steps", file=sys.stderr)
+        found.append({"cells": data.file.num_capsules, "training steps": trained.step, "scores": scores})
     return found
 
 
@@ -113,19 +126,22 @@ def main() -> None:
     long = kinds.add_parser("curve")
     long.add_argument("run", type=Path)
     long.add_argument("--plot", type=Path)
-    for part in (few, long):
+    halts = kinds.add_parser("halting")
+    halts.add_argument("runs", type=Path, nargs="+")
+    for part in (few, long, halts):
         part.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     record: Any
     if arguments.kind == "small":
         with tempfile.TemporaryDirectory() as folder:
             record = small(arguments.sizes, arguments.seeds, arguments.jobs, Path(folder))
+    elif arguments.kind == "halting":
+        record = halting(arguments.runs)
     else:
         record = curve(arguments.run)
         if arguments.plot:
             plot(record, arguments.plot)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+    publish(record, arguments.out)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import learning_speed
+from benchmarks import learning_speed, sudoku
 from benchmarks.mutants import changes
 
 ROOT = Path(__file__).parent.parent
@@ -41,10 +41,10 @@ def test_quickstart_folds(tmp_path: Path) -> None:
     assert plot.stat().st_size > 10_000
 
 
-def run(folder: Path, module: str, *arguments: str | Path) -> dict[str, Any]:
+def run(folder: Path, module: str, *arguments: str | Path) -> Any:
     """The record that a benchmark prints and writes."""
     out = folder / f"{module}.json"
-    command = [sys.executable, "-m", f"benchmarks.{module}", "--out", str(out), *map(str, arguments)]
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments), "--out", str(out)]
     environment = {**os.environ, "TRM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -98,6 +98,21 @@ def test_learning_speed(tmp_path: Path) -> None:
         assert (point["step"], one["reached"]) == (60, {"learned": None, "all": None})
         assert 0 < point["seconds"] < 60
         assert record["final"][one["settings"]]["all"][0] == point["all"] > 0
+
+
+@pytest.mark.slow
+def test_sudokus_of_a_finished_run(sudoku_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plot = tmp_path / "curve.png"
+    points = run(tmp_path, "sudoku", "curve", sudoku_run, "--plot", plot)
+    assert plot.stat().st_size > 10_000
+    assert [point["step"] for point in points] == [150]
+    monkeypatch.setattr(sudoku, "THRESHOLDS", (-100.0, 3.0))
+    (found,) = sudoku.halting([sudoku_run])
+    assert (found["cells"], found["training steps"]) == (16, 150)
+    at_once, usual, all_steps = found["scores"].values()
+    assert at_once["steps"] == 1
+    assert usual == points[0]["act"]
+    assert all_steps == points[0]["never"]
 
 
 def test_a_goal_counts_from_where_it_is_kept() -> None:

@@ -57,7 +57,7 @@ def batches_of(dataset: Dataset, split: str, size: int, limit: int | None = None
         yield batch_of_puzzles(dataset.read(split, some), some)
 
 
-def labels_of(dataset: Dataset, split: str, size: int, limit: int | None = None) -> Iterator[Tensor]:
+def label_batches(dataset: Dataset, split: str, size: int, limit: int | None = None) -> Iterator[Tensor]:
     """The labels of `batches_of`, [n] or [n, k] each, without reading the detail of capsules."""
     if isinstance(dataset, CapsuleFile):
         fields = ["labels"] if dataset.has("labels") else []

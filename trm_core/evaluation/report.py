@@ -10,7 +10,7 @@ import torch
 
 from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
-from trm_core.data.dataset import Dataset, batches_of, labels_of
+from trm_core.data.dataset import Dataset, batches_of, label_batches
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.errors import UsageError
 from trm_core.evaluation.answer_shares import AnswerShares, answer_shares
@@ -65,7 +65,7 @@ class EvaluationData:
 
     def labels(self) -> Iterator[torch.Tensor]:
         """Those of the same batches."""
-        return labels_of(self.file, self.split, EVAL_BATCH, self.limit)
+        return label_batches(self.file, self.split, EVAL_BATCH, self.limit)
 
     def labelled(self) -> bool:
         """Whether there is a label to compare an answer with."""

@@ -129,16 +129,14 @@ class TableEncoder:
 
     def _encode_column(self, number: int, cells: list[str], target: np.ndarray) -> None:
         """Fill `target` [n, D] with one column's cells."""
-        column = self.columns[number]
+        column, mean, spread = self.columns[number], float(self._mean[number]), float(self._spread[number])
         for row, cell in enumerate(cells):
             if column.numeric:
                 value = None if is_missing(cell) else to_number(cell)
                 if value is None:
                     target[row, 1] = 1.0
                 else:
-                    with np.errstate(over="ignore"):  # a spread may be tiny
-                        distance = (value - self._mean[number]) / self._spread[number]
-                    target[row, 0] = np.clip(distance, -_FAR, _FAR)
+                    target[row, 0] = min(max((value - mean) / spread, -_FAR), _FAR)
             elif is_missing(cell):
                 target[row, -1] = 1.0
             elif not self._ranks[number]:
