@@ -8,8 +8,9 @@
 The network of the paper (configs/sudoku_att.yaml, or --mixer mlp) on random boards, the same batch size and
 number of threads, in one process, a step of each in turn. Theirs is what their training loop does for a batch:
 forward, backward, AdamAtan2 (ours, as theirs needs CUDA) and sign-SGD, averages; ours is the whole step of the
-trainer, with its metrics; `products` are the matrix products of such a step alone, below which nothing at the same
-arithmetic can go. --compile compiles theirs as their script does (the whole model) and ours as training.compile does.
+trainer, with its metrics. `floor` is what no step at the same arithmetic can go below, compiled or not: the matrix
+products of such a step and its attention, by the kernels that both call; `products` is without attention. --compile
+compiles theirs as their script does (the whole model) and ours as training.compile does.
 Ratios of neighbouring steps with 95 % intervals, --pairs of them; memory is the growth of
 the process's resident peak, each alone in a process of its own.
 """
@@ -31,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from benchmarks.timing import alternate, ratio, take_step
 from trm_core.config import load_config
@@ -40,6 +42,8 @@ from trm_core.training.features import resolve_features, resolved
 from trm_core.training.trainer import Trainer
 
 VOCABULARY, ROWS, HIDDEN_MULTIPLE = 11, 256, 256
+LEARNING_PASSES = (6 + 1) * 2  # of the last of three H-cycles, through two layers each
+LAYER_PASSES = 3 * LEARNING_PASSES
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -156,15 +160,31 @@ def matrix_products(setting: Setting) -> Callable[[], None]:
     else:
         shapes += [(setting.batch * D, positions, 2 * over), (setting.batch * D, over, positions)]
     made = [(torch.randn(n, i), torch.randn(o, i), torch.randn(n, o)) for n, i, o in shapes]
-    passes, learning = 3 * (6 + 1) * 2, (6 + 1) * 2  # networks of two layers; those of the last cycle learn
 
     def step() -> None:
-        for number in range(passes):
+        for number in range(LAYER_PASSES):
             for x, weight, gradient in made:
                 torch.mm(x, weight.T)
-                if number < learning:
+                if number < LEARNING_PASSES:
                     torch.mm(gradient, weight)
                     torch.mm(gradient.T, x)
+
+    return step
+
+
+def attention(setting: Setting) -> Callable[[], None]:
+    """The attention of such a step and nothing else: forward, and for the gradient of queries, keys and values."""
+    shape = (setting.batch, setting.heads, setting.cells + setting.prefix, setting.width // setting.heads)
+    q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
+    gradient = torch.randn(shape)
+
+    def step() -> None:
+        for number in range(LAYER_PASSES):
+            learns = number < LEARNING_PASSES
+            with torch.set_grad_enabled(learns):
+                mixed = F.scaled_dot_product_attention(q, k, v)
+            if learns:
+                torch.autograd.grad(mixed, (q, k, v), gradient)
 
     return step
 
@@ -221,14 +241,22 @@ def main() -> None:
         work = {which: make(which, setting, arguments.public, Path(folder) / which) for which in ("ours", "theirs")}
         if setting.precision == "float32":
             work["products"] = matrix_products(setting)
+        if setting.precision == "float32" and setting.mixer == "attention":
+            work["attention"] = attention(setting)
         seconds = alternate(work, setting.pairs)
+    if "attention" in seconds:
+        seconds["floor"] = seconds["products"] + seconds.pop("attention")
     record = {
         "setting": asdict(setting),
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "seconds": {name: float(np.median(values)) for name, values in seconds.items()},
         "ours / theirs": ratio(seconds["ours"], seconds["theirs"]),
-        **({"products / theirs": ratio(seconds["products"], seconds["theirs"])} if "products" in work else {}),
+        **{
+            f"{least} / theirs": ratio(seconds[least], seconds["theirs"])
+            for least in ("products", "floor")
+            if least in seconds
+        },
         "peak growth, MB": {which: peak_growth(which, setting, arguments.public) for which in ("ours", "theirs")},
     }
     print(json.dumps(record, indent=2))
