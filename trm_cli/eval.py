@@ -9,6 +9,7 @@ import typer
 
 from trm_cli.config_options import JsonOption
 from trm_cli.console import log, out, print_json
+from trm_cli.processes import start_processes
 from trm_cli.progress import progress
 from trm_cli.score_table import print_scores
 
@@ -60,12 +61,21 @@ def command(
         typer.Option(metavar="A", help="Exit with code 1 if the first policy's accuracy (0-1) is below A."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    nproc: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Evaluate in N processes, each on a GPU of its own.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Evaluate a run: accuracy with a 95 % interval, capsules opened, price paid, steps and FLOPs per sample.
 
     Example: trm eval runs/quickstart-... --policy learned,threshold --price 0.002,0.008,0.03 --plot pareto.png
     """
+    if nproc is not None:
+        start_processes(nproc)
+        return
+
+    from trm_core.distributed.place import find_place
+    from trm_core.distributed.processes import joined
     from trm_core.errors import CheckFailed
     from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
     from trm_core.evaluation.plot import plot_pareto, require_drawable
@@ -73,9 +83,11 @@ def command(
 
     if plot is not None:
         require_drawable(plot)
+    place = find_place()
+    says = log if place.rank == 0 else lambda message: None
     if run is None:
         run = newest_run()
-        log(f"run: {run} (the newest)")
+        says(f"run: {run} (the newest)")
     request = EvalRequest(
         policies=[name.strip() for name in policy.split(",")] if policy else None,
         split=split,
@@ -90,8 +102,10 @@ def command(
         submission=submission,
         device=device,
     )
-    with progress("evaluating", total=None) as bar:
-        record = evaluate_run(run, request, log=log, on_rows=lambda done, total: bar.update(done, total=total))
+    with joined(place), progress("evaluating", total=None) as bar:
+        record = evaluate_run(run, request, says, lambda done, total: bar.update(done, total=total), place.local_rank)
+    if place.rank:
+        return
     if plot is not None:
         plot_pareto(record, plot)
         log(f"plot: {plot}")

@@ -14,7 +14,7 @@ import select
 import sys
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -33,12 +33,10 @@ from trm_cli import (
 )
 from trm_cli import eval as evaluate
 from trm_cli.console import close_stdout, error
+from trm_cli.processes import this_process
 from trm_cli.suggest import Commands
 from trm_cli.version import print_version
 from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError, is_out_of_memory
-
-if TYPE_CHECKING:
-    from trm_core.distributed.place import Place
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -49,7 +47,7 @@ BEFALLS_ALL = {ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED, ExitCode.CONFIG, Ex
 def report(exception: BaseException) -> ExitCode:
     """Say on stderr what happened, in one line (one per problem), and return the exit code for it."""
     if isinstance(exception, TrmError):
-        if exception.exit_code in BEFALLS_ALL and _place().rank:
+        if exception.exit_code in BEFALLS_ALL and this_process().rank:
             return exception.exit_code
         label = "error"
         if isinstance(exception, CheckFailed):
@@ -148,7 +146,7 @@ def main() -> None:
     try:
         app(prog_name="trm")
     except SystemExit as end:
-        if _place().world_size > 1:
+        if this_process().world_size > 1:
             # Without Python's own shutdown: a thread of gloo may still have to free a tensor of the last exchange, for
             # which it needs an interpreter that lives, and else it aborts the process.
             _flush()
@@ -164,15 +162,6 @@ def _fail(exception: BaseException, debug: bool) -> int:
     if debug:
         traceback.print_exception(exception)
     return int(report(exception))
-
-
-def _place() -> Place:
-    from trm_core.distributed.place import Place, find_place
-
-    try:
-        return find_place()
-    except TrmError:
-        return Place()  # the environment is the mistake, and there is nobody else to say so
 
 
 def _flush() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trm_cli.config_options import ConfigOption, JsonOption, OverridesArgument, load_from_cli
-from trm_cli.console import error, log, out, print_json, table
+from trm_cli.console import log, out, print_json, table
+from trm_cli.processes import start_processes
 from trm_cli.progress import progress
 
 if TYPE_CHECKING:
@@ -83,17 +83,6 @@ def command(
         print_json(as_json(found, gains))
     else:
         show(found, gains)
-
-
-def start_processes(nproc: int) -> None:
-    """Start this command N times, as processes that train together."""
-    from trm_core.training.launch import launch, without_nproc
-
-    code, message = launch(nproc, "trm_cli.main", without_nproc(sys.argv[1:]))
-    if message is not None:
-        error(message)
-    if code:
-        raise typer.Exit(code)
 
 
 def measure(

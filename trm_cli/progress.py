@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from trm_cli.console import clean, format_value, is_terminal, log, stderr_console
+from trm_cli.processes import this_process
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -70,6 +71,7 @@ class ProgressReporter:
         self._rate = Rate(clock)
         self._last_line = clock()
         self._printed: int | None = None
+        self._silent = this_process().rank > 0  # one speaks for all
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -86,11 +88,11 @@ class ProgressReporter:
             self._bar.update(
                 self._task, description=self._label, completed=completed, total=self._total, note=self._note()
             )
-        elif self._bar is None and self._clock() - self._last_line >= self._every:
+        elif self._bar is None and not self._silent and self._clock() - self._last_line >= self._every:
             self._print_line()
 
     def __enter__(self) -> Self:
-        if is_terminal(sys.stderr):
+        if is_terminal(sys.stderr) and not self._silent:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
             self._bar = Progress(
@@ -112,7 +114,7 @@ class ProgressReporter:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._printed != self._completed and self._completed:
+        elif self._printed != self._completed and self._completed and not self._silent:
             self._print_line()
 
     def _note(self) -> str:

@@ -1,7 +1,7 @@
 """One whole training run: config -> data -> run directory -> trainer -> evaluation of what lies on disk.
 
-The only module that joins training with evaluation. Several processes may do it together: all of them train, and rank 0
-alone writes and evaluates.
+The only module that joins training with evaluation. Several processes may do it together: all of them train and
+evaluate, and rank 0 alone writes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trm_core.training.environment import record_start
 from trm_core.training.loggers import AllLoggers, open_loggers, truncate_after
 from trm_core.training.out_of_memory import memory_explained
 from trm_core.training.run_path import choose_run_path
-from trm_core.training.stopping import StopFlag, Stopped, stop_on_signals
+from trm_core.training.stopping import StopFlag, stop_on_signals
 from trm_core.training.trainer import Hooks, Trainer
 
 _PERIODIC_ROWS = 1000  # rows of the evaluations during training; the final one takes all
@@ -70,8 +70,7 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunR
     place = find_place()
     with ExitStack() as cleanup:
         stop = cleanup.enter_context(stop_on_signals())
-        group = cleanup.enter_context(ExitStack())
-        group.enter_context(joined(place))
+        cleanup.enter_context(joined(place))
         if place.rank:
             hooks = RunHooks()
         path, going_on = agree_on_path(loaded, resume)
@@ -87,8 +86,8 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunR
         with reported(run):
             with peers_watched(place):
                 train(run)
-            group.close()  # nobody waits for an evaluation of hours
-            return None if place.rank else RunResult(path, run.trainer.state.step, evaluate(run))
+                evaluation = evaluate(run)
+            return None if place.rank else RunResult(path, run.trainer.state.step, evaluation)
 
 
 def agree_on_path(loaded: LoadedConfig, resume: str | None) -> tuple[Path, bool]:
@@ -150,20 +149,21 @@ def train(run: Run) -> None:
         loggers.loggers.append(Watch(prepared.config, prepared.files[0][0].path, hooks.log))
     sample = EvaluationData(prepared.evaluation.file, prepared.evaluation.split, _PERIODIC_ROWS)
     policy = "learned" if prepared.features.dqn else "act"
-    compares = run.place.rank != 0 or sample.labelled()
+    compares = from_first_rank(sample.labelled)
     if not compares:
         hooks.log(f"{sample.file.path}: no {sample.split} row has a label, so nothing is evaluated during training")
 
     def poll(rows: int) -> None:
-        if run.stop.reason:
-            raise Stopped
+        run.stop.check("stopped while evaluating", hint="training sees the reason too, and saves")
 
     def evaluate_now(model: TinyRecursiveModel) -> dict[str, float]:
         if not compares:
             return {}
         try:
             score = Evaluator(model, prepared.config, sample, poll).table([policy])[0]
-        except Stopped:
+        except TrmError as error:
+            if error.exit_code not in (ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED):
+                raise
             return {}
         return {
             "eval/accuracy": score.accuracy,
@@ -200,7 +200,7 @@ def train(run: Run) -> None:
 
 
 def evaluate(run: Run) -> dict[str, Any]:
-    """`evaluation.json`: how good what lies on the disk is."""
+    """`evaluation.json`: how good what lies on the disk is. On rank 0; the others only help."""
 
     def poll(done: int, rows: int) -> None:
         run.stop.check(
@@ -209,7 +209,8 @@ def evaluate(run: Run) -> dict[str, Any]:
         )
 
     evaluation = evaluate_run(run.path, EvalRequest(device=str(run.prepared.device)), run.hooks.log, poll)
-    run_dir.write_json(run.path / run_dir.EVALUATION, evaluation)
+    if run.place.rank == 0:
+        run_dir.write_json(run.path / run_dir.EVALUATION, evaluation)
     if not evaluation["scores"]:
         return evaluation
     first = evaluation["scores"][0]

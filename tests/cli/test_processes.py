@@ -92,6 +92,8 @@ def test_two_processes_stop_and_go_on_exactly(tmp_path: Path, capsule_file: Path
     resumed = tiny.run_trm("train", "--resume", str(parts), "training.stop_at_step=null", "--nproc=2", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert len(hashes(whole, 24)) == 4, "shared weights and state, and each rank's own"
+    again = tiny.invoke("eval", whole, "--json")
+    assert json.loads(again.stdout) == json.loads((whole / "evaluation.json").read_text())
     assert hashes(parts, 24) == hashes(whole, 24)
     assert losses(parts) == losses(whole)
 
@@ -215,7 +217,7 @@ def test_the_end_does_not_wait_for_threads_of_the_group(tmp_path: Path, capsule_
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
     try:
-        for number in range(5):
+        for number in range(2):
             arguments = overrides(capsule_file, tmp_path / f"run{number}", total_steps=3)
             with started(*arguments, "--nproc", "2", cwd=tmp_path, PYTHONPATH=path) as process:
                 _, err = process.communicate(timeout=PATIENCE_S)

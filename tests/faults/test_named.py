@@ -28,13 +28,9 @@ def loud(run: Path) -> list[tuple[str, Verdict]]:
     [
         ("labels-shuffled", "generated"),
         ("children-equal-sketch", "digits"),
-        ("expansion-price", "generated"),
         ("lr-too-high", "digits"),
-        ("nan", "generated"),
-        ("dead-layer", "digits"),
         ("entropy-collapse", "generated"),
         ("memory-leak", "digits"),
-        ("codebook-stale", "generated"),
         ("replay-stale", "generated"),
     ],
 )
@@ -56,7 +52,7 @@ def test_healthy_puzzles_are_let_alone(tmp_path: Path) -> None:
     assert loud(make(None, None, puzzle_faults.BASE.name, 3, tmp_path)) == []
 
 
-@pytest.mark.parametrize("base", ["digits", "generated", "wine", "generated-recurrent"])
+@pytest.mark.parametrize("base", ["digits", "generated-recurrent"])
 def test_a_healthy_run_is_let_alone(tmp_path: Path, base: str) -> None:
     told = loud(make(None, None, base, 3, tmp_path))
     assert not [name for name, verdict in told if verdict is Verdict.FAIL]

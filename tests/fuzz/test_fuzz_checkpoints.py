@@ -13,7 +13,7 @@ from checkpoint_attacks import attack_checkpoint, files_of
 from intact_run import RESUMED_STEPS, Intact
 from judge import Bench
 
-SHORT, LONG = 20, many(200)
+SHORT, LONG = 20, many(100)
 
 
 @pytest.mark.parametrize("case", range(SHORT))

@@ -12,7 +12,7 @@ from judge import Bench
 
 from trm_core.config.schema_keys import sections
 
-SHORT, LONG = 30, many(150)
+SHORT, LONG = 30, many(75)
 
 
 @pytest.mark.parametrize("case", range(SHORT))

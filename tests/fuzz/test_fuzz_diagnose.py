@@ -15,7 +15,7 @@ from bytes_damage import damaged
 from hostile_json import HOSTILE, hostile_json
 from judge import Bench
 
-SHORT, LONG = 14, many(100)
+SHORT, LONG = 14, many(50)
 MEMORY_BYTES = 500 << 20
 RECORDS = ("status.json", "dataset.json", "environment.json", "evaluation.json")
 FILES = (*RECORDS, "metrics.jsonl", "log.txt", "config.yaml")

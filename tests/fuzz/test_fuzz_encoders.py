@@ -22,7 +22,7 @@ from trm_core.data.recorded_encoder import RecordedEncoder
 from trm_core.data.store.encoder_arrays import array_hash
 from trm_core.errors import DataError
 
-SHORT, LONG = 4, many(40)
+SHORT, LONG = 4, many(20)
 TEXTS = [f"message {number}, with some words and others" for number in range(30)]
 ROWS = [(number * 1.5, "red" if number % 3 else "blue") for number in range(30)]
 Fields = dict[str, np.ndarray]
@@ -95,7 +95,7 @@ def test_files(case: int, random: Random, whole: Path, tmp_path: Path) -> None:
             assert fields["children"].shape[1:] == expected[0]["children"].shape[1:]
 
 
-@pytest.mark.parametrize("case", [*range(3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, many(20)))])
+@pytest.mark.parametrize("case", [*range(3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, many(10)))])
 def test_folders(case: int, random: Random, whole: Path, tmp_path: Path) -> None:
     encoder = RecordedEncoder.of_file(whole)
     expected = answers(encoder)

@@ -12,7 +12,7 @@ from checkpoint_attacks import attack_checkpoint
 from config_attacks import billion_laughs, refused_line
 from judge import Bench
 
-SHORT, LONG = 1, many(8)
+SHORT, LONG = 1, many(4)
 
 
 def attack_config(random: Random, bench: Bench, run: Path) -> None:

@@ -20,7 +20,7 @@ from hostile_npy import hostile_npy
 from judge import Bench
 from tiny_puzzles import ARCH, write_puzzles
 
-SHORT, LONG = 14, many(100)
+SHORT, LONG = 14, many(50)
 MANIFEST = {"kind": "tokens", "height": 2, "width": 3, "symbols": ["pad", "1", "2", "3", "4"], "sources": ["a.csv"]}
 
 

@@ -15,7 +15,7 @@ from hostile_json import HOSTILE, hostile_json
 from intact_run import RESUMED_STEPS
 from judge import Bench
 
-SHORT, LONG = 15, many(150)
+SHORT, LONG = 15, many(75)
 NAMES = ("step_²", "step_٣", "step_" + "9" * 200, "step_-1", "step_", "step_60", "step_00000061", "step_1e3", ".step_x")
 POINTERS = (
     *("step_²\n", "../../outside\n", "/etc\n", "step_00000060/../../..\n", "step_" + "9" * 5000, "\0", "", "step_7\n"),

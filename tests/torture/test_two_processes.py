@@ -18,7 +18,7 @@ from configurations import CONFIGURATIONS, write_data
 from launched import find_worker
 from remains import Remains
 
-KILLS = 5
+KILLS = 3
 PATIENCE_S = 120
 SEED = int(os.environ.get("TRM_TORTURE_SEED", "1"))
 

@@ -8,6 +8,21 @@ import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Part:
+    """Of batches that several processes share: every `of`-th from `number` on."""
+
+    number: int = 0
+    of: int = 1
+
+    def starts(self, rows: int, batch_size: int) -> range:
+        """The first rows of its batches."""
+        return range(self.number * batch_size, rows, self.of * batch_size)
+
+
+WHOLE = Part()
+
+
 @dataclass
 class CapsuleBatch:
     """n rows of a split."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trm_core.data.batch import CapsuleBatch
+from trm_core.data.batch import WHOLE, CapsuleBatch, Part
 from trm_core.data.puzzles.reader import PuzzleData, is_puzzle_folder, open_puzzles
 from trm_core.data.puzzles.stream import PuzzleStream, batch_of_puzzles
 from trm_core.data.store import CapsuleFile, open_capsules
@@ -46,13 +46,17 @@ def rows_per_epoch(dataset: Dataset, split: str) -> float:
     return float(dataset.rows[split]) if isinstance(dataset, CapsuleFile) else dataset.rows_per_epoch(split)
 
 
-def batches_of(dataset: Dataset, split: str, size: int, limit: int | None = None) -> Iterator[CapsuleBatch]:
-    """All rows of a split once, in order, in batches of at most `size`; or `limit` rows spread evenly over it."""
+def batches_of(
+    dataset: Dataset, split: str, size: int, limit: int | None = None, part: Part = WHOLE
+) -> Iterator[CapsuleBatch]:
+    """All rows of a split once, in order, in batches of at most `size`; or `limit` rows spread evenly over it; of these
+    batches those of `part`.
+    """
     if isinstance(dataset, CapsuleFile):
-        yield from sequential_batches(dataset, split, size, limit=limit)
+        yield from sequential_batches(dataset, split, size, limit=limit, part=part)
         return
     rows = spread(dataset.rows[split], limit)
-    for begin in range(0, len(rows), size):
+    for begin in part.starts(len(rows), size):
         some = rows[begin : begin + size]
         yield batch_of_puzzles(dataset.read(split, some), some)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trm_core.data.batch import CapsuleBatch
+from trm_core.data.batch import WHOLE, CapsuleBatch, Part
 from trm_core.data.fields import FIELDS, IGNORE_LABEL
 from trm_core.data.order import RowOrder, key_of, uniform
 from trm_core.data.store import CapsuleFile
@@ -171,14 +171,21 @@ class SampleStream:
 
 
 def sequential_batches(
-    file: CapsuleFile, split: str, batch_size: int, fields: Sequence[str] | None = None, limit: int | None = None
+    file: CapsuleFile,
+    split: str,
+    batch_size: int,
+    fields: Sequence[str] | None = None,
+    limit: int | None = None,
+    part: Part = WHOLE,
 ) -> Iterator[CapsuleBatch]:
-    """All rows of a split once, in file order, in batches of at most batch_size; or `limit` rows spread over it."""
+    """All rows of a split once, in file order, in batches of at most batch_size; or `limit` rows spread over it; of
+    these batches those of `part`.
+    """
     names = _loaded(file, fields)
     if split not in file.rows:
         raise _no_split(file, split)
     rows = spread(file.rows[split], limit)
-    for start in range(0, len(rows), batch_size):
+    for start in part.starts(len(rows), batch_size):
         some = rows[start : start + batch_size]
         near = int(some[-1] - some[0]) + 1 == len(some)
         arrays = file.read(split, slice(int(some[0]), int(some[-1]) + 1) if near else some, names)

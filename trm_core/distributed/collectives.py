@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from trm_core.errors import ExitCode, TrmError
+
+Value = TypeVar("Value")
 
 
 def world_size() -> int:
@@ -72,22 +74,24 @@ def of_first_rank(value: Any) -> Any:
     return json_of_each_rank(value)[0]
 
 
-def from_first_rank(work: Callable[[], Any]) -> Any:
-    """What `work` returns (a JSON value) on rank 0, the only one that does it. Its TrmError is raised on all ranks."""
-    if world_size() == 1:
-        return work()
-    value = mine = None
-    if rank() == 0:
-        try:
-            value = {"value": work()}
-        except TrmError as error:
-            mine = error
-            value = {"message": error.message, "hint": error.hint, "code": int(error.exit_code)}
-    outcome = of_first_rank(value)
+def on_every_rank(work: Callable[[], Value]) -> Value:
+    """What `work` returns on this rank, once all have done theirs. A TrmError of one is raised on all ranks."""
+    value, mine = None, None
+    try:
+        value = work()
+    except TrmError as error:
+        mine = error
+    told = None if mine is None else {"message": mine.message, "hint": mine.hint, "code": int(mine.exit_code)}
+    errors = [error for error in json_of_each_rank(told) if error is not None]
     if mine is not None:
         raise mine
-    if "value" not in outcome:
-        theirs = TrmError(outcome["message"], hint=outcome["hint"])
-        theirs.exit_code = ExitCode(outcome["code"])
+    if errors:
+        theirs = TrmError(errors[0]["message"], hint=errors[0]["hint"])
+        theirs.exit_code = ExitCode(errors[0]["code"])
         raise theirs
-    return outcome["value"]
+    return cast("Value", value)
+
+
+def from_first_rank(work: Callable[[], Any]) -> Any:
+    """What `work` returns (a JSON value) on rank 0, the only one that does it. Its TrmError is raised on all ranks."""
+    return of_first_rank(on_every_rank(lambda: work() if rank() == 0 else None))

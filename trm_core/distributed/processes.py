@@ -13,8 +13,8 @@ import torch.distributed as dist
 from trm_core.distributed.place import Place
 from trm_core.errors import ResourceError
 
-# Rank 0 evaluates while the others wait, so the limit is an evaluation's, not a step's. A process that dies is noticed
-# at once (its connections close), whatever the limit.
+# Processes evaluate a pass over all rows between two exchanges, and rank 0 alone counts votes, so the limit is not a
+# step's. A process that dies is noticed at once (its connections close), whatever the limit.
 _PATIENCE = timedelta(hours=2)
 
 
@@ -58,7 +58,7 @@ def peers_watched(place: Place) -> Iterator[None]:
             raise
         raise ResourceError(
             f"rank {place.rank}: another process of this run is gone ({_first_line(error)})",
-            hint="see what ended it above or in its machine's log; trm train --resume goes on from the last checkpoint",
+            hint="see what ended it above or in its machine's log; training goes on from the last checkpoint with --resume",
         ) from error
 
 

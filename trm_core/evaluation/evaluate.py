@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+
 from trm_core.config.schema import Config, Selector
 from trm_core.data.dataset import Dataset, open_dataset
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.devices import pick_device
+from trm_core.distributed.collectives import json_of_each_rank, on_every_rank, rank, world_size
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import CheckpointError, DataError, UsageError
 from trm_core.evaluation.area import curve_area
@@ -56,12 +59,15 @@ def evaluate_run(
     request: EvalRequest,
     log: Callable[[str], None] = lambda message: None,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
+    local_rank: int = 0,
 ) -> dict[str, Any]:
-    """The record of the evaluation. Raises CheckpointError, DataError or UsageError."""
+    """The record of the evaluation, whole on rank 0 of processes that evaluate together. Raises CheckpointError,
+    DataError or UsageError.
+    """
     if request.checkpoint not in ("latest", "best"):
         raise UsageError(f"no checkpoint '{request.checkpoint}'", hint="latest or best")
-    device, _ = pick_device(request.device)
-    run = load_run(path, device, request.checkpoint)
+    device, _ = pick_device(request.device, local_rank)
+    run = load_alike(path, device, request.checkpoint)
     for note in run.notes:
         log(note)
     config = with_selector(run, request.selector)
@@ -75,7 +81,7 @@ def evaluate_run(
 
     def count(rows: int) -> None:
         nonlocal done
-        done += rows
+        done += rows * world_size()  # the others are about as far
         on_rows(done, max(total, done))
 
     voting = can_vote(data)
@@ -110,7 +116,7 @@ def evaluate_run(
         "peeks": config.arch.enable_capsule_expansion and config.dqn.expansion_selector in PEEKING,
         "scores": as_records(scores),
     }
-    if voting:
+    if voting and rank() == 0:
         voter = "never" if "never" in evaluator.outcomes else scores[0].policy
         voted = vote(data, evaluator.outcomes[voter], tasks)
         record["arc"] = {
@@ -137,6 +143,18 @@ def evaluate_run(
         start = (never or as_records(evaluator.table(["never"])))[0]
         record["areas"] = {name: area_of([start, *curve], record["capsules"]) for name, curve in curves.items()}
     return record
+
+
+def load_alike(path: Path, device: torch.device, checkpoint: str) -> TrainedRun:
+    """The run on every process that evaluates it. Raises CheckpointError if they find different checkpoints."""
+    run = on_every_rank(lambda: load_run(path, device, checkpoint))
+    steps = json_of_each_rank(run.step)
+    if len(set(steps)) > 1:
+        raise CheckpointError(
+            f"{path}: the processes found checkpoints of different steps: {', '.join(map(str, steps))}",
+            hint="is the run on a file system that all share, and is nobody training it?",
+        )
+    return run
 
 
 def area_of(scores: list[dict[str, Any]], num_capsules: int) -> float:

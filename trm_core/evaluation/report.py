@@ -9,16 +9,18 @@ from typing import Any
 import torch
 
 from trm_core.config.schema import Config
-from trm_core.data.batch import CapsuleBatch
+from trm_core.data.batch import WHOLE, CapsuleBatch, Part
 from trm_core.data.dataset import Dataset, batches_of, label_batches
 from trm_core.data.fields import IGNORE_LABEL
+from trm_core.distributed.collectives import on_every_rank, rank, world_size
 from trm_core.errors import UsageError
 from trm_core.evaluation.answer_shares import AnswerShares, answer_shares
 from trm_core.evaluation.flops import flops_counted
 from trm_core.evaluation.intervals import accuracy_interval
 from trm_core.evaluation.policies import PLAIN, LearnedPolicy, Policy, RandomPolicy, ThresholdPolicy
-from trm_core.evaluation.rollout import Outcome, Thinking, rollout
+from trm_core.evaluation.rollout import Outcome, Thinking, of_all_ranks, rollout
 from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.rows import take_rows
 from trm_core.model.trm import TinyRecursiveModel
 
 POLICIES = ("learned", "threshold", "random", *PLAIN)
@@ -59,9 +61,14 @@ class EvaluationData:
     split: str
     limit: int | None = None
 
-    def batches(self) -> Iterator[CapsuleBatch]:
+    def batches(self, part: Part = WHOLE) -> Iterator[CapsuleBatch]:
         """Batches of the split, or of `limit` rows spread over it: neighbours may be copies of one puzzle."""
-        return batches_of(self.file, self.split, EVAL_BATCH, self.limit)
+        return batches_of(self.file, self.split, EVAL_BATCH, self.limit, part)
+
+    def numbers(self, part: Part) -> list[range]:
+        """Of the rows of each of these batches, counted from the first that is evaluated."""
+        rows = min(self.file.rows[self.split], self.limit or self.file.rows[self.split])
+        return [range(first, min(first + EVAL_BATCH, rows)) for first in part.starts(rows, EVAL_BATCH)]
 
     def labels(self) -> Iterator[torch.Tensor]:
         """Those of the same batches."""
@@ -136,7 +143,10 @@ def chance(data: EvaluationData, num_classes: int) -> dict[str, float]:
 
 
 class Evaluator:
-    """Runs policies over one split, and keeps the outcomes for paired comparisons."""
+    """Runs policies over one split, and keeps the outcomes for paired comparisons.
+
+    Several processes run each policy together: every one takes some of the batches, and has all outcomes in the end.
+    """
 
     def __init__(
         self,
@@ -154,10 +164,26 @@ class Evaluator:
         self.flops = count_flops(model, self.prices)
 
     def run(self, policy: Policy) -> Outcome:
-        batches = self.data.batches()
-        found = rollout(self.model, self.config, batches, policy, self.prices, self.on_rows, self.thinking)
-        self.outcomes[policy.name] = found
+        found = self.outcomes[policy.name] = of_all_ranks(*on_every_rank(lambda: self.run_part(policy)))
         return found
+
+    def run_part(self, policy: Policy) -> tuple[torch.Tensor, Outcome]:
+        """The batches of this process: the numbers [n] of their rows, and their outcome."""
+        part = Part(rank(), world_size())
+        numbers = self.data.numbers(part)
+        idle = not numbers  # more processes than batches: this one repeats the first, for the shape of an outcome
+        if idle:
+            part = Part(0, world_size())
+            numbers = self.data.numbers(part)
+        outcomes = [
+            rollout(
+                self.model, self.config, [batch], policy, self.prices, self.on_rows, self.thinking, first=rows.start
+            )
+            for rows, batch in zip(numbers, self.data.batches(part), strict=True)
+        ]
+        mine = torch.tensor([number for rows in numbers for number in rows])
+        found = Outcome.join(outcomes)
+        return (mine[:0], take_rows(found, slice(0, 0))) if idle else (mine, found)
 
     def score(self, policy: Policy, setting: float | None, outcome: Outcome) -> Score:
         rows = outcome.labelled

@@ -14,6 +14,7 @@ from torch import Tensor
 from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
 from trm_core.data.fields import IGNORE_LABEL
+from trm_core.distributed.collectives import all_rows, world_size
 from trm_core.dqn.actions import Action, valid_actions
 from trm_core.evaluation.policies import Policy, Situation
 from trm_core.inference.engine import Latents
@@ -79,17 +80,35 @@ def rollout(
     prices: Tensor,
     on_batch: Callable[[int], None] = lambda rows: None,
     thinking: Thinking | None = None,
+    first: int = 0,
 ) -> Outcome:
-    """Run `policy` on every row of `batches` (in split order) at its price level."""
+    """Run `policy` on every row of `batches` (in split order) at its price level. first: the number of their first row
+    among all that are evaluated.
+    """
     was_training = model.training
     model.eval()
-    parts, first = [], 0
+    parts = []
     for batch in batches:
         batch = batch.to(prices.device)
         parts.append(_restarted(model, config, batch, policy, prices, first, thinking or Thinking(), on_batch))
         first += len(batch)
     model.train(was_training)
     return Outcome.join(parts)
+
+
+def of_all_ranks(numbers: Tensor, outcome: Outcome) -> Outcome:
+    """The outcome of all rows in their order, out of each rank's own and the numbers [n] of its rows."""
+    if world_size() == 1:
+        return outcome
+    order = all_rows(numbers).argsort()
+
+    def of_all(values: Tensor) -> Tensor:
+        # As bytes in host memory: no backend exchanges every type.
+        own = values.cpu().contiguous().view(-1).view(torch.uint8)
+        together = all_rows(own).view(values.dtype).view(-1, *values.shape[1:])
+        return together[order].to(values.device)
+
+    return Outcome(*(of_all(getattr(outcome, name)) for name in Outcome.__dataclass_fields__))
 
 
 def _restarted(

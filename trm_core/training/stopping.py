@@ -15,10 +15,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 TIME_IS_UP, LAUNCHER_IS_GONE = 1000, 1001  # reasons to stop that are no signals
 
 
-class Stopped(Exception):
-    """Raised and caught inside a run: somebody saw the flag in the middle of something that can be left."""
-
-
 class StopFlag:
     """Whether to stop, and why. Signals after the first change nothing: a save under way is finished."""
 

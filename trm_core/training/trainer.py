@@ -17,7 +17,7 @@ import torch
 
 from trm_core.config.schema import Config
 from trm_core.data.dataset import Dataset
-from trm_core.distributed.collectives import from_first_rank, world_size
+from trm_core.distributed.collectives import of_first_rank, world_size
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training import measure
 from trm_core.training.agreement import Standing, exchange, require_alike
@@ -32,14 +32,14 @@ from trm_core.training.stopping import StopFlag, reason_name
 
 _ALIKE_INTERVAL = 100  # steps between two checks that the processes are alike
 
-# Gives nothing when it was asked to stop.
+# Called by all ranks together, with the same result. Gives nothing when it was asked to stop.
 Evaluate = Callable[[TinyRecursiveModel], dict[str, float]]
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop tells its caller. `evaluate` gets the model with the weights that count, on rank 0."""
+    """What the loop tells its caller. `evaluate` gets the model with the weights that count."""
 
     evaluate: Evaluate | None = None
     on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None
@@ -128,13 +128,14 @@ class Trainer:
         return outcome
 
     def evaluate(self, evaluate: Evaluate, logger: MetricsLogger, log: Log) -> None:
-        """Evaluate with the weights that count, on rank 0; the best result so far is saved and kept."""
+        """Evaluate with the weights that count; the best result so far is saved and kept."""
         state, keeper = self.state, self.keeper
         if state.average is not None:
             with state.average.applied_to(state.model):
-                values = from_first_rank(lambda: evaluate(state.model))
+                values = evaluate(state.model)
         else:
-            values = from_first_rank(lambda: evaluate(state.model))
+            values = evaluate(state.model)
+        values = of_first_rank(values)  # whether it is the best is one decision
         if not values:
             return
         logger.log(state.step, values)

@@ -1,0 +1,74 @@
+"""Several processes evaluate together: what one would find, and one decision to stop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from ranks import on_ranks
+
+from trm_core.distributed.collectives import rank
+from trm_core.errors import StoppedEarly, TrmError
+from trm_core.evaluation import report
+from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
+
+SMALL = 7  # rows of a batch: six of them in the 40 validation rows
+
+
+def scores(number: int, world: int, run: str, batch: int) -> Any:
+    """Of all policies, at two prices, with curves."""
+    report.EVAL_BATCH = batch
+    seen: list[tuple[int, int]] = []
+    request = EvalRequest(prices=[0.001, 0.01], curves=True, split="validation")
+    record = evaluate_run(Path(run), request, on_rows=lambda done, total: seen.append((done, total)))
+    assert all(0 < done <= total for done, total in seen)
+    return json.loads(json.dumps(record))
+
+
+@pytest.mark.parametrize("batch", [SMALL, pytest.param(512, marks=pytest.mark.slow)])
+def test_several_processes_find_what_one_does(trained_run: Path, tmp_path: Path, batch: int) -> None:
+    """Also where there is one batch, and nothing to do for the others."""
+    (alone,) = on_ranks(1, tmp_path / "alone", scores, str(trained_run), batch)
+    assert len({score["accuracy"] for score in alone["scores"]}) > 1
+    for record in on_ranks(3, tmp_path / "together", scores, str(trained_run), batch):
+        assert record == alone
+
+
+def stopped(number: int, world: int, run: str, stops: int) -> list[Any]:
+    """What a process of which one is told to stop ends with: exit code and message."""
+    report.EVAL_BATCH = SMALL
+
+    def on_rows(done: int, total: int) -> None:
+        if rank() == stops:
+            raise StoppedEarly("told to stop")
+
+    try:
+        evaluate_run(Path(run), EvalRequest(policies=["never"]), on_rows=on_rows)
+    except TrmError as error:
+        return [int(error.exit_code), error.message]
+    return []
+
+
+@pytest.mark.parametrize("stops", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_one_that_has_to_stop_stops_all(trained_run: Path, tmp_path: Path, stops: int) -> None:
+    found = on_ranks(2, tmp_path / "ranks", stopped, str(trained_run), stops)
+    assert found == [[75, "told to stop"]] * 2
+
+
+@pytest.mark.slow
+def test_the_command_in_two_processes(trained_run: Path, sudoku_run: Path, tmp_path: Path) -> None:
+    for run in (trained_run, sudoku_run):
+        alone = tiny.invoke("eval", run, "--json")
+        assert alone.returncode == 0, alone.stderr
+        together = tiny.run_trm("eval", str(run), "--json", "--nproc", "2", cwd=tmp_path)
+        assert together.returncode == 0, together.stderr
+        assert json.loads(together.stdout) == json.loads(alone.stdout)
+    failed = tiny.run_trm("eval", str(trained_run), "--min-accuracy", "1", "--nproc=2", cwd=tmp_path)
+    assert failed.returncode == 1, failed.stderr
+    assert failed.stderr.count("is below 1") == 1
+    odd = tiny.run_trm("eval", str(trained_run), "--policy", "best", "--nproc", "2", cwd=tmp_path)
+    assert odd.returncode == 2
+    assert odd.stderr.count("unknown policy") == 1
