@@ -96,10 +96,14 @@ def exponent(name: str) -> Callable[[Record], Figure]:
     return lambda record: _figure(record["growth"][name], "exponent")
 
 
-def of_cpprb(record: Record) -> Figure:
-    """The default: 100,000 transitions, states as float16."""
-    found = record["cpprb, 100000, float16"]["ours / cpprb"]
-    return Figure(found["ratio"], *found["interval"])
+def of_cpprb(capacity: int) -> Callable[[Record], Figure]:
+    """States as float16, the default."""
+
+    def figure(record: Record) -> Figure:
+        found = record[f"cpprb, {capacity}, float16"]["ours / cpprb"]
+        return Figure(found["ratio"], *found["interval"])
+
+    return figure
 
 
 def of_concepts(record: Record) -> Figure:
@@ -204,7 +208,8 @@ ROWS: tuple[Row, ...] = (
     Row(f"{_STEP} with DQN", "without", "step_cost", ratio("dqn over plain"), 1.05),
     Row(f"{_STEP} with DQN and EXPAND", "with DQN alone", "step_cost", ratio("expand over dqn"), 1.03),
     Row(f"{_STEP} with hierarchical attention", "without", "step_cost", ratio("hierarchy over plain")),
-    Row("replay, 100,000, float16", "cpprb", "replay", of_cpprb, 1.0),
+    Row("replay, 100,000, float16", "cpprb", "replay", of_cpprb(100_000), 0.7),
+    Row("replay, 1,000,000, float16", "cpprb", "replay", of_cpprb(1_000_000), 1.0),
     Row("memory read, 4,096 slots", "softmax over all", "memory_read", median("read / full_attention"), 1.0),
     Row("concepts, forward and update", "vector-quantize-pytorch", "concepts", of_concepts, 1.0),
     Row(
