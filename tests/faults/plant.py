@@ -23,6 +23,7 @@ from tests.faults import (
     half_faults,
     more_faults,
     other_faults,
+    place_faults,
     puzzle_faults,
     third_faults,
 )
@@ -44,6 +45,7 @@ FAULTS = {
         other_faults,
         third_faults,
         half_faults,
+        place_faults,
     )
     for fault in part.FAULTS
 }

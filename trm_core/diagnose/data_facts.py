@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.store import CapsuleFile, open_capsules
-from trm_core.diagnose.resemblance import near_copies, projected, shared_capsules, told_by_sketches
+from trm_core.diagnose.resemblance import (
+    fits_elsewhere,
+    near_copies,
+    projected,
+    shared_capsules,
+    shift_between,
+    told_by_sketches,
+)
 
 _CASES = 2000  # samples that probes learn from
 _FEATURES = 400  # random projections of more
@@ -26,6 +33,8 @@ _BYTES = 24 << 20  # most that is read of one split, for twins
 _MAX_CLASSES = 64
 _FOLDS = 3
 _BLOCKS = 20  # of neighbouring samples
+_NEIGHBOURS = 500  # rows in one piece
+_MOST_LABELS = 200_000
 _HASH_SEED = 11
 
 Array = NDArray[np.float64]
@@ -106,7 +115,7 @@ class DataFacts:
         found = {}
         for split in ("train", self.held_out):
             if split is not None and self.file.rows.get(split) and self.file.has("labels"):
-                read = self.capsules.read(split, slice(0, 200_000), ["labels"])["labels"].astype(np.int64).ravel()
+                read = self.capsules.read(split, slice(0, _MOST_LABELS), ["labels"])["labels"].astype(np.int64).ravel()
                 found[split] = read[read != IGNORE_LABEL]
         return found
 
@@ -195,6 +204,38 @@ class DataFacts:
         return told_by_sketches(sample["sketches"], sample["children"]) if "children" in sample else 0.0
 
     @cached_property
+    def placed(self) -> tuple[float, float, str] | None:
+        """Whether children lie under their own sketches: see `fits_elsewhere`. None where nothing tells it."""
+        rows = self.file.rows.get("train", 0)
+        if not self.file.has("children") or rows < 60:
+            return None
+        fields = ["sketches", "children"]
+        count = min(rows, _NEIGHBOURS, max(60, _BYTES // self._row_bytes(fields)))
+        first = (rows - count) // 2
+        read = self.capsules.read("train", slice(first, first + count), fields)
+        return fits_elsewhere(read["sketches"], read["children"])
+
+    @cached_property
+    def shift(self) -> dict[str, tuple[float, float]]:
+        """Of sketches and children, how the held-out ones lie beside those of training: see `shift_between`."""
+        if self.held_out in (None, "train"):
+            return {}
+        train, other = self._sample("train"), self._sample(str(self.held_out))
+        return {
+            name: shift_between(*(projected_less(sample[name]) for sample in (train, other)))
+            for name in ("sketches", "children")
+            if name in train and name in other and min(len(train[name]), len(other[name])) >= 50
+        }
+
+    @property
+    def unseen(self) -> float | None:
+        """Share of the held-out labels that no training sample has. None where not all training labels were read."""
+        train, other = self.labels.get("train"), self.labels.get(self.held_out or "")
+        if train is None or other is None or not len(other) or self.file.rows["train"] > _MOST_LABELS:
+            return None
+        return float((~np.isin(other, train)).mean())
+
+    @cached_property
     def probe(self) -> ProbeAccuracies | None:
         """Cross-validated inside the training split."""
         return self._probe("train")
@@ -270,6 +311,12 @@ class DataFacts:
             len(labels),
             broken_stretch(max(right, key=np.mean), labels, chance),
         )
+
+
+def projected_less(values: np.ndarray) -> np.ndarray:
+    """[n, ...] -> [n, F]: every so many-th coordinate, where there are many; no mixture, which would hide a scale."""
+    flat = values.reshape(len(values), -1)
+    return flat[:, :: max(1, flat.shape[1] // _FEATURES)]
 
 
 def row_hashes(arrays: Iterable[np.ndarray]) -> NDArray[np.uint64]:

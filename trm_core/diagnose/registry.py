@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from trm_core.diagnose.check import GROUPS, Check
-from trm_core.diagnose.checks import answers, config, data, gradients, parts, policy, puzzles, resources, run
+from trm_core.diagnose.checks import (
+    answers,
+    config,
+    data,
+    extremes,
+    gradients,
+    parts,
+    policy,
+    puzzles,
+    resources,
+    run,
+    splits,
+)
 
 CHECKS: tuple[Check, ...] = (
     run.TORN,
     run.RANKS,
     *puzzles.CHECKS,
+    *splits.CHECKS,
     *data.CHECKS,
     *config.CHECKS,
+    *extremes.CHECKS,
     *gradients.CHECKS,
     *resources.CHECKS,
     *parts.CHECKS,

@@ -1,4 +1,4 @@
-"""Rows that are nearly copies of others, and detail that sketches already tell. Plain numpy."""
+"""Rows that are nearly copies of others, detail that sketches already tell, splits that differ. Plain numpy."""
 
 from __future__ import annotations
 
@@ -61,6 +61,56 @@ def shared_capsules(train: NDArray[np.uint64], held_out: NDArray[np.uint64]) -> 
             pairs.append(rows * len(train) + order[first[rows] + number])
     pair, count = np.unique(np.concatenate(pairs), return_counts=True)
     return float(len(np.unique(pair[2 * count >= k] // len(train))) / n)
+
+
+def fits_elsewhere(sketches: Array, children: Array) -> tuple[float, float, str]:
+    """How much of the sketches [n, k, d] of neighbouring rows a linear map of their own children [n, k, m, D] explains
+    (R^2 on other samples), the most that the children of another place explain, and which; no other place is looked at
+    where their own explain nearly all.
+    """
+    n, k = sketches.shape[:2]
+    rows, capsules = slice(1, n - 1), slice(1, k - 1) if k > 2 else slice(k)
+    y = projected(sketches[rows, capsules].reshape(-1, sketches.shape[-1])).astype(float)
+    x = projected(children.reshape(n * k, -1), _FEATURES).astype(float).reshape(n, k, -1)
+
+    def explained(row: int, capsule: int) -> float:
+        return _explained(np.roll(x, (row, capsule), (0, 1))[rows, capsules].reshape(len(y), -1), y)
+
+    own = explained(0, 0)
+    shifts = {"row before": (1, 0), "row after": (-1, 0)}
+    if k > 2:
+        shifts |= {"capsule before": (0, 1), "capsule after": (0, -1)}
+    others = {} if own > 0.75 else {f"the {name}": explained(*shift) for name, shift in shifts.items()}
+    best = max(others, key=lambda name: others[name], default="")
+    return own, others.get(best, 0.0), best
+
+
+def _explained(x: Array, y: Array) -> float:
+    """R^2 of ridge regression of y [n, G] on x [n, F], learned on every second row and judged on the others."""
+    sound = np.flatnonzero(np.isfinite(x).all(1) & np.isfinite(y).all(1))
+    chosen = np.random.default_rng(3).permutation(sound)[: 2 * _PAIRS]
+    x, y = x - x[chosen].mean(0), y - y[chosen].mean(0)
+    learned, judged = chosen[::2], chosen[1::2]
+    if len(learned) < 3 * x.shape[1]:
+        return 0.0
+    gram = x[learned].T @ x[learned]
+    ridge = (1e-3 * np.trace(gram) / len(gram) + 1e-30) * np.eye(len(gram))
+    left = y[judged] - x[judged] @ np.linalg.solve(gram + ridge, x[learned].T @ y[learned])
+    size = float((y[judged] ** 2).sum())
+    return max(0.0, 1 - float((left**2).sum()) / size) if size else 0.0
+
+
+def shift_between(train: Array, other: Array) -> tuple[float, float]:
+    """How far rows [n, F] lie from those of training [N, F], as medians over coordinates: distance of the means in
+    standard deviations of training, and ratio of the standard deviations. Coordinates that hardly vary are left out.
+    """
+    train, other = train.astype(float), other.astype(float)
+    spread = train.std(0)
+    varies = np.isfinite(other).all(0) & (spread > 1e-6 * (np.abs(train).max(0) + 1e-12))
+    if not varies.any():
+        return 0.0, 1.0
+    moved = np.abs(other.mean(0) - train.mean(0))[varies] / spread[varies]
+    return float(np.median(moved)), float(np.median(other.std(0)[varies] / spread[varies]))
 
 
 def told_by_sketches(sketches: Array, children: Array) -> float:
