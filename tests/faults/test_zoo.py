@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.faults import puzzle_faults
 from tests.faults.bases import BASES
 from tests.faults.capsules import write
 from tests.faults.healthy import HEALTHY
@@ -31,7 +32,8 @@ def test_there_are_enough_of_both_and_no_run_has_the_place_of_another() -> None:
     folders = [entry.folder for entry in entries([], [0, 1])]
     assert len(FAULTS) >= 25
     assert len(HEALTHY) >= 10
-    assert len(set(folders)) == len(folders) == 2 * (len(HEALTHY) + len(FAULTS) * len(SEVERITIES) * len(BASES))
+    faulty = len(SEVERITIES) * (len(FAULTS) * len(BASES) + len(puzzle_faults.FAULTS))
+    assert len(set(folders)) == len(folders) == 2 * (len(HEALTHY) + 1 + faulty)
 
 
 @pytest.mark.parametrize("base", BASES)

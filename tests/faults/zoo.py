@@ -1,4 +1,4 @@
-"""Makes the zoo: every fault in every severity on both base runs, and all healthy runs.
+"""Makes the zoo: every fault in every severity on both base runs (those of puzzles on theirs), and all healthy runs.
 
 python -m tests.faults.zoo OUT [--only NAME ...] [--seeds 0 1] [--jobs 2]
 
@@ -21,12 +21,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.faults import puzzle_faults
 from tests.faults.bases import BASES
 from tests.faults.healthy import HEALTHY
 from tests.faults.plan import SEVERITIES
 from tests.faults.plant import FAULTS, NONE
 
 ROOT = Path(__file__).parent.parent.parent
+PUZZLES = puzzle_faults.BASE.name
+ALL = {**FAULTS, **puzzle_faults.FAULTS}
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,13 @@ def entries(only: list[str], seeds: list[int]) -> Iterator[Entry]:
     """`only`: names of faults, or `healthy`; all if empty."""
     for seed in seeds:
         if not only or "healthy" in only:
-            for base in HEALTHY:
+            for base in (*HEALTHY, PUZZLES):
                 yield Entry(None, None, base, seed)
         # Severe ones first: they are the ones that have to be found.
         for severity in reversed(SEVERITIES):
-            for fault in FAULTS.values():
+            for fault in ALL.values():
                 if not only or fault.name in only:
-                    for base in BASES:
+                    for base in BASES if fault.name in FAULTS else (PUZZLES,):
                         yield Entry(fault.name, severity, base, seed, fault.expected)
 
 
@@ -87,7 +90,7 @@ def make(fault: str | None, severity: str | None, base: str, seed: int, out: Pat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", nargs="+", default=[], choices=["healthy", *FAULTS])
+    parser.add_argument("--only", nargs="+", default=[], choices=["healthy", *ALL])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=2)
     asked = parser.parse_args()
@@ -109,14 +112,14 @@ def write_index(out: Path) -> None:
     listed: list[dict[str, Any]] = []
     for note in sorted(out.rglob("*.json")):
         parts = note.relative_to(out).with_suffix("").parts
-        known = (parts[0] in FAULTS and len(parts) == 3) or (parts[0] == "healthy" and len(parts) == 2)
+        known = (parts[0] in ALL and len(parts) == 3) or (parts[0] == "healthy" and len(parts) == 2)
         if not known or not note.with_suffix("").is_dir():
             continue
         base, _, seed = parts[-1].rpartition("-")
         if parts[0] == "healthy":
             entry = Entry(None, None, base, int(seed))
         else:
-            entry = Entry(parts[0], parts[1], base, int(seed), FAULTS[parts[0]].expected)
+            entry = Entry(parts[0], parts[1], base, int(seed), ALL[parts[0]].expected)
         listed.append({"run": str(note.with_suffix("").resolve()), **asdict(entry), **json.loads(note.read_text())})
     temporary = out / ".index.json"
     temporary.write_text(json.dumps(listed, indent=1))
