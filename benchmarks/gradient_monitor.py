@@ -67,7 +67,8 @@ def keep_gradients(model: nn.Module, step: Callable[[], object]) -> dict[nn.Para
         assert parameter.grad is not None
         kept[parameter] = parameter.grad.clone()
 
-    handles = [parameter.register_post_accumulate_grad_hook(keep) for parameter in model.parameters()]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    handles = [parameter.register_post_accumulate_grad_hook(keep) for parameter in learning]
     step()
     for handle in handles:
         handle.remove()
