@@ -1,12 +1,13 @@
 """How fast a config learns, against the settings that it began with.
 
     python -m benchmarks.learning_speed --out benchmarks/results/learning_speed.json --plot docs/images/learning.png
+    python -m benchmarks.learning_speed sms data.source=sms.tsv --out benchmarks/results/learning_speed_sms.json
 
-Trains configs/quickstart.yaml as it is and with `FIRST`, what its first working version said, for some seeds of each,
-and goes through the checkpoints: accuracy of the learned policy and of everything open, on the fold that is held out,
-against the seconds spent in training steps (one thread each; evaluation and saving left out). The schedules are parts
-of the settings: a point in the middle of a run is one of a rate that has not fallen yet. With everything open the price
-plays no part, which the first version set eight times as high.
+Trains a config as it is and with what its first working version said (`SUBJECTS`), for some seeds of each, and goes
+through the checkpoints: accuracy of the learned policy and of everything open, on samples that are held out, against
+the seconds spent in training steps (one thread each; evaluation and saving left out). The schedules are parts of the
+settings: a point in the middle of a run is one of a rate that has not fallen yet. With everything open the price plays
+no part, which the first version of the quickstart set eight times as high.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,35 +30,64 @@ from benchmarks.runs import ROOT, interval, train
 from trm_core.config import load_config
 from trm_core.training.run_dir import CONFIG, METRICS
 
-GOAL = 0.965
 EVERY = 200  # steps from checkpoint to checkpoint
-FIRST = (
-    *("data.build.augment_warps=0", "data.build.augment_shift=1"),
+POLICIES = ("learned", "all")
+FIRST = (  # of every config, once
     *("arch.restart_on_expand=false",),
     *("training.optimizer=adamatan2", "training.weight_decay=0.01"),
-    *("training.total_steps=2400", "training.predictor_steps=1800"),
-    *("dqn.loss=huber", "dqn.lr=null", "dqn.batch_size=256", "dqn.buffer_capacity=30000", "dqn.epsilon_decay=1800"),
+    *("dqn.loss=huber", "dqn.lr=null", "dqn.batch_size=256", "dqn.buffer_capacity=30000"),
     *("dqn.halt_exploration=0.3", "dqn.random_open_fraction=0.5", "dqn.price_spread=10.0"),
     *("dqn.expansion_cost_per_child=0.002", "dqn.reward_step_penalty=0.002"),
     "loss_weights.dqn_loss=0.005-0.5",
 )
-SETTINGS = {"first": FIRST, "now": ()}
-POLICIES = ("learned", "all")
 
 
-def learn(folder: Path, more: list[str], job: tuple[str, int]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Subject:
+    """A config, the accuracy to reach on it, and the settings of its first working version on the data of now."""
+
+    goal: float
+    first: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, tuple[str, ...]]:
+        return {"first": (*FIRST, *self.first), "now": ()}
+
+
+SUBJECTS = {
+    "quickstart": Subject(
+        0.965,
+        (
+            *("data.build.augment_warps=0", "data.build.augment_shift=1"),
+            *("training.total_steps=2400", "training.predictor_steps=1800", "dqn.epsilon_decay=1800"),
+        ),
+    ),
+    "sms": Subject(
+        0.96,
+        (
+            *("arch.hidden_size=128", "arch.H_cycles=2", "arch.L_cycles=2", "arch.max_steps=6", "arch.dropout=0.0"),
+            *("training.total_steps=1500", "training.predictor_steps=null", "training.lr_min_ratio=0.1"),
+            *("training.base_lr=1e-3", "training.lr_warmup_steps=100", "training.ema_decay=0.995"),
+            *("dqn.expand_count=1", "dqn.gamma=0.99", "dqn.epsilon_end=0.05", "dqn.expansion_selector=cmi"),
+        ),
+    ),
+}
+
+
+def learn(config: str, folder: Path, more: list[str], job: tuple[str, int]) -> dict[str, Any]:
     """One run, and its scores at each checkpoint, the first one first."""
-    name, seed = job
+    (name, seed), subject = job, SUBJECTS[config]
     run = folder / f"{name}-{seed}"
     often = [f"training.checkpoint_interval={EVERY}", "training.keep_checkpoints=100", "training.eval_interval=1000000"]
-    train(ROOT / "configs" / "quickstart.yaml", run, [*SETTINGS[name], *often, *more, f"training.seed={seed}"])
+    settings = [*subject.settings[name], *often, *more, f"training.seed={seed}"]
+    train(ROOT / "configs" / f"{config}.yaml", run, settings)
     clock = seconds_by_step(run / METRICS, load_config(run / CONFIG).config.training.global_batch_size)
     points = [
         {"step": step, "seconds": clock[step], **{one.policy: one.accuracy for one in scores}}
         for _, step, scores in scores_by_checkpoint(run, POLICIES)
     ]
-    reached = {policy: when(points, policy) for policy in POLICIES}
-    print(f"{name}, seed {seed}: {GOAL:.1%} after seconds {reached}", file=sys.stderr)
+    reached = {policy: when(points, policy, subject.goal) for policy in POLICIES}
+    print(f"{name}, seed {seed}: {subject.goal:.1%} after seconds {reached}", file=sys.stderr)
     return {"settings": name, "seed": seed, "reached": reached, "points": points}
 
 
@@ -70,18 +101,18 @@ def seconds_by_step(metrics: Path, rows: int) -> dict[int, float]:
     return found
 
 
-def when(points: list[dict[str, Any]], policy: str) -> float | None:
+def when(points: list[dict[str, Any]], policy: str, goal: float) -> float | None:
     """Seconds until the first checkpoint from which on the goal is kept; None if it never is."""
     kept = None
     for point in points:
-        if point[policy] < GOAL:
+        if point[policy] < goal:
             kept = None
         elif kept is None:
             kept = point["seconds"]
     return kept
 
 
-def plot(runs: list[dict[str, Any]], path: Path) -> None:
+def plot(runs: list[dict[str, Any]], goal: float, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -89,20 +120,21 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, len(POLICIES), figsize=(9, 3.6), layout="constrained", sharey=True)
     for axis, policy in zip(axes, POLICIES, strict=True):
-        for name, colour in zip(SETTINGS, ("tab:gray", "tab:blue"), strict=True):
+        for name, colour in (("first", "tab:gray"), ("now", "tab:blue")):
             for number, run in enumerate(one for one in runs if one["settings"] == name):
                 seconds, accuracy = zip(*((p["seconds"], 100 * p[policy]) for p in run["points"]), strict=True)
                 axis.plot(seconds, accuracy, color=colour, alpha=0.8, label=None if number else f"{name}, each seed")
-        axis.axhline(100 * GOAL, color="black", linewidth=0.8, linestyle=":")
+        axis.axhline(100 * goal, color="black", linewidth=0.8, linestyle=":")
         axis.set(title=policy, xlabel="seconds of training steps", ylim=(80, 100), xlim=(0, None))
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("% of held-out digits right")
+    axes[0].set_ylabel("% of held-out samples right")
     axes[0].legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", choices=list(SUBJECTS), default="quickstart")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="in all runs")
@@ -112,16 +144,18 @@ def main() -> None:
     torch.set_num_threads(1)
     machine = describe_machine(1)
     # Turn by turn, so that whatever else the machine does meets both.
-    jobs = [(name, seed) for seed in range(arguments.seeds) for name in SETTINGS]
+    goal, names = SUBJECTS[arguments.config].goal, tuple(SUBJECTS[arguments.config].settings)
+    jobs = [(name, seed) for seed in range(arguments.seeds) for name in names]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = list(pool.map(partial(learn, Path(folder), arguments.settings), jobs))
+        runs = list(pool.map(partial(learn, arguments.config, Path(folder), arguments.settings), jobs))
     final = {}
-    for name in SETTINGS:
+    for name in names:
         last = [run["points"][-1] for run in runs if run["settings"] == name]
         final[name] = {policy: interval([point[policy] for point in last]) for policy in POLICIES}
     if arguments.plot:
-        plot(runs, arguments.plot)
-    publish({"machine": machine, "jobs": arguments.jobs, "goal": GOAL, "final": final, "runs": runs}, arguments.out)
+        plot(runs, goal, arguments.plot)
+    record = {"config": arguments.config, "machine": machine, "jobs": arguments.jobs, "goal": goal}
+    publish({**record, "final": final, "runs": runs}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def test_ablation_keeps_finished_cells(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_learning_speed(tmp_path: Path) -> None:
     plot = tmp_path / "curves.png"
-    record = run(tmp_path, "learning_speed", "--seeds", "1", "--jobs", "2", "--plot", plot, *TINY)
+    record = run(tmp_path, "learning_speed", "quickstart", *TINY, "--seeds", "1", "--jobs", "2", "--plot", plot)
     assert plot.stat().st_size > 10_000
     first, now = record["runs"]
     assert (first["settings"], now["settings"]) == ("first", "now")
@@ -117,8 +117,8 @@ def test_sudokus_of_a_finished_run(sudoku_run: Path, tmp_path: Path, monkeypatch
 
 def test_a_goal_counts_from_where_it_is_kept() -> None:
     points = [{"seconds": t, "all": accuracy} for t, accuracy in ((1, 0.97), (2, 0.9), (3, 0.966), (4, 0.98))]
-    assert learning_speed.when(points, "all") == 3
-    assert learning_speed.when(points[:2], "all") is None
+    assert learning_speed.when(points, "all", 0.965) == 3
+    assert learning_speed.when(points[:2], "all", 0.965) is None
 
 
 @pytest.mark.slow
