@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from ranks import on_ranks
 
 from trm_core.distributed.collectives import rank
-from trm_core.errors import StoppedEarly, TrmError
-from trm_core.evaluation import report
+from trm_core.errors import CheckpointError, StoppedEarly, TrmError
+from trm_core.evaluation import evaluate, report
 from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
+from trm_core.evaluation.load import load_run
 
 SMALL = 7  # rows of a batch: six of them in the 40 validation rows
 
@@ -59,6 +61,32 @@ def stopped(number: int, world: int, run: str, stops: int) -> list[Any]:
 def test_one_that_has_to_stop_stops_all(trained_run: Path, tmp_path: Path, stops: int) -> None:
     found = on_ranks(2, tmp_path / "ranks", stopped, str(trained_run), stops)
     assert found == [[75, "told to stop"]] * 2
+
+
+def late(number: int, world: int, run: str, lag: float) -> list[Any]:
+    """Steps that the processes load where the second one sees the checkpoint only at its third look."""
+    looks = 0
+
+    def looked(*arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if rank() == 1 and looks < 3:
+            raise CheckpointError("nothing there")
+        return load_run(*arguments)
+
+    evaluate.load_run, evaluate._LAG_S = looked, lag
+    try:
+        return [evaluate.load_alike(Path(run), torch.device("cpu"), "latest").step, looks]
+    except TrmError as error:
+        return [int(error.exit_code), error.message]
+
+
+@pytest.mark.slow
+def test_a_file_system_may_lag(trained_run: Path, tmp_path: Path) -> None:
+    assert on_ranks(2, tmp_path / "seen", late, str(trained_run), 20.0) == [[60, 1], [60, 3]]
+    for code, message in on_ranks(2, tmp_path / "unseen", late, str(trained_run), -1.0):
+        assert code == 4
+        assert message.endswith("process 1 sees nothing there, and the first one a checkpoint of step 60")
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from trm_core.config.schema import Config, Selector
 from trm_core.data.dataset import Dataset, open_dataset
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.devices import pick_device
-from trm_core.distributed.collectives import json_of_each_rank, on_every_rank, rank, world_size
+from trm_core.distributed.collectives import of_first_rank, on_every_rank, rank, world_size
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import CheckpointError, DataError, UsageError
 from trm_core.evaluation.area import curve_area
@@ -34,6 +35,8 @@ from trm_core.evaluation.report import (
 )
 from trm_core.evaluation.rollout import Thinking
 from trm_core.training.run_dir import write_atomic
+
+_LAG_S = 60.0  # a network file system may show other machines a new folder that much later
 
 
 @dataclass(frozen=True)
@@ -146,15 +149,29 @@ def evaluate_run(
 
 
 def load_alike(path: Path, device: torch.device, checkpoint: str) -> TrainedRun:
-    """The run on every process that evaluates it. Raises CheckpointError if they find different checkpoints."""
-    run = on_every_rank(lambda: load_run(path, device, checkpoint))
-    steps = json_of_each_rank(run.step)
-    if len(set(steps)) > 1:
-        raise CheckpointError(
-            f"{path}: the processes found checkpoints of different steps: {', '.join(map(str, steps))}",
-            hint="is the run on a file system that all share, and is nobody training it?",
-        )
-    return run
+    """The run on every process that evaluates it, as the first one finds it. Raises CheckpointError."""
+    found = on_every_rank(lambda: None if rank() else load_run(path, device, checkpoint))
+    step = of_first_rank(None if found is None else found.step)
+    return on_every_rank(lambda: load_at(step, path, device, checkpoint) if found is None else found)
+
+
+def load_at(step: int, path: Path, device: torch.device, checkpoint: str) -> TrainedRun:
+    """The run at a step that another process has seen, once this one sees it. Raises CheckpointError if it does not."""
+    until = time.monotonic() + _LAG_S
+    while True:
+        try:
+            run = load_run(path, device, checkpoint)
+            if run.step == step:
+                return run
+            seen = f"step {run.step}"
+        except CheckpointError as error:
+            seen = error.message
+        if time.monotonic() > until:
+            raise CheckpointError(
+                f"{path}: process {rank()} sees {seen}, and the first one a checkpoint of step {step}",
+                hint="is the run on a file system that all share, and does nobody train it?",
+            )
+        time.sleep(_LAG_S / 60)
 
 
 def area_of(scores: list[dict[str, Any]], num_capsules: int) -> float:
