@@ -32,9 +32,9 @@ from trm_cli import (
     train,
 )
 from trm_cli import eval as evaluate
+from trm_cli.commands import Built, group_of
 from trm_cli.console import close_stdout, error
 from trm_cli.processes import this_process
-from trm_cli.suggest import Commands
 from trm_cli.version import print_version
 from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError, is_out_of_memory
 
@@ -101,9 +101,23 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+COMMANDS: dict[str, Callable[..., None]] = {
+    "build-capsules": build_capsules.command,
+    "build-puzzles": build_puzzles.command,
+    "inspect-dataset": inspect_dataset.command,
+    "train": train.command,
+    "eval": evaluate.command,
+    "diagnose": diagnose.command,
+    "checkpoints": checkpoints.command,
+    "convert": convert.command,
+    "profile": profile.command,
+    "export": export.command,
+    "predict": predict.command,
+    "serve": serve.command,
+}
 app = typer.Typer(
     name="trm",
-    cls=Commands,
+    cls=group_of(Built(COMMANDS, guarded)),
     no_args_is_help=True,
     # Plain help: Rich would read "[RUN]" in a help text as markup, and costs a third of the start-up time.
     rich_markup_mode=None,
@@ -125,20 +139,6 @@ def options(
         raise typer.BadParameter("it stands behind the command: trm COMMAND --json", param_hint="--json")
     if context.invoked_subcommand is None:
         raise typer.BadParameter("a command is missing: see trm --help")
-
-
-app.command("build-capsules")(guarded(build_capsules.command))
-app.command("build-puzzles")(guarded(build_puzzles.command))
-app.command("inspect-dataset")(guarded(inspect_dataset.command))
-app.command("train")(guarded(train.command))
-app.command("eval")(guarded(evaluate.command))
-app.command("diagnose")(guarded(diagnose.command))
-app.command("checkpoints")(guarded(checkpoints.command))
-app.command("convert")(guarded(convert.command))
-app.command("profile")(guarded(profile.command))
-app.command("export")(guarded(export.command))
-app.command("predict")(guarded(predict.command))
-app.command("serve")(guarded(serve.command))
 
 
 def main() -> None:

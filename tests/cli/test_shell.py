@@ -8,12 +8,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from trm_cli import console
+from trm_cli.commands import Built, group_of
 from trm_cli.config_options import load_from_cli, print_config
 from trm_cli.console import print_json, table
 from trm_cli.progress import Rate, progress
@@ -25,7 +28,7 @@ FAILING = """
 import errno, os, sys
 from typing import Annotated
 import typer
-from trm_cli.main import app, guarded, main
+from trm_cli.main import COMMANDS, main
 from trm_core.config import InvalidConfig, load_config
 from trm_core.errors import *
 
@@ -63,7 +66,7 @@ def command(kind: str) -> None:
             "escape": DataError("name \\x1b[31mred"),
         }[kind]
 
-app.command("fail")(guarded(command))
+COMMANDS["fail"] = command
 main()
 """
 
@@ -281,3 +284,20 @@ def test_logs_do_not_use_control_codes_off_a_terminal() -> None:
     code = "from trm_cli.console import log, warn; log('a\\nb'); warn('c')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stderr == "a\\nb\nwarning: c\n"
+
+
+def test_help_lists_commands_without_building_one() -> None:
+    """To build them all takes longer than the rest of the page."""
+
+    def refuse(callback: object) -> NoReturn:
+        raise AssertionError
+
+    def serve() -> None:
+        """Answer requests. More on that."""
+
+    one = typer.Typer(cls=group_of(Built({"serve": serve}, refuse)), rich_markup_mode=None)
+    one.callback()(lambda: None)
+    done = CliRunner().invoke(one, ["--help"])
+    assert done.exit_code == 0
+    assert "serve  Answer requests." in done.stdout
+    assert isinstance(CliRunner().invoke(one, ["serve"]).exception, AssertionError)
