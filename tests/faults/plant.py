@@ -20,6 +20,7 @@ from tests.faults import (
     config_faults,
     data_faults,
     folder_faults,
+    fourth_faults,
     half_faults,
     more_faults,
     other_faults,
@@ -46,6 +47,7 @@ FAULTS = {
         third_faults,
         half_faults,
         place_faults,
+        fourth_faults,
     )
     for fault in part.FAULTS
 }
