@@ -19,6 +19,7 @@ from trm_core.diagnose.fix import chosen, fixed
 from trm_core.diagnose.registry import CHECKS, of_group
 from trm_core.diagnose.series import Metrics, Series
 from trm_core.errors import CheckFailed
+from trm_core.optim.schedule import lr_factor
 
 STEPS = 600
 HEALTHY: dict[str, dict[str, Any]] = {
@@ -110,6 +111,9 @@ FAULTS: list[tuple[str, dict[str, dict[str, Any]], dict[str, Any]]] = [
     ("budget-too-small", {"dqn": {"budget": 0.5}}, {}),
     ("one-step", {"arch": {"max_steps": 1}}, {}),
     ("future-discounted", {"dqn": {"gamma": 0.3}}, {}),
+    ("one-step", {}, {"ponder_cost": 4 * ONE, "action_1_halt": 1.0 * ONE}),
+    ("future-discounted", {}, {"dqn_ended_early": 0.8 * ONE}),
+    ("regularisation", {"training": {"label_smoothing": 0.9}}, {}),
     ("regularisation", {"arch": {"dropout": 0.9}}, {}),
     ("regularisation", {"training": {"weight_decay": 1e4}}, {}),
     ("codebook-stale", {"arch": {**CONCEPTS["arch"], "concept_decay": 0.9999}}, {}),
@@ -129,11 +133,14 @@ FAULTS: list[tuple[str, dict[str, dict[str, Any]], dict[str, Any]]] = [
     ("exploding-gradients", {}, {"grad_norm": np.exp(8 * GROWING)}),
     ("nan", {}, {"skipped_steps": np.where(GROWING > 0.5, 4, 0)}),
     ("nan", {}, {"rollbacks": np.where(GROWING > 0.5, 1, 0)}),
+    ("clipping", {"training": {"grad_clip_norm": 1e-8}}, {"grad_clip_ratio": ONE}),
+    ("lr-too-low", {}, {"lr": 1e-6 * ONE}),
     ("memory-leak", {}, {"rss_gb": 0.5 + GROWING}),
     ("loader-starvation", {}, {"data_time_share": 0.6 * ONE}),
     ("logging-frequency", {}, {"logging_time_share": 0.4 * ONE}),
     ("codebook-stale", CONCEPTS, {"concept_perplexity": 1.0 * ONE, "concept_usage": 0.06 * ONE, "vq_loss": ONE}),
     ("memory-bank-empty", {"memory": {"enabled": True, "num_heads": 2}}, {"memory_filled": 0 * ONE}),
+    ("memory-bank-empty", {"memory": {"enabled": True, "num_heads": 2, "capacity": 16}}, {"memory_filled": 0.02 * ONE}),
     ("dqn-not-learning", {}, {"dqn_loss": 0 * ONE}),
     ("dqn-not-learning", {}, {"dqn_buffer_size": 0 * ONE, "dqn_stored": 0 * ONE}),
     (
@@ -166,6 +173,31 @@ def test_it_fails_on_its_fault(
     assert finding.evidence
     assert finding.why
     assert finding.why.count(". ") <= 1, "two sentences"
+
+
+def test_a_limit_that_is_too_small_makes_no_norm_explode(data: DataFacts) -> None:
+    assert found(data, "exploding-gradients", {"training": {"grad_clip_norm": 1e-8}}, {}).verdict is Verdict.OK
+
+
+def test_the_rate_of_the_schedule_is_as_it_should_be(data: DataFacts) -> None:
+    """Also after a rollback, at half of it."""
+    steps = np.arange(5, STEPS + 1, 5)
+    training = evidence(data, {}, {}).settings.training
+    rate = [
+        training.base_lr * lr_factor(int(n) - 1, training.lr_warmup_steps, STEPS, training.lr_min_ratio) for n in steps
+    ]
+    assert found(data, "lr-too-low", {}, {"lr": rate}).verdict is Verdict.OK
+    assert found(data, "lr-too-low", {}, {"lr": 0.2 * np.array(rate)}).verdict is Verdict.FAIL
+    halved = {"lr": 0.2 * np.array(rate), "rate_factor": 0.2 * ONE}
+    assert found(data, "lr-too-low", {}, halved).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("rate", "verdict"),
+    [(900 - 550 * GROWING, Verdict.WARN), (900 - 250 * GROWING, Verdict.OK), (800 + 100 * GROWING, Verdict.OK)],
+)
+def test_steps_that_take_longer_and_longer(data: DataFacts, rate: Any, verdict: Verdict) -> None:
+    assert found(data, "slows-down", {}, {"samples_per_sec": rate}).verdict is verdict
 
 
 def test_an_answer_that_is_learned_by_heart_is_not_drowned(data: DataFacts) -> None:

@@ -49,6 +49,13 @@ def write(path: Path, change: str = "", seed: int = 0, rows: int = 900, noise: f
             arrays["children"] = np.roll(children, 1, axis=1)
         if change == "one row late":
             arrays["children"] = np.roll(children, 1, axis=0)
+        if change == "rows in another order":
+            sketches = arrays["sketches"] = centres[labels] + 0.1 * random.standard_normal((count, K, D))
+            arrays["children"] = random.permutation(children)
+        if split == "validation" and change == "other encoder":
+            arrays = {name: values * np.where(np.arange(D) % 2, -1, 1) for name, values in arrays.items()}
+        if split == "train" and change == "counted from one":
+            labels = (labels + 1) % CLASSES
         if split == "validation" and change == "other scale":
             arrays = {name: 2 * values for name, values in arrays.items()}
         if split == "validation" and change == "other offset":
@@ -114,6 +121,9 @@ def test_healthy_data_raise_nothing(tmp_path: Path, noise: float) -> None:
         ("other scale", "splits-differ"),
         ("other offset", "splits-differ"),
         ("other classes", "splits-differ"),
+        ("rows in another order", "children-misplaced"),
+        ("other encoder", "splits-differ"),
+        ("counted from one", "splits-differ"),
     ],
 )
 def test_the_fault_is_named_and_nothing_before_it(tmp_path: Path, change: str, name: str) -> None:

@@ -19,6 +19,7 @@ from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.diagnose.resemblance import (
+    Fit,
     fits_elsewhere,
     near_copies,
     projected,
@@ -204,7 +205,7 @@ class DataFacts:
         return told_by_sketches(sample["sketches"], sample["children"]) if "children" in sample else 0.0
 
     @cached_property
-    def placed(self) -> tuple[float, float, str] | None:
+    def placed(self) -> Fit | None:
         """Whether children lie under their own sketches: see `fits_elsewhere`. None where nothing tells it."""
         rows = self.file.rows.get("train", 0)
         if not self.file.has("children") or rows < 60:
@@ -214,6 +215,32 @@ class DataFacts:
         first = (rows - count) // 2
         read = self.capsules.read("train", slice(first, first + count), fields)
         return fits_elsewhere(read["sketches"], read["children"])
+
+    @cached_property
+    def told_by_children(self) -> float | None:
+        """Cross-validated accuracy of a probe that sees children alone, in points of 1 above chance."""
+        _, children, labels = self._cases("train")
+        if children is None or len(labels) < 60 or not 2 <= len(np.unique(labels)) <= _MAX_CLASSES:
+            return None
+        return float(right_in_folds(children, labels).mean() - np.bincount(labels).max() / len(labels))
+
+    @cached_property
+    def carried_over(self) -> tuple[float, float, int] | None:
+        """Accuracy on held-out samples of a probe learned from training samples, the same inside of the training
+        samples (cross-validated), and how many held-out cases there are. None where a probe cannot tell.
+        """
+        if self.probe is None or self.held_out in (None, "train"):
+            return None
+        own, other = self._cases("train"), self._cases(str(self.held_out))
+        if len(other[2]) < 60:
+            return None
+        pairs = [(own[0], other[0])]
+        if own[1] is not None and other[1] is not None:
+            pairs.append((np.concatenate([own[0], own[1]], axis=1), np.concatenate([other[0], other[1]], axis=1)))
+        found = [right_elsewhere(x, own[2], z, other[2]) for x, z in pairs]
+        inside = [self.probe.sketches, self.probe.detail or 0.0][: len(pairs)]
+        best = int(np.argmax(inside))
+        return found[best], inside[best], len(other[2])
 
     @cached_property
     def shift(self) -> dict[str, tuple[float, float]]:
@@ -399,6 +426,19 @@ def broken_stretch(right: NDArray[np.bool_], labels: NDArray[np.int64], chance: 
         most = (outside - inside) / error
         found = Stretch(first / _BLOCKS, last / _BLOCKS, float(inside), float(outside))
     return found
+
+
+def right_elsewhere(features: Array, labels: NDArray[np.int64], others: Array, truth: NDArray[np.int64]) -> float:
+    """Accuracy on others [m, F] of the ridge regression of `right_in_folds` learned from features [n, F]."""
+    mean, spread = features.mean(0), features.std(0) + 1e-6
+    x, z = (features - mean) / spread, (others - mean) / spread
+    if x.shape[1] > _FEATURES:
+        mix = np.random.default_rng(0).standard_normal((x.shape[1], _FEATURES)) / np.sqrt(x.shape[1])
+        x, z = x @ mix, z @ mix
+    x, z = (np.concatenate([one, np.ones((len(one), 1))], axis=1) for one in (x, z))
+    classes, y = np.unique(labels, return_inverse=True)
+    weights = np.linalg.solve(x.T @ x + 0.1 * len(x) * np.eye(x.shape[1]), x.T @ np.eye(len(classes))[y])
+    return float((classes[(z @ weights).argmax(1)] == truth).mean())
 
 
 def right_in_folds(features: Array, labels: NDArray[np.int64]) -> NDArray[np.bool_]:

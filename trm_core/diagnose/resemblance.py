@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,11 +65,19 @@ def shared_capsules(train: NDArray[np.uint64], held_out: NDArray[np.uint64]) -> 
     return float(len(np.unique(pair[2 * count >= k] // len(train))) / n)
 
 
-def fits_elsewhere(sketches: Array, children: Array) -> tuple[float, float, str]:
-    """How much of the sketches [n, k, d] of neighbouring rows a linear map of their own children [n, k, m, D] explains
-    (R^2 on other samples), the most that the children of another place explain, and which; no other place is looked at
-    where their own explain nearly all.
+@dataclass(frozen=True)
+class Fit:
+    """How much of sketches a linear map of children explains, as R^2 on other samples. `own`: of their own children;
+    `other`: the most by the children of another place, `where` (not looked at where their own explain nearly all).
     """
+
+    own: float
+    other: float
+    where: str
+
+
+def fits_elsewhere(sketches: Array, children: Array) -> Fit:
+    """Of the sketches [n, k, d] and children [n, k, m, D] of neighbouring rows."""
     n, k = sketches.shape[:2]
     rows, capsules = slice(1, n - 1), slice(1, k - 1) if k > 2 else slice(k)
     y = projected(sketches[rows, capsules].reshape(-1, sketches.shape[-1])).astype(float)
@@ -82,7 +92,7 @@ def fits_elsewhere(sketches: Array, children: Array) -> tuple[float, float, str]
         shifts |= {"capsule before": (0, 1), "capsule after": (0, -1)}
     others = {} if own > 0.75 else {f"the {name}": explained(*shift) for name, shift in shifts.items()}
     best = max(others, key=lambda name: others[name], default="")
-    return own, others.get(best, 0.0), best
+    return Fit(own, others.get(best, 0.0), best)
 
 
 def _explained(x: Array, y: Array) -> float:
@@ -115,8 +125,7 @@ def shift_between(train: Array, other: Array) -> tuple[float, float]:
 
 def told_by_sketches(sketches: Array, children: Array) -> float:
     """Share of the capsules whose children [n, k, m, D] a linear map tells from the sketches [n, k, d] of the capsule
-    and of its two neighbours. One map for all capsules: fitted to the capsules that it fits best, so that the
-    others do not disturb it. 0 where there are too few capsules to tell.
+    and of its two neighbours: see `exactly_told`.
     """
     k, m, width = children.shape[1:]
     inner = slice(1, k - 1) if k > 2 else slice(k)  # one at the edge has one neighbour less
@@ -124,9 +133,16 @@ def told_by_sketches(sketches: Array, children: Array) -> float:
     around = np.concatenate([edge[:, :-2], edge[:, 1:-1], edge[:, 2:]], axis=2)[:, inner]
     x, y = around.reshape(-1, around.shape[-1]), children[:, inner].reshape(-1, m * width)
     alive = y.any(1)
-    chosen = np.random.default_rng(2).permutation(np.flatnonzero(alive))[:_PAIRS]
-    x, y = projected(x[chosen], _FEATURES).astype(float), projected(y[chosen]).astype(float)
-    x, y = x - x.mean(0), y - y.mean(0)
+    return exactly_told(projected(x[alive], _FEATURES).astype(float), projected(y[alive]).astype(float))
+
+
+def exactly_told(x: Array, y: Array) -> float:
+    """Share of the pairs whose y [n, G] a linear map tells from x [n, F] nearly exactly: the map is fitted to the pairs
+    that it fits best, so that the others do not disturb it. 0 where there are too few.
+    """
+    sound = np.flatnonzero(np.isfinite(x).all(1) & np.isfinite(y).all(1))
+    chosen = np.random.default_rng(2).permutation(sound)[:_PAIRS]
+    x, y = x[chosen] - x[chosen].mean(0), y[chosen] - y[chosen].mean(0)
     if len(x) < 4 * x.shape[1]:
         return 0.0
     learned, judged = np.arange(0, len(x), 2), np.arange(1, len(x), 2)

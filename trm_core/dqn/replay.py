@@ -139,6 +139,10 @@ class ReplayBuffer:
         born = self.index.born
         return self._tensor(born[(self.index.head - 1) % self.index.capacity] - born[_host(slots)])
 
+    def ends(self, slots: Tensor) -> Tensor:
+        """[n] bool: whether the transitions at these slots were stored as the last of their episodes."""
+        return self._tensor(self.index.done[_host(slots)])
+
     def check_valid(self) -> tuple[bool, str]:
         """Whether all invariants hold, and which does not. Reads everything: for diagnosis and tests."""
         why = self.index.fault()

@@ -152,6 +152,8 @@ def now(
         yield _mean("dqn_td_error_mean", error.abs())
         yield _mean("dqn_target_mean", replayed.target[alive])
         yield _mean("dqn_replay_age_mean", state.replay.ages(replayed.slot[alive]))
+        ended = state.replay.ends(replayed.slot[alive]).float()
+        yield _over("dqn_ended_early", ended, replayed.action[alive] != Action.HALT)
         for number, name in enumerate(names):
             yield _over(f"dqn_td_error_{name}", error, replayed.action[alive] == number)
 

@@ -206,6 +206,12 @@ Q_LEARNING = _group(
     Metric("train/dqn_q_mean", "mean Q-value of the states just seen", "scaled rewards"),
     Metric("train/dqn_target_mean", "mean TD target of the replayed transitions", "scaled rewards"),
     Metric(
+        "train/dqn_ended_early",
+        "replayed CONTINUE and EXPAND that were stored as the end of their episode",
+        "share",
+        Range("ours: an episode ends with HALT", high=0.05),
+    ),
+    Metric(
         "train/dqn_td_error_mean",
         "mean absolute TD error of the replayed transitions",
         "scaled rewards",

@@ -50,7 +50,8 @@ def labels_constant(evidence: Evidence) -> Finding:
     held_out = chance if chance is not None else share
     spread = evidence.file.label_spread
     judged = len(evidence.file.labels.get(evidence.file.held_out or "train", ()))
-    noise = 3 * math.sqrt(share * (1 - share) / max(judged, 1))
+    known = len(evidence.file.labels["train"])
+    noise = 3 * math.sqrt(share * (1 - share) * (1 / max(judged, 1) + 1 / known))
     numbers = {"top_share": share, "chance": held_out, "classes": float(classes), "spread": spread}
     text = f"{100 * share:.1f} % of the training labels are one class of {classes}"
     # Two unbalanced classes are a task (fraud, spam); of many classes one that takes nearly all is hardly. What is

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import can_expand, has_policy
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.statistics import median
 
 _FORGOTTEN = 50  # steps: weights that decay within so few hold nothing
 _DEFAULT_GAMMA = 0.99
@@ -12,6 +13,19 @@ _DEFAULT_GAMMA = 0.99
 
 def one_step(evidence: Evidence) -> Finding:
     steps = evidence.settings.arch.max_steps
+    counted, halting = (
+        median(evidence.metrics[f"train/{name}"].tail(0.5)) for name in ("ponder_cost", "action_1_halt")
+    )
+    # Where a share h of the rows halts at every step, those that do have taken 1 / h of them.
+    if counted * halting > 1.5:
+        return Finding(
+            Verdict.FAIL,
+            f"rows that halt count {counted:.3g} steps, but {100 * halting:.0f} % of the rows halt at every step",
+            "likely",
+            {"counted": counted, "halting": halting},
+            "The count of steps does not begin anew with a sample, so the last step is taken to be reached at once.",
+            advice="look at what resets Carry.steps where a row gets a new sample",
+        )
     if steps > 1 or not (can_expand(evidence) or has_policy(evidence)):
         return ok(f"arch.max_steps={steps}", steps=steps)
     return Finding(
@@ -27,6 +41,15 @@ def future_discounted(evidence: Evidence) -> Finding:
     config = evidence.settings
     if not has_policy(evidence):
         return unknown("no policy is learned")
+    early = median(evidence.metrics["train/dqn_ended_early"].tail(0.5))
+    if early > 0.05:
+        return Finding(
+            Verdict.FAIL,
+            f"{100 * early:.0f} % of the replayed CONTINUE and EXPAND were stored as the end of their episode",
+            numbers={"ended_early": early},
+            why="Nothing that comes after such an action counts, so it is worth less than to halt at once.",
+            advice="look at what is handed as `done` to trm_core.dqn.replay.ReplayBuffer.complete: only HALT ends one",
+        )
     gamma = config.dqn.gamma
     if gamma >= 0.8:
         return ok(f"dqn.gamma={gamma:g}", gamma=gamma)
@@ -42,16 +65,22 @@ def future_discounted(evidence: Evidence) -> Finding:
 
 def regularisation(evidence: Evidence) -> Finding:
     training, dropout = evidence.settings.training, evidence.settings.arch.dropout
+    smoothing = training.label_smoothing
     rate = max(training.base_lr, training.muon_lr if training.optimizer == "muon" else 0.0)
     lasting = 1 / max(rate * training.weight_decay, 1e-12)
-    numbers = {"dropout": dropout, "steps_to_decay": min(lasting, 1e12)}
-    text = f"arch.dropout={dropout:g}; weights decay by weight_decay and rate within {lasting:.3g} steps"
-    verdict = Verdict.FAIL if dropout > 0.7 or lasting < _FORGOTTEN else Verdict.WARN
-    if dropout <= 0.5 and lasting >= 4 * _FORGOTTEN:
+    numbers = {"dropout": dropout, "smoothing": smoothing, "steps_to_decay": min(lasting, 1e12)}
+    text = (
+        f"arch.dropout={dropout:g}, training.label_smoothing={smoothing:g}; weights decay by weight_decay and rate "
+        f"within {lasting:.3g} steps"
+    )
+    verdict = Verdict.FAIL if dropout > 0.7 or smoothing > 0.7 or lasting < _FORGOTTEN else Verdict.WARN
+    if dropout <= 0.5 and smoothing <= 0.3 and lasting >= 4 * _FORGOTTEN:
         return ok(text, **numbers)
     fix: dict[str, float] = {}
     if dropout > 0.5:
         fix["arch.dropout"] = 0.1
+    if smoothing > 0.3:
+        fix["training.label_smoothing"] = 0.0
     if lasting < 4 * _FORGOTTEN:
         fix["training.weight_decay"] = 0.1
     return Finding(
@@ -59,7 +88,7 @@ def regularisation(evidence: Evidence) -> Finding:
         text,
         "likely",
         numbers,
-        "What a step teaches is dropped or decays before the next ones can build on it.",
+        "What a step teaches is dropped, smoothed away or decays before the next ones can build on it.",
         fix,
     )
 

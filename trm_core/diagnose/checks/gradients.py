@@ -12,7 +12,9 @@ from trm_core.diagnose.checks.config import WARMUP
 from trm_core.diagnose.checks.settings import has_policy, slower
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import block_means, median, rising
+from trm_core.optim.schedule import lr_factor
 
+_TINY = 1e-3  # a limit of the norm that is so far below it limits nothing any more, it scales
 _SKIPPED = re.compile(r"step (\d+): (.+); skipped")
 
 
@@ -101,6 +103,15 @@ def never_recovered(evidence: Evidence, peak: float, loss: float) -> bool:
 
 def lr_too_low(evidence: Evidence) -> Finding:
     training = evidence.settings.training
+    followed = rate_over_schedule(evidence)
+    if followed < 0.3:
+        return Finding(
+            Verdict.FAIL,
+            f"the learning rate that was logged is {followed:.2g} of what its schedule says (median of the steps)",
+            numbers={"rate_over_schedule": followed},
+            why="The schedule is not asked for the step that training is at, or something else sets the rate.",
+            advice="look at what calls trm_core.optim.schedule.lr_factor, and in which unit it counts",
+        )
     series = evidence.metrics["train/update_ratio"].between(training.lr_warmup_steps, evidence.learning_steps)
     ratio = median(series)
     if math.isnan(ratio):
@@ -120,6 +131,21 @@ def lr_too_low(evidence: Evidence) -> Finding:
     )
 
 
+def rate_over_schedule(evidence: Evidence) -> float:
+    """The logged learning rate over that of the config's schedule, as a median over the learning steps; NaN without."""
+    training, learning = evidence.settings.training, evidence.learning_steps
+    rate = evidence.metrics["train/lr"].between(0, learning).tail(0.5).finite()
+    if not len(rate) or not training.base_lr:
+        return math.nan
+    expected = [
+        training.base_lr * lr_factor(int(step) - 1, training.lr_warmup_steps, learning, training.lr_min_ratio)
+        for step in rate.steps
+    ]
+    lowered = evidence.metrics["train/rate_factor"].finite()
+    factor = np.interp(rate.steps, lowered.steps, lowered.values) if len(lowered) else 1.0
+    return float(np.median(rate.values / (np.array(expected) * factor + 1e-30)))
+
+
 def exploding(evidence: Evidence) -> Finding:
     metrics, training = evidence.metrics, evidence.settings.training
     norm = metrics["train/grad_norm"].between(0, evidence.learning_steps).finite()
@@ -135,6 +161,8 @@ def exploding(evidence: Evidence) -> Finding:
     peak = float(norm.values.max())
     numbers = {"early": early, "late": late, "peak": peak, "clip": limit}
     text = f"gradient norm {early:.3g} early, {late:.3g} late, at most {peak:.3g} (clipped at {limit:g})"
+    if limit < _TINY * early:
+        limit = 0.1 * early  # next to a limit that is too small any norm is large
     grows = late / max(early, 1e-12)
     if late > 10 * limit and (grows > 5 or late > 100 * limit):
         verdict = Verdict.FAIL
@@ -197,6 +225,15 @@ def clipping(evidence: Evidence) -> Finding:
     # These optimisers divide by the gradient's size, so clipping does little but even out steps.
     if share < 0.98 or norm < 10 * training.grad_clip_norm:
         return ok(text, share=share)
+    if training.grad_clip_norm < _TINY * norm:
+        return Finding(
+            Verdict.FAIL,
+            f"{text}, {norm / training.grad_clip_norm:.2g} times below the usual norm",
+            "likely",
+            {"share": share, "norm": norm},
+            "Gradients scaled down this far drown in what optimisers add for stability, and nothing moves.",
+            {"training.grad_clip_norm": 1.0},
+        )
     return Finding(
         Verdict.WARN,
         text,
@@ -227,6 +264,7 @@ CHECKS = (
         dead_layer,
         watched=True,
     ),
+    Check("clipping", ("gradients",), "grad_clip_ratio near 1", "pipeline.md 5.5", ("config", "metrics"), clipping),
     Check(
         "exploding-gradients",
         ("gradients",),
@@ -254,5 +292,4 @@ CHECKS = (
         lr_too_low,
         watched=True,
     ),
-    Check("clipping", ("gradients",), "grad_clip_ratio near 1", "pipeline.md 5.5", ("config", "metrics"), clipping),
 )

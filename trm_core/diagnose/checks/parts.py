@@ -30,6 +30,17 @@ def bank(evidence: Evidence) -> Finding:
             why=f"A row is written if its terminal reward reaches {threshold:g} (memory.reward_threshold); none does.",
             fix={"memory.reward_threshold": -0.5},
         )
+    memory, seen = evidence.settings.memory, metrics.last_step * evidence.settings.training.global_batch_size
+    if filled < 0.1 and seen > 20 * memory.capacity:
+        return Finding(
+            Verdict.FAIL if filled < 0.05 else Verdict.WARN,
+            f"{text}, after {seen} rows for {memory.capacity} slots",
+            "likely",
+            numbers,
+            f"New rows are merged into old ones from a likeness of {memory.dedup_threshold:g} on "
+            "(memory.dedup_threshold), so a few slots stand for everything.",
+            {"memory.dedup_threshold": type(memory).model_fields["dedup_threshold"].default},
+        )
     return ok(text, **numbers)
 
 

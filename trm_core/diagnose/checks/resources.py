@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 
 import numpy as np
 
@@ -72,6 +73,18 @@ def slows_down(evidence: Evidence) -> Finding:
         return unknown("too few steps were logged")
     early, late = float(np.median(means[: len(means) // 2])), float(np.median(means[-3:]))
     text = f"{early:.4g} samples/s in the first half, {late:.4g} now"
+    quarters = [float(np.median(part)) for part in np.array_split(means, 4)]
+    # What another process takes, it takes at once; what grows with the steps slows every quarter.
+    steadily = sum(after < 0.95 * before for before, after in pairwise(quarters)) >= 2 and rising(rate) > 0.995
+    if steadily and quarters[-1] < 0.6 * quarters[0]:
+        return Finding(
+            Verdict.WARN,
+            f"{', '.join(f'{quarter:.4g}' for quarter in quarters)} samples/s in the quarters of the run",
+            "likely",
+            {"early": quarters[0], "late": quarters[-1]},
+            "Each step takes longer than the one before: something is gone through that grows, a list or a history.",
+            advice="look at code of your own that keeps something of every step; trm profile shows which stage it is",
+        )
     if late > 0.5 * early:
         return ok(text, early=early, late=late)
     return Finding(

@@ -108,12 +108,14 @@ def disk(evidence: Evidence) -> Finding:
     free = shutil.disk_usage(evidence.facts.path).free
     newest = max((one.bytes for one in evidence.checkpoints or []), default=0)
     said = [line for line in evidence.facts.log if "warning" in line and _SPACE.search(line)]
+    failed = str(evidence.facts.status.get("error", "")) if evidence.facts.status.get("state") == "failed" else ""
+    said += [failed] * ("cannot save" in failed and _SPACE.search(failed) is not None)
     numbers = {"free_gb": free / 1e9, "checkpoint_gb": newest / 1e9}
     text = f"{free / 1e9:.1f} GB free, a checkpoint takes {newest / 1e9:.2f}"
     if free > 3 * newest and not said:
         return ok(text, **numbers)
     return Finding(
-        Verdict.FAIL if free < newest else Verdict.WARN,
+        Verdict.FAIL if free < newest or failed in said else Verdict.WARN,
         text + (f"; {said[-1].strip()[:200]}" if said else ""),
         "certain",
         numbers,
@@ -140,8 +142,8 @@ TORN = Check(
     torn,
 )
 CHECKS = (
-    Check("run-ended", ("checkpoints", "environment"), "the run ended early", "pipeline.md checklist", ("run",), ended),
     Check(
         "disk-space", ("checkpoints", "environment"), "checkpoints are missing", "ours", ("run", "checkpoints"), disk
     ),
+    Check("run-ended", ("checkpoints", "environment"), "the run ended early", "pipeline.md checklist", ("run",), ended),
 )

@@ -31,6 +31,9 @@ def splits_differ(evidence: Evidence) -> Finding:
         f"and spread {scale:.2g} times as far (medians over coordinates)"
     )
     apart = _apart(moved, scale)
+    carried = _carried_over(evidence, split or "held-out") if apart < 1 else None
+    if carried is not None:
+        return carried
     if apart < 0.7:
         return ok(text, **numbers)
     return Finding(
@@ -44,27 +47,58 @@ def splits_differ(evidence: Evidence) -> Finding:
     )
 
 
+def _carried_over(evidence: Evidence, split: str) -> Finding | None:
+    """What training teaches and the held-out split contradicts."""
+    carried, chance = evidence.file.carried_over, evidence.file.probe.chance if evidence.file.probe else 0.0
+    if carried is None:
+        return None
+    there, inside, cases = carried
+    gain, kept = inside - chance, there - chance
+    if gain < 0.1 or kept > 0.7 * gain or gain - kept < 5 * math.sqrt(0.25 / cases):
+        return None
+    return Finding(
+        Verdict.FAIL if kept < 0.6 * gain else Verdict.WARN,
+        f"what a linear probe learns from training samples is right on {100 * inside:.0f} % of other training samples "
+        f"and on {100 * there:.0f} % of the {split} ones (chance {100 * chance:.0f} %)",
+        "likely",
+        {"inside": inside, "there": there, "chance": chance},
+        "The same inputs mean other labels there. Classes that are numbered in another way, an encoder that was fitted "
+        "anew, columns in another order look like this.",
+        advice="build all splits in one go, with one encoder and one list of classes",
+    )
+
+
 def _apart(moved: float, scale: float) -> float:
     """1: half a standard deviation, or one and a half times the spread."""
     return max(moved / 0.5, abs(math.log(max(scale, 1e-9))) / math.log(1.5))
 
 
 def children_misplaced(evidence: Evidence) -> Finding:
-    if evidence.file.placed is None:
+    fit = evidence.file.placed
+    if fit is None:
         return unknown("there are no children, or too few samples")
-    own, other, where = evidence.file.placed
-    numbers = {"own": own, "other": other}
-    text = f"children explain {100 * own:.0f} % of the sketch above them"
-    if other < 0.3 or other < own + 0.2:
-        return ok(text, **numbers)
-    return Finding(
-        Verdict.FAIL if other - own > 0.5 * (1 - own) else Verdict.WARN,
-        f"{text}, and {100 * other:.0f} % of that of {where}",
-        "likely",
-        numbers,
-        "Whoever opens a capsule is shown the detail of another one, so EXPAND cannot pay as it should.",
-        advice="check how children were joined to capsules: an offset by one in a loop or a sort looks like this",
-    )
+    numbers = {"own": fit.own, "other": fit.other}
+    text = f"children explain {100 * fit.own:.0f} % of the sketch above them"
+    why = "Whoever opens a capsule is shown the detail of another one, so EXPAND cannot pay as it should."
+    advice = "check how children were joined to capsules: an offset by one in a loop, or a sort, looks like this"
+    if fit.other >= 0.3 and fit.other >= fit.own + 0.2:
+        verdict = Verdict.FAIL if fit.other - fit.own > 0.5 * (1 - fit.own) else Verdict.WARN
+        text += f", and {100 * fit.other:.0f} % of that of {fit.where}"
+        return Finding(verdict, text, "likely", numbers, why, advice=advice)
+    if fit.other >= 0.1 and fit.own < fit.other + 0.1:
+        text += f", no more than those of {fit.where} do ({100 * fit.other:.0f} %)"
+        return Finding(Verdict.FAIL, text, "likely", numbers, why, advice=advice)
+    probe, alone = evidence.file.probe, evidence.file.told_by_children if fit.own < fit.other + 0.1 else None
+    if probe is not None and alone is not None and probe.sketches > probe.chance + 0.1 and alone < 0.05:
+        return Finding(
+            Verdict.FAIL,
+            f"{text}, and of the labels nothing, which sketches tell in {100 * probe.sketches:.0f} % of the samples",
+            "likely",
+            numbers,
+            "Children that belong to other samples say nothing of their own one. So does detail that is noise.",
+            advice=advice,
+        )
+    return ok(text, **numbers)
 
 
 CHECKS = (
