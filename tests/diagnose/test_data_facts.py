@@ -49,9 +49,10 @@ def write(path: Path, change: str = "", seed: int = 0, rows: int = 900, noise: f
             arrays["children"] = np.roll(children, 1, axis=1)
         if change == "one row late":
             arrays["children"] = np.roll(children, 1, axis=0)
-        if change == "rows in another order":
+        if change.startswith("rows in another order"):
             sketches = arrays["sketches"] = centres[labels] + 0.1 * random.standard_normal((count, K, D))
-            arrays["children"] = random.permutation(children)
+            moved = round(count * (0.4 if "part" in change else 1))
+            arrays["children"] = np.concatenate([random.permutation(children[:moved]), children[moved:]])
         if split == "validation" and change == "other encoder":
             arrays = {name: values * np.where(np.arange(D) % 2, -1, 1) for name, values in arrays.items()}
         if split == "train" and change == "counted from one":
@@ -122,6 +123,7 @@ def test_healthy_data_raise_nothing(tmp_path: Path, noise: float) -> None:
         ("other offset", "splits-differ"),
         ("other classes", "splits-differ"),
         ("rows in another order", "children-misplaced"),
+        ("rows in another order in a part", "children-misplaced"),
         ("other encoder", "splits-differ"),
         ("counted from one", "splits-differ"),
     ],

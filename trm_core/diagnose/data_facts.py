@@ -20,6 +20,7 @@ from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.diagnose.resemblance import (
     Fit,
+    fit_by_stretch,
     fits_elsewhere,
     near_copies,
     projected,
@@ -215,6 +216,12 @@ class DataFacts:
         first = (rows - count) // 2
         read = self.capsules.read("train", slice(first, first + count), fields)
         return fits_elsewhere(read["sketches"], read["children"])
+
+    @cached_property
+    def placed_by_stretch(self) -> tuple[float, float]:
+        """Of samples that lie evenly over the training split: see `fit_by_stretch`."""
+        sample = self._sample("train")
+        return fit_by_stretch(sample["sketches"], sample["children"])
 
     @cached_property
     def told_by_children(self) -> float | None:

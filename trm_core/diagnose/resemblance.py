@@ -13,6 +13,7 @@ _NEIGHBOURS = 600  # samples whose nearest neighbour is looked for
 _SEVERAL = 3  # training rows that may have the same capsule
 _FEATURES = 300
 _PAIRS = 2500
+_STRETCHES = 8
 _TOLD = 0.05  # size of what a linear map leaves of a child's own detail
 _TRIMMED = 4  # fits, each to the better half of the last one's pairs
 
@@ -93,6 +94,24 @@ def fits_elsewhere(sketches: Array, children: Array) -> Fit:
     others = {} if own > 0.75 else {f"the {name}": explained(*shift) for name, shift in shifts.items()}
     best = max(others, key=lambda name: others[name], default="")
     return Fit(own, others.get(best, 0.0), best)
+
+
+def fit_by_stretch(sketches: Array, children: Array) -> tuple[float, float]:
+    """How much of the sketches [n, k, d] one linear map of their children [n, k, m, D] explains in the stretch of rows
+    where that is least, and where it is most (R^2). (0, 0) where there are too few rows.
+    """
+    if len(sketches) > 100 * _STRETCHES:
+        sketches, children = sketches[::2], children[::2]
+    n, k = sketches.shape[:2]
+    x, y = projected(children.reshape(n * k, -1)).astype(float), projected(sketches.reshape(n * k, -1)).astype(float)
+    x, y = x - x.mean(0), y - y.mean(0)
+    if n < 50 * _STRETCHES or len(x) < 10 * x.shape[1] or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return 0.0, 0.0
+    gram = x.T @ x
+    left = y - x @ np.linalg.solve(gram + (1e-3 * np.trace(gram) / len(gram) + 1e-30) * np.eye(len(gram)), x.T @ y)
+    wrong, size = (np.array_split((values**2).sum(1), _STRETCHES) for values in (left, y))
+    found = [1 - part.sum() / max(whole.sum(), 1e-30) for part, whole in zip(wrong, size, strict=True)]
+    return float(min(found)), float(max(found))
 
 
 def _explained(x: Array, y: Array) -> float:

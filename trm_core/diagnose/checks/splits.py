@@ -85,6 +85,17 @@ def children_misplaced(evidence: Evidence) -> Finding:
         verdict = Verdict.FAIL if fit.other - fit.own > 0.5 * (1 - fit.own) else Verdict.WARN
         text += f", and {100 * fit.other:.0f} % of that of {fit.where}"
         return Finding(verdict, text, "likely", numbers, why, advice=advice)
+    least, most = evidence.file.placed_by_stretch
+    if most > 0.3 and least < 0.6 * most:
+        return Finding(
+            Verdict.FAIL if least < 0.5 * most else Verdict.WARN,
+            f"in one part of the file children explain {100 * most:.0f} % of the sketch above them, "
+            f"in another {100 * max(least, 0.0):.0f} %",
+            "likely",
+            {**numbers, "least": least, "most": most},
+            why,
+            advice=advice,
+        )
     if fit.other >= 0.1 and fit.own < fit.other + 0.1:
         text += f", no more than those of {fit.where} do ({100 * fit.other:.0f} %)"
         return Finding(Verdict.FAIL, text, "likely", numbers, why, advice=advice)
