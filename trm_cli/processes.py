@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
 from trm_cli.console import error
-from trm_core.distributed.place import Place, find_place
 from trm_core.errors import TrmError
+
+if TYPE_CHECKING:
+    from trm_core.distributed.place import Place
 
 
 def this_process() -> Place:
     """Which one this is of how many; the only one where the environment contradicts itself: the command says so."""
+    from trm_core.distributed.place import Place, find_place
+
     try:
         return find_place()
     except TrmError:

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.acquisition.curves import Curve, Group, Point
 from benchmarks.acquisition.summary import OWN
 from trm_core.config.schema import Config, Selector
-from trm_core.data.batch import CapsuleBatch
+from trm_core.data.batch import WHOLE, CapsuleBatch, Part
 from trm_core.dqn.actions import Action
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import TrmError
@@ -91,21 +91,15 @@ def think_on(now: Situation) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class SpreadRows(EvaluationData):
-    """About `limit` rows, evenly spread over the split."""
+class KeptRows(EvaluationData):
+    """`limit` rows of the split, read once: the greedy search walks over them k (k + 1) / 2 times."""
 
     kept: list[CapsuleBatch] = field(default_factory=list)
 
-    def batches(self) -> Iterator[CapsuleBatch]:
-        if not self.kept:  # read once: the greedy search walks over them k (k + 1) / 2 times
-            assert self.limit is not None
-            stride = max(1, self.file.rows[self.split] // self.limit)
-            first = 0
-            for batch in EvaluationData(self.file, self.split).batches():
-                rows = torch.arange(first, first + len(batch))
-                self.kept.append(batch.select((rows % stride == 0).nonzero().squeeze(1)))
-                first += len(batch)
-        yield from self.kept
+    def batches(self, part: Part = WHOLE) -> Iterator[CapsuleBatch]:
+        if not self.kept:
+            self.kept.extend(super().batches())
+        yield from self.kept[part.number :: part.of]
 
 
 def with_selector(config: Config, selector: str) -> Config:
@@ -211,7 +205,7 @@ def greedy_order(run: TrainedRun, evaluator: Evaluator, rows: int) -> list[int]:
     """
     file = evaluator.data.file
     split = "validation" if file.rows.get("validation") and evaluator.data.split != "validation" else "train"
-    sample = Evaluator(run.model, run.config, SpreadRows(file, split, rows))
+    sample = Evaluator(run.model, run.config, KeptRows(file, split, rows))
     k, level = run.model.data.num_capsules, run.model.price_level
     order: list[int] = []
     while len(order) < k:
