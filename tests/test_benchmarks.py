@@ -44,7 +44,9 @@ def test_quickstart_folds(tmp_path: Path) -> None:
 def run(folder: Path, module: str, *arguments: str | Path) -> Any:
     """The record that a benchmark prints and writes."""
     out = folder / f"{module}.json"
-    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments), "--out", str(out)]
+    words = [str(argument) for argument in arguments]
+    end = words.index("--") if "--" in words else len(words)  # what follows it are no options
+    command = [sys.executable, "-m", f"benchmarks.{module}", *words[:end], "--out", str(out), *words[end:]]
     environment = {**os.environ, "TRM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
