@@ -175,6 +175,11 @@ def test_it_fails_on_its_fault(
     assert finding.why.count(". ") <= 1, "two sentences"
 
 
+def test_a_rate_that_is_too_high_is_no_decay_that_is_too_strong(data: DataFacts) -> None:
+    rate = {"training": {"base_lr": 3.0, "weight_decay": 0.1}}
+    assert found(data, "regularisation", rate, {}).verdict is Verdict.OK
+
+
 def test_a_limit_that_is_too_small_makes_no_norm_explode(data: DataFacts) -> None:
     assert found(data, "exploding-gradients", {"training": {"grad_clip_norm": 1e-8}}, {}).verdict is Verdict.OK
 

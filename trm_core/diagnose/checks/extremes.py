@@ -8,6 +8,7 @@ from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import median
 
 _FORGOTTEN = 50  # steps: weights that decay within so few hold nothing
+_USUAL_RATE = 0.02
 _DEFAULT_GAMMA = 0.99
 
 
@@ -67,6 +68,7 @@ def regularisation(evidence: Evidence) -> Finding:
     training, dropout = evidence.settings.training, evidence.settings.arch.dropout
     smoothing = training.label_smoothing
     rate = max(training.base_lr, training.muon_lr if training.optimizer == "muon" else 0.0)
+    rate = min(rate, _USUAL_RATE)  # a rate that is too high is a fault of its own
     lasting = 1 / max(rate * training.weight_decay, 1e-12)
     numbers = {"dropout": dropout, "smoothing": smoothing, "steps_to_decay": min(lasting, 1e12)}
     text = (
