@@ -7,7 +7,7 @@ Trains a config as it is and with what its first working version said (`SUBJECTS
 through the checkpoints: accuracy of the learned policy and of everything open, on samples that are held out, against
 the seconds spent in training steps (one thread each; evaluation and saving left out). The schedules are parts of the
 settings: a point in the middle of a run is one of a rate that has not fallen yet. With everything open the price plays
-no part, which the first version of the quickstart set eight times as high.
+no part, which the first version of the quickstart set eight times as high. What is not listed stays as it is today.
 """
 
 from __future__ import annotations

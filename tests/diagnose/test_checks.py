@@ -16,6 +16,7 @@ from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.diagnose import diagnose, look
 from trm_core.diagnose.evidence import Evidence, RunFacts
 from trm_core.diagnose.fix import chosen, fixed
+from trm_core.diagnose.read_metrics import read_metrics
 from trm_core.diagnose.registry import CHECKS, of_group
 from trm_core.diagnose.series import Metrics, Series
 from trm_core.errors import CheckFailed
@@ -178,6 +179,12 @@ def test_it_fails_on_its_fault(
 def test_a_rate_that_is_too_high_is_no_decay_that_is_too_strong(data: DataFacts) -> None:
     rate = {"training": {"base_lr": 3.0, "weight_decay": 0.1}}
     assert found(data, "regularisation", rate, {}).verdict is Verdict.OK
+
+
+def test_only_halt_ends_an_episode_in_a_real_run(trained_run: Path) -> None:
+    ended = read_metrics(trained_run / "metrics.jsonl", 20)["train/dqn_ended_early"].finite()
+    assert len(ended) > 10
+    assert not ended.values.any()
 
 
 def test_a_limit_that_is_too_small_makes_no_norm_explode(data: DataFacts) -> None:

@@ -13,8 +13,9 @@ from sklearn.datasets import load_digits
 
 from trm_core.data.store import CapsuleWriter
 from trm_core.diagnose.check import Verdict
-from trm_core.diagnose.data_facts import DataFacts, broken_stretch, right_in_folds, row_hashes
+from trm_core.diagnose.data_facts import DataFacts, row_hashes
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.linear_probe import broken_stretch, right_in_folds
 from trm_core.diagnose.registry import CHECKS
 
 K, M, D, CLASSES = 4, 2, 6, 5

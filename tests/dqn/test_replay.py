@@ -374,6 +374,16 @@ def test_age_is_counted_in_steps_to_the_newest_push() -> None:
     assert buffer.ages(torch.tensor([0, 1, 2, 3])).tolist() == [0, 12, 7, 7]
 
 
+def test_the_last_transition_of_an_episode_is_told() -> None:
+    buffer, no = make(4), torch.zeros(1)
+    for step in (1, 2):
+        one(buffer, step, False)
+    for slot, done in ((0, False), (1, True)):
+        places = torch.tensor([slot]), torch.tensor([True])
+        buffer.complete(*places, no.long(), no, no, torch.tensor([1]), torch.tensor([done]))
+    assert buffer.ends(torch.tensor([1, 0, 1])).tolist() == [True, False, True]
+
+
 def test_what_follows_something_incomplete_is_not_asked_for() -> None:
     buffer = filled([True, False, True])
     with pytest.raises(AssertionError, match="incomplete"):

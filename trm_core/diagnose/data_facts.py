@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.store import CapsuleFile, open_capsules
+from trm_core.diagnose.linear_probe import Stretch, broken_stretch, right_elsewhere, right_in_folds
 from trm_core.diagnose.resemblance import (
     Fit,
     fit_by_stretch,
@@ -30,28 +30,14 @@ from trm_core.diagnose.resemblance import (
 )
 
 _CASES = 2000  # samples that probes learn from
-_FEATURES = 400  # random projections of more
+_COORDINATES = 400  # of a sample whose scale is looked at, at most twice as many
 _BYTES = 24 << 20  # most that is read of one split, for twins
 _MAX_CLASSES = 64
-_FOLDS = 3
-_BLOCKS = 20  # of neighbouring samples
 _NEIGHBOURS = 500  # rows in one piece
 _MOST_LABELS = 200_000
 _HASH_SEED = 11
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Neighbouring samples on which a probe is right far less often than on the others. `begin`, `end`: where they lie,
-    in shares of the split; `inside`, `outside`: accuracies.
-    """
-
-    begin: float
-    end: float
-    inside: float
-    outside: float
 
 
 @dataclass(frozen=True)
@@ -350,7 +336,7 @@ class DataFacts:
 def projected_less(values: np.ndarray) -> np.ndarray:
     """[n, ...] -> [n, F]: every so many-th coordinate, where there are many; no mixture, which would hide a scale."""
     flat = values.reshape(len(values), -1)
-    return flat[:, :: max(1, flat.shape[1] // _FEATURES)]
+    return flat[:, :: max(1, flat.shape[1] // _COORDINATES)]
 
 
 def row_hashes(arrays: Iterable[np.ndarray]) -> NDArray[np.uint64]:
@@ -406,63 +392,3 @@ def _caught(values: Array, member: NDArray[np.bool_]) -> float:
         if pure.any():
             best = max(best, float(hits[pure].max() / max(member.sum(), 1)))
     return best
-
-
-def broken_stretch(right: NDArray[np.bool_], labels: NDArray[np.int64], chance: float) -> Stretch | None:
-    """The neighbouring samples whose labels seem to belong to others: a probe is near chance there and well above it
-    elsewhere. right [n]: whether it is right, in the order of the file.
-
-    A stretch that lacks half of the classes is left out: in a file that is sorted by class it is a hard class.
-    """
-    edges = np.linspace(0, len(right), _BLOCKS + 1).astype(int)
-    hits = np.concatenate([[0], np.cumsum(right)])[edges]
-    classes = len(np.unique(labels))
-    found, most = None, 6.0  # standard errors: there are some two hundred stretches
-    for first, last in combinations(range(_BLOCKS + 1), 2):
-        count = edges[last] - edges[first]
-        rest = len(right) - count
-        if last - first < _BLOCKS // 10 or last - first > _BLOCKS - _BLOCKS // 10:
-            continue
-        inside, outside = (hits[last] - hits[first]) / count, (hits[-1] - hits[last] + hits[first]) / rest
-        near_chance = inside - chance < 0.3 * (outside - chance)
-        error = math.sqrt(outside * (1 - outside) / rest + inside * (1 - inside) / count) + 1e-9
-        if (outside - inside) / error <= most or outside < chance + 0.15 or not near_chance:
-            continue
-        if len(np.unique(labels[edges[first] : edges[last]])) < 0.6 * classes:
-            continue
-        most = (outside - inside) / error
-        found = Stretch(first / _BLOCKS, last / _BLOCKS, float(inside), float(outside))
-    return found
-
-
-def right_elsewhere(features: Array, labels: NDArray[np.int64], others: Array, truth: NDArray[np.int64]) -> float:
-    """Accuracy on others [m, F] of the ridge regression of `right_in_folds` learned from features [n, F]."""
-    mean, spread = features.mean(0), features.std(0) + 1e-6
-    x, z = (features - mean) / spread, (others - mean) / spread
-    if x.shape[1] > _FEATURES:  # in single precision, which takes half of the time
-        mix = np.random.default_rng(0).standard_normal((x.shape[1], _FEATURES), np.float32)
-        x, z = ((one.astype(np.float32) @ mix).astype(float) / x.shape[1] ** 0.5 for one in (x, z))
-    x, z = (np.concatenate([one, np.ones((len(one), 1))], axis=1) for one in (x, z))
-    classes, y = np.unique(labels, return_inverse=True)
-    weights = np.linalg.solve(x.T @ x + 0.1 * len(x) * np.eye(x.shape[1]), x.T @ np.eye(len(classes))[y])
-    return float((classes[(z @ weights).argmax(1)] == truth).mean())
-
-
-def right_in_folds(features: Array, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[n]: whether ridge regression onto classes, learned from two other thirds, is right; features [n, F] are
-    standardised and, past 400, projected at random.
-    """
-    generator = np.random.default_rng(0)
-    x = (features - features.mean(0)) / (features.std(0) + 1e-6)
-    if x.shape[1] > _FEATURES:
-        x = x @ generator.standard_normal((x.shape[1], _FEATURES)) / np.sqrt(x.shape[1])
-    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-    classes, y = np.unique(labels, return_inverse=True)
-    fold = generator.permutation(len(y)) % _FOLDS
-    right = np.zeros(len(y), np.bool_)
-    for number in range(_FOLDS):
-        own, other = fold != number, fold == number
-        gram = x[own].T @ x[own] + 0.1 * own.sum() * np.eye(x.shape[1])
-        weights = np.linalg.solve(gram, x[own].T @ np.eye(len(classes))[y[own]])
-        right[other] = (x[other] @ weights).argmax(1) == y[other]
-    return right

@@ -107,8 +107,7 @@ def fit_by_stretch(sketches: Array, children: Array) -> tuple[float, float]:
     x, y = x - x.mean(0), y - y.mean(0)
     if n < 50 * _STRETCHES or len(x) < 10 * x.shape[1] or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return 0.0, 0.0
-    gram = x.T @ x
-    left = y - x @ np.linalg.solve(gram + (1e-3 * np.trace(gram) / len(gram) + 1e-30) * np.eye(len(gram)), x.T @ y)
+    left = y - x @ _ridge(x, y)
     wrong, size = (np.array_split((values**2).sum(1), _STRETCHES) for values in (left, y))
     found = [1 - part.sum() / max(whole.sum(), 1e-30) for part, whole in zip(wrong, size, strict=True)]
     return float(min(found)), float(max(found))
@@ -122,11 +121,15 @@ def _explained(x: Array, y: Array) -> float:
     learned, judged = chosen[::2], chosen[1::2]
     if len(learned) < 3 * x.shape[1]:
         return 0.0
-    gram = x[learned].T @ x[learned]
-    ridge = (1e-3 * np.trace(gram) / len(gram) + 1e-30) * np.eye(len(gram))
-    left = y[judged] - x[judged] @ np.linalg.solve(gram + ridge, x[learned].T @ y[learned])
+    left = y[judged] - x[judged] @ _ridge(x[learned], y[learned])
     size = float((y[judged] ** 2).sum())
     return max(0.0, 1 - float((left**2).sum()) / size) if size else 0.0
+
+
+def _ridge(x: Array, y: Array) -> Array:
+    """[F, G]: the linear map from x [n, F] to y [n, G]."""
+    gram = x.T @ x
+    return np.linalg.solve(gram + (1e-3 * np.trace(gram) / len(gram) + 1e-30) * np.eye(len(gram)), x.T @ y)
 
 
 def shift_between(train: Array, other: Array) -> tuple[float, float]:
@@ -144,7 +147,8 @@ def shift_between(train: Array, other: Array) -> tuple[float, float]:
 
 def told_by_sketches(sketches: Array, children: Array) -> float:
     """Share of the capsules whose children [n, k, m, D] a linear map tells from the sketches [n, k, d] of the capsule
-    and of its two neighbours: see `exactly_told`.
+    and of its two neighbours. One map for all capsules: fitted to the capsules that it fits best, so that the
+    others do not disturb it. 0 where there are too few capsules to tell.
     """
     k, m, width = children.shape[1:]
     inner = slice(1, k - 1) if k > 2 else slice(k)  # one at the edge has one neighbour less
@@ -152,16 +156,9 @@ def told_by_sketches(sketches: Array, children: Array) -> float:
     around = np.concatenate([edge[:, :-2], edge[:, 1:-1], edge[:, 2:]], axis=2)[:, inner]
     x, y = around.reshape(-1, around.shape[-1]), children[:, inner].reshape(-1, m * width)
     alive = y.any(1)
-    return exactly_told(projected(x[alive], _FEATURES).astype(float), projected(y[alive]).astype(float))
-
-
-def exactly_told(x: Array, y: Array) -> float:
-    """Share of the pairs whose y [n, G] a linear map tells from x [n, F] nearly exactly: the map is fitted to the pairs
-    that it fits best, so that the others do not disturb it. 0 where there are too few.
-    """
-    sound = np.flatnonzero(np.isfinite(x).all(1) & np.isfinite(y).all(1))
-    chosen = np.random.default_rng(2).permutation(sound)[:_PAIRS]
-    x, y = x[chosen] - x[chosen].mean(0), y[chosen] - y[chosen].mean(0)
+    chosen = np.random.default_rng(2).permutation(np.flatnonzero(alive))[:_PAIRS]
+    x, y = projected(x[chosen], _FEATURES).astype(float), projected(y[chosen]).astype(float)
+    x, y = x - x.mean(0), y - y.mean(0)
     if len(x) < 4 * x.shape[1]:
         return 0.0
     learned, judged = np.arange(0, len(x), 2), np.arange(1, len(x), 2)

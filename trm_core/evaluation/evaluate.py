@@ -84,8 +84,8 @@ def evaluate_run(
 
     def count(rows: int) -> None:
         nonlocal done
-        done += rows * world_size()  # the others are about as far, and none where there are too few batches
-        on_rows(done if world_size() == 1 else min(done, total), max(total, done) if world_size() == 1 else total)
+        done += rows * world_size()  # the others are about as far
+        on_rows(min(done, total), total)
 
     voting = can_vote(data)
     tasks = tasks_of(data) if voting else []

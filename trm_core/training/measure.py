@@ -151,9 +151,11 @@ def now(
         error = result.td_error[alive]
         yield _mean("dqn_td_error_mean", error.abs())
         yield _mean("dqn_target_mean", replayed.target[alive])
-        yield _mean("dqn_replay_age_mean", state.replay.ages(replayed.slot[alive]))
-        ended = state.replay.ends(replayed.slot[alive]).float()
-        yield _over("dqn_ended_early", ended, replayed.action[alive] != Action.HALT)
+        ages = state.replay.ages(replayed.slot[alive])
+        yield _mean("dqn_replay_age_mean", ages)
+        # A slot of age 0 holds a state of this step by now, and not what was replayed.
+        looked = (replayed.action[alive] != Action.HALT) & (ages > 0)
+        yield _over("dqn_ended_early", state.replay.ends(replayed.slot[alive]).float(), looked)
         for number, name in enumerate(names):
             yield _over(f"dqn_td_error_{name}", error, replayed.action[alive] == number)
 
