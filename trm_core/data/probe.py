@@ -26,6 +26,7 @@ _MAX_LOGISTIC_CLASSES = 32
 _SHRINKAGE = 0.5
 _MAX_VALUE = 1e18  # the square is still a float32
 _MAX_CHOICE_ROWS = 2000
+_MAX_DIRECTION_ROWS = 2000
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 _FITS = {"sketches": ("sketches",), "checksums": ("sketches", "checksums"), "children": ("sketches", "children")}
 
@@ -177,8 +178,11 @@ def _features(fields: list[list[np.ndarray]], per_capsule: bool) -> list[np.ndar
     if in_place[0].shape[1] > _MAX_FEATURES:
         from sklearn.decomposition import PCA
 
-        reducer = PCA(min(_MAX_FEATURES, len(in_place[0])), svd_solver="randomized", random_state=_SEED)
-        reducer.fit(in_place[0])
+        # Directions of some rows, roughly: a probe is as good on them, and they take a quarter of the time.
+        rows = np.random.default_rng(_SEED).permutation(len(in_place[0]))[:_MAX_DIRECTION_ROWS]
+        count = min(_MAX_FEATURES, len(rows))
+        reducer = PCA(count, svd_solver="randomized", iterated_power=1, random_state=_SEED)
+        reducer.fit(in_place[0][rows])
         in_place = [reducer.transform(values) for values in in_place]
     if per_capsule:
         return in_place

@@ -6,12 +6,13 @@ whether the build was killed and run again.
 
 from __future__ import annotations
 
-import multiprocessing
-from collections import deque
+import functools
+import pickle
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,13 @@ from trm_core.data.build.splits import TRAIN
 from trm_core.data.build.twins import row_digests
 from trm_core.data.build.work import WorkDir
 from trm_core.data.threads import one_thread
+from trm_core.data.workers import Workers
 from trm_core.errors import StoppedEarly
 
 _CHUNK_BYTES = 16 << 20
 _CHUNK_ROWS = 256
+# What a worker needs before it can encode, and what takes seconds to import.
+WORKER_IMPORTS = (__name__, "sklearn.linear_model", "sklearn.feature_extraction.text")
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def encode_all(
     chunks: list[Chunk],
     plan: Plan,
     work: WorkDir,
-    workers: int,
+    workers: Workers,
     progress: Progress,
     should_stop: Callable[[], bool],
 ) -> int:
@@ -106,17 +110,22 @@ def encode_all(
     done = len(have)
     progress("encode", done, len(chunks))
     with_modality = len(modalities) > 1
-    results = _in_process(coder, jobs, with_modality) if workers == 0 else _pooled(coder, jobs, with_modality, workers)
-    for chunk, fields in results:
-        _complete(fields, chunk, plan)
-        work.save_chunk(chunk.index, fields)
-        done += 1
-        progress("encode", done, len(chunks))
-        if done < len(chunks) and should_stop():
-            raise StoppedEarly(
-                f"stopped after {done} of {len(chunks)} chunks; they are kept in {work.folder}",
-                hint="run the same command again to go on",
-            )
+    run: Callable[..., tuple[Chunk, dict[str, np.ndarray]]]
+    if workers.pool is None:
+        run = functools.partial(_encode, coder, with_modality)
+    else:
+        run = functools.partial(_encode_there, work.save_coder(pickle.dumps(coder)), with_modality)
+    with closing(workers.in_order(run, jobs)) as results:
+        for chunk, fields in results:
+            _complete(fields, chunk, plan)
+            work.save_chunk(chunk.index, fields)
+            done += 1
+            progress("encode", done, len(chunks))
+            if done < len(chunks) and should_stop():
+                raise StoppedEarly(
+                    f"stopped after {done} of {len(chunks)} chunks; they are kept in {work.folder}",
+                    hint="run the same command again to go on",
+                )
     return len(have)
 
 
@@ -144,46 +153,24 @@ def _complete(fields: dict[str, np.ndarray], chunk: Chunk, plan: Plan) -> None:
         fields["labels"] = plan.labels[rows]
 
 
-def _in_process(
-    coder: Coder, jobs: Iterator[tuple[Chunk, list[Any], np.ndarray]], with_modality: bool
-) -> Iterator[Any]:
-    for chunk, contents, train in jobs:
-        yield chunk, coder.run(chunk.modality, contents, train, with_modality)
+def _encode(
+    coder: Coder, with_modality: bool, chunk: Chunk, contents: list[Any], train: np.ndarray
+) -> tuple[Chunk, dict[str, np.ndarray]]:
+    return chunk, coder.run(chunk.modality, contents, train, with_modality)
 
 
-_worker_coder: Coder | None = None
+def _encode_there(
+    coder: Path, with_modality: bool, chunk: Chunk, contents: list[Any], train: np.ndarray
+) -> tuple[Chunk, dict[str, np.ndarray]]:
+    """`_encode` in a worker."""
+    return _encode(_read_coder(coder), with_modality, chunk, contents, train)
 
 
-def _start_worker(coder: Coder) -> None:
-    global _worker_coder
-    _worker_coder = coder
-
-
-def _work(modality: int, contents: list[Any], train: np.ndarray, with_modality: bool) -> dict[str, np.ndarray]:
-    assert _worker_coder is not None
-    return _worker_coder.run(modality, contents, train, with_modality)
-
-
-def _pooled(
-    coder: Coder, jobs: Iterator[tuple[Chunk, list[Any], np.ndarray]], with_modality: bool, workers: int
-) -> Iterator[Any]:
-    """Results in the order of the jobs, with at most two jobs per worker under way."""
-    # spawn: a fork of a process that runs threads (BLAS, a progress bar) may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(coder,)) as pool:
-        pending: deque[tuple[Chunk, Future[dict[str, np.ndarray]]]] = deque()
-        try:
-            for chunk, contents, train in jobs:
-                pending.append((chunk, pool.submit(_work, chunk.modality, contents, train, with_modality)))
-                if len(pending) >= 2 * workers:
-                    first, future = pending.popleft()
-                    yield first, future.result()
-            while pending:
-                first, future = pending.popleft()
-                yield first, future.result()
-        finally:
-            for _, future in pending:
-                future.cancel()
+@functools.lru_cache(maxsize=1)
+def _read_coder(path: Path) -> Coder:
+    """What this build has just written: by a file, because it is large and every worker wants it once."""
+    coder: Coder = pickle.loads(path.read_bytes())
+    return coder
 
 
 def _augment(

@@ -28,7 +28,8 @@ class _SvdTextEncoder(PhraseEncoder):
         self._scale = np.ones((), dtype=np.float32)
         self._kept = 0.0
 
-    def _learn_features(self, phrases: list[str]) -> None:
+    def _learn_features(self, phrases: list[str]) -> Any:
+        """Learn from the phrases; what `_features` then makes of them."""
         raise NotImplementedError
 
     def _features(self, phrases: list[str]) -> Any:
@@ -51,8 +52,7 @@ class _SvdTextEncoder(PhraseEncoder):
     def _learn(self, phrases: list[str], seed: int) -> None:
         from sklearn.decomposition import TruncatedSVD
 
-        self._learn_features(phrases)
-        features = self._features(phrases)
+        features = self._learn_features(phrases)
         components = min(self.dim, features.shape[1] - 1, len(phrases) - 1)
         if components < 1:
             raise DataError("the training documents hold too few different words to learn from")
@@ -94,13 +94,16 @@ class TfidfSvdEncoder(_SvdTextEncoder):
         self._state: State = {}
         self._vectorizers: list[Any] | None = None
 
-    def _learn_features(self, phrases: list[str]) -> None:
+    def _learn_features(self, phrases: list[str]) -> Any:
+        from scipy.sparse import hstack
+
         least = 2 if len(phrases) >= 1000 else 1
         state: State = {}
+        features = []
         for name, settings, limit in _VIEWS:
             vectorizer = _tfidf(settings | {"min_df": least, "max_features": limit})
             try:
-                vectorizer.fit(phrases)
+                features.append(vectorizer.fit_transform(phrases))
             except ValueError:
                 raise DataError("the training documents hold no words", hint="check the text column") from None
             terms = vectorizer.get_feature_names_out()
@@ -108,6 +111,9 @@ class TfidfSvdEncoder(_SvdTextEncoder):
             state[f"{name}_terms"] = as_bytes("\n".join(terms))
             state[f"{name}_idf"] = vectorizer.idf_.astype(np.float64)
         self._state, self._vectorizers = state, None
+        learned = hstack(features, format="csr")
+        learned.sort_indices()  # as in `_features`: the same sums in the same order
+        return learned
 
     def _features(self, phrases: list[str]) -> Any:
         from scipy.sparse import hstack
@@ -145,8 +151,8 @@ class HashingSvdEncoder(_SvdTextEncoder):
 
     name = "hashing-svd"
 
-    def _learn_features(self, phrases: list[str]) -> None:
-        """Hashing learns nothing."""
+    def _learn_features(self, phrases: list[str]) -> Any:
+        return self._features(phrases)  # hashing learns nothing
 
     def _features(self, phrases: list[str]) -> Any:
         from scipy.sparse import hstack

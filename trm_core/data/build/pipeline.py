@@ -15,7 +15,7 @@ import numpy as np
 
 from trm_core.config.schema import BuildConfig
 from trm_core.data.build.augment import Augmentation, GridCopies, PictureCopies
-from trm_core.data.build.chunks import Coder, chunk_list, encode_all
+from trm_core.data.build.chunks import WORKER_IMPORTS, Coder, chunk_list, encode_all
 from trm_core.data.build.detect import detect_kind
 from trm_core.data.build.encoders import Layout
 from trm_core.data.build.fingerprint import build_fingerprint, source_sha256
@@ -27,6 +27,7 @@ from trm_core.data.build.records import Log, Progress, silent
 from trm_core.data.build.report import BuildReport
 from trm_core.data.build.work import WorkDir, locked
 from trm_core.data.store.reader import open_capsules
+from trm_core.data.workers import started_workers
 from trm_core.errors import ConfigError, DataError, UsageError
 
 _MAX_CHECKSUM_DIM = 64
@@ -96,11 +97,13 @@ def _build(
     try:
         layouts = _layouts(modalities, config)
         plan = make_plan(modalities, config, progress, say)
-        concepts = fit_all(modalities, layouts, plan, config, work, progress, say)
-        augmentation = choose_augmentation({modality.kind for modality in modalities}, config)
-        coder = Coder([modality.encoder for modality in modalities], layouts, concepts, augmentation)
-        chunks = chunk_list(plan, layouts[0], augmentation)
-        reused = encode_all(modalities, coder, chunks, plan, work, config.workers, progress, should_stop)
+        # They start while this process fits.
+        with started_workers(config.workers, "data.build.workers", WORKER_IMPORTS) as workers:
+            concepts = fit_all(modalities, layouts, plan, config, work, progress, say)
+            augmentation = choose_augmentation({modality.kind for modality in modalities}, config)
+            coder = Coder([modality.encoder for modality in modalities], layouts, concepts, augmentation)
+            chunks = chunk_list(plan, layouts[0], augmentation)
+            reused = encode_all(modalities, coder, chunks, plan, work, workers, progress, should_stop)
         if reused:
             say(f"went on from an earlier run: {reused} of {len(chunks)} chunks were there")
         paths = [(number, path) for number, modality in enumerate(modalities) for path in modality.paths]

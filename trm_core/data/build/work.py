@@ -1,8 +1,8 @@
 """The work directory beside the output: encoded chunks and fitted state, so that a killed build goes on.
 
-`<out>.work/` holds `fingerprint.json`, `fitted.npz` and one `chunk-000000.npz` per chunk, each written under another
-name and renamed. A lock beside it (held by the kernel, so it dies with its process) keeps two builds of one output
-apart.
+`<out>.work/` holds `fingerprint.json`, `fitted.npz` and one `chunk-000000.npz` per chunk (with workers also
+`coder.pickle`, for them alone), each written under another name and renamed. A lock beside it (held by the
+kernel, so it dies with its process) keeps two builds of one output apart.
 """
 
 from __future__ import annotations
@@ -54,6 +54,12 @@ class WorkDir:
     def load_fitted(self) -> dict[str, np.ndarray] | None:
         path = self.folder / "fitted.npz"
         return _load(path, None) if path.exists() else None
+
+    def save_coder(self, pickled: bytes) -> Path:
+        """Where the workers of this build find what they encode with; no later build reads it."""
+        path = self.folder / "coder.pickle"
+        self._replace(path, pickled)
+        return path
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

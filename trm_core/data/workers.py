@@ -1,0 +1,98 @@
+"""Processes that builders give pieces of work to, with their results in order; or this process alone.
+
+A worker starts at once and imports while the builder does something else. It ends with the builder, also when that is
+killed, and leaves signals, which may reach the whole group of processes, to it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+from trm_core.errors import ResourceError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """`pool` None: the work is done in this process. `key`: the setting that says how many there are."""
+
+    pool: ProcessPoolExecutor | None
+    count: int
+    key: str
+
+    def in_order(self, work: Callable[..., T], jobs: Iterable[tuple[Any, ...]]) -> Generator[T, None, None]:
+        """`work(*job)` for each job, at most two per worker under way. `work` must be a function of a module, and
+        depend on nothing but the job. Raises ResourceError if a worker dies.
+        """
+        if self.pool is None:
+            for job in jobs:
+                yield work(*job)
+            return
+        pending: deque[Future[T]] = deque()
+        try:
+            for job in jobs:
+                pending.append(self.pool.submit(work, *job))
+                if len(pending) >= 2 * self.count:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool:
+            raise ResourceError(
+                "a worker process died, perhaps for want of memory", hint=f"use fewer workers: {self.key}"
+            ) from None
+
+
+@contextmanager
+def started_workers(count: int, key: str, imports: Sequence[str] = ()) -> Iterator[Workers]:
+    """`count` processes (0: none) that import the named modules first. An exception within ends them at once."""
+    if count == 0:
+        yield Workers(None, 0, key)
+        return
+    # spawn: a fork of a process that runs threads (BLAS, a progress bar) may hang.
+    context = multiprocessing.get_context("spawn")
+    # Workers live as long as our end of a pipe is open: it closes when we stop early, and when we are killed.
+    theirs, ours = context.Pipe(duplex=False)
+    # Only little may be sent here: where a process ends while it starts, whoever sends it more than a pipe holds waits
+    # for ever.
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(theirs, tuple(imports))) as pool:
+        finished = False
+        try:
+            for _ in range(count):
+                pool.submit(_nothing)  # a process is started for each
+            yield Workers(pool, count, key)
+            finished = True
+        finally:
+            if not finished:
+                ours.close()
+    ours.close()
+    theirs.close()
+
+
+def _begin(lifeline: Connection, imports: Sequence[str]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    for module in imports:
+        importlib.import_module(module)
+
+
+def _nothing() -> None:
+    """A job that starts a worker."""
+
+
+def _end_with(lifeline: Connection) -> None:
+    wait([lifeline])
+    os._exit(1)
