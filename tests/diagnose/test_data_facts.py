@@ -160,10 +160,10 @@ def test_the_probe_reaches_what_there_is_to_reach() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 600)
     features = np.eye(3)[labels] + 0.1 * random.standard_normal((600, 3))
-    assert right_in_folds(features, labels).mean() > 0.99
-    assert abs(right_in_folds(features, random.permutation(labels)).mean() - 1 / 3) < 0.08
+    assert right_in_folds([features], labels).mean() > 0.99
+    assert abs(right_in_folds([features], random.permutation(labels)).mean() - 1 / 3) < 0.08
     wide = np.concatenate([features, 0.01 * random.standard_normal((600, 500))], axis=1)
-    assert 0.34 < right_in_folds(wide, labels).mean() < 1
+    assert 0.34 < right_in_folds([wide], labels).mean() < 1
 
 
 @pytest.mark.parametrize("by_class", [False, True])
@@ -175,7 +175,7 @@ def test_a_part_with_other_samples_labels_is_found(share: float, by_class: bool)
         images, labels = images[order], labels[order]
     moved = labels[len(labels) - round(share * len(labels)) :]
     moved[:] = np.random.default_rng(0).permutation(moved)
-    found = broken_stretch(right_in_folds(images, labels), labels, 0.1)
+    found = broken_stretch(right_in_folds([images], labels), labels, 0.1)
     if share == 0.0 or (by_class and share == 0.3):  # in a sorted file the last three classes may just be hard
         assert found is None
     else:

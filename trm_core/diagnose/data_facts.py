@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.store import CapsuleFile, open_capsules
-from trm_core.diagnose.linear_probe import Stretch, broken_stretch, right_elsewhere, right_in_folds
+from trm_core.diagnose.linear_probe import Stretch, broken_stretch, right_elsewhere, right_in_folds, told_apart
 from trm_core.diagnose.resemblance import (
     Fit,
     fit_by_stretch,
@@ -71,7 +71,8 @@ class Leak:
     `told`: share of the classes of which a threshold on one coordinate catches at least 30 %, with 99 % of what it
     catches right; `told_without`: the same once these coordinates are left out; `coordinates`: they, as (capsule,
     dimension). `ordered`: of the samples sorted by one coordinate, how many have the label of the one before, in the
-    best coordinate and in the second best (a label copied in as a number); `at`: the best.
+    best coordinate and in the second best (a label copied in as a number); `at`: the best; `alike`: how many have it in
+    any order.
     """
 
     told: float
@@ -79,6 +80,48 @@ class Leak:
     coordinates: tuple[tuple[int, int], ...]
     ordered: tuple[float, float]
     at: tuple[int, int]
+    alike: float
+
+    @property
+    def lifts(self) -> tuple[float, float]:
+        """`ordered` on a scale from what any order has (0) to all samples (1)."""
+        best, second = ((share - self.alike) / max(1 - self.alike, 1e-9) for share in self.ordered)
+        return best, second
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What a probe learns from: samples, or capsules that have an answer of their own.
+
+    sketches [n, F], children [n, G] or None, labels [n]; means over the capsules of a sample, for tasks that do not
+    care where something stands, of sketches [n, d] and children [n, D]: None where a case is a capsule.
+    """
+
+    sketches: Array
+    children: Array | None
+    labels: NDArray[np.int64]
+    mean_sketches: Array | None = None
+    mean_children: Array | None = None
+
+    @property
+    def closed(self) -> list[Array]:
+        """Blocks for the probe of sketches."""
+        return [self.sketches, *([] if self.mean_sketches is None else [self.mean_sketches])]
+
+    @property
+    def detail(self) -> list[Array] | None:
+        """Blocks for the probe of children alone."""
+        if self.children is None:
+            return None
+        return [self.children, *([] if self.mean_children is None else [self.mean_children])]
+
+    @property
+    def opened(self) -> list[Array] | None:
+        """Blocks for the probe of sketches and children."""
+        if self.children is None:
+            return None
+        means = [mean for mean in (self.mean_sketches, self.mean_children) if mean is not None]
+        return [np.concatenate([self.sketches, self.children], axis=1), *means]
 
 
 class DataFacts:
@@ -212,10 +255,11 @@ class DataFacts:
     @cached_property
     def told_by_children(self) -> float | None:
         """Cross-validated accuracy of a probe that sees children alone, in points of 1 above chance."""
-        _, children, labels = self._cases("train")
-        if children is None or len(labels) < 60 or not 2 <= len(np.unique(labels)) <= _MAX_CLASSES:
+        cases = self._cases("train")
+        labels = cases.labels
+        if cases.detail is None or len(labels) < 60 or not 2 <= len(np.unique(labels)) <= _MAX_CLASSES:
             return None
-        return float(right_in_folds(children, labels).mean() - np.bincount(labels).max() / len(labels))
+        return float(right_in_folds(cases.detail, labels).mean() - np.bincount(labels).max() / len(labels))
 
     @cached_property
     def carried_over(self) -> tuple[float, float, int] | None:
@@ -225,15 +269,15 @@ class DataFacts:
         if self.probe is None or self.held_out in (None, "train"):
             return None
         own, other = self._cases("train"), self._cases(str(self.held_out))
-        if len(other[2]) < 60:
+        if len(other.labels) < 60:
             return None
-        pairs = [(own[0], other[0])]
-        if own[1] is not None and other[1] is not None:
-            pairs.append((np.concatenate([own[0], own[1]], axis=1), np.concatenate([other[0], other[1]], axis=1)))
-        found = [right_elsewhere(x, own[2], z, other[2]) for x, z in pairs]
+        pairs = [(own.closed, other.closed)]
+        if own.opened is not None and other.opened is not None:
+            pairs.append((own.opened, other.opened))
         inside = [self.probe.sketches, self.probe.detail or 0.0][: len(pairs)]
         best = int(np.argmax(inside))
-        return found[best], inside[best], len(other[2])
+        x, z = pairs[best]
+        return right_elsewhere(x, own.labels, z, other.labels), inside[best], len(other.labels)
 
     @cached_property
     def shift(self) -> dict[str, tuple[float, float]]:
@@ -266,9 +310,16 @@ class DataFacts:
         return None if self.held_out is None else self._probe(self.held_out)
 
     @cached_property
+    def told_apart(self) -> float:
+        """How well a probe of sketches and children tells the classes of training samples apart, see `told_apart`."""
+        cases = self._cases("train")
+        return told_apart(cases.opened or cases.closed, cases.labels)
+
+    @cached_property
     def leak(self) -> Leak | None:
         """None where there is nothing to measure."""
-        sketches, _, labels = self._cases("train")
+        cases = self._cases("train")
+        sketches, labels = cases.sketches, cases.labels
         if not 2 <= len(np.unique(labels)) <= _MAX_CLASSES or len(labels) < 50:
             return None
         told, coordinates = told_by_single_coordinates(sketches, labels)
@@ -278,16 +329,21 @@ class DataFacts:
         alike = alike_in_order(sketches, labels)
         best, second = np.argsort(-alike)[:2] if len(alike) > 1 else (0, 0)
         at = divmod(int(best), self.file.dim)
-        return Leak(told, without, where, (float(alike[best]), float(alike[second])), (int(at[0]), int(at[1])))
+        ordered = float(alike[best]), float(alike[second])
+        by_chance = float(((np.bincount(labels) / len(labels)) ** 2).sum())
+        return Leak(told, without, where, ordered, (int(at[0]), int(at[1])), by_chance)
 
     def _sample(self, split: str) -> dict[str, np.ndarray]:
-        """Up to _CASES samples, evenly over the split. Read once."""
+        """Up to _CASES samples, evenly over the split but for the copies that a builder made. Read once."""
         if split not in self._samples:
             self._samples[split] = self._read_sample(split)
         return self._samples[split]
 
     def _read_sample(self, split: str) -> dict[str, np.ndarray]:
         rows = self.file.rows.get(split, 0)
+        if split == "train":
+            copies = self.capsules.manifest.get("augmented_rows", 0)  # they come last
+            rows -= copies if isinstance(copies, int) and 0 <= copies < rows else 0
         fields = [name for name in ("sketches", "children", "labels", "mask") if self.file.has(name)]
         if not rows:
             return {}
@@ -299,13 +355,15 @@ class DataFacts:
         layout = self.capsules.layout
         return sum(math.prod(layout.row_shape(name)) * np.dtype(layout.dtypes[name]).itemsize for name in fields)
 
-    def _cases(self, split: str) -> tuple[Array, Array | None, NDArray[np.int64]]:
-        """(sketches [n, F], children [n, G] or None, labels [n]); a capsule with an answer of its own is a case."""
+    def _cases(self, split: str) -> Cases:
         sample = self._sample(split)
         if "labels" not in sample:
-            return np.zeros((0, 1)), None, np.zeros(0, np.int64)
+            return Cases(np.zeros((0, 1)), None, np.zeros(0, np.int64))
         sketches, labels = sample["sketches"].astype(float), sample["labels"].astype(np.int64)
         children = sample["children"].astype(float) if "children" in sample else None
+        means: tuple[Array | None, Array | None] = (None, None)
+        if labels.ndim == 1:
+            means = sketches.mean(1), None if children is None else children.mean((1, 2))
         if labels.ndim == 2:
             sketches, labels = sketches.reshape(-1, sketches.shape[-1]), labels.reshape(-1)
             children = None if children is None else children.reshape(len(labels), -1)
@@ -313,20 +371,21 @@ class DataFacts:
             sketches, labels = sketches[chosen], labels[chosen]
             children = None if children is None else children[chosen]
         known = labels != IGNORE_LABEL
-        flat = sketches.reshape(len(labels), -1)[known]
-        return flat, None if children is None else children.reshape(len(labels), -1)[known], labels[known]
+        flat = (None if values is None else values.reshape(len(labels), -1)[known] for values in (children, *means))
+        return Cases(sketches.reshape(len(labels), -1)[known], next(flat), labels[known], *flat)
 
     def _probe(self, split: str) -> ProbeAccuracies | None:
-        sketches, children, labels = self._cases(split)
+        cases = self._cases(split)
+        labels = cases.labels
         if len(labels) < 60 or not 2 <= len(np.unique(labels)) <= _MAX_CLASSES:
             return None
-        right = [right_in_folds(sketches, labels)]
-        if children is not None:
-            right.append(right_in_folds(np.concatenate([sketches, children], axis=1), labels))
+        right = [right_in_folds(cases.closed, labels)]
+        if cases.opened is not None:
+            right.append(right_in_folds(cases.opened, labels))
         chance = float(np.bincount(labels).max() / len(labels))
         return ProbeAccuracies(
             float(right[0].mean()),
-            None if children is None else float(right[1].mean()),
+            float(right[1].mean()) if len(right) > 1 else None,
             chance,
             len(labels),
             broken_stretch(max(right, key=np.mean), labels, chance),

@@ -117,6 +117,11 @@ def labels_shuffled(evidence: Evidence) -> Finding:
         accuracy = evidence.metrics["eval/accuracy"].last
         if math.isfinite(accuracy) and evidence.file.chance is not None and accuracy > evidence.file.chance + 0.1:
             return ok(text + "; the model does better", **numbers)
+        # Where one class is far more frequent than the others, naming it is right so often that accuracy says little.
+        apart = evidence.file.told_apart
+        numbers |= {"told_apart": apart}
+        if apart > 0.65:
+            return ok(f"{text}; it ranks {100 * apart:.0f} % of pairs of two classes right", **numbers)
         return Finding(
             Verdict.WARN,
             text,
@@ -141,15 +146,15 @@ def labels_leaked(evidence: Evidence) -> Finding:
         f"{100 * leak.told_without:.0f} % without these {len(leak.coordinates)}"
     )
     classes = evidence.file.file.num_classes or 0
-    best, second = leak.ordered
-    numbers |= {"ordered": best, "ordered_second": second}
-    top = evidence.file.top_share or 0.0
-    if best > 0.6 and second < top + 0.35 * (best - top):
+    (best, second), (lift, other) = leak.ordered, leak.lifts
+    numbers |= {"ordered": best, "ordered_second": second, "alike": leak.alike}
+    if lift > 0.5 and other < 0.35 * lift:
         return Finding(
-            Verdict.FAIL if best > 0.9 else Verdict.WARN,
+            Verdict.FAIL if lift > 0.85 else Verdict.WARN,
             f"sorted by capsule {leak.at[0]} dimension {leak.at[1]}, {100 * best:.0f} % of the samples have the label "
-            f"of the one before, and {100 * second:.0f} % in the next best coordinate",
-            sure="likely" if best > 0.9 else "possible",
+            f"of the one before, {100 * second:.0f} % in the next best coordinate, and {100 * leak.alike:.0f} % in any "
+            "order",
+            sure="likely" if lift > 0.85 else "possible",
             numbers=numbers,
             why="One number of the sketches orders the samples by their labels, and no other does. "
             "A label, or a number given in the order of labels, that got into the inputs looks like this.",
