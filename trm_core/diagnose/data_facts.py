@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -17,8 +17,16 @@ from numpy.typing import NDArray
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.store import CapsuleFile, open_capsules
-from trm_core.diagnose.linear_probe import Stretch, broken_stretch, right_elsewhere, right_in_folds, told_apart
+from trm_core.diagnose.linear_probe import (
+    Stretch,
+    broken_stretch,
+    right_elsewhere,
+    right_in_folds,
+    told_apart,
+    told_apart_within,
+)
 from trm_core.diagnose.resemblance import (
+    Copies,
     Fit,
     fit_by_stretch,
     fits_elsewhere,
@@ -53,15 +61,14 @@ class ProbeAccuracies:
 
 @dataclass(frozen=True)
 class Twins:
-    """Shares of the samples that were read. `equal`: held-out samples that are training samples; `near`: those that lie
-    as near to one as copies do; `near_within`: training samples that lie so near to another one; `shared`: held-out
-    samples with half of their capsules in common with one training sample.
+    """Shares of the held-out samples that were read. `equal`: those that are training samples; `copies`: those that are
+    nearly one; `shared`: those with half of their capsules, and the label, in common with one training sample, where
+    nearly all that have the capsules in common have the label.
     """
 
     equal: float
-    near: float
-    near_within: float
-    shared: float
+    copies: Copies = field(default_factory=Copies)
+    shared: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,9 @@ class DataFacts:
 
     @cached_property
     def filler(self) -> float | None:
-        """Share of the capsules whose children are, to the bit, the most frequent ones in their place. None without."""
+        """Share of the capsules whose children are, to the bit, the most frequent ones in their place. None without.
+        A place where children are of a few kinds counts as one without.
+        """
         sample = self._sample("train")
         if "children" not in sample:
             return None
@@ -206,19 +215,24 @@ class DataFacts:
         for place in range(children.shape[1]):
             chosen = children[:, place] if "mask" not in sample else children[sample["mask"][:, place], place]
             if len(chosen) > 1:
-                shares.append(np.unique(row_hashes([chosen]), return_counts=True)[1].max() / len(chosen))
+                counts = np.unique(row_hashes([chosen]), return_counts=True)[1]
+                others = len(chosen) - counts.max()
+                # A column of categories has few values, of which one may well be frequent.
+                shares.append(counts.max() / len(chosen) if len(counts) - 1 >= 0.3 * others else 0.0)
         return float(np.mean(shares)) if shares else 0.0
 
     @cached_property
     def twins(self) -> Twins:
         """Held-out samples that are training samples too, among the rows that are read of both."""
         if self.held_out is None or not self.file.rows.get("train"):
-            return Twins(0.0, 0.0, 0.0, 0.0)
-        digests, features, capsules = [], [], []
+            return Twins(0.0)
+        digests, features, capsules, labels = [], [], [], []
         for split in ("train", self.held_out):
             fields = [name for name in ("sketches", "children", "mask") if self.file.has(name)]
             count = min(max(1, _BYTES // self._row_bytes(fields)), 20_000)
             read = self.capsules.read(split, slice(0, count), fields)
+            if self.file.has("labels") and self.file.label_rank == 1:
+                labels.append(self.capsules.read(split, slice(0, count), ["labels"])["labels"].astype(np.int64))
             digests.append(row_hashes(read.values()))
             flat = [projected(read[name].reshape(len(digests[-1]), -1)) for name in fields if name != "mask"]
             features.append(np.concatenate(flat, axis=1))
@@ -226,7 +240,12 @@ class DataFacts:
             each = [read[name].reshape(shape[0] * shape[1], -1) for name in fields if name != "mask"]
             capsules.append(row_hashes(each).reshape(shape))
         equal = float(np.isin(digests[1], digests[0]).mean()) if len(digests[1]) else 0.0
-        return Twins(equal, *near_copies(*features), shared_capsules(*capsules))
+        rows, of_rows = shared_capsules(*capsules)
+        shared = len(rows) / max(len(capsules[1]), 1)
+        if labels and shared and np.mean(labels[1][rows] == labels[0][of_rows]) < 0.95:
+            shared = 0.0
+        known = (labels[0], labels[1]) if labels else None
+        return Twins(equal, near_copies(features[0], features[1], known), shared)
 
     @cached_property
     def told(self) -> float:
@@ -379,16 +398,17 @@ class DataFacts:
         labels = cases.labels
         if len(labels) < 60 or not 2 <= len(np.unique(labels)) <= _MAX_CLASSES:
             return None
-        right = [right_in_folds(cases.closed, labels)]
-        if cases.opened is not None:
-            right.append(right_in_folds(cases.opened, labels))
+        features = [cases.closed, *([] if cases.opened is None else [cases.opened])]
+        right = [right_in_folds(blocks, labels) for blocks in features]
+        best = int(np.argmax([one.mean() for one in right]))
         chance = float(np.bincount(labels).max() / len(labels))
+        broken = broken_stretch(right[best], labels, chance)
         return ProbeAccuracies(
             float(right[0].mean()),
             float(right[1].mean()) if len(right) > 1 else None,
             chance,
             len(labels),
-            broken_stretch(max(right, key=np.mean), labels, chance),
+            broken if broken is None or told_apart_within(broken, features[best], labels) < 0.65 else None,
         )
 
 

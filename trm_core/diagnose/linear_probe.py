@@ -34,11 +34,13 @@ def broken_stretch(right: NDArray[np.bool_], labels: NDArray[np.int64], chance: 
     """The neighbouring samples whose labels seem to belong to others: a probe is near chance there and well above it
     elsewhere. right [n]: whether it is right, in the order of the file.
 
-    A stretch that lacks half of the classes is left out: in a file that is sorted by class it is a hard class.
+    A stretch with other shares of the classes than the rest is left out, unless it has many of the classes: in a file
+    that is sorted, by class or by what goes with it, it is a hard part.
     """
     edges = np.linspace(0, len(right), _BLOCKS + 1).astype(int)
     hits = np.concatenate([[0], np.cumsum(right)])[edges]
-    classes = len(np.unique(labels))
+    _, y = np.unique(labels, return_inverse=True)
+    counts = np.concatenate([np.zeros((1, y.max() + 1)), np.cumsum(np.eye(y.max() + 1)[y], axis=0)])[edges]
     found, most = None, 6.0  # standard errors: there are some two hundred stretches
     for first, last in combinations(range(_BLOCKS + 1), 2):
         count = edges[last] - edges[first]
@@ -50,11 +52,21 @@ def broken_stretch(right: NDArray[np.bool_], labels: NDArray[np.int64], chance: 
         error = math.sqrt(outside * (1 - outside) / rest + inside * (1 - inside) / count) + 1e-9
         if (outside - inside) / error <= most or outside < chance + 0.15 or not near_chance:
             continue
-        if len(np.unique(labels[edges[first] : edges[last]])) < 0.6 * classes:
+        within = counts[last] - counts[first]
+        many = (within > 0.03 * count).sum() >= max(5, 0.6 * len(within))
+        if not many and np.abs(within / count - (counts[-1] - within) / rest).sum() / 2 > 0.18:
             continue
         most = (outside - inside) / error
         found = Stretch(first / _BLOCKS, last / _BLOCKS, float(inside), float(outside))
     return found
+
+
+def told_apart_within(stretch: Stretch, blocks: Blocks, labels: NDArray[np.int64]) -> float:
+    """`told_apart` of the samples of a stretch by a probe of their own. Where it is well above 0.5 nothing is broken:
+    inputs tell labels there too, in another way, as in a file that is ordered by place or time.
+    """
+    rows = slice(round(stretch.begin * len(labels)), round(stretch.end * len(labels)))
+    return told_apart([block[rows] for block in blocks], labels[rows])
 
 
 def right_in_folds(blocks: Blocks, labels: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -61,8 +61,8 @@ class PuzzleFacts(DataFacts):
     def twins(self) -> Twins:
         """Whole examples only; what turned and recoloured copies are depends on the puzzle."""
         if self.training is None or self.judged is None or not self.judged.examples:
-            return Twins(0.0, 0.0, 0.0, 0.0)
-        return Twins(float(np.isin(self.judged.answered, self.training.answered).mean()), 0.0, 0.0, 0.0)
+            return Twins(0.0)
+        return Twins(float(np.isin(self.judged.answered, self.training.answered).mean()))
 
     def _read_sample(self, split: str) -> dict[str, np.ndarray]:
         return {}

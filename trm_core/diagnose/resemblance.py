@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,28 +33,73 @@ def projected(features: Array, dims: int = _DIMS) -> Array:
     )
 
 
-def near_copies(train: Array, held_out: Array) -> tuple[float, float]:
-    """Share of held-out rows [n, F] that lie so near to a training row [N, F] that they are hardly two samples, and the
-    same share of training rows near to another training row. Rows that are equal count as well.
+@dataclass(frozen=True)
+class Copies:
+    """`near`: share of the held-out rows that lie so near to a training row that they may be the same sample; `within`:
+    the same of training rows and other training rows. Rows that are equal count as well.
+
+    Where rows lie dense, as those of a table with few columns do, many are near to others that have nothing to do with
+    them. Of copies, labels agree, and density does not explain them. `beyond_density`: the part of `near` that it does
+    not explain, as how many pairs lie within a distance grows as a power of it (the correlation dimension; Grassberger
+    and Procaccia, 1983), taken from two and four times as far. `agree`: the share of near rows whose nearest training
+    row has their label; `agree_further`: that of the nearest one at more than twice the distance; `agree_any`: that of
+    any training row (NaN without labels).
     """
+
+    near: float = 0.0
+    within: float = 0.0
+    beyond_density: float = 0.0
+    agree: float = math.nan
+    agree_further: float = math.nan
+    agree_any: float = math.nan
+
+    @property
+    def are_copies(self) -> bool:
+        """Whether those that are near are more than neighbours."""
+        unexplained = self.beyond_density >= 0.5 * self.near or self.within < 0.5 * self.near
+        if math.isnan(self.agree):
+            return unexplained
+        alike = self.agree - self.agree_any >= 0.85 * (1 - self.agree_any)
+        return alike and (unexplained or self.agree - self.agree_further >= 0.15)
+
+
+def near_copies(
+    train: Array, held_out: Array, labels: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+) -> Copies:
+    """Of training rows [N, F] and held-out rows [n, F]; labels [N] and [n], where a row has one."""
     shuffled = np.random.default_rng(1).permutation(len(train))
     typical = float(np.median(np.linalg.norm(train - train[shuffled], axis=1)))
-    if typical == 0.0:
-        return 0.0, 0.0
-    asked = held_out[np.linspace(0, len(held_out) - 1, min(len(held_out), _NEIGHBOURS)).astype(int)]
-    across = _nearest(asked, train, 0)
+    if typical == 0.0 or not len(held_out):
+        return Copies()
+    near = (_NEAR * typical) ** 2
+    chosen = np.linspace(0, len(held_out) - 1, min(len(held_out), _NEIGHBOURS)).astype(int)
     own = train[np.linspace(0, len(train) - 1, min(len(train), _NEIGHBOURS)).astype(int)]
-    within = _nearest(own, train, 1)
-    return float((across < _NEAR * typical).mean()), float((within < _NEAR * typical).mean())
+    squares = _squares(own, train)
+    np.put_along_axis(squares, squares.argmin(1)[:, None], np.inf, axis=1)  # each is nearest to itself
+    within = float((squares.min(1) < near).mean())
+    squares = _squares(held_out[chosen], train)
+    share = float((squares.min(1) < near).mean())
+    if not share:
+        return Copies(share, within)
+    pairs, double, quadruple = (float((squares < factor**2 * near).mean()) for factor in (1, 2, 4))
+    beyond = share * max(0.0, 1 - double**2 / (quadruple * pairs))
+    if labels is None:
+        return Copies(share, within, beyond)
+    rows = np.flatnonzero(squares.min(1) < near)
+    known, asked = labels[0], labels[1][chosen[rows]]
+    further = np.where(squares[rows] > 4 * near, squares[rows], np.inf).argmin(1)
+    agree, agree_further = (float((known[row] == asked).mean()) for row in (squares[rows].argmin(1), further))
+    agree_any = float(((np.bincount(known - known.min()) / len(known)) ** 2).sum())
+    return Copies(share, within, beyond, agree, agree_further, agree_any)
 
 
-def shared_capsules(train: NDArray[np.uint64], held_out: NDArray[np.uint64]) -> float:
-    """Share of held-out rows that have at least half of their capsules, to the bit, in common with one training row.
-    Hashes of capsules [N, k] and [n, k]. A capsule that more than a few training rows have in that place says nothing.
+def shared_capsules(train: NDArray[np.uint64], held_out: NDArray[np.uint64]) -> tuple[Array, Array]:
+    """Held-out rows that have at least half of their capsules, to the bit, in common with one training row, and that
+    row. Hashes of capsules [N, k] and [n, k]. A capsule that more than a few training rows have there says nothing.
     """
     n, k = held_out.shape
     if not n or k < 2:
-        return 0.0
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     pairs = []
     for place in range(k):
         order = np.argsort(train[:, place], kind="stable")
@@ -63,7 +109,8 @@ def shared_capsules(train: NDArray[np.uint64], held_out: NDArray[np.uint64]) -> 
             rows = np.flatnonzero((last - first > number) & (last - first <= _SEVERAL))
             pairs.append(rows * len(train) + order[first[rows] + number])
     pair, count = np.unique(np.concatenate(pairs), return_counts=True)
-    return float(len(np.unique(pair[2 * count >= k] // len(train))) / n)
+    row, first_of = np.unique(pair[2 * count >= k] // len(train), return_index=True)
+    return row, pair[2 * count >= k][first_of] % len(train)
 
 
 @dataclass(frozen=True)
@@ -161,6 +208,13 @@ def told_by_sketches(sketches: Array, children: Array) -> float:
     x, y = x - x.mean(0), y - y.mean(0)
     if len(x) < 4 * x.shape[1]:
         return 0.0
+    # Where children have few different values, as categories do, a map that heeds no sketch tells many of them as well.
+    told, alike = (_told(values, y) for values in (x, np.ones((len(x), 1))))
+    return told if told > alike + 0.2 else 0.0
+
+
+def _told(x: Array, y: Array) -> float:
+    """Share of the rows of y [n, G] that a linear map of x [n, F] tells; see `told_by_sketches`."""
     learned, judged = np.arange(0, len(x), 2), np.arange(1, len(x), 2)
     best, fit = learned, x
     for _ in range(_TRIMMED):
@@ -173,9 +227,6 @@ def told_by_sketches(sketches: Array, children: Array) -> float:
     return float((left < _TOLD * size).mean()) if size else 0.0
 
 
-def _nearest(points: Array, among: Array, skip: int) -> Array:
-    """[n] distance of points to the nearest row of `among`, or, with skip 1, to the nearest but itself."""
-    squares = (points**2).sum(1)[:, None] + (among**2).sum(1) - 2 * points @ among.T
-    for _ in range(skip):
-        np.put_along_axis(squares, squares.argmin(1)[:, None], np.inf, axis=1)
-    return np.sqrt(np.maximum(squares.min(1), 0.0))
+def _squares(points: Array, among: Array) -> Array:
+    """[n, N] squared distances."""
+    return np.asarray((points**2).sum(1)[:, None] + (among**2).sum(1) - 2 * points @ among.T)

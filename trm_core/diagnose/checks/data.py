@@ -56,7 +56,7 @@ def labels_constant(evidence: Evidence) -> Finding:
     text = f"{100 * share:.1f} % of the training labels are one class of {classes}"
     # Two unbalanced classes are a task (fraud, spam); of many classes one that takes nearly all is hardly. What is
     # true of the task is true of the held-out labels too.
-    if share > 0.995 or (classes > 2 and spread < 0.3) or (share > 0.5 and share > held_out + max(0.25, noise)):
+    if share > 0.995 or (classes > 2 and spread < 0.2) or (share > 0.5 and share > held_out + max(0.25, noise)):
         verdict = Verdict.FAIL
     elif share > 0.95 or (classes > 2 and spread < 0.4) or (share > 0.3 and share > held_out + max(0.1, noise)):
         verdict = Verdict.WARN
@@ -148,7 +148,7 @@ def labels_leaked(evidence: Evidence) -> Finding:
     classes = evidence.file.file.num_classes or 0
     (best, second), (lift, other) = leak.ordered, leak.lifts
     numbers |= {"ordered": best, "ordered_second": second, "alike": leak.alike}
-    if lift > 0.5 and other < 0.35 * lift:
+    if lift > 0.4 and other < 0.4 * lift:
         return Finding(
             Verdict.FAIL if lift > 0.85 else Verdict.WARN,
             f"sorted by capsule {leak.at[0]} dimension {leak.at[1]}, {100 * best:.0f} % of the samples have the label "
@@ -228,14 +228,15 @@ def duplicates_across_splits(evidence: Evidence) -> Finding:
     twins = evidence.file.twins
     split = evidence.file.held_out or "held-out"
     text = f"{100 * twins.equal:.2g} % of the {split} samples are also training samples"
-    numbers = {"share": twins.equal, "near": twins.near, "near_within": twins.near_within, "shared": twins.shared}
-    nearly = max(twins.near, twins.shared)
+    copies = twins.copies
+    numbers = {"share": twins.equal, "near": copies.near, "near_within": copies.within, "shared": twins.shared}
+    nearly = max(copies.near if copies.are_copies else 0.0, twins.shared)
     if twins.equal < 0.02 and nearly >= 0.05:
         shared = f", {100 * twins.shared:.2g} % have half of their capsules from one" if twins.shared > 0 else ""
         return Finding(
             Verdict.FAIL if nearly >= 0.1 else Verdict.WARN,
-            f"{100 * twins.near:.2g} % of the {split} samples are nearly copies of a training sample{shared} "
-            f"({100 * twins.near_within:.2g} % of the training samples are near to another one)",
+            f"{100 * copies.near:.2g} % of the {split} samples are nearly copies of a training sample{shared} "
+            f"({100 * copies.within:.2g} % of the training samples are near to another one)",
             "likely",
             numbers,
             "The model has all but seen their answers, so accuracy on this split is too good to be true. "

@@ -77,6 +77,8 @@ def children_misplaced(evidence: Evidence) -> Finding:
     fit = evidence.file.placed
     if fit is None:
         return unknown("there are no children, or too few samples")
+    if (evidence.file.filler or 0.0) > 0.6:
+        return unknown("most capsules have the same children as most others; see children-missing")
     numbers = {"own": fit.own, "other": fit.other}
     text = f"children explain {100 * fit.own:.0f} % of the sketch above them"
     why = "Whoever opens a capsule is shown the detail of another one, so EXPAND cannot pay as it should."
