@@ -19,6 +19,7 @@ from tests.faults import (
     code_faults,
     config_faults,
     data_faults,
+    fifth_faults,
     folder_faults,
     fourth_faults,
     half_faults,
@@ -48,6 +49,7 @@ FAULTS = {
         half_faults,
         place_faults,
         fourth_faults,
+        fifth_faults,
     )
     for fault in part.FAULTS
 }

@@ -63,12 +63,14 @@ class ProbeAccuracies:
 class Twins:
     """Shares of the held-out samples that were read. `equal`: those that are training samples; `copies`: those that are
     nearly one; `shared`: those with half of their capsules, and the label, in common with one training sample, where
-    nearly all that have the capsules in common have the label.
+    nearly all that have the capsules in common have the label. `repeated`: training samples that are others of them
+    again.
     """
 
     equal: float
     copies: Copies = field(default_factory=Copies)
     shared: float = 0.0
+    repeated: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,8 @@ class DataFacts:
         if labels and shared and np.mean(labels[1][rows] == labels[0][of_rows]) < 0.95:
             shared = 0.0
         known = (labels[0], labels[1]) if labels else None
-        return Twins(equal, near_copies(features[0], features[1], known), shared)
+        repeated = 1 - len(np.unique(digests[0])) / len(digests[0])
+        return Twins(equal, near_copies(features[0], features[1], known), shared, repeated)
 
     @cached_property
     def told(self) -> float:
@@ -353,7 +356,7 @@ class DataFacts:
         return Leak(told, without, where, ordered, (int(at[0]), int(at[1])), by_chance)
 
     def _sample(self, split: str) -> dict[str, np.ndarray]:
-        """Up to _CASES samples, evenly over the split but for the copies that a builder made. Read once."""
+        """Up to _CASES different samples, evenly over the split but for the copies that a builder made. Read once."""
         if split not in self._samples:
             self._samples[split] = self._read_sample(split)
         return self._samples[split]
@@ -368,7 +371,11 @@ class DataFacts:
             return {}
         count = min(rows, _CASES, max(1, 4 * _BYTES // self._row_bytes(fields)))
         index = np.linspace(0, rows - 1, count).astype(np.int64)
-        return self.capsules.read(split, index, fields)
+        read = self.capsules.read(split, index, fields)
+        # A sample that is there again and again would be judged by its own copies.
+        inputs = [read[name] for name in fields if name != "labels"]
+        _, first = np.unique(row_hashes(inputs), return_index=True)
+        return {name: values[np.sort(first)] for name, values in read.items()}
 
     def _row_bytes(self, fields: list[str]) -> int:
         layout = self.capsules.layout

@@ -156,7 +156,7 @@ def watched_in(of: Trainer) -> list[Watched]:
         Watched(taker.episodes, "decide", "dqn"),
         Watched(taker, "update", "optimiser"),
         Watched(step, "keep_up", "upkeep"),
-        Watched(step, "update_ratio", "metrics"),
+        Watched(taker, "add_movement", "metrics"),
         Watched(measure, "every_step", "metrics", generator=True),
         Watched(measure, "rewards", "metrics", generator=True),
         Watched(measure, "now", "metrics", generator=True),

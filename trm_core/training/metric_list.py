@@ -442,11 +442,18 @@ GRADIENTS = _group(
     ),
     Metric(
         "train/update_ratio",
-        "norm of a step's change of the weights over the norm of the weights",
+        "norm of a step's change of the model's weights over the norm of the weights",
         "",
         Range(
             "ours: about 1e-3 is usual; far less learns nothing, far more diverges; after warm-up", low=1e-7, high=0.1
         ),
+    ),
+    Metric("train/policy_update_ratio", "the same of value net and cmi head", "", Range("ours: as above", high=0.1)),
+    Metric(
+        "train/unmoved_weights",
+        "share of the model's weights, by whole tensors, that have a gradient and that a step leaves as they were",
+        "",
+        Range("ours: 0; such weights are in no optimiser", low=0, high=0.01),
     ),
 )
 

@@ -193,16 +193,24 @@ class StepTaker:
             state.faults.rate * lr_factor(step, warmup, training.predictor_steps or training.total_steps, least),
             state.faults.rate * lr_factor(step, warmup, training.total_steps, least),
         )
-        weights = [*optimizers.model_params, *optimizers.policy_params]
-        before = [p.detach().clone() for p in weights] if self.logs_at(step + 1) else None
+        groups = {"": optimizers.model_params, "policy_": optimizers.policy_params} if self.logs_at(step + 1) else {}
+        before = {part: [p.detach().clone() for p in weights] for part, weights in groups.items()}
         optimizers.step()
-        if before is not None:
-            self.averages.add_mean("train/update_ratio", update_ratio(before, weights))
+        for part, weights in before.items():
+            self.add_movement(part, weights, groups[part])
         optimizers.zero_grad()
         if state.average is not None:
             state.average.update(state.model)
         if state.target is not None:
             self.follow(state.target, step + 1)
+
+    def add_movement(self, part: str, before: list[Tensor], weights: Sequence[Tensor]) -> None:
+        """Measure how far a step has moved the weights of a group, if it learns now."""
+        if any(weight.grad is not None for weight in weights):
+            ratio, unmoved = movement(before, weights)
+            self.averages.add_mean(f"train/{part}update_ratio", ratio)
+            if not part:
+                self.averages.add_mean("train/unmoved_weights", unmoved)
 
     def follow(self, target: TargetNetwork, step: int) -> None:
         """Let the target network follow; where that is seldom, or logged, measure how far it came."""
@@ -233,7 +241,12 @@ def shared_by_ranks(loss: StepLoss) -> DistributedDataParallel:
 
 
 @torch.no_grad()
-def update_ratio(before: list[Tensor], after: Sequence[Tensor]) -> Tensor:
-    """Norm of the change of all weights over their norm."""
-    change = torch._foreach_norm(torch._foreach_sub(list(after), before))
-    return torch.stack(change).norm() / torch.stack(torch._foreach_norm(before)).norm().clamp(min=1e-12)
+def movement(before: list[Tensor], after: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Norm of the change of all weights over their norm; share of the weights in tensors that have a gradient (`.grad`
+    of after) and did not change at all.
+    """
+    change = torch.stack(torch._foreach_norm(torch._foreach_sub(list(after), before)))
+    ratio = change.norm() / torch.stack(torch._foreach_norm(before)).norm().clamp(min=1e-12)
+    grads = torch.stack(torch._foreach_norm([torch.zeros_like(p) if p.grad is None else p.grad for p in after]))
+    sizes = torch.tensor([float(p.numel()) for p in after], device=change.device)
+    return ratio, (sizes * ((change == 0) & (grads > 0))).sum() / sizes.sum()

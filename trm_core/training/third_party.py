@@ -75,7 +75,8 @@ class _Whole:
 
 
 class WandB:
-    """Weights & Biases: online only for a user who is logged in; never asks, never needs a network.
+    """Weights & Biases: online only for a user who is logged in; never asks, never needs a network. WANDB_MODE, where
+    it is set, is the user's word.
 
     It takes no earlier steps: after a rewind it ignores points until training is past where it was. Its service is a
     process beside ours. Where that has died every call raises ConnectionError; where it hangs, calls block for good
@@ -89,8 +90,16 @@ class WandB:
     def open(self) -> None:
         import wandb
 
-        # WANDB_MODE, where it is set, is the user's word.
-        online = os.environ.get("WANDB_MODE", "online") == "online" and wandb_login_exists()
+        mode = os.environ.get("WANDB_MODE") or "online"
+        if mode == "disabled":
+            self.warn("Weights & Biases: WANDB_MODE=disabled, so nothing of this run goes there")
+            return
+        online = mode == "online" and wandb_login_exists()
+        if mode == "online" and not online:
+            self.warn(
+                "Weights & Biases: nobody is logged in, so this run is logged offline; "
+                f"wandb login, and then: wandb sync {self.folder}/wandb/offline-run-*"
+            )
         logging = self.config.logging
         options: dict[str, Any] = {
             "project": logging.wandb_project,
@@ -109,7 +118,8 @@ class WandB:
             self.run = wandb.init(mode="offline", **options)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.log(dict(values), step=step)
+        if self.run is not None:
+            self.run.log(dict(values), step=step)
 
     def close(self) -> None:
         if self.run is None:

@@ -127,6 +127,17 @@ def generalises(evidence: Evidence) -> Finding:
     text = f"accuracy {100 * mean:.1f} % in training, {100 * held_out.last:.1f} % held out"
     if gap < 0.2:
         return ok(text, gap=gap)
+    repeated = evidence.file.twins.repeated if evidence.data is not None else 0.0
+    if repeated > 0.5:
+        return Finding(
+            Verdict.FAIL,
+            f"{text}; {100 * repeated:.0f} % of the training samples are others of them again",
+            "likely",
+            {"gap": gap, "repeated": repeated},
+            "The few different samples are learned by heart. A part of the source that was read again and again, and "
+            "not the next one, looks like this.",
+            advice="look at how the source was put together: trm inspect-dataset FILE",
+        )
     decay = evidence.settings.training.weight_decay
     return Finding(
         Verdict.WARN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import can_expand, has_policy
 from trm_core.diagnose.evidence import Evidence
-from trm_core.diagnose.statistics import median
+from trm_core.diagnose.statistics import mean_interval, median
 
 _FORGOTTEN = 50  # steps: weights that decay within so few hold nothing
 _USUAL_RATE = 0.02
@@ -77,7 +77,7 @@ def regularisation(evidence: Evidence) -> Finding:
     )
     verdict = Verdict.FAIL if dropout > 0.7 or smoothing > 0.7 or lasting < _FORGOTTEN else Verdict.WARN
     if dropout <= 0.5 and smoothing <= 0.3 and lasting >= 4 * _FORGOTTEN:
-        return ok(text, **numbers)
+        return _harder_than_held_out(evidence) or ok(text, **numbers)
     fix: dict[str, float] = {}
     if dropout > 0.5:
         fix["arch.dropout"] = 0.1
@@ -92,6 +92,27 @@ def regularisation(evidence: Evidence) -> Finding:
         numbers,
         "What a step teaches is dropped, smoothed away or decays before the next ones can build on it.",
         fix,
+    )
+
+
+def _harder_than_held_out(evidence: Evidence) -> Finding | None:
+    """Training samples that are answered far worse than held-out ones."""
+    learning = evidence.metrics["train/final_accuracy"].between(0, evidence.learning_steps)
+    mean, half = mean_interval(learning.tail(0.2, 10))
+    gap = evidence.metrics["eval/accuracy"].last - mean
+    dqn = evidence.settings.dqn
+    # Exploration halts before the answer is there, and has nothing opened that would be.
+    explored = dqn.epsilon_end + dqn.halt_exploration if has_policy(evidence) else 0.0
+    if not gap > 0.12 + explored + half:
+        return None
+    return Finding(
+        Verdict.FAIL if gap > 0.25 + explored + half else Verdict.WARN,
+        f"accuracy {100 * mean:.1f} % in training, {100 * (gap + mean):.1f} % held out",
+        "likely",
+        {"train": mean, "held_out": gap + mean},
+        "What training shows is far harder than what it is for. Augmentation, erasing or noise that is stronger than "
+        "meant does that.",
+        advice="look at some training inputs as the model gets them, and at what is drawn per row and what per capsule",
     )
 
 

@@ -112,6 +112,18 @@ def lr_too_low(evidence: Evidence) -> Finding:
             why="The schedule is not asked for the step that training is at, or something else sets the rate.",
             advice="look at what calls trm_core.optim.schedule.lr_factor, and in which unit it counts",
         )
+    way = way_to_go(evidence)
+    if way < 0.15 and training.init_from is None:
+        return Finding(
+            Verdict.FAIL if way < 0.05 else Verdict.WARN,
+            f"all steps together can move a weight by {100 * way:.2g} % of its size at the beginning "
+            f"(training.base_lr={training.base_lr:g}, {evidence.learning_steps} steps)",
+            "likely",
+            {"way": way},
+            "A model that begins at random has to leave where it began. Such a rate is one for fine-tuning, or for "
+            "many more steps.",
+            {key: value / max(way, 1e-6) for key, value in slower(evidence, 1).items()},
+        )
     series = evidence.metrics["train/update_ratio"].between(training.lr_warmup_steps, evidence.learning_steps)
     ratio = median(series)
     if math.isnan(ratio):
@@ -129,6 +141,17 @@ def lr_too_low(evidence: Evidence) -> Finding:
         "About a thousandth is usual. Steps this small need a hundred times as many.",
         fix,
     )
+
+
+def way_to_go(evidence: Evidence) -> float:
+    """How far the planned steps can move a weight, in units of its first size: the sum of the rates (optimisers of the
+    Adam kind move a weight by at most about the rate) over one through the root of the width.
+    """
+    training, steps = evidence.settings.training, evidence.learning_steps
+    rate = max(training.base_lr, training.muon_lr if training.optimizer == "muon" else 0.0)
+    marks = np.linspace(0, max(steps - 1, 0), min(steps, 100)).astype(int).tolist()
+    factors = [lr_factor(step, training.lr_warmup_steps, steps, training.lr_min_ratio) for step in marks]
+    return rate * steps * float(np.mean(factors)) * math.sqrt(evidence.settings.arch.hidden_size)
 
 
 def rate_over_schedule(evidence: Evidence) -> float:
@@ -189,8 +212,6 @@ def dead_layer(evidence: Evidence) -> Finding:
     if metrics["train/memory_filled"].last == 0:
         # An empty bank gives back nothing, whatever is asked of it; why it is empty is asked elsewhere.
         groups = [name for name in groups if not name.endswith("memory")]
-    if not groups:
-        return unknown("training.monitor_gradients is off")
     warm = min(training.lr_warmup_steps, evidence.learning_steps // 4)
     dead = {}
     for name in groups:
@@ -212,6 +233,17 @@ def dead_layer(evidence: Evidence) -> Finding:
             "weight 0, or it is cut off.",
             advice="see which loss term should reach it (loss_weights) and whether its output is used",
         )
+    unmoved = median(metrics["train/unmoved_weights"].between(warm, evidence.learning_steps).tail(0.5))
+    if unmoved > 0.005:
+        return Finding(
+            Verdict.FAIL,
+            f"{100 * unmoved:.2g} % of the weights have a gradient, and no step moves them",
+            numbers={**numbers, "unmoved": unmoved},
+            why="They are in no optimiser, or in one whose rate is 0, and stay as they were drawn at random.",
+            advice="build optimisers from all of model.parameters(), as trm_core.optim.build does",
+        )
+    if not groups:
+        return unknown("training.monitor_gradients is off")
     return ok(f"all {len(groups)} parts have a gradient", **numbers)
 
 
