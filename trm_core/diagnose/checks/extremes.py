@@ -102,7 +102,7 @@ def _harder_than_held_out(evidence: Evidence) -> Finding | None:
     gap = evidence.metrics["eval/accuracy"].last - mean
     dqn = evidence.settings.dqn
     # Exploration halts before the answer is there, and has nothing opened that would be.
-    explored = dqn.epsilon_end + dqn.halt_exploration if has_policy(evidence) else 0.0
+    explored = dqn.epsilon_end if has_policy(evidence) else 0.0
     if not gap > 0.12 + explored + half:
         return None
     return Finding(
