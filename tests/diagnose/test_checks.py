@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from trm_core.diagnose.check import GROUPS, Check, Finding, Verdict
 from trm_core.diagnose.data_facts import DataFacts
@@ -21,6 +22,7 @@ from trm_core.diagnose.registry import CHECKS, of_group
 from trm_core.diagnose.series import Metrics, Series
 from trm_core.errors import CheckFailed
 from trm_core.optim.schedule import lr_factor
+from trm_core.training.step import movement
 
 STEPS = 600
 HEALTHY: dict[str, dict[str, Any]] = {
@@ -136,6 +138,9 @@ FAULTS: list[tuple[str, dict[str, dict[str, Any]], dict[str, Any]]] = [
     ("nan", {}, {"rollbacks": np.where(GROWING > 0.5, 1, 0)}),
     ("clipping", {"training": {"grad_clip_norm": 1e-8}}, {"grad_clip_ratio": ONE}),
     ("lr-too-low", {}, {"lr": 1e-6 * ONE}),
+    ("lr-too-low", {"training": {"base_lr": 2e-6, "muon_lr": 2e-6}}, {}),
+    ("dead-layer", {}, {"unmoved_weights": 0.3 * ONE}),
+    ("regularisation", {}, {"final_accuracy": 0.3 * ONE}),
     ("memory-leak", {}, {"rss_gb": 0.5 + GROWING}),
     ("loader-starvation", {}, {"data_time_share": 0.6 * ONE}),
     ("logging-frequency", {}, {"logging_time_share": 0.4 * ONE}),
@@ -179,6 +184,36 @@ def test_it_fails_on_its_fault(
 def test_a_rate_that_is_too_high_is_no_decay_that_is_too_strong(data: DataFacts) -> None:
     rate = {"training": {"base_lr": 3.0, "weight_decay": 0.1}}
     assert found(data, "regularisation", rate, {}).verdict is Verdict.OK
+
+
+def test_a_small_rate_is_right_for_weights_that_have_learned(data: DataFacts) -> None:
+    rate = {"training": {"base_lr": 2e-6, "muon_lr": 2e-6, "init_from": "runs/before"}}
+    assert found(data, "lr-too-low", rate, {}).verdict is Verdict.OK
+
+
+def test_training_that_explores_may_be_harder_than_what_it_is_for(data: DataFacts) -> None:
+    exploring = {"dqn": {"epsilon_end": 0.5}}
+    assert found(data, "regularisation", exploring, {"final_accuracy": 0.4 * ONE}).verdict is Verdict.OK
+
+
+def test_every_weight_with_a_gradient_moves_in_a_real_run(trained_run: Path) -> None:
+    logged = read_metrics(trained_run / "metrics.jsonl", 20)
+    for name in ("train/unmoved_weights", "train/update_ratio", "train/policy_update_ratio"):
+        assert len(logged[name].finite()) > 10
+    assert not logged["train/unmoved_weights"].values.any()
+    assert (logged["train/update_ratio"].values > 1e-6).all()
+
+
+def test_weights_in_no_optimiser_are_counted() -> None:
+    weights = [torch.ones(30, requires_grad=True), torch.ones(60, requires_grad=True), torch.ones(10)]
+    before = [weight.detach().clone() for weight in weights]
+    for weight in weights[:2]:
+        weight.grad = torch.ones_like(weight)
+    with torch.no_grad():
+        weights[0] += 0.1  # the second one has a gradient and stays, the third has none
+    ratio, unmoved = movement(before, weights)
+    assert float(ratio) == pytest.approx(0.1 * 30**0.5 / 10)
+    assert float(unmoved) == pytest.approx(0.6)
 
 
 def test_only_halt_ends_an_episode_in_a_real_run(trained_run: Path) -> None:

@@ -11,14 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from trm_core.config.schema import Config
 from trm_core.data.store import CapsuleWriter
 from trm_core.diagnose.check import Verdict
 from trm_core.diagnose.data_facts import DataFacts, row_hashes
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.linear_probe import broken_stretch, right_in_folds
 from trm_core.diagnose.registry import CHECKS
+from trm_core.diagnose.series import Metrics, Series
 
 K, M, D, CLASSES = 4, 2, 6, 5
+BY_ID = {check.id: check for check in CHECKS}
 
 
 def write(path: Path, change: str = "", seed: int = 0, rows: int = 900, noise: float = 1.0) -> Path:
@@ -135,6 +138,103 @@ def test_the_fault_is_named_and_nothing_before_it(tmp_path: Path, change: str, n
         assert found[name] is Verdict.FAIL
         first = next(check for check, verdict in found.items() if verdict is Verdict.FAIL)
         assert first == name, found
+
+
+def table(path: Path, rows: int = 1500, seed: int = 0, top: float = 0.0, signal: float = 1.0) -> Path:
+    """Columns of a few values each, as tables of people have: rows lie dense, and many are nearly alike. One class has
+    the share `top`; `signal`: how much columns say of the class.
+    """
+    random = np.random.default_rng(seed)
+    with CapsuleWriter(path, num_capsules=6, num_children=1, dim=2, dtype="float32") as writer:
+        for split, count in (("train", rows), ("validation", rows // 5)):
+            labels = (random.random(count) > max(top, 0.5)).astype(np.int64)
+            chosen = np.minimum(random.geometric(0.6, (count, 6)) - 1 + (random.random((count, 6)) < 0.1), 3)
+            shifted = random.random((count, 6)) < 0.25 * signal * labels[:, None]
+            values = np.stack([chosen == 0, np.minimum(chosen + shifted, 3) / 2], axis=-1).astype(np.float32)
+            sketches = (0.3 * values + 0.1 * random.standard_normal(values.shape)).astype(np.float32)
+            writer.append(split, {"sketches": sketches, "children": values[:, :, None], "labels": labels})
+        writer.close({"task": "classes", "num_classes": 2, "kind": "arrays"})
+    return path
+
+
+@pytest.mark.parametrize("top", [0.0, 0.87])
+def test_a_table_of_categories_raises_nothing(tmp_path: Path, top: float) -> None:
+    """Neither rows that lie dense, nor values that are frequent, nor a class that most rows have is a fault."""
+    for seed in range(4):
+        found = verdicts(table(tmp_path / f"{seed}.h5", seed=seed, top=top))
+        assert set(found.values()) == {Verdict.OK}, found
+
+
+def test_labels_that_no_column_tells_are_told_of(tmp_path: Path) -> None:
+    found = verdicts(table(tmp_path / "a.h5", top=0.87, signal=0.0))
+    assert found["labels-shuffled"] is Verdict.WARN
+
+
+def test_a_part_with_other_classes_is_no_broken_one() -> None:
+    """A file that is ordered by place: in the first part nearly all samples are of one class, later the classes mix."""
+    random = np.random.default_rng(0)
+    labels = np.r_[(random.random(400) < 0.02).astype(int), random.integers(0, 2, 800)]
+    features = random.standard_normal((1200, 8)) + 0.3 * labels[:, None]
+    features[:400] -= 2.0
+    assert broken_stretch(right_in_folds([features], labels), labels, float(np.bincount(labels).max() / 1200)) is None
+
+
+def test_means_over_capsules_tell_what_no_place_does(tmp_path: Path) -> None:
+    """As words do: in which capsule one stands says nothing."""
+    random = np.random.default_rng(0)
+    with CapsuleWriter(tmp_path / "a.h5", num_capsules=8, num_children=2, dim=16, dtype="float32") as writer:
+        for split, count in (("train", 800), ("validation", 200)):
+            labels = random.integers(0, 2, count)
+            children = 0.2 * random.standard_normal((count, 8, 2, 16))
+            children[np.arange(count), random.integers(0, 8, count), 0, labels] += 3.0
+            sketches = 0.1 * random.standard_normal((count, 8, 16))
+            arrays = {"sketches": sketches, "children": children}
+            writer.append(split, {n: v.astype(np.float32) for n, v in arrays.items()} | {"labels": labels})
+        writer.close({"task": "classes", "num_classes": 2, "kind": "arrays"})
+    probe = DataFacts(tmp_path / "a.h5").probe
+    assert probe is not None
+    assert (probe.detail or 0) > 0.95 > 0.6 > probe.sketches
+
+
+def test_copies_of_the_builder_are_left_out(tmp_path: Path) -> None:
+    """Warped beyond recognition they would look like labels that belong to other samples."""
+    random = np.random.default_rng(0)
+    with CapsuleWriter(tmp_path / "a.h5", num_capsules=2, num_children=1, dim=4, dtype="float32") as writer:
+        for split, originals, copies in (("train", 300, 2700), ("validation", 200, 0)):
+            labels = random.integers(0, 2, originals + copies)
+            sketches = random.standard_normal((originals + copies, 2, 4))
+            sketches[:originals] += 2 * labels[:originals, None, None]
+            arrays = {"sketches": sketches, "children": sketches[:, :, None] + 1.0}
+            writer.append(split, {n: v.astype(np.float32) for n, v in arrays.items()} | {"labels": labels})
+        writer.close({"task": "classes", "num_classes": 2, "kind": "arrays", "augmented_rows": 2700})
+    probe = DataFacts(tmp_path / "a.h5").probe
+    assert probe is not None
+    assert probe.cases == 300
+    assert probe.sketches > 0.95
+
+
+def test_a_part_that_was_read_again_and_again(tmp_path: Path) -> None:
+    whole = DataFacts(write(tmp_path / "whole.h5"))
+    with CapsuleWriter(tmp_path / "again.h5", num_capsules=K, num_children=M, dim=D, dtype="float32") as writer:
+        for split, rows in (("train", np.arange(900) % 90), ("validation", np.arange(300))):
+            writer.append(split, read(whole, split, rows))
+        writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays"})
+    again = DataFacts(tmp_path / "again.h5")
+    assert whole.twins.repeated == 0
+    assert again.twins.repeated == pytest.approx(0.9)
+    assert again.probe is not None
+    assert again.probe.cases == 90, "no sample is judged by its own copies"
+    at = np.arange(1, 20)
+    series = {"train/final_accuracy": Series(at, np.ones(19)), "eval/accuracy": Series(at[-1:], np.array([0.5]))}
+    finding = BY_ID["overfitting"].look(Evidence(Config(), Metrics(series), again))
+    assert finding.verdict is Verdict.FAIL
+    assert "again" in finding.evidence
+
+
+def read(facts: DataFacts, split: str, rows: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    fields = ["sketches", "children", "labels"]
+    arrays = facts.capsules.read(split, slice(0, int(rows.max()) + 1), fields)
+    return {name: values[rows] for name, values in arrays.items()}
 
 
 def test_the_leak_is_located(tmp_path: Path) -> None:

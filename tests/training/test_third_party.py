@@ -119,6 +119,42 @@ def test_a_broken_package_is_a_warning(package: str, tmp_path: Path, monkeypatch
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "train/loss": 1.0}
 
 
+LOGGED = """
+import sys
+from pathlib import Path
+from trm_core.config.schema import Config
+from trm_core.training.loggers import open_loggers
+loggers = open_loggers(Path(sys.argv[1]), Config.model_validate({"logging": {"wandb": True}}), print)
+loggers.log(1, {"train/loss": 1.0})
+loggers.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "said", "logged"),
+    [
+        (None, "warning: Weights & Biases: nobody is logged in", True),
+        ("disabled", "warning: Weights & Biases: WANDB_MODE=disabled", False),
+        ("offline", None, True),
+    ],
+)
+def test_where_points_go_is_said_unless_it_was_asked_for(
+    mode: str | None, said: str | None, logged: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("wandb")
+    environment = {**tiny.environment(tmp_path), "HOME": str(tmp_path)}
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        environment.pop(name, None)
+    if mode is not None:
+        environment["WANDB_MODE"] = mode
+    done = subprocess.run(
+        [sys.executable, "-c", LOGGED, tmp_path], capture_output=True, text=True, env=environment, check=True
+    )
+    told = done.stdout.splitlines()
+    assert [line[: len(said or "")] for line in told] == ([] if said is None else [said]), told
+    assert bool(list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))) is logged
+
+
 def service_of(parent: int) -> int:
     """The wandb-core process of another process."""
     for stat in Path("/proc").glob("[0-9]*/stat"):

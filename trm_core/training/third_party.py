@@ -90,14 +90,14 @@ class WandB:
     def open(self) -> None:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or "online"
+        mode = os.environ.get("WANDB_MODE", "online")
         if mode == "disabled":
-            self.warn("Weights & Biases: WANDB_MODE=disabled, so nothing of this run goes there")
+            self.warn("warning: Weights & Biases: WANDB_MODE=disabled, so nothing of this run goes there")
             return
         online = mode == "online" and wandb_login_exists()
         if mode == "online" and not online:
             self.warn(
-                "Weights & Biases: nobody is logged in, so this run is logged offline; "
+                "warning: Weights & Biases: nobody is logged in, so this run is logged offline; "
                 f"wandb login, and then: wandb sync {self.folder}/wandb/offline-run-*"
             )
         logging = self.config.logging
@@ -114,7 +114,9 @@ class WandB:
         except wandb.errors.Error as error:
             if not online:
                 raise
-            self.warn(f"Weights & Biases could not start online ({error}); logging offline into {self.folder}/wandb")
+            self.warn(
+                f"warning: Weights & Biases could not start online ({error}); logging offline into {self.folder}/wandb"
+            )
             self.run = wandb.init(mode="offline", **options)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -325,7 +325,11 @@ def wandb_ready(evidence: Evidence) -> Finding:
     ]
     if said:
         return Finding(
-            Verdict.WARN, said[-1][:200], "certain", why="Training goes on without it.", fix={"logging.wandb": False}
+            Verdict.WARN,
+            said[-1][:200],
+            "certain",
+            why="Training goes on, and metrics.jsonl has every line.",
+            fix={"logging.wandb": False},
         )
     return ok(f"Weights & Biases logs to project {logging.wandb_project}")
 

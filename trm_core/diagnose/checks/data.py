@@ -56,7 +56,7 @@ def labels_constant(evidence: Evidence) -> Finding:
     text = f"{100 * share:.1f} % of the training labels are one class of {classes}"
     # Two unbalanced classes are a task (fraud, spam); of many classes one that takes nearly all is hardly. What is
     # true of the task is true of the held-out labels too.
-    if share > 0.995 or (classes > 2 and spread < 0.2) or (share > 0.5 and share > held_out + max(0.25, noise)):
+    if share > 0.995 or (classes > 2 and spread < 0.15) or (share > 0.5 and share > held_out + max(0.25, noise)):
         verdict = Verdict.FAIL
     elif share > 0.95 or (classes > 2 and spread < 0.4) or (share > 0.3 and share > held_out + max(0.1, noise)):
         verdict = Verdict.WARN
