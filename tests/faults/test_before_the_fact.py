@@ -1,0 +1,52 @@
+"""What `trm diagnose --config` finds before anything is trained: severe faults of the data stand first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.bases import BASES
+from tests.faults.capsules import Capsules, write
+from tests.faults.healthy import HEALTHY
+from tests.faults.plan import Plan
+from tests.faults.plant import FAULTS, NONE, overrides, planned
+from trm_core.config.load import load_config_dict
+from trm_core.diagnose.check import Verdict
+from trm_core.diagnose.diagnose import diagnose
+from trm_core.diagnose.evidence import of_config
+from trm_core.diagnose.registry import CHECKS
+
+AHEAD = [check for check in CHECKS if set(check.needs) <= {"config", "data"}]
+
+
+def loud(plan: Plan, path: Path) -> list[tuple[str, Verdict]]:
+    """Checks that warn or fail, in order, of a plan's settings and data (the base's own where nothing was changed)."""
+    plan.settings.pop("data.source", None)
+    write(plan.data, path)
+    config = load_config_dict({}, overrides({**plan.settings, "data.path": str(path)})).config
+    found = [(one.check.id, one.finding.verdict) for one in diagnose(AHEAD, of_config(config))]
+    path.unlink()
+    return [(name, verdict) for name, verdict in found if verdict in (Verdict.FAIL, Verdict.WARN)]
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_faults_of_the_data_stand_first(base: str, tmp_path: Path) -> None:
+    known = {check.id for check in AHEAD if "data" in check.needs}
+    looked_at = []
+    for name, fault in FAULTS.items():
+        plan = planned(name, "severe", base, 3)
+        if isinstance(plan.capsules, Capsules) and known & set(fault.expected):
+            told = loud(plan, tmp_path / "a.h5")
+            assert told, f"{name}: nothing was found"
+            assert told[0][0] in fault.expected, f"{name}: {told}"
+            looked_at.append(name)
+    assert len(looked_at) > 15, looked_at
+
+
+@pytest.mark.parametrize("base", ["digits", "generated", "generated-large", "answers", "wine", "cancer"])
+def test_healthy_data_are_let_alone(base: str, tmp_path: Path) -> None:
+    assert base in HEALTHY
+    told = loud(planned(NONE, "mild", base, 3), tmp_path / "a.h5")
+    assert not [name for name, verdict in told if verdict is Verdict.FAIL]
+    assert len(told) <= 1, told
