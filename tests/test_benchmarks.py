@@ -17,10 +17,10 @@ from benchmarks.mutants import changes
 
 ROOT = Path(__file__).parent.parent
 TINY = [
-    "training.total_steps=60",
-    "training.predictor_steps=40",
+    "training.total_steps=24",
+    "training.predictor_steps=16",
     "training.lr_warmup_steps=5",
-    "dqn.buffer_min_size=500",
+    "dqn.buffer_min_size=300",
 ]
 
 
@@ -78,7 +78,7 @@ def test_two_processes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ablation_keeps_finished_cells(tmp_path: Path) -> None:
-    rows = ("--steps", "80", "--seeds", "0", "--rows", "baseline")
+    rows = ("--steps", "24", "--seeds", "0", "--rows", "baseline")
     first = run(tmp_path, "ablation", *rows)
     more = run(tmp_path, "ablation", *rows, "+ DQN with EXPAND")
     assert more["cells"]["digits|baseline|0"] == first["cells"]["digits|baseline|0"]
@@ -97,7 +97,7 @@ def test_learning_speed(tmp_path: Path) -> None:
     assert (first["settings"], now["settings"]) == ("first", "now")
     for one in (first, now):
         (point,) = one["points"]
-        assert (point["step"], one["reached"]) == (60, {"learned": None, "all": None})
+        assert (point["step"], one["reached"]) == (24, {"learned": None, "all": None})
         assert 0 < point["seconds"] < 60
         assert record["final"][one["settings"]]["all"][0] == point["all"] > 0
 
@@ -130,7 +130,7 @@ def test_adaptive_inference_and_the_learned_policy(tmp_path: Path) -> None:
     command += [f"training.run_dir={where}", "arch.H_cycles=2", "arch.enable_adaptive_hcycles=true"]
     environment = {**os.environ, "TRM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
-    record = run(tmp_path, "adaptive_inference", where, "--repetitions", "3")
+    record = run(tmp_path, "adaptive_inference", where, "--repetitions", "1")
     assert record["all samples"]["steps"]["all"] == record["T"]
     assert record["easy half"]["cycles"]["all"] == 2 * record["T"]
     policy = run(tmp_path, "learned_policy", "--run", f"digits={where}")

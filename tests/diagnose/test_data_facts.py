@@ -165,6 +165,18 @@ def test_a_table_of_categories_raises_nothing(tmp_path: Path, top: float) -> Non
         assert set(found.values()) == {Verdict.OK}, found
 
 
+def test_a_frequent_category_is_no_filler(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    with CapsuleWriter(tmp_path / "a.h5", num_capsules=2, num_children=1, dim=1, dtype="float32") as writer:
+        kinds = np.where(random.random((600, 2, 1, 1)) < 0.85, 0, random.integers(1, 4, (600, 2, 1, 1))).astype(float)
+        kinds[:, 1] = np.where(random.random((600, 1, 1)) < 0.85, 0.5, random.standard_normal((600, 1, 1)))
+        arrays = {"sketches": random.standard_normal((600, 2, 1)), "children": kinds}
+        writer.append("train", {n: v.astype(np.float32) for n, v in arrays.items()} | {"labels": np.arange(600) % 2})
+        writer.close({"task": "classes", "num_classes": 2, "kind": "arrays"})
+    filler = DataFacts(tmp_path / "a.h5").filler  # of the second column, half of the capsules
+    assert filler == pytest.approx(0.85 / 2, abs=0.03)
+
+
 def test_labels_that_no_column_tells_are_told_of(tmp_path: Path) -> None:
     found = verdicts(table(tmp_path / "a.h5", top=0.87, signal=0.0))
     assert found["labels-shuffled"] is Verdict.WARN

@@ -197,7 +197,7 @@ def test_a_run_that_does_not_fit_names_one_that_does(
     common = tiny.as_overrides(
         data={"path": capsule_file},
         arch={"hidden_size": 64, "num_layers": 2},
-        training={"run_dir": run, "total_steps": 4},
+        training={"run_dir": run, "total_steps": 3},
         dqn={"buffer_dtype": "float32"},
     )
     done = limited(tmp_path, *common, *sizes)
