@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from small_sources import random_table, write_arc, write_messages, write_picture
 
 from trm_core.config.schema import BuildConfig
 from trm_core.data.build import build_capsules
+from trm_core.data.build.chunks import _digest, _read_coder
 from trm_core.data.build.work import WorkDir, locked
 from trm_core.data.store.reader import open_capsules
 from trm_core.errors import ConfigError, DataError, StoppedEarly, UsageError
@@ -108,6 +110,20 @@ def test_the_number_of_workers_changes_nothing(build: Build, tmp_path: Path) -> 
     alone = build(source, name="0.h5", **SMALL).report
     assert build(source, name="2.h5", workers=2, **SMALL).report.content_hash == alone.content_hash
     assert build(source, name="s.h5", seed=1, **SMALL).report.content_hash != alone.content_hash
+
+
+def test_workers_unpickle_nothing_but_what_their_build_has_written(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (ran,))
+
+    path = tmp_path / "coder.pickle"
+    path.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(DataError, match=r"coder\.pickle: was changed"):
+        _read_coder(path, _digest(b"what the build wrote"))
+    assert not ran.exists()
 
 
 def test_an_error_in_a_worker_is_the_users_error(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

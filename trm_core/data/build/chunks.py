@@ -7,6 +7,7 @@ whether the build was killed and run again.
 from __future__ import annotations
 
 import functools
+import hashlib
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -29,7 +30,7 @@ from trm_core.data.build.twins import row_digests
 from trm_core.data.build.work import WorkDir
 from trm_core.data.threads import one_thread
 from trm_core.data.workers import Workers
-from trm_core.errors import StoppedEarly
+from trm_core.errors import DataError, StoppedEarly
 
 _CHUNK_BYTES = 16 << 20
 _CHUNK_ROWS = 256
@@ -114,7 +115,8 @@ def encode_all(
     if workers.pool is None:
         run = functools.partial(_encode, coder, with_modality)
     else:
-        run = functools.partial(_encode_there, work.save_coder(pickle.dumps(coder)), with_modality)
+        pickled = pickle.dumps(coder)
+        run = functools.partial(_encode_there, work.save_coder(pickled), _digest(pickled), with_modality)
     with closing(workers.in_order(run, jobs)) as results:
         for chunk, fields in results:
             _complete(fields, chunk, plan)
@@ -160,17 +162,26 @@ def _encode(
 
 
 def _encode_there(
-    coder: Path, with_modality: bool, chunk: Chunk, contents: list[Any], train: np.ndarray
+    coder: Path, digest: str, with_modality: bool, chunk: Chunk, contents: list[Any], train: np.ndarray
 ) -> tuple[Chunk, dict[str, np.ndarray]]:
     """`_encode` in a worker."""
-    return _encode(_read_coder(coder), with_modality, chunk, contents, train)
+    return _encode(_read_coder(coder, digest), with_modality, chunk, contents, train)
 
 
 @functools.lru_cache(maxsize=1)
-def _read_coder(path: Path) -> Coder:
-    """What this build has just written: by a file, because it is large and every worker wants it once."""
-    coder: Coder = pickle.loads(path.read_bytes())
+def _read_coder(path: Path, digest: str) -> Coder:
+    """What this build has just written: by a file, because it is large and every worker wants it once. Nothing else is
+    unpickled: raises DataError if its bytes are others.
+    """
+    pickled = path.read_bytes()
+    if _digest(pickled) != digest:
+        raise DataError(f"{path}: was changed by somebody while it was in use", hint="run the build again")
+    coder: Coder = pickle.loads(pickled)
     return coder
+
+
+def _digest(pickled: bytes) -> str:
+    return hashlib.sha256(pickled).hexdigest()
 
 
 def _augment(
