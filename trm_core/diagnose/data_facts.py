@@ -124,7 +124,7 @@ class Cases:
             return None
         return [self.children, *([] if self.mean_children is None else [self.mean_children])]
 
-    @property
+    @cached_property
     def opened(self) -> list[Array] | None:
         """Blocks for the probe of sketches and children."""
         if self.children is None:
@@ -148,6 +148,7 @@ class DataFacts:
         usual = next((name for name in ("validation", "test") if rows.get(name)), None)
         self.held_out = held_out if held_out and rows.get(held_out) else usual
         self._samples: dict[str, dict[str, np.ndarray]] = {}
+        self._known_cases: dict[str, Cases] = {}
 
     @cached_property
     def labels(self) -> dict[str, NDArray[np.int64]]:
@@ -382,6 +383,11 @@ class DataFacts:
         return sum(math.prod(layout.row_shape(name)) * np.dtype(layout.dtypes[name]).itemsize for name in fields)
 
     def _cases(self, split: str) -> Cases:
+        if split not in self._known_cases:
+            self._known_cases[split] = self._read_cases(split)
+        return self._known_cases[split]
+
+    def _read_cases(self, split: str) -> Cases:
         sample = self._sample(split)
         if "labels" not in sample:
             return Cases(np.zeros((0, 1)), None, np.zeros(0, np.int64))
