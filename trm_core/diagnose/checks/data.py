@@ -211,13 +211,15 @@ def children_equal_sketch(evidence: Evidence) -> Finding:
     if detail < 0.1 and probe.detail < probe.sketches + 2 * spread:
         return Finding(Verdict.FAIL, text, "likely", numbers, fail.why, fail.fix, fail.advice)
     # Where sketches alone nearly suffice there is little to gain, which is no fault of the children.
-    if probe.detail + 2 * spread < probe.sketches + 0.05 and probe.chance + 0.05 < probe.sketches < 0.97:
+    nothing = probe.detail + 2 * spread < probe.sketches + 0.05
+    little = detail < 0.5 and probe.detail - probe.sketches < 0.15 * (1 - probe.sketches)
+    if (nothing or little) and probe.chance + 0.05 < probe.sketches < 0.97:
         return Finding(
             Verdict.WARN,
             text,
             "possible",
             numbers,
-            "A policy that buys them would pay for nothing, unless they help in ways that no linear probe sees.",
+            "A policy that buys them would pay for little, unless they help in ways that no linear probe sees.",
             fail.fix,
             fail.advice,
         )

@@ -105,10 +105,11 @@ def _harder_than_held_out(evidence: Evidence) -> Finding | None:
     explored = dqn.epsilon_end if has_policy(evidence) else 0.0
     if not gap > 0.12 + explored + half:
         return None
+    far = gap > 0.25 + explored + half
     return Finding(
-        Verdict.FAIL if gap > 0.25 + explored + half else Verdict.WARN,
+        Verdict.FAIL if far else Verdict.WARN,
         f"accuracy {100 * mean:.1f} % in training, {100 * (gap + mean):.1f} % held out",
-        "likely",
+        "likely" if far else "possible",
         {"train": mean, "held_out": gap + mean},
         "What training shows is far harder than what it is for. Augmentation, erasing or noise that is stronger than "
         "meant does that.",
