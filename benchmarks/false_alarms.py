@@ -5,10 +5,10 @@
     python -m benchmarks.false_alarms TABLES [--part 3 4 5 --parts 6] [--out benchmarks/results/false_alarms.json]
 
 TABLES: a folder with csv files that have a header, here some 700 that come with R; those are taken whose number leaves
-one of --part over --parts. A table of 250 to 30,000 rows with two columns and more becomes a capsule file as
+one of --part over --parts. A table of 250 to 30,000 rows with three columns and more becomes a capsule file as
 `trm build-capsules` makes it; its label is a column of 2 to 12 values, drawn by the table's name. A column that numbers
-the rows is left out. Then all checks that need no training look at it. Not every finding is a false alarm: in many of
-these tables people, firms or years stand several times, and some columns cannot be told from the others.
+the rows is left out. Then all checks of data that need no training look at it. Not every finding is a false alarm: in
+many of these tables people, firms or years stand several times, and some columns cannot be told from the others.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ AHEAD = [check for check in CHECKS if set(check.needs) <= {"config", "data"} and
 def with_label(source: Path, target: Path) -> str | None:
     """Write the table without its row numbers; the name of the label column, or None where it is no task."""
     with source.open(encoding="utf-8", errors="replace", newline="") as file:
-        head, *rows = csv.reader(file) or [[]]
+        head, *rows = list(csv.reader(file)) or [[]]
     rows = [row for row in rows if len(row) == len(head)]
     if not ROWS[0] <= len(rows) <= ROWS[1] or len(set(head)) < len(head):
+        return None
+    if len(head) < 3:
         return None
     numbered = [row[0] for row in rows[:5]] == ["1", "2", "3", "4", "5"]
     columns = list(range(int(numbered or head[0] == ""), len(head)))

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import learning_speed, policy_wins, sudoku
@@ -52,6 +53,22 @@ def run(folder: Path, module: str, *arguments: str | Path) -> Any:
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)
     return json.loads(out.read_text())
+
+
+def test_false_alarms(tmp_path: Path) -> None:
+    """A table without rows, one that is no task, and one with copies of its rows."""
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    (tables / "empty.csv").write_text("")
+    (tables / "short.csv").write_text("a,b,c\n1,2,3\n")
+    random = np.random.default_rng(0)
+    rows = [(*random.standard_normal(4), n % 2) for n in range(300)]
+    copies = [(*(value + 1e-4 for value in row[:4]), row[4]) for row in rows]
+    lines = [",".join(map(str, row)) for row in rows + copies]
+    (tables / "copied.csv").write_text("\n".join(["p,q,r,s,kind", *lines]))
+    record = run(tmp_path, "false_alarms", tables)
+    assert (record["tables"], record["with a failure"]) == (1, 1)
+    assert set(record["failures"]["copied"]) == {"duplicate-across-splits"}
 
 
 @pytest.mark.slow

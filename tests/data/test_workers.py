@@ -56,7 +56,16 @@ def test_a_script_without_a_guard_is_told_and_does_not_wait(tmp_path: Path) -> N
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
-    assert "ResourceError: a worker process died" in done.stderr
+    assert "ResourceError: no worker process could start" in done.stderr
+
+
+def test_a_module_that_cannot_be_imported_is_no_want_of_memory() -> None:
+    with (
+        pytest.raises(ResourceError, match="no worker process could start") as caught,
+        started_workers(2, "data.build.workers", ["a_module_that_is_not_there"]) as workers,
+    ):
+        list(workers.in_order(square, [(1,)]))
+    assert "data.build.workers=0" in str(caught.value.hint)
 
 
 def test_no_worker_outlives_a_builder_that_is_killed(tmp_path: Path) -> None:

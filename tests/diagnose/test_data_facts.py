@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from trm_core.config.schema import Config
+from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.store import CapsuleWriter
 from trm_core.diagnose.check import Verdict
 from trm_core.diagnose.data_facts import DataFacts, row_hashes
@@ -225,6 +226,58 @@ def test_copies_of_the_builder_are_left_out(tmp_path: Path) -> None:
     assert probe.sketches > 0.95
 
 
+@pytest.mark.parametrize("labels", ["as they are", "one in ten is wrong", "half of them are unknown"])
+def test_copies_are_found_whatever_labels_are_like(tmp_path: Path, labels: str) -> None:
+    whole, random = DataFacts(write(tmp_path / "whole.h5")), np.random.default_rng(0)
+    with CapsuleWriter(tmp_path / "a.h5", num_capsules=K, num_children=M, dim=D, dtype="float32") as writer:
+        train = read(whole, "train", np.arange(900))
+        copies = {name: values[:300].copy() for name, values in train.items()}
+        for name in ("sketches", "children"):
+            copies[name] += (0.01 * random.standard_normal(copies[name].shape)).astype(np.float32)
+        for arrays in (train, copies):
+            known = arrays["labels"]
+            if labels == "one in ten is wrong":
+                known[:] = np.where(random.random(len(known)) < 0.1, random.integers(0, CLASSES, len(known)), known)
+            if labels == "half of them are unknown":
+                known[random.random(len(known)) < 0.5] = IGNORE_LABEL
+        writer.append("train", train)
+        writer.append("validation", copies)
+        writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays"})
+    assert verdicts(tmp_path / "a.h5")["duplicate-across-splits"] is Verdict.FAIL
+
+
+def test_samples_that_are_all_the_same_are_seen_as_they_are(tmp_path: Path) -> None:
+    """Probes see each once; what there is to open, and how splits differ, is asked of all."""
+    whole = DataFacts(write(tmp_path / "whole.h5"))
+    with CapsuleWriter(tmp_path / "a.h5", num_capsules=K, num_children=M, dim=D, dtype="float32") as writer:
+        arrays = read(whole, "train", np.arange(900))
+        for name in ("sketches", "children"):
+            arrays[name][:855] = 0.0  # an encoder that has failed
+        writer.append("train", arrays)
+        writer.append("validation", read(whole, "validation", np.arange(300)))
+        writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays"})
+    assert DataFacts(tmp_path / "a.h5").blank == pytest.approx(0.95)
+    found = verdicts(tmp_path / "a.h5")
+    assert found["splits-differ"] is Verdict.FAIL
+
+
+def test_a_broken_part_is_named_by_where_it_lies_in_the_file(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, CLASSES, 2000)
+    sketches = np.eye(CLASSES)[labels][:, None] + 0.1 * random.standard_normal((2000, K, CLASSES))
+    labels[500:1000] = random.permutation(labels[500:1000])
+    with CapsuleWriter(tmp_path / "a.h5", num_capsules=K, num_children=1, dim=CLASSES, dtype="float32") as writer:
+        arrays = {"sketches": sketches, "children": sketches[:, :, None] + 1.0}
+        for part in (slice(None), slice(None)):  # the second time as copies of a builder
+            writer.append("train", {n: v[part].astype(np.float32) for n, v in arrays.items()} | {"labels": labels})
+        writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays", "augmented_rows": 2000})
+    probe = DataFacts(tmp_path / "a.h5").probe
+    assert probe is not None
+    assert probe.broken is not None
+    assert (probe.broken.begin, probe.broken.end) == (pytest.approx(0.125, abs=0.02), pytest.approx(0.25, abs=0.02))
+    assert probe.broken.share == pytest.approx(0.25, abs=0.05)
+
+
 def test_a_part_that_was_read_again_and_again(tmp_path: Path) -> None:
     whole = DataFacts(write(tmp_path / "whole.h5"))
     with CapsuleWriter(tmp_path / "again.h5", num_capsules=K, num_children=M, dim=D, dtype="float32") as writer:
@@ -232,15 +285,15 @@ def test_a_part_that_was_read_again_and_again(tmp_path: Path) -> None:
             writer.append(split, read(whole, split, rows))
         writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays"})
     again = DataFacts(tmp_path / "again.h5")
-    assert whole.twins.repeated == 0
-    assert again.twins.repeated == pytest.approx(0.9)
+    assert whole.repeated == 0
+    assert again.repeated == pytest.approx(0.9)
     assert again.probe is not None
     assert again.probe.cases == 90, "no sample is judged by its own copies"
     at = np.arange(1, 20)
     series = {"train/final_accuracy": Series(at, np.ones(19)), "eval/accuracy": Series(at[-1:], np.array([0.5]))}
     finding = BY_ID["overfitting"].look(Evidence(Config(), Metrics(series), again))
     assert finding.verdict is Verdict.FAIL
-    assert "again" in finding.evidence
+    assert "90 % of the training samples are exact repeats" in finding.evidence
 
 
 def read(facts: DataFacts, split: str, rows: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:

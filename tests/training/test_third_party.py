@@ -119,6 +119,18 @@ def test_a_broken_package_is_a_warning(package: str, tmp_path: Path, monkeypatch
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "train/loss": 1.0}
 
 
+def test_a_login_is_looked_for_where_wandb_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "logins").write_text("machine wandb.example.org login user password secret")
+    monkeypatch.setenv("NETRC", str(tmp_path / "logins"))
+    assert not third_party.wandb_login_exists()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert third_party.wandb_login_exists()
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    assert not third_party.wandb_login_exists()
+
+
 LOGGED = """
 import sys
 from pathlib import Path
@@ -133,7 +145,7 @@ loggers.close()
 @pytest.mark.parametrize(
     ("mode", "said", "logged"),
     [
-        (None, "warning: Weights & Biases: nobody is logged in", True),
+        (None, "warning: Weights & Biases: no login was found", True),
         ("disabled", "warning: Weights & Biases: WANDB_MODE=disabled", False),
         ("offline", None, True),
     ],

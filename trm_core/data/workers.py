@@ -27,39 +27,35 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Workers:
-    """`pool` None: the work is done in this process. `key`: the setting that says how many there are."""
+    """`pool` None: the work is done in this process."""
 
     pool: ProcessPoolExecutor | None
     count: int
-    key: str
 
     def in_order(self, work: Callable[..., T], jobs: Iterable[tuple[Any, ...]]) -> Generator[T, None, None]:
         """`work(*job)` for each job, at most two per worker under way. `work` must be a function of a module, and
-        depend on nothing but the job. Raises ResourceError if a worker dies.
+        depend on nothing but the job.
         """
         if self.pool is None:
             for job in jobs:
                 yield work(*job)
             return
         pending: deque[Future[T]] = deque()
-        try:
-            for job in jobs:
-                pending.append(self.pool.submit(work, *job))
-                if len(pending) >= 2 * self.count:
-                    yield pending.popleft().result()
-            while pending:
+        for job in jobs:
+            pending.append(self.pool.submit(work, *job))
+            if len(pending) >= 2 * self.count:
                 yield pending.popleft().result()
-        except BrokenProcessPool:
-            raise ResourceError(
-                "a worker process died, perhaps for want of memory", hint=f"use fewer workers: {self.key}"
-            ) from None
+        while pending:
+            yield pending.popleft().result()
 
 
 @contextmanager
 def started_workers(count: int, key: str, imports: Sequence[str] = ()) -> Iterator[Workers]:
-    """`count` processes (0: none) that import the named modules first. An exception within ends them at once."""
+    """`count` processes (0: none) that import the named modules first. An exception within ends them at once. Raises
+    ResourceError if one dies; `key` is the setting that says how many there are.
+    """
     if count == 0:
-        yield Workers(None, 0, key)
+        yield Workers(None, 0)
         return
     # spawn: a fork of a process that runs threads (BLAS, a progress bar) may hang.
     context = multiprocessing.get_context("spawn")
@@ -68,17 +64,28 @@ def started_workers(count: int, key: str, imports: Sequence[str] = ()) -> Iterat
     # Only little may be sent here: where a process ends while it starts, whoever sends it more than a pipe holds waits
     # for ever.
     with ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(theirs, tuple(imports))) as pool:
-        finished = False
+        finished, begun = False, []
         try:
-            for _ in range(count):
-                pool.submit(_nothing)  # a process is started for each
-            yield Workers(pool, count, key)
+            begun += [pool.submit(_nothing) for _ in range(count)]  # a process is started for each
+            yield Workers(pool, count)
             finished = True
+        except BrokenProcessPool:
+            raise _died(key, any(one.done() and not one.exception() for one in begun)) from None
         finally:
             if not finished:
                 ours.close()
     ours.close()
     theirs.close()
+
+
+def _died(key: str, had_begun: bool) -> ResourceError:
+    if had_begun:
+        return ResourceError("a worker process died, perhaps for want of memory", hint=f"use fewer workers: {key}")
+    return ResourceError(
+        "no worker process could start; what it said stands above",
+        hint='a script that starts workers does its work under `if __name__ == "__main__":`; '
+        f"with {key}=0 there are none",
+    )
 
 
 def _begin(lifeline: Connection, imports: Sequence[str]) -> None:

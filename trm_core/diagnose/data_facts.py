@@ -28,11 +28,12 @@ from trm_core.diagnose.linear_probe import (
 from trm_core.diagnose.resemblance import (
     Copies,
     Fit,
+    Labelled,
     fit_by_stretch,
     fits_elsewhere,
     near_copies,
     projected,
-    shared_capsules,
+    shared_copies,
     shift_between,
     told_by_sketches,
 )
@@ -61,16 +62,13 @@ class ProbeAccuracies:
 
 @dataclass(frozen=True)
 class Twins:
-    """Shares of the held-out samples that were read. `equal`: those that are training samples; `copies`: those that are
-    nearly one; `shared`: those with half of their capsules, and the label, in common with one training sample, where
-    nearly all that have the capsules in common have the label. `repeated`: training samples that are others of them
-    again.
+    """Of the held-out samples that were read. `equal`: share of those that are training samples; `copies`: those that
+    are nearly one; `shared`: those with half of their capsules in common with one.
     """
 
     equal: float
     copies: Copies = field(default_factory=Copies)
-    shared: float = 0.0
-    repeated: float = 0.0
+    shared: Copies = field(default_factory=Copies)
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,15 @@ class Leak:
 class Cases:
     """What a probe learns from: samples, or capsules that have an answer of their own.
 
-    sketches [n, F], children [n, G] or None, labels [n]; means over the capsules of a sample, for tasks that do not
-    care where something stands, of sketches [n, d] and children [n, D]: None where a case is a capsule.
+    sketches [n, F], children [n, G] or None, labels [n], rows [n] of the split. Means over the capsules of a sample,
+    for tasks that do not care where something stands, of sketches [n, d] and children [n, D]: None where a case is a
+    capsule.
     """
 
     sketches: Array
     children: Array | None
     labels: NDArray[np.int64]
+    rows: NDArray[np.int64]
     mean_sketches: Array | None = None
     mean_children: Array | None = None
 
@@ -243,13 +243,20 @@ class DataFacts:
             each = [read[name].reshape(shape[0] * shape[1], -1) for name in fields if name != "mask"]
             capsules.append(row_hashes(each).reshape(shape))
         equal = float(np.isin(digests[1], digests[0]).mean()) if len(digests[1]) else 0.0
-        rows, of_rows = shared_capsules(*capsules)
-        shared = len(rows) / max(len(capsules[1]), 1)
-        if labels and shared and np.mean(labels[1][rows] == labels[0][of_rows]) < 0.95:
-            shared = 0.0
-        known = (labels[0], labels[1]) if labels else None
-        repeated = 1 - len(np.unique(digests[0])) / len(digests[0])
-        return Twins(equal, near_copies(features[0], features[1], known), shared, repeated)
+        known = Labelled(labels[0], labels[1]) if labels else None
+        near = near_copies(features[0], features[1], known)
+        return Twins(equal, near, shared_copies(capsules[0], capsules[1], known))
+
+    @cached_property
+    def repeated(self) -> float:
+        """Share of the training samples that repeat another one to the bit; of a large file, of the first 100 MB."""
+        fields = [name for name in ("sketches", "children") if self.file.has(name)]
+        rows = self.file.rows.get("train", 0)
+        if not rows or not fields:
+            return 0.0
+        count = min(rows, max(1, 4 * _BYTES // self._row_bytes(fields)))
+        hashes = row_hashes(self.capsules.read("train", slice(0, count), fields).values())
+        return 1 - len(np.unique(hashes)) / count
 
     @cached_property
     def told(self) -> float:
@@ -353,11 +360,11 @@ class DataFacts:
         best, second = np.argsort(-alike)[:2] if len(alike) > 1 else (0, 0)
         at = divmod(int(best), self.file.dim)
         ordered = float(alike[best]), float(alike[second])
-        by_chance = float(((np.bincount(labels) / len(labels)) ** 2).sum())
+        by_chance = float(((np.unique(labels, return_counts=True)[1] / len(labels)) ** 2).sum())
         return Leak(told, without, where, ordered, (int(at[0]), int(at[1])), by_chance)
 
     def _sample(self, split: str) -> dict[str, np.ndarray]:
-        """Up to _CASES different samples, evenly over the split but for the copies that a builder made. Read once."""
+        """Up to _CASES samples, evenly over the split but for the copies that a builder made. Read once."""
         if split not in self._samples:
             self._samples[split] = self._read_sample(split)
         return self._samples[split]
@@ -372,11 +379,7 @@ class DataFacts:
             return {}
         count = min(rows, _CASES, max(1, 4 * _BYTES // self._row_bytes(fields)))
         index = np.linspace(0, rows - 1, count).astype(np.int64)
-        read = self.capsules.read(split, index, fields)
-        # A sample that is there again and again would be judged by its own copies.
-        inputs = [read[name] for name in fields if name != "labels"]
-        _, first = np.unique(row_hashes(inputs), return_index=True)
-        return {name: values[np.sort(first)] for name, values in read.items()}
+        return self.capsules.read(split, index, fields) | {"rows": index}
 
     def _row_bytes(self, fields: list[str]) -> int:
         layout = self.capsules.layout
@@ -390,21 +393,32 @@ class DataFacts:
     def _read_cases(self, split: str) -> Cases:
         sample = self._sample(split)
         if "labels" not in sample:
-            return Cases(np.zeros((0, 1)), None, np.zeros(0, np.int64))
+            return Cases(np.zeros((0, 1)), None, np.zeros(0, np.int64), np.zeros(0, np.int64))
+        # A sample that is there again and again would be judged by its own copies.
+        inputs = [sample[name] for name in ("sketches", "children") if name in sample]
+        first = np.sort(np.unique(row_hashes(inputs), return_index=True)[1])
+        sample = {name: values[first] for name, values in sample.items()}
         sketches, labels = sample["sketches"].astype(float), sample["labels"].astype(np.int64)
         children = sample["children"].astype(float) if "children" in sample else None
         means: tuple[Array | None, Array | None] = (None, None)
+        rows = sample["rows"]
         if labels.ndim == 1:
-            means = sketches.mean(1), None if children is None else children.mean((1, 2))
+            real = sample["mask"] if "mask" in sample else np.ones(sketches.shape[:2], bool)
+            count = np.maximum(real.sum(1), 1)[:, None]
+            means = (
+                (sketches * real[:, :, None]).sum(1) / count,
+                None if children is None else (children.mean(2) * real[:, :, None]).sum(1) / count,
+            )
         if labels.ndim == 2:
+            per_row = labels.shape[1]
             sketches, labels = sketches.reshape(-1, sketches.shape[-1]), labels.reshape(-1)
             children = None if children is None else children.reshape(len(labels), -1)
             chosen = np.linspace(0, len(labels) - 1, min(len(labels), _CASES)).astype(np.int64)
-            sketches, labels = sketches[chosen], labels[chosen]
+            sketches, labels, rows = sketches[chosen], labels[chosen], np.repeat(rows, per_row)[chosen]
             children = None if children is None else children[chosen]
         known = labels != IGNORE_LABEL
         flat = (None if values is None else values.reshape(len(labels), -1)[known] for values in (children, *means))
-        return Cases(sketches.reshape(len(labels), -1)[known], next(flat), labels[known], *flat)
+        return Cases(sketches.reshape(len(labels), -1)[known], next(flat), labels[known], rows[known], *flat)
 
     def _probe(self, split: str) -> ProbeAccuracies | None:
         cases = self._cases(split)
@@ -416,12 +430,16 @@ class DataFacts:
         best = int(np.argmax([one.mean() for one in right]))
         chance = float(np.bincount(labels).max() / len(labels))
         broken = broken_stretch(right[best], labels, chance)
+        if broken is not None and told_apart_within(broken, features[best], labels) > 0.65:
+            broken = None
+        if broken is not None:
+            broken = broken.in_file(cases.rows, self.file.rows[split])
         return ProbeAccuracies(
             float(right[0].mean()),
             float(right[1].mean()) if len(right) > 1 else None,
             chance,
             len(labels),
-            broken if broken is None or told_apart_within(broken, features[best], labels) < 0.65 else None,
+            broken,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -21,13 +21,20 @@ Blocks = Sequence[Array]
 @dataclass(frozen=True)
 class Stretch:
     """Neighbouring samples on which a probe is right far less often than on the others. `begin`, `end`: where they lie,
-    in shares of the split; `inside`, `outside`: accuracies.
+    in shares of those that were looked at (or, `in_file`, of the split); `inside`, `outside`: accuracies; `share`: how
+    many of those that were looked at they are.
     """
 
     begin: float
     end: float
     inside: float
     outside: float
+    share: float
+
+    def in_file(self, rows: NDArray[np.int64], total: int) -> Stretch:
+        """The same in shares of a split of `total` rows, of which rows [n] were looked at."""
+        first, last = round(self.begin * len(rows)), round(self.end * len(rows)) - 1
+        return replace(self, begin=float(rows[first] / total), end=float((rows[last] + 1) / total))
 
 
 def broken_stretch(right: NDArray[np.bool_], labels: NDArray[np.int64], chance: float) -> Stretch | None:
@@ -57,7 +64,8 @@ def broken_stretch(right: NDArray[np.bool_], labels: NDArray[np.int64], chance: 
         if not many and np.abs(within / count - (counts[-1] - within) / rest).sum() / 2 > 0.18:
             continue
         most = (outside - inside) / error
-        found = Stretch(first / _BLOCKS, last / _BLOCKS, float(inside), float(outside))
+        begin, end = first / _BLOCKS, last / _BLOCKS
+        found = Stretch(begin, end, float(inside), float(outside), end - begin)
     return found
 
 
@@ -83,13 +91,23 @@ def told_apart(blocks: Blocks, labels: NDArray[np.int64]) -> float:
     accuracy it does not suffer where one class is far more frequent than the others.
     """
     classes, y = np.unique(labels, return_inverse=True)
-    scores = _scores_in_folds(blocks, y, len(classes))
+    scores, folds = _scores_in_folds(blocks, y, len(classes)), _folds(len(y))
     areas = []
     for number, count in enumerate(np.bincount(y)):
         if 10 <= count < len(y):
-            ranks = np.argsort(np.argsort(scores[:, number]))[y == number]
-            areas.append((ranks.sum() - count * (count - 1) / 2) / (count * (len(y) - count)))
+            # Inside of a fold: the scores of two regressions do not compare.
+            won, pairs = np.sum(
+                [_pairs_won(scores[folds == f, number], y[folds == f] == number) for f in range(_FOLDS)], axis=0
+            )
+            areas.append(won / max(pairs, 1.0))
     return float(np.mean(areas)) if areas else 0.5
+
+
+def _pairs_won(scores: Array, member: NDArray[np.bool_]) -> tuple[float, float]:
+    """How many pairs of a member and another the member wins (a draw is half a win), and how many there are."""
+    others = np.sort(scores[~member])
+    below, not_above = (np.searchsorted(others, scores[member], side) for side in ("left", "right"))
+    return float((below + not_above).sum() / 2), float(member.sum() * len(others))
 
 
 def right_elsewhere(blocks: Blocks, labels: NDArray[np.int64], others: Blocks, truth: NDArray[np.int64]) -> float:
@@ -102,12 +120,16 @@ def right_elsewhere(blocks: Blocks, labels: NDArray[np.int64], others: Blocks, t
 def _scores_in_folds(blocks: Blocks, y: NDArray[np.int64], classes: int) -> Array:
     """[n, classes] of each sample, learned from the two other thirds."""
     x = _joined(blocks, blocks)
-    fold = np.random.default_rng(0).permutation(len(y)) % _FOLDS
+    fold = _folds(len(y))
     scores = np.zeros((len(y), classes))
     for number in range(_FOLDS):
         own, other = fold != number, fold == number
         scores[other] = _scores(x[own], np.eye(classes)[y[own]], x[other])
     return scores
+
+
+def _folds(n: int) -> NDArray[np.int64]:
+    return np.asarray(np.random.default_rng(0).permutation(n) % _FOLDS)
 
 
 def _joined(blocks: Blocks, like: Blocks) -> Array:

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trm_core.data.fields import IGNORE_LABEL
+
 _DIMS = 96  # random projections, of more features: keeps a distance to within some 7 %
 _NEAR = 0.12  # of the distance between two samples drawn at random
 _NEIGHBOURS = 600  # samples whose nearest neighbour is looked for
+_FEW = 5  # rows with labels, of which a share says little
 _SEVERAL = 3  # training rows that may have the same capsule
 _FEATURES = 300
 _PAIRS = 2500
@@ -35,15 +38,15 @@ def projected(features: Array, dims: int = _DIMS) -> Array:
 
 @dataclass(frozen=True)
 class Copies:
-    """`near`: share of the held-out rows that lie so near to a training row that they may be the same sample; `within`:
-    the same of training rows and other training rows. Rows that are equal count as well.
+    """`near`: share of the held-out rows that have so much in common with a training row that they may be the same
+    sample; `within`: the same of training rows and other training rows. Rows that are equal count as well.
 
     Where rows lie dense, as those of a table with few columns do, many are near to others that have nothing to do with
     them. Of copies, labels agree, and density does not explain them. `beyond_density`: the part of `near` that it does
     not explain, as how many pairs lie within a distance grows as a power of it (the correlation dimension; Grassberger
     and Procaccia, 1983), taken from two and four times as far. `agree`: the share of near rows whose nearest training
     row has their label; `agree_further`: that of the nearest one at more than twice the distance; `agree_any`: that of
-    any training row (NaN without labels).
+    any training row (NaN where too few rows have a label).
     """
 
     near: float = 0.0
@@ -56,17 +59,39 @@ class Copies:
     @property
     def are_copies(self) -> bool:
         """Whether those that are near are more than neighbours."""
-        unexplained = self.beyond_density >= 0.5 * self.near or self.within < 0.5 * self.near
+        if self.within < 0.25 * self.near:
+            return True  # density is the same on both sides
+        unexplained = self.beyond_density >= 0.5 * self.near
         if math.isnan(self.agree):
             return unexplained
         alike = self.agree - self.agree_any >= 0.85 * (1 - self.agree_any)
         return alike and (unexplained or self.agree - self.agree_further >= 0.15)
 
 
-def near_copies(
-    train: Array, held_out: Array, labels: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
-) -> Copies:
-    """Of training rows [N, F] and held-out rows [n, F]; labels [N] and [n], where a row has one."""
+@dataclass(frozen=True)
+class Labelled:
+    """Labels of training rows [N] and of held-out rows [n]; IGNORE_LABEL where there is none."""
+
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+    def agree(self, rows: NDArray[np.int64], of_rows: NDArray[np.int64]) -> float:
+        """Share of held-out rows that have the label of these training rows, of those where both have one; NaN if these
+        are few.
+        """
+        here, there = self.held_out[rows], self.train[of_rows]
+        known = (here != IGNORE_LABEL) & (there != IGNORE_LABEL)
+        return float((here == there)[known].mean()) if known.sum() >= _FEW else math.nan
+
+    @property
+    def agree_any(self) -> float:
+        """Share of pairs of training rows with equal labels."""
+        counts = np.unique(self.train[self.train != IGNORE_LABEL], return_counts=True)[1]
+        return float(((counts / counts.sum()) ** 2).sum()) if len(counts) else math.nan
+
+
+def near_copies(train: Array, held_out: Array, labels: Labelled | None = None) -> Copies:
+    """Of training rows [N, F] and held-out rows [n, F]; labels where a row has one."""
     shuffled = np.random.default_rng(1).permutation(len(train))
     typical = float(np.median(np.linalg.norm(train - train[shuffled], axis=1)))
     if typical == 0.0 or not len(held_out):
@@ -86,14 +111,28 @@ def near_copies(
     if labels is None:
         return Copies(share, within, beyond)
     rows = np.flatnonzero(squares.min(1) < near)
-    known, asked = labels[0], labels[1][chosen[rows]]
     further = np.where(squares[rows] > 4 * near, squares[rows], np.inf).argmin(1)
-    agree, agree_further = (float((known[row] == asked).mean()) for row in (squares[rows].argmin(1), further))
-    agree_any = float(((np.bincount(known - known.min()) / len(known)) ** 2).sum())
-    return Copies(share, within, beyond, agree, agree_further, agree_any)
+    agree, agree_further = (labels.agree(chosen[rows], one) for one in (squares[rows].argmin(1), further))
+    return Copies(share, within, beyond, agree, agree_further, labels.agree_any)
 
 
-def shared_capsules(train: NDArray[np.uint64], held_out: NDArray[np.uint64]) -> tuple[Array, Array]:
+def shared_copies(train: NDArray[np.uint64], held_out: NDArray[np.uint64], labels: Labelled | None = None) -> Copies:
+    """Held-out rows with at least half of their capsules, to the bit, in common with one training row; hashes of
+    capsules [N, k] and [n, k].
+    """
+    rows, of_rows = shared_capsules(train, held_out)
+    if not len(rows):
+        return Copies()
+    some = min(len(held_out), len(train) // 4)
+    within = len(shared_capsules(train[some:], train[:some])[0]) / max(some, 1)
+    share = len(rows) / len(held_out)
+    agree = math.nan if labels is None else labels.agree(rows, of_rows)
+    return Copies(share, within, share, agree, math.nan, math.nan if labels is None else labels.agree_any)
+
+
+def shared_capsules(
+    train: NDArray[np.uint64], held_out: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Held-out rows that have at least half of their capsules, to the bit, in common with one training row, and that
     row. Hashes of capsules [N, k] and [n, k]. A capsule that more than a few training rows have there says nothing.
     """

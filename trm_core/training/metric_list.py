@@ -451,7 +451,7 @@ GRADIENTS = _group(
     Metric("train/policy_update_ratio", "the same of value net and cmi head", "", Range("ours: as above", high=0.1)),
     Metric(
         "train/unmoved_weights",
-        "share of the model's weights, by whole tensors, that have a gradient and that a step leaves as they were",
+        "share of the weights, by whole tensors, that have a gradient and that a step leaves as they were",
         "",
         Range("ours: 0; such weights are in no optimiser", low=0, high=0.01),
     ),

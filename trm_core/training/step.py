@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -196,21 +196,24 @@ class StepTaker:
         groups = {"": optimizers.model_params, "policy_": optimizers.policy_params} if self.logs_at(step + 1) else {}
         before = {part: [p.detach().clone() for p in weights] for part, weights in groups.items()}
         optimizers.step()
-        for part, weights in before.items():
-            self.add_movement(part, weights, groups[part])
+        if groups:
+            self.add_movement(groups, before)
         optimizers.zero_grad()
         if state.average is not None:
             state.average.update(state.model)
         if state.target is not None:
             self.follow(state.target, step + 1)
 
-    def add_movement(self, part: str, before: list[Tensor], weights: Sequence[Tensor]) -> None:
-        """Measure how far a step has moved the weights of a group, if it learns now."""
-        if any(weight.grad is not None for weight in weights):
-            ratio, unmoved = movement(before, weights)
-            self.averages.add_mean(f"train/{part}update_ratio", ratio)
-            if not part:
-                self.averages.add_mean("train/unmoved_weights", unmoved)
+    def add_movement(self, groups: Mapping[str, Sequence[Tensor]], before: Mapping[str, list[Tensor]]) -> None:
+        """Measure how far a step has moved the weights of the groups that learn now."""
+        unmoved, of_all = [], sum(weight.numel() for weights in groups.values() for weight in weights)
+        for part, weights in groups.items():
+            if any(weight.grad is not None for weight in weights):
+                ratio, still = movement(before[part], weights)
+                self.averages.add_mean(f"train/{part}update_ratio", ratio)
+                unmoved.append(still / of_all)
+        if unmoved:
+            self.averages.add_mean("train/unmoved_weights", torch.stack(unmoved).sum())
 
     def follow(self, target: TargetNetwork, step: int) -> None:
         """Let the target network follow; where that is seldom, or logged, measure how far it came."""
@@ -242,11 +245,11 @@ def shared_by_ranks(loss: StepLoss) -> DistributedDataParallel:
 
 @torch.no_grad()
 def movement(before: list[Tensor], after: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Norm of the change of all weights over their norm; share of the weights in tensors that have a gradient (`.grad`
+    """Norm of the change of all weights over their norm; how many weights are in tensors that have a gradient (`.grad`
     of after) and did not change at all.
     """
     change = torch.stack(torch._foreach_norm(torch._foreach_sub(list(after), before)))
     ratio = change.norm() / torch.stack(torch._foreach_norm(before)).norm().clamp(min=1e-12)
     grads = torch.stack(torch._foreach_norm([torch.zeros_like(p) if p.grad is None else p.grad for p in after]))
     sizes = torch.tensor([float(p.numel()) for p in after], device=change.device)
-    return ratio, (sizes * ((change == 0) & (grads > 0))).sum() / sizes.sum()
+    return ratio, (sizes * ((change == 0) & (grads > 0))).sum()

@@ -11,6 +11,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from trm_core.config.schema import Config
 from trm_core.errors import ConfigError
@@ -97,7 +98,7 @@ class WandB:
         online = mode == "online" and wandb_login_exists()
         if mode == "online" and not online:
             self.warn(
-                "warning: Weights & Biases: nobody is logged in, so this run is logged offline; "
+                "warning: Weights & Biases: no login was found (WANDB_API_KEY, .netrc), so this run is logged offline; "
                 f"wandb login, and then: wandb sync {self.folder}/wandb/offline-run-*"
             )
         logging = self.config.logging
@@ -163,5 +164,6 @@ def wandb_login_exists() -> bool:
     """Whether a key is configured, without asking for one."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    netrc = Path.home() / ".netrc"
-    return netrc.is_file() and "api.wandb.ai" in netrc.read_text(encoding="utf-8", errors="replace")
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "api.wandb.ai"
+    netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    return netrc.is_file() and host in netrc.read_text(encoding="utf-8", errors="replace")

@@ -127,11 +127,11 @@ def generalises(evidence: Evidence) -> Finding:
     text = f"accuracy {100 * mean:.1f} % in training, {100 * held_out.last:.1f} % held out"
     if gap < 0.2:
         return ok(text, gap=gap)
-    repeated = evidence.file.twins.repeated if evidence.data is not None else 0.0
+    repeated = evidence.file.repeated if evidence.data is not None else 0.0
     if repeated > 0.5:
         return Finding(
             Verdict.FAIL,
-            f"{text}; {100 * repeated:.0f} % of the training samples are others of them again",
+            f"{text}; {100 * repeated:.0f} % of the training samples are exact repeats of others",
             "likely",
             {"gap": gap, "repeated": repeated},
             "The few different samples are learned by heart. A part of the source that was read again and again, and "

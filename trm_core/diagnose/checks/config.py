@@ -326,10 +326,10 @@ def wandb_ready(evidence: Evidence) -> Finding:
     if said:
         return Finding(
             Verdict.WARN,
-            said[-1][:200],
+            said[-1][:500],
             "certain",
             why="Training goes on, and metrics.jsonl has every line.",
-            fix={"logging.wandb": False},
+            advice="log in (wandb login), or see WANDB_MODE; logging.wandb=false where it is not wanted",
         )
     return ok(f"Weights & Biases logs to project {logging.wandb_project}")
 

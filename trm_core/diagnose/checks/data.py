@@ -103,7 +103,7 @@ def labels_shuffled(evidence: Evidence) -> Finding:
     broken = train.broken
     if broken is not None:
         return Finding(
-            Verdict.FAIL if broken.end - broken.begin >= 0.2 else Verdict.WARN,
+            Verdict.FAIL if broken.share >= 0.2 else Verdict.WARN,
             f"a linear probe of the training samples is right on {100 * broken.inside:.0f} % of those from "
             f"{100 * broken.begin:.0f} to {100 * broken.end:.0f} % of the file, and on {100 * broken.outside:.0f} % of "
             "the others",
@@ -121,7 +121,9 @@ def labels_shuffled(evidence: Evidence) -> Finding:
         apart = evidence.file.told_apart
         numbers |= {"told_apart": apart}
         if apart > 0.65:
-            return ok(f"{text}; it ranks {100 * apart:.0f} % of pairs of two classes right", **numbers)
+            return ok(
+                f"{text}; members of a class score higher for it than others in {100 * apart:.0f} % of pairs", **numbers
+            )
         return Finding(
             Verdict.WARN,
             text,
@@ -230,15 +232,24 @@ def duplicates_across_splits(evidence: Evidence) -> Finding:
     twins = evidence.file.twins
     split = evidence.file.held_out or "held-out"
     text = f"{100 * twins.equal:.2g} % of the {split} samples are also training samples"
-    copies = twins.copies
-    numbers = {"share": twins.equal, "near": copies.near, "near_within": copies.within, "shared": twins.shared}
-    nearly = max(copies.near if copies.are_copies else 0.0, twins.shared)
-    if twins.equal < 0.02 and nearly >= 0.05:
-        shared = f", {100 * twins.shared:.2g} % have half of their capsules from one" if twins.shared > 0 else ""
+    numbers = {"share": twins.equal}
+    found = []
+    for what, copies, name in (
+        ("are nearly copies of a training sample", twins.copies, "near"),
+        ("have half of their capsules from one training sample", twins.shared, "shared"),
+    ):
+        numbers |= {name: copies.near, f"{name}_within": copies.within}
+        if copies.are_copies and copies.near >= 0.05:
+            labels = "" if math.isnan(copies.agree) else f", labels agree in {100 * copies.agree:.0f} % of these"
+            found.append(
+                f"{100 * copies.near:.0f} % of the {split} samples {what} ({100 * copies.within:.0f} % of the training "
+                f"samples{labels})"
+            )
+    if twins.equal < 0.02 and found:
+        most = max(copies.near for copies in (twins.copies, twins.shared) if copies.are_copies)
         return Finding(
-            Verdict.FAIL if nearly >= 0.1 else Verdict.WARN,
-            f"{100 * copies.near:.2g} % of the {split} samples are nearly copies of a training sample{shared} "
-            f"({100 * copies.within:.2g} % of the training samples are near to another one)",
+            Verdict.FAIL if most >= 0.1 else Verdict.WARN,
+            "; ".join(found),
             "likely",
             numbers,
             "The model has all but seen their answers, so accuracy on this split is too good to be true. "
@@ -246,6 +257,8 @@ def duplicates_across_splits(evidence: Evidence) -> Finding:
             advice="keep all versions of one sample in one split: build from the originals, augment the training split",
         )
     if twins.equal == 0:
+        if twins.copies.near >= 0.05:
+            text += f"; {100 * twins.copies.near:.0f} % lie near to one, as training samples do to each other"
         return ok(text, **numbers)
     return Finding(
         Verdict.FAIL if twins.equal >= 0.02 else Verdict.WARN,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import can_expand, has_policy
 from trm_core.diagnose.evidence import Evidence
@@ -100,9 +102,9 @@ def _harder_than_held_out(evidence: Evidence) -> Finding | None:
     learning = evidence.metrics["train/final_accuracy"].between(0, evidence.learning_steps)
     mean, half = mean_interval(learning.tail(0.2, 10))
     gap = evidence.metrics["eval/accuracy"].last - mean
-    dqn = evidence.settings.dqn
     # Exploration halts before the answer is there, and has nothing opened that would be.
-    explored = dqn.epsilon_end if has_policy(evidence) else 0.0
+    epsilon = mean_interval(evidence.metrics["train/dqn_epsilon"].between(0, evidence.learning_steps).tail(0.2, 10))[0]
+    explored = 0.0 if math.isnan(epsilon) else epsilon
     if not gap > 0.12 + explored + half:
         return None
     far = gap > 0.25 + explored + half

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from trm_core.config.schema import TrainingConfig
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.config import WARMUP
 from trm_core.diagnose.checks.settings import has_policy, slower
@@ -112,8 +113,11 @@ def lr_too_low(evidence: Evidence) -> Finding:
             why="The schedule is not asked for the step that training is at, or something else sets the rate.",
             advice="look at what calls trm_core.optim.schedule.lr_factor, and in which unit it counts",
         )
+    loss = evidence.metrics["train/lm_loss"].between(0, evidence.learning_steps)
+    means = block_means(loss)
+    learned = len(means) > 3 and means[-1] < 0.8 * means[0]
     way = way_to_go(evidence)
-    if way < 0.15 and training.init_from is None:
+    if way < 0.15 and training.init_from is None and evidence.learning_steps >= 100 and not learned:
         return Finding(
             Verdict.FAIL if way < 0.05 else Verdict.WARN,
             f"all steps together can move a weight by {100 * way:.2g} % of its size at the beginning "
@@ -122,14 +126,13 @@ def lr_too_low(evidence: Evidence) -> Finding:
             {"way": way},
             "A model that begins at random has to leave where it began. Such a rate is one for fine-tuning, or for "
             "many more steps.",
-            {key: value / max(way, 1e-6) for key, value in slower(evidence, 1).items()},
+            usual_rates(evidence),
         )
     series = evidence.metrics["train/update_ratio"].between(training.lr_warmup_steps, evidence.learning_steps)
     ratio = median(series)
     if math.isnan(ratio):
         return unknown("too few steps after warm-up")
     text = f"a step changes the weights by {ratio:.2g} of their norm"
-    loss = evidence.metrics["train/lm_loss"].between(0, evidence.learning_steps)
     if ratio > 1e-5 or rising(loss) > 0.99:
         return ok(text, update_ratio=ratio)
     fix = {key: 10 * value for key, value in slower(evidence, 1).items()}
@@ -141,6 +144,15 @@ def lr_too_low(evidence: Evidence) -> Finding:
         "About a thousandth is usual. Steps this small need a hundred times as many.",
         fix,
     )
+
+
+def usual_rates(evidence: Evidence) -> dict[str, float]:
+    """The default rates, of those that are below."""
+    training, usual = evidence.settings.training, TrainingConfig()
+    rates = {"training.base_lr": (training.base_lr, usual.base_lr)}
+    if training.optimizer == "muon":
+        rates["training.muon_lr"] = (training.muon_lr, usual.muon_lr)
+    return {key: default for key, (rate, default) in rates.items() if rate < default}
 
 
 def way_to_go(evidence: Evidence) -> float:
