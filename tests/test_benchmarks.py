@@ -95,7 +95,7 @@ def test_two_processes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ablation_keeps_finished_cells(tmp_path: Path) -> None:
-    rows = ("--steps", "24", "--seeds", "0", "--rows", "baseline")
+    rows = ("--steps", "60", "--seeds", "0", "--rows", "baseline")
     first = run(tmp_path, "ablation", *rows)
     more = run(tmp_path, "ablation", *rows, "+ DQN with EXPAND")
     assert more["cells"]["digits|baseline|0"] == first["cells"]["digits|baseline|0"]
