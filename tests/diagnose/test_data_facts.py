@@ -15,7 +15,8 @@ from trm_core.config.schema import Config
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.store import CapsuleWriter
 from trm_core.diagnose.check import Verdict
-from trm_core.diagnose.data_facts import DataFacts, row_hashes
+from trm_core.diagnose.copies import row_hashes
+from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.linear_probe import broken_stretch, right_in_folds
 from trm_core.diagnose.registry import CHECKS

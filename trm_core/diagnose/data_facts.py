@@ -6,7 +6,6 @@ Takes a fraction of a second whatever the file's size; `trm inspect-dataset` rea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,9 @@ from numpy.typing import NDArray
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.store import CapsuleFile, open_capsules
+from trm_core.diagnose.cases import MOST_CASES, Cases, cases_of
+from trm_core.diagnose.copies import Copies, Labelled, near_copies, row_hashes, shared_copies
+from trm_core.diagnose.leak import Leak, leak_of
 from trm_core.diagnose.linear_probe import (
     Stretch,
     broken_stretch,
@@ -26,25 +28,19 @@ from trm_core.diagnose.linear_probe import (
     told_apart_within,
 )
 from trm_core.diagnose.resemblance import (
-    Copies,
     Fit,
-    Labelled,
     fit_by_stretch,
     fits_elsewhere,
-    near_copies,
     projected,
-    shared_copies,
     shift_between,
     told_by_sketches,
 )
 
-_CASES = 2000  # samples that probes learn from
 _COORDINATES = 400  # of a sample whose scale is looked at, at most twice as many
 _BYTES = 24 << 20  # most that is read of one split, for twins
 _MAX_CLASSES = 64
 _NEIGHBOURS = 500  # rows in one piece
 _MOST_LABELS = 200_000
-_HASH_SEED = 11
 
 Array = NDArray[np.float64]
 
@@ -69,68 +65,6 @@ class Twins:
     equal: float
     copies: Copies = field(default_factory=Copies)
     shared: Copies = field(default_factory=Copies)
-
-
-@dataclass(frozen=True)
-class Leak:
-    """How much of the label single coordinates of the sketches give away.
-
-    `told`: share of the classes of which a threshold on one coordinate catches at least 30 %, with 99 % of what it
-    catches right; `told_without`: the same once these coordinates are left out; `coordinates`: they, as (capsule,
-    dimension). `ordered`: of the samples sorted by one coordinate, how many have the label of the one before, in the
-    best coordinate and in the second best (a label copied in as a number); `at`: the best; `alike`: how many have it in
-    any order.
-    """
-
-    told: float
-    told_without: float
-    coordinates: tuple[tuple[int, int], ...]
-    ordered: tuple[float, float]
-    at: tuple[int, int]
-    alike: float
-
-    @property
-    def lifts(self) -> tuple[float, float]:
-        """`ordered` on a scale from what any order has (0) to all samples (1)."""
-        best, second = ((share - self.alike) / max(1 - self.alike, 1e-9) for share in self.ordered)
-        return best, second
-
-
-@dataclass(frozen=True)
-class Cases:
-    """What a probe learns from: samples, or capsules that have an answer of their own.
-
-    sketches [n, F], children [n, G] or None, labels [n], rows [n] of the split. Means over the capsules of a sample,
-    for tasks that do not care where something stands, of sketches [n, d] and children [n, D]: None where a case is a
-    capsule.
-    """
-
-    sketches: Array
-    children: Array | None
-    labels: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    mean_sketches: Array | None = None
-    mean_children: Array | None = None
-
-    @property
-    def closed(self) -> list[Array]:
-        """Blocks for the probe of sketches."""
-        return [self.sketches, *([] if self.mean_sketches is None else [self.mean_sketches])]
-
-    @property
-    def detail(self) -> list[Array] | None:
-        """Blocks for the probe of children alone."""
-        if self.children is None:
-            return None
-        return [self.children, *([] if self.mean_children is None else [self.mean_children])]
-
-    @cached_property
-    def opened(self) -> list[Array] | None:
-        """Blocks for the probe of sketches and children."""
-        if self.children is None:
-            return None
-        means = [mean for mean in (self.mean_sketches, self.mean_children) if mean is not None]
-        return [np.concatenate([self.sketches, self.children], axis=1), *means]
 
 
 class DataFacts:
@@ -352,19 +286,10 @@ class DataFacts:
         sketches, labels = cases.sketches, cases.labels
         if not 2 <= len(np.unique(labels)) <= _MAX_CLASSES or len(labels) < 50:
             return None
-        told, coordinates = told_by_single_coordinates(sketches, labels)
-        rest = np.delete(sketches, coordinates, axis=1)
-        without = told_by_single_coordinates(rest, labels)[0] if rest.shape[1] else 0.0
-        where = tuple(divmod(int(number), self.file.dim) for number in coordinates)
-        alike = alike_in_order(sketches, labels)
-        best, second = np.argsort(-alike)[:2] if len(alike) > 1 else (0, 0)
-        at = divmod(int(best), self.file.dim)
-        ordered = float(alike[best]), float(alike[second])
-        by_chance = float(((np.unique(labels, return_counts=True)[1] / len(labels)) ** 2).sum())
-        return Leak(told, without, where, ordered, (int(at[0]), int(at[1])), by_chance)
+        return leak_of(sketches, labels, self.file.dim)
 
     def _sample(self, split: str) -> dict[str, np.ndarray]:
-        """Up to _CASES samples, evenly over the split but for the copies that a builder made. Read once."""
+        """Up to MOST_CASES samples, evenly over the split but for the copies that a builder made. Read once."""
         if split not in self._samples:
             self._samples[split] = self._read_sample(split)
         return self._samples[split]
@@ -377,7 +302,7 @@ class DataFacts:
         fields = [name for name in ("sketches", "children", "labels", "mask") if self.file.has(name)]
         if not rows:
             return {}
-        count = min(rows, _CASES, max(1, 4 * _BYTES // self._row_bytes(fields)))
+        count = min(rows, MOST_CASES, max(1, 4 * _BYTES // self._row_bytes(fields)))
         index = np.linspace(0, rows - 1, count).astype(np.int64)
         return self.capsules.read(split, index, fields) | {"rows": index}
 
@@ -387,38 +312,8 @@ class DataFacts:
 
     def _cases(self, split: str) -> Cases:
         if split not in self._known_cases:
-            self._known_cases[split] = self._read_cases(split)
+            self._known_cases[split] = cases_of(self._sample(split))
         return self._known_cases[split]
-
-    def _read_cases(self, split: str) -> Cases:
-        sample = self._sample(split)
-        if "labels" not in sample:
-            return Cases(np.zeros((0, 1)), None, np.zeros(0, np.int64), np.zeros(0, np.int64))
-        # A sample that is there again and again would be judged by its own copies.
-        inputs = [sample[name] for name in ("sketches", "children") if name in sample]
-        first = np.sort(np.unique(row_hashes(inputs), return_index=True)[1])
-        sample = {name: values[first] for name, values in sample.items()}
-        sketches, labels = sample["sketches"].astype(float), sample["labels"].astype(np.int64)
-        children = sample["children"].astype(float) if "children" in sample else None
-        means: tuple[Array | None, Array | None] = (None, None)
-        rows = sample["rows"]
-        if labels.ndim == 1:
-            real = sample["mask"] if "mask" in sample else np.ones(sketches.shape[:2], bool)
-            count = np.maximum(real.sum(1), 1)[:, None]
-            means = (
-                (sketches * real[:, :, None]).sum(1) / count,
-                None if children is None else (children.mean(2) * real[:, :, None]).sum(1) / count,
-            )
-        if labels.ndim == 2:
-            per_row = labels.shape[1]
-            sketches, labels = sketches.reshape(-1, sketches.shape[-1]), labels.reshape(-1)
-            children = None if children is None else children.reshape(len(labels), -1)
-            chosen = np.linspace(0, len(labels) - 1, min(len(labels), _CASES)).astype(np.int64)
-            sketches, labels, rows = sketches[chosen], labels[chosen], np.repeat(rows, per_row)[chosen]
-            children = None if children is None else children[chosen]
-        known = labels != IGNORE_LABEL
-        flat = (None if values is None else values.reshape(len(labels), -1)[known] for values in (children, *means))
-        return Cases(sketches.reshape(len(labels), -1)[known], next(flat), labels[known], rows[known], *flat)
 
     def _probe(self, split: str) -> ProbeAccuracies | None:
         cases = self._cases(split)
@@ -447,58 +342,3 @@ def projected_less(values: np.ndarray) -> np.ndarray:
     """[n, ...] -> [n, F]: every so many-th coordinate, where there are many; no mixture, which would hide a scale."""
     flat = values.reshape(len(values), -1)
     return flat[:, :: max(1, flat.shape[1] // _COORDINATES)]
-
-
-def row_hashes(arrays: Iterable[np.ndarray]) -> NDArray[np.uint64]:
-    """[n]: equal for rows that are equal in all arrays [n, ...]; others are equal by chance once in 2^64."""
-    total = np.zeros(1, np.uint64)
-    for number, array in enumerate(arrays):
-        flat = np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8)
-        words = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 8))).view(np.uint64)
-        factors = np.random.default_rng([_HASH_SEED, number]).integers(0, 2**64, words.shape[1], np.uint64)
-        # A sum of products with random numbers, and a shuffle of bits between arrays.
-        mixed = (words ^ (words >> np.uint64(29))) * factors
-        total = (total ^ (total >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15) + mixed.sum(1, dtype=np.uint64)
-    return total
-
-
-def told_by_single_coordinates(features: Array, labels: NDArray[np.int64]) -> tuple[float, list[int]]:
-    """(share of classes that one threshold on one coordinate tells, the coordinates that do): see `Leak`."""
-    classes = np.unique(labels)
-    member = labels[:, None] == classes
-    counts = member.sum(0)
-    means = (member.T @ features) / counts[:, None]
-    spread = features.std(0) + 1e-12
-    # The four coordinates in which a class lies farthest from the mean of all, then a closer look at these.
-    near = np.argsort(-np.abs(means - features.mean(0)) / spread, axis=1)[:, :4]
-    told, used = 0, []
-    for number, candidates in enumerate(near):
-        caught = {int(c): _caught(features[:, c], member[:, number]) for c in candidates}
-        best = max(caught, key=lambda c: caught[c])
-        if caught[best] >= 0.3:
-            told += 1
-            used += [c for c, share in caught.items() if share >= 0.3]
-    return told / len(classes), sorted(set(used))
-
-
-def alike_in_order(features: Array, labels: NDArray[np.int64]) -> Array:
-    """[F]: share of the samples, sorted by each coordinate, with the label of the sample before; ties are broken at
-    random.
-    """
-    shuffled = np.random.default_rng(0).permutation(len(labels))
-    ordered = labels[shuffled][np.argsort(features[shuffled], axis=0, kind="stable")]
-    return np.asarray((ordered[1:] == ordered[:-1]).mean(0))
-
-
-def _caught(values: Array, member: NDArray[np.bool_]) -> float:
-    """Largest share of the members beyond a threshold, from either side, with 99 % members among all beyond it."""
-    best = 0.0
-    for signed in (values, -values):
-        order = np.argsort(-signed, kind="stable")
-        hits = np.cumsum(member[order])
-        ordered = signed[order]
-        ends = np.append(ordered[1:] < ordered[:-1], True)  # a threshold does not cut between equal values
-        pure = ends & (hits >= 0.99 * np.arange(1, len(values) + 1))
-        if pure.any():
-            best = max(best, float(hits[pure].max() / max(member.sum(), 1)))
-    return best

@@ -1,0 +1,154 @@
+"""Held-out rows that are training rows, nearly or in half, and rows that repeat. Plain numpy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm_core.data.fields import IGNORE_LABEL
+
+_NEAR = 0.12  # of the distance between two samples drawn at random
+_NEIGHBOURS = 600  # samples whose nearest neighbour is looked for
+_FEW = 5  # rows with labels, of which a share says little
+_SEVERAL = 3  # training rows that may have the same capsule
+_HASH_SEED = 11
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """`near`: share of the held-out rows that have so much in common with a training row that they may be the same
+    sample; `within`: the same of training rows and other training rows. Rows that are equal count as well.
+
+    Where rows lie dense, as those of a table with few columns do, many are near to others that have nothing to do with
+    them. Of copies, labels agree, and density does not explain them. `beyond_density`: the part of `near` that it does
+    not explain, as how many pairs lie within a distance grows as a power of it (the correlation dimension; Grassberger
+    and Procaccia, 1983), taken from two and four times as far. `agree`: the share of near rows whose nearest training
+    row has their label; `agree_further`: that of the nearest one at more than twice the distance; `agree_any`: that of
+    any training row (NaN where too few rows have a label).
+    """
+
+    near: float = 0.0
+    within: float = 0.0
+    beyond_density: float = 0.0
+    agree: float = math.nan
+    agree_further: float = math.nan
+    agree_any: float = math.nan
+
+    @property
+    def are_copies(self) -> bool:
+        """Whether those that are near are more than neighbours."""
+        if self.within < 0.25 * self.near:
+            return True  # density is the same on both sides
+        unexplained = self.beyond_density >= 0.5 * self.near
+        if math.isnan(self.agree):
+            return unexplained
+        alike = self.agree - self.agree_any >= 0.85 * (1 - self.agree_any)
+        return alike and (unexplained or self.agree - self.agree_further >= 0.15)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labels of training rows [N] and of held-out rows [n]; IGNORE_LABEL where there is none."""
+
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+    def agree(self, rows: NDArray[np.int64], of_rows: NDArray[np.int64]) -> float:
+        """Share of held-out rows that have the label of these training rows, of those where both have one; NaN if these
+        are few.
+        """
+        here, there = self.held_out[rows], self.train[of_rows]
+        known = (here != IGNORE_LABEL) & (there != IGNORE_LABEL)
+        return float((here == there)[known].mean()) if known.sum() >= _FEW else math.nan
+
+    @property
+    def agree_any(self) -> float:
+        """Share of pairs of training rows with equal labels."""
+        counts = np.unique(self.train[self.train != IGNORE_LABEL], return_counts=True)[1]
+        return float(((counts / counts.sum()) ** 2).sum()) if len(counts) else math.nan
+
+
+def near_copies(train: Array, held_out: Array, labels: Labelled | None = None) -> Copies:
+    """Of training rows [N, F] and held-out rows [n, F]; labels where a row has one."""
+    shuffled = np.random.default_rng(1).permutation(len(train))
+    typical = float(np.median(np.linalg.norm(train - train[shuffled], axis=1)))
+    if typical == 0.0 or not len(held_out):
+        return Copies()
+    near = (_NEAR * typical) ** 2
+    chosen = np.linspace(0, len(held_out) - 1, min(len(held_out), _NEIGHBOURS)).astype(int)
+    own = train[np.linspace(0, len(train) - 1, min(len(train), _NEIGHBOURS)).astype(int)]
+    squares = _squares(own, train)
+    np.put_along_axis(squares, squares.argmin(1)[:, None], np.inf, axis=1)  # each is nearest to itself
+    within = float((squares.min(1) < near).mean())
+    squares = _squares(held_out[chosen], train)
+    share = float((squares.min(1) < near).mean())
+    if not share:
+        return Copies(share, within)
+    pairs, double, quadruple = (float((squares < factor**2 * near).mean()) for factor in (1, 2, 4))
+    beyond = share * max(0.0, 1 - double**2 / (quadruple * pairs))
+    if labels is None:
+        return Copies(share, within, beyond)
+    rows = np.flatnonzero(squares.min(1) < near)
+    further = np.where(squares[rows] > 4 * near, squares[rows], np.inf).argmin(1)
+    agree, agree_further = (labels.agree(chosen[rows], one) for one in (squares[rows].argmin(1), further))
+    return Copies(share, within, beyond, agree, agree_further, labels.agree_any)
+
+
+def shared_copies(train: NDArray[np.uint64], held_out: NDArray[np.uint64], labels: Labelled | None = None) -> Copies:
+    """Held-out rows with at least half of their capsules, to the bit, in common with one training row; hashes of
+    capsules [N, k] and [n, k].
+    """
+    rows, of_rows = shared_capsules(train, held_out)
+    if not len(rows):
+        return Copies()
+    some = min(len(held_out), len(train) // 4)
+    within = len(shared_capsules(train[some:], train[:some])[0]) / max(some, 1)
+    share = len(rows) / len(held_out)
+    agree = math.nan if labels is None else labels.agree(rows, of_rows)
+    return Copies(share, within, share, agree, math.nan, math.nan if labels is None else labels.agree_any)
+
+
+def shared_capsules(
+    train: NDArray[np.uint64], held_out: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Held-out rows that have at least half of their capsules, to the bit, in common with one training row, and that
+    row. Hashes of capsules [N, k] and [n, k]. A capsule that more than a few training rows have there says nothing.
+    """
+    n, k = held_out.shape
+    if not n or k < 2:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    pairs = []
+    for place in range(k):
+        order = np.argsort(train[:, place], kind="stable")
+        values = train[order, place]
+        first, last = (np.searchsorted(values, held_out[:, place], side) for side in ("left", "right"))
+        for number in range(_SEVERAL):
+            rows = np.flatnonzero((last - first > number) & (last - first <= _SEVERAL))
+            pairs.append(rows * len(train) + order[first[rows] + number])
+    pair, count = np.unique(np.concatenate(pairs), return_counts=True)
+    row, first_of = np.unique(pair[2 * count >= k] // len(train), return_index=True)
+    return row, pair[2 * count >= k][first_of] % len(train)
+
+
+def row_hashes(arrays: Iterable[np.ndarray]) -> NDArray[np.uint64]:
+    """[n]: equal for rows that are equal in all arrays [n, ...]; others are equal by chance once in 2^64."""
+    total = np.zeros(1, np.uint64)
+    for number, array in enumerate(arrays):
+        flat = np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8)
+        words = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 8))).view(np.uint64)
+        factors = np.random.default_rng([_HASH_SEED, number]).integers(0, 2**64, words.shape[1], np.uint64)
+        # A sum of products with random numbers, and a shuffle of bits between arrays.
+        mixed = (words ^ (words >> np.uint64(29))) * factors
+        total = (total ^ (total >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15) + mixed.sum(1, dtype=np.uint64)
+    return total
+
+
+def _squares(points: Array, among: Array) -> Array:
+    """[n, N] squared distances."""
+    return np.asarray((points**2).sum(1)[:, None] + (among**2).sum(1) - 2 * points @ among.T)
