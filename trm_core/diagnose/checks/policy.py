@@ -70,6 +70,14 @@ def values_diverge(evidence: Evidence) -> Finding:
     )
 
 
+def _run_away(evidence: Evidence) -> bool:
+    """Whether values have become far too large, and go on growing: not those that were so from the start."""
+    means = block_means(evidence.metrics["train/q_abs_max"])
+    if values_diverge(evidence).verdict is not Verdict.FAIL:
+        return False
+    return bool(np.median(means[-3:]) > 4 * means[len(means) // 4])
+
+
 def collapse(evidence: Evidence) -> Finding:
     """One action takes (nearly) all that exploration leaves to the policy."""
     config, metrics = evidence.settings, evidence.metrics
@@ -79,6 +87,8 @@ def collapse(evidence: Evidence) -> Finding:
     tails = [metrics[name].tail(0.2, 10) for name in names]
     if min(len(tail) for tail in tails) < 5:
         return unknown("too few steps were logged")
+    if _run_away(evidence):
+        return unknown("values that run away prefer whatever they please; see q-values-diverge")
     shares = [float(np.mean(tail.finite().values)) for tail in tails]
     top = int(np.argmax(shares))
     epsilon = epsilon_at(config.dqn, metrics.last_step)
