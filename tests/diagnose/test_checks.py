@@ -186,6 +186,34 @@ def test_a_rate_that_is_too_high_is_no_decay_that_is_too_strong(data: DataFacts)
     assert found(data, "regularisation", rate, {}).verdict is Verdict.OK
 
 
+def test_norms_that_explode_are_no_limit_that_is_too_small(data: DataFacts) -> None:
+    series = {"grad_norm": np.exp(18 * GROWING), "grad_clip_ratio": ONE}
+    assert found(data, "exploding-gradients", {}, series).verdict is Verdict.FAIL
+    assert found(data, "clipping", {}, series).verdict is not Verdict.FAIL
+
+
+@pytest.mark.parametrize(("values", "told"), [(80 * ONE, Verdict.FAIL), (np.exp(7 * GROWING), Verdict.UNKNOWN)])
+def test_values_that_run_away_are_no_collapse(data: DataFacts, values: Any, told: Verdict) -> None:
+    """Values that were far too large from the start prefer one action, and that is what is wrong."""
+    series = {
+        "action_0_continue": 0.66 * ONE,
+        "action_1_halt": 0.335 * ONE,
+        "action_2_expand": 0.005 * ONE,
+        "eval": {"steps": 3.0, "opened": 0.0},
+        "q_abs_max": values,
+    }
+    assert found(data, "q-values-diverge", {}, series).verdict is Verdict.FAIL
+    assert found(data, "entropy-collapse", {}, series).verdict is told
+
+
+def test_what_an_earlier_start_said_of_weights_and_biases_is_past(data: DataFacts) -> None:
+    start, warning = "run directory: runs/one", "warning: Weights & Biases: no login was found"
+    for log, verdict in (((start, warning), Verdict.WARN), ((start, warning, start), Verdict.OK)):
+        now = evidence(data, {"logging": {"wandb": True}}, {})
+        now.run = RunFacts(data.file.path.parent, {}, {}, {}, {}, log)
+        assert look(BY_ID["wandb-ready"], now).finding.verdict is verdict
+
+
 def test_a_small_rate_is_right_where_it_does_its_work(data: DataFacts) -> None:
     rate = {"training": {"base_lr": 2e-6, "muon_lr": 2e-6}}
     still = {"lm_loss": 1.1 - 0.01 * GROWING}

@@ -18,8 +18,9 @@ from trm_core.diagnose.check import Verdict
 from trm_core.diagnose.copies import row_hashes
 from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.evidence import Evidence
-from trm_core.diagnose.linear_probe import broken_stretch, right_in_folds
+from trm_core.diagnose.linear_probe import broken_stretch, right_in_folds, told_apart
 from trm_core.diagnose.registry import CHECKS
+from trm_core.diagnose.resemblance import told_by_sketches
 from trm_core.diagnose.series import Metrics, Series
 
 K, M, D, CLASSES = 4, 2, 6, 5
@@ -165,6 +166,23 @@ def test_a_table_of_categories_raises_nothing(tmp_path: Path, top: float) -> Non
     for seed in range(4):
         found = verdicts(table(tmp_path / f"{seed}.h5", seed=seed, top=top))
         assert set(found.values()) == {Verdict.OK}, found
+
+
+def test_children_of_few_kinds_are_not_told_by_any_sketch() -> None:
+    """Sketches are blank, as those of a table may be: the most frequent kind is named as well by heeding none."""
+    random = np.random.default_rng(0)
+    kinds = random.choice([-0.9, 0.1, 1.1], (900, 3, 1, 1), p=[0.2, 0.6, 0.2])
+    assert told_by_sketches(np.zeros((900, 3, 1)), kinds) == 0
+    sketches = random.standard_normal((900, 3, 2))
+    assert told_by_sketches(sketches, 2 * sketches[:, :, None]) > 0.95
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_features_that_say_nothing_tell_no_class_apart(classes: int) -> None:
+    """Also where all scores are equal, in a file that is sorted by class."""
+    labels = np.sort(np.random.default_rng(0).integers(0, classes, 400))
+    assert told_apart([np.ones((400, 3))], labels) == pytest.approx(0.5)
+    assert told_apart([np.eye(classes)[labels]], labels) == pytest.approx(1.0)
 
 
 def test_a_frequent_category_is_no_filler(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import puzzle_faults
 from tests.faults.bases import BASES
 from tests.faults.capsules import Capsules, write
 from tests.faults.healthy import HEALTHY
 from tests.faults.plan import Plan
 from tests.faults.plant import FAULTS, NONE, overrides, planned
+from tests.faults.puzzles import Puzzles, write_folder
 from trm_core.config.load import load_config_dict
 from trm_core.diagnose.check import Verdict
 from trm_core.diagnose.diagnose import diagnose
@@ -29,10 +31,12 @@ SUBTLE = {
 def loud(plan: Plan, path: Path) -> list[tuple[str, Verdict]]:
     """Checks that warn or fail, in order, of a plan's settings and data (the base's own where nothing was changed)."""
     plan.settings.pop("data.source", None)
-    write(plan.data, path)
+    if isinstance(plan.data, Puzzles):
+        write_folder(plan.data, path)
+    else:
+        write(plan.data, path)
     config = load_config_dict({}, overrides({**plan.settings, "data.path": str(path)})).config
     found = [(one.check.id, one.finding.verdict) for one in diagnose(AHEAD, of_config(config))]
-    path.unlink()
     return [(name, verdict) for name, verdict in found if verdict in (Verdict.FAIL, Verdict.WARN)]
 
 
@@ -44,11 +48,23 @@ def test_faults_of_the_data_stand_first(base: str, severity: str, tmp_path: Path
     for name, fault in FAULTS.items():
         plan = planned(name, severity, base, 3)
         if isinstance(plan.capsules, Capsules) and known & set(fault.expected) and (name, severity, base) not in SUBTLE:
-            told = loud(plan, tmp_path / "a.h5")
+            told = loud(plan, tmp_path / f"{name}.h5")
             assert told, f"{name}: nothing was found"
             assert told[0][0] in fault.expected, f"{name}: {told}"
             looked_at.append(name)
     assert len(looked_at) > 15, looked_at
+
+
+@pytest.mark.parametrize("severity", ["middle", "severe"])
+@pytest.mark.parametrize("fault", ["puzzles-tested-in-training", "puzzles-labels-shuffled"])
+def test_faults_of_puzzles_stand_first(fault: str, severity: str, tmp_path: Path) -> None:
+    told = loud(planned(fault, severity, puzzle_faults.BASE.name, 3), tmp_path / "puzzles")
+    assert told, "nothing was found"
+    assert told[0][0] in puzzle_faults.FAULTS[fault].expected, told
+
+
+def test_healthy_puzzles_are_let_alone(tmp_path: Path) -> None:
+    assert loud(planned(NONE, "mild", puzzle_faults.BASE.name, 3), tmp_path / "puzzles") == []
 
 
 @pytest.mark.parametrize("base", ["digits", "generated", "generated-large", "answers", "wine", "cancer"])

@@ -54,7 +54,7 @@ def test_healthy_puzzles_are_let_alone(tmp_path: Path) -> None:
     assert loud(make(None, None, puzzle_faults.BASE.name, 3, tmp_path)) == []
 
 
-@pytest.mark.parametrize("base", ["generated-recurrent"])
+@pytest.mark.parametrize("base", ["digits", "generated-recurrent"])
 def test_a_healthy_run_is_let_alone(tmp_path: Path, base: str) -> None:
     told = loud(make(None, None, base, 3, tmp_path))
     assert not [name for name, verdict in told if verdict is Verdict.FAIL]

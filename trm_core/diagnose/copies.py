@@ -42,7 +42,9 @@ class Copies:
 
     @property
     def are_copies(self) -> bool:
-        """Whether those that are near are more than neighbours."""
+        """Whether those that are near are more than neighbours; there may be none."""
+        if not self.near:
+            return False
         if self.within < 0.25 * self.near:
             return True  # density is the same on both sides
         unexplained = self.beyond_density >= 0.5 * self.near

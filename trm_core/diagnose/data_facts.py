@@ -1,6 +1,7 @@
 """What a capsule file says for itself, from a bounded part of it: labels, detail, twins, and what a linear probe finds.
 
-Takes a fraction of a second whatever the file's size; `trm inspect-dataset` reads everything. Imports no torch.
+A bounded part is read whatever the file's size: a fraction of a second, some seconds where a row has tens of kilobytes.
+`trm inspect-dataset` reads everything. Imports no torch.
 """
 
 from __future__ import annotations

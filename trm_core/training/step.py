@@ -246,10 +246,12 @@ def shared_by_ranks(loss: StepLoss) -> DistributedDataParallel:
 @torch.no_grad()
 def movement(before: list[Tensor], after: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Norm of the change of all weights over their norm; how many weights are in tensors that have a gradient (`.grad`
-    of after) and did not change at all.
+    of after, at least one of them) and did not change at all.
     """
-    change = torch.stack(torch._foreach_norm(torch._foreach_sub(list(after), before)))
-    ratio = change.norm() / torch.stack(torch._foreach_norm(before)).norm().clamp(min=1e-12)
-    grads = torch.stack(torch._foreach_norm([torch.zeros_like(p) if p.grad is None else p.grad for p in after]))
-    sizes = torch.tensor([float(p.numel()) for p in after], device=change.device)
-    return ratio, (sizes * ((change == 0) & (grads > 0))).sum()
+    changes = torch._foreach_norm(torch._foreach_sub(list(after), before))
+    ratio = torch.stack(changes).norm() / torch.stack(torch._foreach_norm(before)).norm().clamp(min=1e-12)
+    learning = [(change, p.grad, p.numel()) for change, p in zip(changes, after, strict=True) if p.grad is not None]
+    grads = torch.stack(torch._foreach_norm([grad for _, grad, _ in learning]))
+    still = (torch.stack([change for change, _, _ in learning]) == 0) & (grads > 0)
+    # Sizes go as numbers of the kernels: a tensor of them would have to be copied to a GPU, which waits for it.
+    return ratio, torch.stack(torch._foreach_mul(list(still.float().unbind()), [size for *_, size in learning])).sum()

@@ -320,9 +320,10 @@ def wandb_ready(evidence: Evidence) -> Finding:
     logging = evidence.settings.logging
     if not logging.wandb:
         return ok("Weights & Biases is off; metrics.jsonl is always written")
-    said = [
-        line for line in (evidence.run.log if evidence.run else ()) if "Weights & Biases" in line and "warn" in line
-    ]
+    log = evidence.run.log if evidence.run else ()
+    starts = [number for number, line in enumerate(log) if "run directory: " in line]
+    since = log[starts[-1] :] if starts else log  # what an earlier start said may be mended
+    said = [line for line in since if "Weights & Biases" in line and "warn" in line]
     if said:
         return Finding(
             Verdict.WARN,
