@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trm_core.optim.uncompiled import Uncompiled
 
-class AdamAtan2(torch.optim.Optimizer):
+
+class AdamAtan2(Uncompiled):
     """The pure path: foreach operations, any device."""
 
     def __init__(

@@ -20,6 +20,7 @@ from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.adam_atan2 import adam_atan2
 from trm_core.optim.muon import muon
 from trm_core.optim.sparse_sign_sgd import SparseSignSGD
+from trm_core.optim.uncompiled import AdamW
 
 POLICY_PREFIXES = ("q_head.value_net.", "cmi_head.")
 
@@ -104,7 +105,7 @@ def build_optimizers(
             optimizer, reason = adam_atan2(params, lr=lr, **settings)
             notes.append(reason)
         else:
-            optimizer = torch.optim.AdamW(params, lr=lr, foreach=True, **settings)
+            optimizer = AdamW(params, lr=lr, foreach=True, **settings)
         optimizers.append(optimizer)
         peaks.append(lr)
     still = {id(parameter) for name, parameter in model.named_parameters() if name in (frozen or ())}

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trm_core.optim.uncompiled import Uncompiled
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: quick for small singular values, within 0.3 of 1
 _ITERATIONS = 5
 
@@ -35,7 +37,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return u.mT if tall else u
 
 
-class Float32Muon(torch.optim.Optimizer):
+class Float32Muon(Uncompiled):
     """Muon for matrices, with the iteration in float32; matrices of one shape are iterated together."""
 
     def __init__(
