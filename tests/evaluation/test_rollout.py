@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from trm_core.config.schema import Config
@@ -200,18 +201,20 @@ def test_the_model_is_given_back_as_it_was() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_intervals() -> None:
-    values = torch.tensor([1.0] * 45 + [0.0] * 5)
-    low, high = accuracy_interval(values)
-    z, n, p = 1.959964, 50, 0.9
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-6)
-    assert accuracy_interval(torch.ones(10))[1] == pytest.approx(1.0)
+@pytest.mark.parametrize(("right", "n"), [(45, 50), (0, 7), (1, 1), (9, 9), (1, 90_000), (333, 1000)])
+def test_intervals_of_right_and_wrong_rows_are_wilsons(right: int, n: int) -> None:
+    values = torch.tensor([1.0] * right + [0.0] * (n - right))
+    oracle = binomtest(right, n).proportion_ci(0.95, method="wilson")
+    found = accuracy_interval(values)
+    assert found == pytest.approx((oracle.low, oracle.high), abs=1e-12)
+    assert 0 <= found[0] < found[1] <= 1
+
+
+def test_intervals_of_partly_right_rows() -> None:
     partly = torch.tensor([0.5, 0.75, 1.0, 0.25])
     low, high = accuracy_interval(partly)
     assert (low + high) / 2 == pytest.approx(0.625)
-    assert high - low == pytest.approx(2 * 1.96 * float(partly.std()) / 2, rel=1e-5)
+    assert high - low == pytest.approx(2 * 1.959964 * float(partly.std()) / 2, rel=1e-5)
     assert all(math.isnan(value) for value in accuracy_interval(torch.zeros(0)))
 
 

@@ -15,8 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-# The last two are imported by torch and by our intervals when they are first needed, which takes seconds.
-PRELOADED = ("trm_cli.main", "trm_core.runs", "torch._dynamo", "scipy.stats")
+PRELOADED = ("trm_cli.main", "trm_core.runs")
 WORKERS = "trm_core.data.windows"
 
 

@@ -133,6 +133,7 @@ def package_versions() -> dict[str, str | None]:
 
 def installed_packages() -> list[str]:
     """Everything that is installed, as `pip freeze` lists it: name==version."""
+    # Read once each: `found.name` and `found.version` would parse the whole file each time.
+    read = [found.metadata for found in metadata.distributions()]
     # A damaged installation may lack its name.
-    names = {f"{found.name}=={found.version}" for found in metadata.distributions() if found.metadata["Name"]}
-    return sorted(names, key=str.lower)
+    return sorted({f"{about['Name']}=={about['Version']}" for about in read if about["Name"]}, key=str.lower)
