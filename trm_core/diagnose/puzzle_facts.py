@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.data.puzzles.reader import PuzzleData, open_puzzles
 from trm_core.data.puzzles.survey import Survey, survey
 from trm_core.diagnose.data_facts import DataFacts, Twins
+from trm_core.diagnose.puzzle_examples import Examples, examples_of
+from trm_core.diagnose.puzzle_forms import forms_of, shared_forms
 
 _CELLS = 8_000_000  # tokens that are read of one split
 
@@ -59,10 +62,42 @@ class PuzzleFacts(DataFacts):
 
     @cached_property
     def twins(self) -> Twins:
-        """Whole examples only; what turned and recoloured copies are depends on the puzzle."""
+        """Whole examples only; see `symmetric`."""
         if self.training is None or self.judged is None or not self.judged.examples:
             return Twins(0.0)
         return Twins(float(np.isin(self.judged.answered, self.training.answered).mean()))
+
+    @cached_property
+    def examples(self) -> tuple[Examples, Examples] | None:
+        """Some of training and some that are held out, if there are both."""
+        if self.training is None or self.judged is None:
+            return None
+        return examples_of(self.puzzles, "train"), examples_of(self.puzzles, str(self.held_out))
+
+    @cached_property
+    def symmetric(self) -> float | None:
+        """Share of the held-out puzzles that are copies of a training puzzle under the symmetries of such puzzles; None
+        where these are not known.
+        """
+        if self.examples is None:
+            return None
+        meaning = meaning_of(self.puzzles)
+        forms = [forms_of(some, meaning.height, meaning.width, self.puzzles.num_classes or 0) for some in self.examples]
+        train, other = forms
+        if train is None or other is None:
+            return None
+        return shared_forms(train, other, len(train) / max(self.examples[0].groups, 1))
+
+    @cached_property
+    def unknown_identifiers(self) -> float:
+        """Share of the held-out examples whose identifier no training example has."""
+        if self.training is None or self.judged is None:
+            return 0.0
+        train, other = (
+            np.concatenate([part.identifiers for part in self.puzzles.sets[split]])
+            for split in ("train", str(self.held_out))
+        )
+        return float((~np.isin(other, train)).mean()) if len(other) else 0.0
 
     def _read_sample(self, split: str) -> dict[str, np.ndarray]:
         return {}

@@ -14,7 +14,7 @@ import numpy as np
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.puzzles.reader import PuzzleData
 
-_MOST_TOKENS_IN_PAIRS = 2048
+MOST_TOKENS_IN_PAIRS = 2048
 _PIECE_ROWS = 4096
 _HASH_SEED = 23
 _LEAST_SHARE = 0.01  # of the cells, that a token must have to be counted as telling
@@ -56,7 +56,7 @@ def survey(
     V = data.num_classes or 0
     inputs, labels = np.zeros(V, np.int64), np.zeros(V, np.int64)
     # Pairs of tokens are a table of V x V, which a large vocabulary has neither room nor examples for.
-    P = V if V <= _MOST_TOKENS_IN_PAIRS else 0
+    P = V if V <= MOST_TOKENS_IN_PAIRS else 0
     together, apart = np.zeros((P, P)), np.zeros((P, P))
     ignored = unanswered = copied = 0
     questions, answered = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
-from trm_core.diagnose.checks.puzzles import answers_moved, puzzles_of
+from trm_core.diagnose.checks.puzzles import answers_moved, copies_across_splits, puzzles_of
 from trm_core.diagnose.evidence import Evidence
 
 
@@ -229,6 +229,9 @@ def children_equal_sketch(evidence: Evidence) -> Finding:
 
 
 def duplicates_across_splits(evidence: Evidence) -> Finding:
+    puzzles = puzzles_of(evidence)
+    if puzzles is not None:
+        return copies_across_splits(puzzles)
     twins = evidence.file.twins
     split = evidence.file.held_out or "held-out"
     text = f"{100 * twins.equal:.2g} % of the {split} samples are also training samples"

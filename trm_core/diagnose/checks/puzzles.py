@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+from trm_core.data.puzzles.meaning import meaning_of
+from trm_core.data.puzzles.survey import MOST_TOKENS_IN_PAIRS
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.puzzle_examples import Examples, carried_over, shares_apart, told_at
 from trm_core.diagnose.puzzle_facts import PuzzleFacts
 
 _NO_PUZZLES = "the data are no puzzles"
@@ -51,11 +57,103 @@ def answers_contradict(evidence: Evidence) -> Finding:
     return judged(evidence, "contradicting", text, why, warns=0.01, fails=0.1)
 
 
+def identifiers_unknown(evidence: Evidence) -> Finding:
+    facts = puzzles_of(evidence)
+    if facts is None or facts.training is None or facts.judged is None:
+        return unknown(_NO_PUZZLES if facts is None else "no training or no held-out puzzles to compare")
+    share = facts.unknown_identifiers
+    said = f"{100 * share:.3g} % of the {facts.held_out} examples have an identifier that no training example has"
+    if share < 0.02 or not evidence.settings.arch.puzzle_emb_ndim:
+        return ok(said, unknown=share)
+    return Finding(
+        Verdict.FAIL if share >= 0.1 else Verdict.WARN,
+        said,
+        "certain",
+        {"unknown": share},
+        "Embeddings of puzzles are learned by identifier, and theirs stay as they began. "
+        "The model is judged beside an input that it has never seen.",
+        {"arch.puzzle_emb_ndim": 0},
+        "or give the blank identifier to puzzles of one kind (Sudokus, mazes), and build examples of every task that "
+        "is tested into training: trm build-puzzles",
+    )
+
+
+def copies_across_splits(facts: PuzzleFacts) -> Finding:
+    """Held-out puzzles that are training puzzles, as they are or under the symmetries of such puzzles."""
+    equal, split = facts.twins.equal, facts.held_out or "held-out"
+    text, numbers = f"{100 * equal:.2g} % of the {split} samples are also training samples", {"share": equal}
+    advice = "build the folder again with trm build-puzzles, which splits before it augments and keeps copies together"
+    if equal >= 0.02:
+        why = "The model has seen their answers, so accuracy on this split is too good to be true."
+        return Finding(Verdict.FAIL, text, numbers=numbers, why=why, advice=advice)
+    if facts.symmetric is not None:
+        share = facts.symmetric
+        numbers |= {"symmetric": share}
+        text += f", {100 * share:.2g} % are turned, mirrored or renamed copies of one"
+        if share < 0.05:
+            return ok(text, **numbers)
+        return Finding(
+            Verdict.FAIL if share >= 0.3 else Verdict.WARN,
+            text,
+            "likely",
+            numbers,
+            "A model that is trained on augmented puzzles has all but seen these. "
+            "Puzzles that were augmented first and split afterwards look so.",
+            advice=advice,
+        )
+    if equal == 0:
+        return ok(text, **numbers)
+    why = "The model has seen their answers."
+    return Finding(Verdict.WARN, text, numbers=numbers, why=why, advice=advice)
+
+
+def splits_of_puzzles(facts: PuzzleFacts) -> Finding:
+    """Whether held-out puzzles are of the kind of those in training, by their tokens."""
+    examples, classes = facts.examples, facts.puzzles.num_classes or 0
+    if examples is None or min(len(some) for some in examples) < 50 or classes > MOST_TOKENS_IN_PAIRS:
+        return unknown("there are no 50 puzzles in training and held out, or too many tokens to compare")
+    train, other = examples
+    learned, own, cells = carried_over(train, other, classes)
+    numbers = {"carried_over": learned, "own": own}
+    if own - learned > max(0.1, 5 * math.sqrt(0.25 / max(cells, 1))):
+        return Finding(
+            Verdict.FAIL,
+            f"what a token of the question mostly means in its place in training is right in {100 * learned:.0f} % of "
+            f"the {facts.held_out} cells, what it mostly means there in {100 * own:.0f} %",
+            "likely",
+            numbers,
+            "The same tokens mean other answers there. Tokens that are numbered in another way look like this.",
+            advice="build all splits in one go, with one vocabulary",
+        )
+    moved, token = shares_apart(train, other, classes)
+    numbers |= {"moved": moved}
+    text = (
+        f"token {token} is {moved:.2g} standard deviations more or less frequent in {facts.held_out} questions than in "
+        "those of training"
+    )
+    if moved < 1:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL if moved >= 1.5 else Verdict.WARN,
+        text,
+        "likely" if moved >= 1.5 else "possible",
+        numbers,
+        "Held-out puzzles are of another kind than those the model learned from, so its accuracy there says little. "
+        "Another difficulty, another source or padding look like this.",
+        advice="draw both splits from one collection, or name what is judged another task",
+    )
+
+
 def answers_moved(facts: PuzzleFacts) -> Finding:
-    """Whether training answers belong to their questions, by what cells of the question tell of those in their place:
-    in Sudokus and mazes what is given stays as it is.
+    """Whether answers belong to their questions, by what cells of the question tell of those in their place: in Sudokus
+    and mazes what is given stays as it is.
     """
-    train, judged = facts.training, facts.judged
+    train, judged, classes = facts.training, facts.judged, facts.puzzles.num_classes or 0
+    if facts.examples is not None and classes <= MOST_TOKENS_IN_PAIRS:
+        width = meaning_of(facts.puzzles).width
+        moved = _moved_by_cells(facts.examples[0], classes, [1, -1, width, -width])
+        if moved is not None:
+            return moved
     if train is None or judged is None:
         return unknown("no training or no held-out puzzles to compare")
     here, there = train.told - train.told_apart, judged.told - judged.told_apart
@@ -79,11 +177,37 @@ def answers_moved(facts: PuzzleFacts) -> Finding:
     )
 
 
+def _moved_by_cells(train: Examples, classes: int, offsets: Sequence[int]) -> Finding | None:
+    """A finding if the token of a question tells more of an answer some cells away than of the one in its place."""
+    here = told_at(train, classes, 0)
+    there = {offset: told_at(train, classes, offset) for offset in offsets if abs(offset) < train.inputs.shape[1]}
+    offset = max(there, key=lambda offset: there[offset], default=0)
+    if not offset or there[offset] < 1.5 * here + 0.2:
+        return None
+    return Finding(
+        Verdict.FAIL,
+        f"the best token of a question tells {here:.3g} nats of the answer in its place, {there[offset]:.3g} of the "
+        f"one {abs(offset)} cells {'after' if offset > 0 else 'before'} it",
+        "likely",
+        {"told": here, "told_there": there[offset], "cells": float(offset)},
+        "Answers stand beside their questions. An offset by one, or rows of another length, look like this.",
+        advice=_BUILD,
+    )
+
+
 def check(name: str, symptom: str, look: object) -> Check:
     return Check(name, ("data", "accuracy"), symptom, "ours", ("data",), look)  # type: ignore[arg-type]
 
 
 CHECKS = (
+    Check(
+        "identifiers-unknown",
+        ("data", "accuracy"),
+        "puzzles: learned in training, at chance held out",
+        "ours",
+        ("data", "config"),
+        identifiers_unknown,
+    ),
     check("answers-missing", "puzzles: the loss is 0 in places", answers_missing),
     check("answers-copied", "puzzles: solved at once, and nothing is learned", answers_copied),
     check("answers-contradict", "puzzles: accuracy stops short of 100 %", answers_contradict),

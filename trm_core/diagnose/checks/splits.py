@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
-from trm_core.diagnose.checks.puzzles import puzzles_of
+from trm_core.diagnose.checks.puzzles import puzzles_of, splits_of_puzzles
 from trm_core.diagnose.evidence import Evidence
 
 
 def splits_differ(evidence: Evidence) -> Finding:
-    if puzzles_of(evidence) is not None:
-        return unknown("tokens have no scale")
+    puzzles = puzzles_of(evidence)
+    if puzzles is not None:
+        return splits_of_puzzles(puzzles)
     split, unseen = evidence.file.held_out, evidence.file.unseen
     if unseen is not None and unseen >= 0.02:
         return Finding(

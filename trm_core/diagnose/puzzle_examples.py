@@ -1,0 +1,88 @@
+"""Some examples of a split of puzzles, and what their tokens say of how questions, answers and splits belong together.
+
+n examples of S cells, V tokens. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trm_core.data.fields import IGNORE_LABEL
+from trm_core.data.puzzles.reader import PuzzleData
+from trm_core.data.puzzles.survey import pairs, told_by_best
+
+_MOST = 2000
+_CELLS = 400_000
+_LEAST_SHARE = 0.01  # of the cells, that a token must have to be compared
+_LEAST_SPREAD = 0.02  # of a token's share: where all puzzles have equally many, one more is no other kind of puzzle
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`groups`: of how many groups these are the first examples of some, or of all."""
+
+    inputs: np.ndarray  # [n, S] int64
+    labels: np.ndarray  # [n, S] int64, -100 where ignored
+    groups: int
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+def examples_of(data: PuzzleData, split: str) -> Examples:
+    """The first example of each group, or of as many that lie evenly over the split: copies of one puzzle are alike."""
+    begin, firsts = 0, []
+    for part in data.sets[split]:
+        firsts.append(begin + part.puzzle_indices[part.group_indices[:-1]])
+        begin += len(part.inputs)
+    numbers = np.concatenate(firsts)
+    numbers = numbers[numbers < data.rows[split]]  # of groups that hold something
+    count = min(len(numbers), _MOST, max(1, _CELLS // data.num_capsules))
+    chosen = numbers[np.linspace(0, max(len(numbers) - 1, 0), count).astype(np.int64)]
+    found = data.read(split, chosen)
+    return Examples(found["sketches"], found["labels"], len(numbers))
+
+
+def told_at(examples: Examples, classes: int, offset: int) -> float:
+    """Nats that the best token of a question tells of the answer `offset` cells after it."""
+    asked, said = examples.inputs, examples.labels
+    if offset:
+        asked, said = (asked[:, :-offset], said[:, offset:]) if offset > 0 else (asked[:, -offset:], said[:, :offset])
+    counts = said != IGNORE_LABEL
+    return told_by_best(pairs(asked[counts], said[counts], classes))
+
+
+def carried_over(train: Examples, other: Examples, classes: int) -> tuple[float, float, int]:
+    """How often what a token of the question mostly means in its place is right for `other`: as learned from `train`,
+    as learned from `other` itself, and over how many cells.
+    """
+    ours, theirs = (
+        pairs(some.inputs[some.labels != IGNORE_LABEL], some.labels[some.labels != IGNORE_LABEL], classes)
+        for some in (train, other)
+    )
+    cells = theirs.sum()
+    known = ours.sum(1) > 0
+    right = theirs[np.flatnonzero(known), ours.argmax(1)[known]].sum()
+    of_known = max(theirs[known].sum(), 1)
+    return float(right / of_known), float(theirs[known].max(1, initial=0).sum() / of_known), int(cells)
+
+
+def shares_apart(train: Examples, other: Examples, classes: int) -> tuple[float, int]:
+    """The token whose share of the question differs most between `train` and `other`, by how many standard deviations
+    of it over the training puzzles; and that token.
+    """
+    ours, theirs = (token_shares(some.inputs, classes) for some in (train, other))
+    spread = np.maximum(ours.std(0), _LEAST_SPREAD)
+    there = np.maximum(ours.mean(0), theirs.mean(0)) >= _LEAST_SHARE
+    moved = np.where(there, np.abs(theirs.mean(0) - ours.mean(0)) / spread, 0.0)
+    token = int(moved.argmax())
+    return float(moved[token]), token
+
+
+def token_shares(inputs: np.ndarray, classes: int) -> np.ndarray:
+    """[n, V]: the share of each example's cells that each token has."""
+    n, S = inputs.shape
+    flat = (np.arange(n)[:, None] * classes + inputs).ravel()
+    return np.bincount(flat, minlength=n * classes).reshape(n, classes) / S

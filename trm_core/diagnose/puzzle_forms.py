@@ -1,0 +1,75 @@
+"""What a puzzle shares with its turned, mirrored and renamed copies: one number, so that copies in two splits show.
+
+Sudokus (told by their answers: every row and column has each digit once) have the symmetries of Sudokus, which
+`trm_core.data.puzzles.build.sudoku.forms` knows. Of other grids copies are those that tokens with other names and the
+eight ways to lay down a square give. Rows of tokens have none that are known. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trm_core.data.puzzles.build.sudoku.forms import forms as sudoku_forms
+from trm_core.data.puzzles.build.sudoku.geometry import GEOMETRIES
+from trm_core.data.puzzles.survey import digests
+from trm_core.diagnose.puzzle_examples import Examples
+
+_MOST_TOKENS = 64
+_FEW_CELLS = 25
+
+
+def forms_of(examples: Examples, height: int, width: int, classes: int) -> np.ndarray | None:
+    """[n] uint64, equal for copies; None where nothing is known of symmetries, or where grids are so small that any two
+    collections have copies in common (there are 288 Sudokus of 4 x 4 cells, of 2 kinds).
+    """
+    if min(height, width) < 2 or height * width <= _FEW_CELLS or classes > _MOST_TOKENS or not len(examples):
+        return None
+    digits = digits_of(examples, height, width)
+    if digits is not None:
+        return sudoku_forms(digits, GEOMETRIES[height])
+    return _grid_forms(np.stack([examples.inputs, examples.labels], 1).reshape(-1, 2, height, width), classes)
+
+
+def digits_of(examples: Examples, height: int, width: int) -> np.ndarray | None:
+    """[n, S] digits 1 to `height` of Sudokus, 0 where a cell asks; None for other puzzles."""
+    if height != width or height not in GEOMETRIES:
+        return None
+    tokens = np.unique(examples.labels)
+    if len(tokens) != height or tokens[0] < 0:
+        return None
+    geometry = GEOMETRIES[height]
+    digits = np.searchsorted(tokens, examples.labels)
+    if not (np.sort(digits[:, geometry.units], axis=2) == np.arange(height)).all():
+        return None
+    known = np.isin(examples.inputs, tokens)
+    return np.where(known, np.searchsorted(tokens, examples.inputs) + 1, 0)
+
+
+def _grid_forms(grids: np.ndarray, classes: int) -> np.ndarray:
+    """[n, 2, height, width]: the least digest of all copies, tokens renamed by where they first stand."""
+    turned = [grids, grids[..., ::-1]]
+    turned += [grid[..., ::-1, :] for grid in turned]
+    if grids.shape[2] == grids.shape[3]:
+        turned += [grid.swapaxes(2, 3) for grid in turned]
+    copies = [digests([renamed(grid.reshape(len(grids), -1), classes)]) for grid in turned]
+    return np.asarray(np.minimum.reduce(copies))
+
+
+def renamed(rows: np.ndarray, classes: int) -> np.ndarray:
+    """[n, L] tokens -> numbers in the order in which they first stand in each row. Labels to ignore are a token."""
+    tokens = np.where(rows < 0, classes, rows)
+    length = rows.shape[1]
+    first = np.full((len(rows), classes + 1), length)
+    for token in range(classes + 1):
+        here = tokens == token
+        first[:, token] = np.where(here.any(1), here.argmax(1), length)
+    order = np.empty_like(first)
+    np.put_along_axis(order, np.argsort(first, axis=1, kind="stable"), np.arange(classes + 1)[None], axis=1)
+    return np.take_along_axis(order, tokens, axis=1)
+
+
+def shared_forms(train: np.ndarray, other: np.ndarray, part: float) -> float:
+    """Share of the forms `other` [m] that a training puzzle has. part: how many of the training puzzles the forms
+    `train` [n] are of, as a share; what is found is scaled up to all.
+    """
+    return min(float(np.isin(other, train).mean()) / part, 1.0)
