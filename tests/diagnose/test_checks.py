@@ -46,6 +46,8 @@ def metrics(**changes: Any) -> Metrics:
         "accuracy": 0.4 + 0.5 * line + noise,
         "final_accuracy": 0.45 + 0.45 * line,
         "prediction_top_share": 0.4 * ONE,
+        "exact_accuracy": 0.4 + 0.5 * np.minimum(1.5 * line, 1) + noise,
+        "halt_accuracy": np.maximum(0.7, 0.4 + 0.55 * np.minimum(1.5 * line, 1)) + noise,
         "update_ratio": 2e-3 * ONE,
         "grad_norm": 1 + noise,
         "grad_clip_ratio": 0.3 * ONE,
@@ -166,6 +168,8 @@ FAULTS: list[tuple[str, dict[str, dict[str, Any]], dict[str, Any]]] = [
     ("expansion-never", {}, {"action_expand_pct": 0 * ONE}),
     ("q-values-diverge", {}, {"q_abs_max": np.exp(7 * GROWING)}),
     ("predictions-collapse", {}, {"prediction_top_share": 1.0 * ONE}),
+    ("halting-wrong", {}, {"exact_accuracy": 0.8 * ONE, "halt_accuracy": 0.2 * ONE}),
+    ("halting-wrong", {}, {"exact_accuracy": 0.3 * ONE, "halt_accuracy": 0.35 * ONE}),
     ("accuracy-at-chance", {}, {"accuracy": 0.34 + 0.001 * np.cos(np.arange(120))}),
 ]
 
@@ -347,6 +351,23 @@ def test_an_empty_bank_is_no_dead_layer(data: DataFacts) -> None:
 
 def test_a_value_of_the_sign_of_what_is_paid(data: DataFacts) -> None:
     assert found(data, "terminal-reward-sign", {}, {"q_halt_mean": 1.5 * ONE}).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("exact", "halts", "verdict"),
+    [(0.7 * ONE, 0.7 * ONE, Verdict.OK), (0.7 * ONE, 0.55 * ONE, Verdict.WARN), (GROWING, 0.2 * ONE, Verdict.UNKNOWN)],
+)
+def test_halt_logits_that_follow_late_are_not_wrong(data: DataFacts, exact: Any, halts: Any, verdict: Verdict) -> None:
+    series = {"exact_accuracy": exact, "halt_accuracy": halts}
+    assert found(data, "halting-wrong", {}, series).verdict is verdict
+
+
+def test_puzzles_that_are_learned_by_heart_show_in_whole_answers(data: DataFacts) -> None:
+    whole = {"exact_accuracy": 0.95 * ONE, "eval": {"accuracy": 0.85, "exact_accuracy": 0.4}}
+    finding = found(data, "overfitting", {}, whole)
+    assert finding.verdict is Verdict.WARN
+    assert "exact accuracy 95.0 % in training, 40.0 % held out" in finding.evidence
+    assert found(data, "overfitting", {}, {**whole, "eval": {"accuracy": 0.85, "exact_accuracy": 0.8}}).verdict == "ok"
 
 
 def test_a_budget_for_some_capsules_is_none_too_small(data: DataFacts) -> None:

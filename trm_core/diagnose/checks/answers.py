@@ -11,8 +11,10 @@ from trm_core.diagnose.answered import answered
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import slower
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.series import Series
 from trm_core.diagnose.statistics import block_means, mean_interval, rising
 
+_EXACT = "eval/exact_accuracy"
 _MOST = 0.5  # of the mistakes
 _FEWER = 0.9  # of the mistakes since the middle of the run: with less than that it is still learning
 
@@ -118,13 +120,48 @@ def _half_collapse(evidence: Evidence) -> Finding | None:
     )
 
 
+def halting_wrong(evidence: Evidence) -> Finding:
+    """Whether halt logits know more of the answers than how often these are right."""
+    logged = (evidence.metrics[f"train/{name}"] for name in ("halt_accuracy", "exact_accuracy"))
+    knows, right = (series.between(0, evidence.learning_steps).finite() for series in logged)
+    steps = np.intersect1d(knows.steps, right.steps)
+    if len(steps) < 20:
+        return unknown("too few steps were logged")
+    knows, right = (Series(steps, series.values[np.isin(series.steps, steps)]).tail(0.3) for series in (knows, right))
+    if np.ptp(block_means(right, 3)) > 0.1:
+        return unknown("the share of right answers is changing, and halt logits follow it late")
+    constant = Series(knows.steps, np.maximum(right.values, 1 - right.values))
+    worse, half = mean_interval(Series(knows.steps, constant.values - knows.values))
+    told, same = mean_interval(knows)[0], mean_interval(constant)[0]
+    numbers = {"halt_accuracy": told, "constant": same}
+    text = (
+        f"the halt logit is right of {100 * told:.0f} % of the rows, and {100 * same:.0f} % would be right if it said "
+        "the same of all"
+    )
+    if not worse - half > 0.1:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL if worse > 0.2 else Verdict.WARN,
+        text,
+        "likely",
+        numbers,
+        "Rows halt on wrong answers, or go on with right ones. A halt target that is turned around, constant, or of "
+        "other rows looks like this.",
+        advice="compare what the halt logit is trained on with which answers are right (losses.q_halt_loss)",
+    )
+
+
 def generalises(evidence: Evidence) -> Finding:
     train, held_out = evidence.metrics["train/final_accuracy"].tail(0.2, 10), evidence.metrics["eval/accuracy"]
     if len(train.finite()) < 5 or not math.isfinite(held_out.last):
         return unknown("no evaluation was logged")
-    mean = mean_interval(train)[0]
-    gap = mean - held_out.last
-    text = f"accuracy {100 * mean:.1f} % in training, {100 * held_out.last:.1f} % held out"
+    mean, what, there = mean_interval(train)[0], "accuracy", held_out.last
+    exact, exact_there = evidence.metrics["train/exact_accuracy"].tail(0.2, 10).finite(), evidence.metrics[_EXACT].last
+    if len(exact) >= 5 and mean_interval(exact)[0] - exact_there > mean - there:
+        # Most cells of a puzzle are given or easy, so a model that solves none may be right on most of them.
+        mean, what, there = mean_interval(exact)[0], "exact accuracy", exact_there
+    gap = mean - there
+    text = f"{what} {100 * mean:.1f} % in training, {100 * there:.1f} % held out"
     if gap < 0.2:
         return ok(text, gap=gap)
     repeated = evidence.file.repeated if evidence.data is not None else 0.0
@@ -200,6 +237,14 @@ COLLAPSE = Check(
     watched=True,
 )
 CHECKS = (
+    Check(
+        "halting-wrong",
+        ("accuracy", "dqn"),
+        "rows halt on wrong answers, or never",
+        "ours",
+        ("config", "metrics"),
+        halting_wrong,
+    ),
     Check(
         "accuracy-at-chance",
         ("accuracy",),
