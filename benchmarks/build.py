@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks.record import describe_machine, publish
 from benchmarks.timing import alternate, ratio
 from trm_core.config.schema import BuildConfig
-from trm_core.data.build import build_capsules
+from trm_core.data.build.pipeline import build_capsules
 from trm_core.data.threads import one_thread
 
 SIDE = 32

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.record import describe_machine, publish
 from trm_core.config.load import load_config_dict
 from trm_core.config.schema import BuildConfig
-from trm_core.data.build import build_capsules
+from trm_core.data.build.pipeline import build_capsules
 from trm_core.diagnose.check import Verdict
 from trm_core.diagnose.diagnose import diagnose
 from trm_core.diagnose.evidence import of_config

@@ -15,7 +15,7 @@ from trm_cli.config_options import ConfigOption, JsonOption
 from trm_core.errors import Interrupted, StoppedEarly, UsageError
 
 if TYPE_CHECKING:
-    from trm_core.data.build import BuildReport
+    from trm_core.data.build.report import BuildReport
 
 _STAGES = {"scan": "reading", "fit": "fitting", "encode": "encoding", "write": "writing", "probe": "measuring"}
 
@@ -98,7 +98,7 @@ def command(
     The kind is detected and printed with the reason. A build that was stopped goes on when it is run again.
     """
     from trm_cli.console import log, print_json
-    from trm_core.data.build import build_capsules
+    from trm_core.data.build.pipeline import build_capsules
 
     flags = {
         "kind": kind,

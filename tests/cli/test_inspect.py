@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from trm_core.config.schema import BuildConfig
-from trm_core.data.build import build_capsules
+from trm_core.data.build.pipeline import build_capsules
 from trm_core.data.inspect import inspect_dataset
 from trm_core.data.store.writer import CapsuleWriter
 

@@ -51,7 +51,7 @@ def test_a_script_without_a_guard_is_told_and_does_not_wait(tmp_path: Path) -> N
     script.write_text(
         "from pathlib import Path\n"
         "from trm_core.config.schema import BuildConfig\n"
-        "from trm_core.data.build import build_capsules\n"
+        "from trm_core.data.build.pipeline import build_capsules\n"
         f"build_capsules(['digits'], Path({str(tmp_path / 'digits.h5')!r}), BuildConfig(workers=2))\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)

@@ -16,7 +16,7 @@ from bytes_damage import bit_flipped, damaged
 from hostile_json import hostile_json
 
 from trm_core.config.schema import BuildConfig
-from trm_core.data.build import build_capsules
+from trm_core.data.build.pipeline import build_capsules
 from trm_core.data.preprocessing_folder import ARRAYS, DOCUMENT
 from trm_core.data.recorded_encoder import RecordedEncoder
 from trm_core.data.store.encoder_arrays import array_hash

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from trm_core.data.build import BuildReport
+from trm_core.data.build.report import BuildReport
 from trm_core.data.store.reader import open_capsules
 
 Build = Callable[..., "Built"]

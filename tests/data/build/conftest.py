@@ -9,7 +9,7 @@ import pytest
 from built_file import Build, Built
 
 from trm_core.config.schema import BuildConfig
-from trm_core.data.build import build_capsules
+from trm_core.data.build.pipeline import build_capsules
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from small_sources import random_table, write_arc, write_messages, write_pictures
 
 from trm_core.config.schema import BuildConfig
-from trm_core.data.build import build_capsules
 from trm_core.data.build.arc import GridPair
 from trm_core.data.build.encode_arc import FEATURES, ArcEncoder
 from trm_core.data.build.encoders import Encoded, Layout
 from trm_core.data.build.forest import is_forest
 from trm_core.data.build.lattice import Lattice
+from trm_core.data.build.pipeline import build_capsules
 from trm_core.data.build.segment import segment_tree
 from trm_core.data.inspect import inspect_dataset
 from trm_core.data.store.reader import open_capsules

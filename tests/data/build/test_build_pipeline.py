@@ -17,8 +17,8 @@ from built_file import Build
 from small_sources import random_table, write_arc, write_messages, write_pictures
 
 from trm_core.config.schema import BuildConfig
-from trm_core.data.build import build_capsules
 from trm_core.data.build.chunks import _digest, _read_coder
+from trm_core.data.build.pipeline import build_capsules
 from trm_core.data.build.work import WorkDir, locked
 from trm_core.data.store.reader import open_capsules
 from trm_core.errors import ConfigError, DataError, StoppedEarly, UsageError

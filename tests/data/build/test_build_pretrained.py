@@ -18,10 +18,11 @@ from built_file import Build
 from small_sources import random_table, write_messages, write_pictures
 
 from trm_core.config.schema import BuildConfig
-from trm_core.data.build import build_capsules, extras
+from trm_core.data.build import extras
 from trm_core.data.build.extras import ModelSpec, import_encoder
 from trm_core.data.build.fingerprint import build_fingerprint
 from trm_core.data.build.lattice import make_lattice
+from trm_core.data.build.pipeline import build_capsules
 from trm_core.data.build.pretrained import Loaded, PretrainedModel, choose_device, weights_sha256
 from trm_core.data.build.reduction import Reduction
 from trm_core.data.build.segment import segment

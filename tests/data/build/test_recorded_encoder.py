@@ -22,8 +22,8 @@ from small_sources import random_table, write_arc, write_messages, write_picture
 from test_build_pretrained import minilm  # noqa: F401
 
 from trm_core.config.schema import BuildConfig
-from trm_core.data.build import build_capsules
 from trm_core.data.build.extras import ModelSpec
+from trm_core.data.build.pipeline import build_capsules
 from trm_core.data.build.pretrained import Loaded
 from trm_core.data.preprocessing_folder import ARRAYS, DOCUMENT
 from trm_core.data.recorded_encoder import RecordedEncoder
