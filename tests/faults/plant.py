@@ -27,6 +27,7 @@ from tests.faults import (
     other_faults,
     place_faults,
     puzzle_faults,
+    sixth_faults,
     third_faults,
 )
 from tests.faults.bases import BASES
@@ -54,15 +55,17 @@ FAULTS = {
     for fault in part.FAULTS
 }
 NONE = "none"
+PUZZLE_BASES = sixth_faults.BASES
+PUZZLE_FAULTS = {**puzzle_faults.FAULTS, **sixth_faults.FAULTS}
 
 
 def planned(fault: str, severity: str, base: str, seed: int) -> Plan:
     """The plan of a run with its fault in it."""
-    of_puzzles = base == puzzle_faults.BASE.name
+    of_puzzles = base in PUZZLE_BASES
     if fault == NONE:
-        return begin(puzzle_faults.BASE if of_puzzles else HEALTHY[base], 0, seed)
-    plan = begin(puzzle_faults.BASE if of_puzzles else BASES[base], SEVERITIES.index(severity), seed)
-    (puzzle_faults.FAULTS if of_puzzles else FAULTS)[fault].plant(plan)
+        return begin({**HEALTHY, **PUZZLE_BASES}[base], 0, seed)
+    plan = begin({**BASES, **PUZZLE_BASES}[base], SEVERITIES.index(severity), seed)
+    (PUZZLE_FAULTS if of_puzzles else FAULTS)[fault].plant(plan)
     return plan
 
 

@@ -21,15 +21,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults import puzzle_faults
 from tests.faults.bases import BASES
 from tests.faults.healthy import HEALTHY
 from tests.faults.plan import SEVERITIES
-from tests.faults.plant import FAULTS, NONE
+from tests.faults.plant import FAULTS, NONE, PUZZLE_BASES, PUZZLE_FAULTS
+from tests.faults.sixth_faults import FAULTS as SIXTH
 
 ROOT = Path(__file__).parent.parent.parent
-PUZZLES = puzzle_faults.BASE.name
-ALL = {**FAULTS, **puzzle_faults.FAULTS}
+ALL = {**FAULTS, **PUZZLE_FAULTS}
+
+
+def bases_of(fault: str) -> tuple[str, ...]:
+    """Where a fault is planted."""
+    if fault in FAULTS:
+        return tuple(BASES)
+    return tuple(PUZZLE_BASES) if fault in SIXTH else tuple(PUZZLE_BASES)[:1]
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,13 @@ def entries(only: list[str], seeds: list[int]) -> Iterator[Entry]:
     """`only`: names of faults, or `healthy`; all if empty."""
     for seed in seeds:
         if not only or "healthy" in only:
-            for base in (*HEALTHY, PUZZLES):
+            for base in (*HEALTHY, *PUZZLE_BASES):
                 yield Entry(None, None, base, seed)
         # Severe ones first: they are the ones that have to be found.
         for severity in reversed(SEVERITIES):
             for fault in ALL.values():
                 if not only or fault.name in only:
-                    for base in BASES if fault.name in FAULTS else (PUZZLES,):
+                    for base in bases_of(fault.name):
                         yield Entry(fault.name, severity, base, seed, fault.expected)
 
 
