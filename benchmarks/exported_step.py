@@ -11,7 +11,6 @@ without a decision.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import onnxruntime
 import torch
 
+from benchmarks.record import publish
 from benchmarks.timing import alternate, ratio
 from trm_core.config.schema import Config
 from trm_core.export.graph import ONNX, example_inputs, traced, write_onnx
@@ -96,10 +96,7 @@ def main() -> None:
             for rows in options.rows
         },
     }
-    text = json.dumps(record, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    publish(record, options.out)
 
 
 if __name__ == "__main__":

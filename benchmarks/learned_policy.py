@@ -17,12 +17,12 @@ them.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.record import publish
 from benchmarks.runs import interval
 from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
 
@@ -70,8 +70,7 @@ def main() -> None:
     for dataset, _, path in (entry.partition("=") for entry in arguments.run):
         runs.setdefault(dataset, []).append(one_run(Path(path), prices.get(dataset, [])))
     record = {dataset: {"price": prices.get(dataset), **summary(seeds)} for dataset, seeds in runs.items()}
-    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record, indent=2))
+    publish(record, arguments.out)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ digits, a digit with all its policies together. Runs that are already in --runs 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.record import publish
 from benchmarks.runs import ROOT, trm
 from trm_core.data.store import CapsuleWriter, open_capsules
 from trm_core.dqn.actions import Action
@@ -259,11 +259,9 @@ def main() -> None:
             settings = ["data.source=null", f"data.path={data}", f"training.run_dir={run}", f"training.seed={seed}"]
             trm("train", "--config", str(ROOT / "configs/quickstart.yaml"), *settings, *TRAINING, *arguments.overrides)
     record = summary(*([evaluate(run, split) for run in runs] for split in ("validation", "test")))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
     if arguments.plot is not None:
         draw(record, arguments.plot)
-    print(json.dumps(record, indent=2))
+    publish(record, arguments.out)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import publish
 from benchmarks.runs import ROOT, interval, train, trm
 from trm_core.config.load import load_config
 from trm_core.config.schema import DQNConfig
@@ -84,9 +85,7 @@ def main() -> None:
             "single": {name: interval([single[name] for _, single in pairs]) for name in FIGURES},
             "difference": {name: interval([every[name] - single[name] for every, single in pairs]) for name in FIGURES},
         }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record, indent=1))
+    publish(record, arguments.out)
 
 
 if __name__ == "__main__":

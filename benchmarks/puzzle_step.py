@@ -34,6 +34,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.record import publish
 from benchmarks.timing import alternate, ratio, take_step
 from trm_core.config import load_config
 from trm_core.data.puzzles.reader import open_puzzles
@@ -259,9 +260,7 @@ def main() -> None:
         },
         "peak growth, MB": {which: peak_growth(which, setting, arguments.public) for which in ("ours", "theirs")},
     }
-    print(json.dumps(record, indent=2))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+    publish(record, arguments.out)
 
 
 if __name__ == "__main__":

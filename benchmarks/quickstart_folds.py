@@ -10,7 +10,6 @@ Figures pool the test digits of all folds; intervals and tests are over digits.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.record import publish
 from benchmarks.runs import ROOT, trm
 
 PRICE_FACTORS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
@@ -223,11 +223,9 @@ def main() -> None:
         runs = list(pool.map(job, arguments.folds))
     folds = [evaluate_fold(Path(run["run"])) for run in runs]
     record = {"shuffled": not arguments.unshuffled, "jobs": arguments.jobs, "runs": runs, **summary(folds)}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
     if arguments.plot is not None:
         draw(record, arguments.plot)
-    print(json.dumps(record, indent=2))
+    publish(record, arguments.out)
 
 
 if __name__ == "__main__":

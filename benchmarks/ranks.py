@@ -16,6 +16,7 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks.record import publish
 from benchmarks.runs import ROOT, trm
 from benchmarks.timing import ratio
 
@@ -51,9 +52,7 @@ def main() -> None:
         "two over one": ratio(np.array(rates[2]), np.array(rates[1])),
         "samples per second": {str(processes): median(found) for processes, found in rates.items()},
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record, indent=1))
+    publish(record, arguments.out)
 
 
 if __name__ == "__main__":

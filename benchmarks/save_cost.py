@@ -10,13 +10,13 @@ beside it the same for a save that training waits for. Means with 95 % intervals
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
+from benchmarks.record import publish
 from benchmarks.runs import interval
 from benchmarks.step_cost import write_random
 from benchmarks.timing import take_step
@@ -102,9 +102,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         **{f"{name}, % of the interval": interval(found) for name, found in shares.items()},
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record, indent=1))
+    publish(record, arguments.out)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.exported_step import random_model
+from benchmarks.record import publish
 from benchmarks.timing import alternate, ratio
 from trm_core.data.store import open_capsules
 from trm_core.dqn.actions import Action
@@ -236,10 +237,7 @@ def main() -> None:
     engine = compare_batching(options.repetitions)
     server = measure_server(options.run, options.seconds)
     record = {"machine": busy, "engine": engine, "server": server}
-    text = json.dumps(record, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    publish(record, options.out)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,23 @@ TINY = [
     "training.predictor_steps=16",
     "training.lr_warmup_steps=5",
     "dqn.buffer_min_size=300",
+    "data.build.augment_warps=1",
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.mark.slow
 def test_quickstart_folds(tmp_path: Path) -> None:
-    out, plot = tmp_path / "folds.json", tmp_path / "curves.png"
-    command = [sys.executable, "-m", "benchmarks.quickstart_folds", "--out", str(out), "--plot", str(plot)]
-    command += ["--runs", str(tmp_path / "runs"), "--threads", "1", "--folds", "0", "--", *TINY]
-    environment = {**os.environ, "TRM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    record = json.loads(out.read_text())
-    assert json.loads(done.stdout) == record
+    plot = tmp_path / "curves.png"
+    where = ("--plot", plot, "--runs", tmp_path / "runs", "--threads", "1", "--folds", "0")
+    record = run(tmp_path, "quickstart_folds", *where, "--", *TINY)
     assert record["digits"] == 360, "one fold"
     assert record["never"]["opened"] == 0
     assert record["all"]["opened"] == 16
@@ -48,8 +53,7 @@ def run(folder: Path, module: str, *arguments: str | Path) -> Any:
     words = [str(argument) for argument in arguments]
     end = words.index("--") if "--" in words else len(words)  # what follows it are no options
     command = [sys.executable, "-m", f"benchmarks.{module}", *words[:end], "--out", str(out), *words[end:]]
-    environment = {**os.environ, "TRM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)
     return json.loads(out.read_text())
@@ -145,8 +149,7 @@ def test_adaptive_inference_and_the_learned_policy(tmp_path: Path) -> None:
     where = tmp_path / "run"
     command = [sys.executable, "-m", "trm_cli.main", "train", "--config", "configs/quickstart.yaml", *TINY]
     command += [f"training.run_dir={where}", "arch.H_cycles=2", "arch.enable_adaptive_hcycles=true"]
-    environment = {**os.environ, "TRM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     record = run(tmp_path, "adaptive_inference", where, "--repetitions", "1")
     assert record["all samples"]["steps"]["all"] == record["T"]
     assert record["easy half"]["cycles"]["all"] == 2 * record["T"]
