@@ -11,8 +11,8 @@ import tiny
 from tiny_puzzles import ARCH, VOCAB, write_puzzles
 
 from trm_core.diagnose.check import Verdict
+from trm_core.diagnose.checks import answers, gradients
 from trm_core.diagnose.checks import data as data_checks
-from trm_core.diagnose.checks import gradients
 from trm_core.diagnose.checks import puzzles as puzzle_checks
 from trm_core.diagnose.diagnose import look
 from trm_core.diagnose.evidence import Evidence
@@ -129,6 +129,20 @@ def test_tokens_of_no_vocabulary_are_said_and_no_crash(folder: Path) -> None:
     found = look(CHECKS["answers-missing"], evidence).finding
     assert found.verdict is Verdict.UNKNOWN
     assert "example 3, position 3: token 77" in found.evidence
+
+
+@pytest.mark.parametrize(("repeats", "expected"), [(0, Verdict.WARN), (280, Verdict.FAIL)])
+def test_puzzles_that_are_learned_by_heart(folder: Path, repeats: int, expected: Verdict) -> None:
+    inputs, labels = arrays(folder)
+    inputs[:repeats], labels[:repeats] = inputs[0], labels[0]
+    put(folder, inputs, labels)
+    lines: list[dict[str, object]] = [
+        {"step": step, "train/final_accuracy": 1.0, "train/exact_accuracy": 0.9} for step in range(1, 101)
+    ]
+    lines.append({"step": 100, "eval/accuracy": 0.5, "eval/exact_accuracy": 0.01})
+    evidence = Evidence(tiny.make_config(arch=ARCH), from_lines(lines), facts_of(folder))
+    (check,) = [check for check in answers.CHECKS if check.id == "overfitting"]
+    assert look(check, evidence).finding.verdict is expected
 
 
 @pytest.mark.parametrize("policy", ["false", "true"])

@@ -68,6 +68,11 @@ class PuzzleFacts(DataFacts):
         return Twins(float(np.isin(self.judged.answered, self.training.answered).mean()))
 
     @cached_property
+    def repeated(self) -> float:
+        """Share of the training examples whose question and answer an earlier one has."""
+        return 0.0 if self.training is None else self.training.repeated / max(self.training.examples, 1)
+
+    @cached_property
     def examples(self) -> tuple[Examples, Examples] | None:
         """Some of training and some that are held out, if there are both."""
         if self.training is None or self.judged is None:
