@@ -21,28 +21,36 @@ _LEAST_SPREAD = 0.02  # of a token's share: where all puzzles have equally many,
 
 @dataclass(frozen=True)
 class Examples:
-    """`groups`: of how many groups these are the first examples of some, or of all."""
+    """`groups`: the share of the groups that these are of."""
 
     inputs: np.ndarray  # [n, S] int64
     labels: np.ndarray  # [n, S] int64, -100 where ignored
-    groups: int
+    groups: float
 
     def __len__(self) -> int:
         return len(self.inputs)
 
 
 def examples_of(data: PuzzleData, split: str) -> Examples:
-    """The first example of each group, or of as many that lie evenly over the split: copies of one puzzle are alike."""
+    """The first example of each group (copies of one puzzle are alike), or of as many that lie evenly over the split;
+    where groups are few, others of them too.
+    """
     begin, firsts = 0, []
     for part in data.sets[split]:
         firsts.append(begin + part.puzzle_indices[part.group_indices[:-1]])
         begin += len(part.inputs)
     numbers = np.concatenate(firsts)
     numbers = numbers[numbers < data.rows[split]]  # of groups that hold something
-    count = min(len(numbers), _MOST, max(1, _CELLS // data.num_capsules))
-    chosen = numbers[np.linspace(0, max(len(numbers) - 1, 0), count).astype(np.int64)]
-    found = data.read(split, chosen)
-    return Examples(found["sketches"], found["labels"], len(numbers))
+    most = min(_MOST, max(1, _CELLS // data.num_capsules))
+    chosen = spread(numbers, min(most, len(numbers)))
+    others = spread(np.setdiff1d(np.arange(data.rows[split]), chosen), min(most, data.rows[split]) - len(chosen))
+    found = data.read(split, np.concatenate([chosen, others]))
+    return Examples(found["sketches"], found["labels"], len(chosen) / max(len(numbers), 1))
+
+
+def spread(numbers: np.ndarray, count: int) -> np.ndarray:
+    """`count` of them that lie evenly."""
+    return numbers[np.linspace(0, max(len(numbers) - 1, 0), count).astype(np.int64)]
 
 
 def told_at(examples: Examples, classes: int, offset: int) -> float:
@@ -54,19 +62,30 @@ def told_at(examples: Examples, classes: int, offset: int) -> float:
     return told_by_best(pairs(asked[counts], said[counts], classes))
 
 
-def carried_over(train: Examples, other: Examples, classes: int) -> tuple[float, float, int]:
-    """How often what a token of the question mostly means in its place is right for `other`: as learned from `train`,
-    as learned from `other` itself, and over how many cells.
-    """
+@dataclass(frozen=True)
+class Meant:
+    """How often the answer in a cell is what the token of the question there mostly means."""
+
+    train: float  # in training
+    other: float  # in the held-out examples
+    carried: float  # in the held-out examples, by what tokens mostly mean in training
+    cells: int  # held out
+
+
+def meant(train: Examples, other: Examples, classes: int) -> Meant:
+    """Of the tokens that training asks with."""
     ours, theirs = (
         pairs(some.inputs[some.labels != IGNORE_LABEL], some.labels[some.labels != IGNORE_LABEL], classes)
         for some in (train, other)
     )
-    cells = theirs.sum()
-    known = ours.sum(1) > 0
-    right = theirs[np.flatnonzero(known), ours.argmax(1)[known]].sum()
-    of_known = max(theirs[known].sum(), 1)
-    return float(right / of_known), float(theirs[known].max(1, initial=0).sum() / of_known), int(cells)
+    known = np.flatnonzero(ours.sum(1))
+    cells = int(theirs[known].sum())
+    return Meant(
+        float(ours.max(1, initial=0).sum() / max(ours.sum(), 1)),
+        float(theirs[known].max(1, initial=0).sum() / max(cells, 1)),
+        float(theirs[known, ours.argmax(1)[known]].sum() / max(cells, 1)),
+        cells,
+    )
 
 
 def shares_apart(train: Examples, other: Examples, classes: int) -> tuple[float, int]:

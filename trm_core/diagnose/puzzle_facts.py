@@ -5,19 +5,23 @@ Nothing can be opened, and cells are no features that a linear probe could take,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trm_core.data.puzzles.build.sudoku.geometry import GEOMETRIES
+from trm_core.data.puzzles.build.sudoku.solver import solve
 from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.data.puzzles.reader import PuzzleData, open_puzzles
 from trm_core.data.puzzles.survey import Survey, survey
 from trm_core.diagnose.data_facts import DataFacts, Twins
-from trm_core.diagnose.puzzle_examples import Examples, examples_of
-from trm_core.diagnose.puzzle_forms import forms_of, shared_forms
+from trm_core.diagnose.puzzle_examples import Examples, examples_of, spread
+from trm_core.diagnose.puzzle_forms import digits_of, forms_of, shared_forms
 
+_SOLVED = 200  # Sudokus
 _CELLS = 8_000_000  # tokens that are read of one split
 
 
@@ -91,7 +95,21 @@ class PuzzleFacts(DataFacts):
         train, other = forms
         if train is None or other is None:
             return None
-        return shared_forms(train, other, len(train) / max(self.examples[0].groups, 1))
+        return shared_forms(train, other, self.examples[0].groups)
+
+    @cached_property
+    def ambiguous(self) -> float | None:
+        """Of some training Sudokus, the share with more than one solution; None for other puzzles, and where answers do
+        not solve their questions.
+        """
+        if self.examples is None:
+            return None
+        meaning, train = meaning_of(self.puzzles), self.examples[0]
+        asked = digits_of(train, meaning.height, meaning.width)
+        said = digits_of(replace(train, inputs=train.labels), meaning.height, meaning.width)
+        if asked is None or said is None or ((asked > 0) & (asked != said)).any():
+            return None
+        return float((solve(spread(asked, min(len(asked), _SOLVED)), GEOMETRIES[meaning.height]).counts > 1).mean())
 
     @cached_property
     def unknown_identifiers(self) -> float:

@@ -29,6 +29,11 @@ class Series:
         keep = np.isfinite(self.values)
         return Series(self.steps[keep], self.values[keep])
 
+    def at(self, steps: NDArray[np.int64]) -> Series:
+        """At those of its steps that are among `steps`."""
+        keep = np.isin(self.steps, steps)
+        return Series(self.steps[keep], self.values[keep])
+
     def between(self, first: float, last: float = float("inf")) -> Series:
         """Steps `first` to `last`, both included."""
         keep = (self.steps >= first) & (self.steps <= last)
@@ -43,6 +48,13 @@ class Series:
         """The oldest `share` of the lines, at least `least` of them."""
         count = max(round(share * len(self)), least)
         return Series(self.steps[:count], self.values[:count])
+
+
+def together(one: Series, other: Series) -> tuple[Series, Series]:
+    """Both at the steps where both are finite."""
+    one, other = one.finite(), other.finite()
+    steps = np.intersect1d(one.steps, other.steps)
+    return one.at(steps), other.at(steps)
 
 
 NOTHING = Series(np.zeros(0, np.int64), np.zeros(0))

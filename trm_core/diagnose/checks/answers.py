@@ -11,10 +11,11 @@ from trm_core.diagnose.answered import answered
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import slower
 from trm_core.diagnose.evidence import Evidence
-from trm_core.diagnose.series import Series
+from trm_core.diagnose.series import Series, together
 from trm_core.diagnose.statistics import block_means, mean_interval, rising
 
 _EXACT = "eval/exact_accuracy"
+_LARGEST_LOGIT = 20.0
 _MOST = 0.5  # of the mistakes
 _FEWER = 0.9  # of the mistakes since the middle of the run: with less than that it is still learning
 
@@ -122,12 +123,17 @@ def _half_collapse(evidence: Evidence) -> Finding | None:
 
 def halting_wrong(evidence: Evidence) -> Finding:
     """Whether halt logits know more of the answers than how often these are right."""
-    logged = (evidence.metrics[f"train/{name}"] for name in ("halt_accuracy", "exact_accuracy"))
-    knows, right = (series.between(0, evidence.learning_steps).finite() for series in logged)
-    steps = np.intersect1d(knows.steps, right.steps)
-    if len(steps) < 20:
+    loss, knows, right = (
+        evidence.metrics[f"train/{name}"].between(0.05 * evidence.learning_steps, evidence.learning_steps)
+        for name in ("q_halt_loss", "halt_accuracy", "exact_accuracy")
+    )
+    other = _halts_on_something_else(*together(loss, knows))
+    if other is not None:
+        return other
+    knows, right = together(knows, right)
+    if len(knows) < 20:
         return unknown("too few steps were logged")
-    knows, right = (Series(steps, series.values[np.isin(series.steps, steps)]).tail(0.3) for series in (knows, right))
+    knows, right = knows.tail(0.3), right.tail(0.3)
     if np.ptp(block_means(right, 3)) > 0.1:
         return unknown("the share of right answers is changing, and halt logits follow it late")
     constant = Series(knows.steps, np.maximum(right.values, 1 - right.values))
@@ -148,6 +154,29 @@ def halting_wrong(evidence: Evidence) -> Finding:
         "Rows halt on wrong answers, or go on with right ones. A halt target that is turned around, constant, or of "
         "other rows looks like this.",
         advice="compare what the halt logit is trained on with which answers are right (losses.q_halt_loss)",
+    )
+
+
+def _halts_on_something_else(loss: Series, knows: Series) -> Finding | None:
+    """The halt loss and the share of halt logits with the right sign cannot both be: a row with the wrong one costs at
+    least ln 2, one with the right one at most.
+    """
+    wrong = 1 - knows.values
+    least, most = math.log(2) * wrong, math.log(2) + _LARGEST_LOGIT * wrong
+    below, above = (least > 0.2) & (loss.values < 0.5 * least), loss.values > most + 0.5
+    if np.count_nonzero(below | above) < max(3, 0.1 * len(loss)):
+        return None
+    worst = int(np.argmax(np.maximum(least - loss.values, loss.values - most)))
+    return Finding(
+        Verdict.FAIL,
+        f"at step {loss.steps[worst]} q_halt_loss is {loss.values[worst]:.2g}; the halt logit has the right sign in "
+        f"{100 * knows.values[worst]:.0f} % of the rows, with which it is between {least[worst]:.2g} and "
+        f"{most[worst]:.2g}",
+        "certain",
+        {"q_halt_loss": float(loss.values[worst]), "halt_accuracy": float(knows.values[worst])},
+        "The halt logit is trained on something else than whether whole answers are right: on cells, on other rows, or "
+        "turned around.",
+        advice="look at the target of losses.q_halt_loss",
     )
 
 

@@ -279,6 +279,14 @@ def weights_zero(evidence: Evidence) -> Finding:
             why="Nothing teaches the Q-head.",
             fix={"loss_weights.dqn_loss": 0.5},
         )
+    if weights.q_halt_loss == 0 and evidence.settings.arch.max_steps > 1 and not has_policy(evidence):
+        return Finding(
+            Verdict.FAIL,
+            "loss_weights.q_halt_loss=0, and the halt logit is what halts",
+            numbers={"q_halt_loss": 0},
+            why="Nothing teaches when to halt.",
+            fix={"loss_weights.q_halt_loss": 0.5},
+        )
     drowned = _drowned(evidence)
     if drowned is not None:
         return drowned

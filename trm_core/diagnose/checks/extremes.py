@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import can_expand, has_policy
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.series import together
 from trm_core.diagnose.statistics import mean_interval, median
 
+_HALTING = "action_1_halt"
 _FORGOTTEN = 50  # steps: weights that decay within so few hold nothing
 _USUAL_RATE = 0.02
 _DEFAULT_GAMMA = 0.99
@@ -16,18 +20,31 @@ _DEFAULT_GAMMA = 0.99
 
 def one_step(evidence: Evidence) -> Finding:
     steps = evidence.settings.arch.max_steps
-    counted, halting = (
-        median(evidence.metrics[f"train/{name}"].tail(0.5)) for name in ("ponder_cost", "action_1_halt")
-    )
-    # Where a share h of the rows halts at every step, those that do have taken 1 / h of them.
-    if counted * halting > 1.5:
+    counted, halting = together(*(evidence.metrics[f"train/{name}"].tail(0.5) for name in ("ponder_cost", _HALTING)))
+    # Where a share h of the rows halts at every step, those that do have taken 1 / h of them. On average: rows that
+    # began together halt together.
+    begun = float(np.mean(counted.values * halting.values)) if len(counted) else 0.0
+    if begun > 1.5:
+        count, share = median(counted), median(halting)
         return Finding(
             Verdict.FAIL,
-            f"rows that halt count {counted:.3g} steps, but {100 * halting:.0f} % of the rows halt at every step",
+            f"rows that halt count {count:.3g} steps, but {100 * share:.0f} % of the rows halt at every step",
             "likely",
-            {"counted": counted, "halting": halting},
+            {"counted": count, "halting": share, "begun": begun},
             "The count of steps does not begin anew with a sample, so the last step is taken to be reached at once.",
             advice="look at what resets Carry.steps where a row gets a new sample",
+        )
+    first = round(0.1 * evidence.learning_steps), round(0.4 * evidence.learning_steps)
+    early, right = (evidence.metrics[f"train/{name}"].between(*first).finite() for name in (_HALTING, "exact_accuracy"))
+    if steps > 1 and not has_policy(evidence) and len(early) >= 5 and median(early) > 0.98 and median(right) < 0.8:
+        return Finding(
+            Verdict.FAIL,
+            f"from the beginning every row halts after its first step, with {100 * median(right):.0f} % of them right",
+            "likely",
+            {"halting": median(early), "right": median(right)},
+            "Rows are to halt once they are likely right, of which there are few at first. "
+            "A halt target that nearly every answer meets looks like this.",
+            advice="look at what the halt logit is trained on: whole answers that are right (losses.q_halt_loss)",
         )
     if steps > 1 or not (can_expand(evidence) or has_policy(evidence)):
         return ok(f"arch.max_steps={steps}", steps=steps)

@@ -116,6 +116,17 @@ def lr_too_low(evidence: Evidence) -> Finding:
     loss = evidence.metrics["train/lm_loss"].between(0, evidence.learning_steps)
     means = block_means(loss)
     learned = len(means) > 3 and means[-1] < 0.8 * means[0]
+    warmed_up = training.lr_warmup_steps / evidence.learning_steps
+    if warmed_up >= 0.5 and evidence.learning_steps >= 100:
+        return Finding(
+            Verdict.FAIL if warmed_up >= 0.9 and not learned else Verdict.WARN,
+            f"training.lr_warmup_steps={training.lr_warmup_steps} of {evidence.learning_steps} steps: most of the run "
+            "the rate is still rising",
+            "likely",
+            {"warm_up": warmed_up},
+            "A warm-up is for the first few per cent of a run. This one is that of a longer run.",
+            {"training.lr_warmup_steps": max(evidence.learning_steps // 20, 10), **usual_rates(evidence)},
+        )
     way = way_to_go(evidence)
     if way < 0.15 and training.init_from is None and evidence.learning_steps >= 100 and not learned:
         return Finding(

@@ -9,10 +9,14 @@ from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.data.puzzles.survey import MOST_TOKENS_IN_PAIRS
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.evidence import Evidence
-from trm_core.diagnose.puzzle_examples import Examples, carried_over, shares_apart, told_at
+from trm_core.diagnose.puzzle_examples import Examples, Meant, meant, shares_apart, told_at
 from trm_core.diagnose.puzzle_facts import PuzzleFacts
 
 _NO_PUZZLES = "the data are no puzzles"
+_LESS_TOLD = (
+    "In training questions say less about their answers than in the held-out split. Answers that were moved to other "
+    "questions, or copies whose questions were changed without their answers, look like this."
+)
 _BUILD = "build the folder again with trm build-puzzles, and look at it: trm inspect-dataset FOLDER"
 
 
@@ -46,12 +50,26 @@ def answers_missing(evidence: Evidence) -> Finding:
 
 
 def answers_copied(evidence: Evidence) -> Finding:
+    facts = puzzles_of(evidence)
+    if facts is not None and facts.training is not None and facts.judged is not None:
+        ours, theirs = (some.copied / max(some.examples, 1) for some in (facts.training, facts.judged))
+        if ours < min(theirs + 0.05, 0.5):
+            return ok(f"{100 * ours:.3g} % of the training puzzles ask for nothing, {100 * theirs:.3g} % held out")
     text = "have every answer in its own place of the question"
     why = "Copying the question answers them, and that is all that can be learned from them."
     return judged(evidence, "copied", text, why, warns=0.1, fails=0.5, certain=0.9)
 
 
 def answers_contradict(evidence: Evidence) -> Finding:
+    facts = puzzles_of(evidence)
+    if facts is not None and facts.ambiguous is not None and facts.ambiguous > 0.02:
+        return Finding(
+            Verdict.FAIL if facts.ambiguous > 0.1 else Verdict.WARN,
+            f"{100 * facts.ambiguous:.3g} % of the training Sudokus have more than one solution",
+            numbers={"ambiguous": facts.ambiguous},
+            why="One of the solutions is the answer, and nothing in the question says which.",
+            advice="trm build-puzzles sudoku solves every puzzle and leaves out those with several solutions",
+        )
     text = "ask what another one asks, and have another answer"
     why = "No answer can be right for both. Puzzles with several solutions, or identifiers that were lost, do that."
     return judged(evidence, "contradicting", text, why, warns=0.01, fails=0.1)
@@ -113,13 +131,14 @@ def splits_of_puzzles(facts: PuzzleFacts) -> Finding:
     if examples is None or min(len(some) for some in examples) < 50 or classes > MOST_TOKENS_IN_PAIRS:
         return unknown("there are no 50 puzzles in training and held out, or too many tokens to compare")
     train, other = examples
-    learned, own, cells = carried_over(train, other, classes)
-    numbers = {"carried_over": learned, "own": own}
-    if own - learned > max(0.1, 5 * math.sqrt(0.25 / max(cells, 1))):
+    means = meant(train, other, classes)
+    numbers = {"carried": means.carried, "own": means.other}
+    if means.other - means.carried > _spread(means) and means.train > means.carried + _spread(means):
         return Finding(
             Verdict.FAIL,
-            f"what a token of the question mostly means in its place in training is right in {100 * learned:.0f} % of "
-            f"the {facts.held_out} cells, what it mostly means there in {100 * own:.0f} %",
+            f"what a token of the question mostly means in its place in training is right in "
+            f"{100 * means.carried:.0f} % of the {facts.held_out} cells, what it mostly means there in "
+            f"{100 * means.other:.0f} %",
             "likely",
             numbers,
             "The same tokens mean other answers there. Tokens that are numbered in another way look like this.",
@@ -154,6 +173,17 @@ def answers_moved(facts: PuzzleFacts) -> Finding:
         moved = _moved_by_cells(facts.examples[0], classes, [1, -1, width, -width])
         if moved is not None:
             return moved
+        means = meant(*facts.examples, classes)
+        if means.other - means.train > _spread(means):
+            return Finding(
+                Verdict.FAIL if means.train < 0.8 * means.other else Verdict.WARN,
+                f"what the token of the question mostly means is the answer in {100 * means.train:.0f} % of the training "
+                f"cells and in {100 * means.other:.0f} % of the {facts.held_out} ones",
+                "likely",
+                {"train": means.train, "held_out": means.other},
+                _LESS_TOLD,
+                advice=_BUILD,
+            )
     if train is None or judged is None:
         return unknown("no training or no held-out puzzles to compare")
     here, there = train.told - train.told_apart, judged.told - judged.told_apart
@@ -171,10 +201,14 @@ def answers_moved(facts: PuzzleFacts) -> Finding:
         text,
         "likely",
         numbers,
-        "In training questions say less about their answers than in the held-out split. "
-        "Answers that were moved to other questions look like this.",
+        _LESS_TOLD,
         advice=_BUILD,
     )
+
+
+def _spread(means: Meant) -> float:
+    """A difference between two of the shares that is none by chance."""
+    return max(0.05, 5 * math.sqrt(0.25 / max(means.cells, 1)))
 
 
 def _moved_by_cells(train: Examples, classes: int, offsets: Sequence[int]) -> Finding | None:
