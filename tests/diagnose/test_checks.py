@@ -102,6 +102,7 @@ def test_a_healthy_run_raises_nothing(data: DataFacts) -> None:
 
 
 GROWING = np.linspace(0, 1, STEPS // 5)
+ACT = {"dqn": {"enabled": False}, "arch": {"enable_capsule_expansion": False, "q_head_num_actions": 2}}
 CONCEPTS = {"arch": {"enable_concepts": True, "num_concepts": 16}}
 FAULTS: list[tuple[str, dict[str, dict[str, Any]], dict[str, Any]]] = [
     ("expansion-off", {"arch": {"enable_capsule_expansion": False}}, {}),
@@ -170,6 +171,11 @@ FAULTS: list[tuple[str, dict[str, dict[str, Any]], dict[str, Any]]] = [
     ("predictions-collapse", {}, {"prediction_top_share": 1.0 * ONE}),
     ("halting-wrong", {}, {"exact_accuracy": 0.8 * ONE, "halt_accuracy": 0.2 * ONE}),
     ("halting-wrong", {}, {"exact_accuracy": 0.3 * ONE, "halt_accuracy": 0.35 * ONE}),
+    ("halting-wrong", {}, {"q_halt_loss": 3.0 * ONE, "halt_accuracy": 1.0 * ONE}),
+    ("halting-wrong", {}, {"q_halt_loss": 0.01 * ONE, "halt_accuracy": 0.3 * ONE}),
+    ("loss-weights", {**ACT, "loss_weights": {"q_halt_loss": 0.0}}, {}),
+    ("one-step", ACT, {"action_1_halt": 1.0 * ONE, "ponder_cost": 1.0 * ONE, "exact_accuracy": GROWING}),
+    ("lr-too-low", {"training": {"lr_warmup_steps": STEPS}}, {"lm_loss": 1.1 - 0.1 * GROWING}),
     ("accuracy-at-chance", {}, {"accuracy": 0.34 + 0.001 * np.cos(np.arange(120))}),
 ]
 
@@ -351,6 +357,26 @@ def test_an_empty_bank_is_no_dead_layer(data: DataFacts) -> None:
 
 def test_a_value_of_the_sign_of_what_is_paid(data: DataFacts) -> None:
     assert found(data, "terminal-reward-sign", {}, {"q_halt_mean": 1.5 * ONE}).verdict is Verdict.OK
+
+
+def test_rows_that_began_together_halt_together(data: DataFacts) -> None:
+    """Every fourth step all rows halt, later half of them at every step: both count 1 start for each end."""
+    at = np.arange(STEPS // 5)
+    late = GROWING > 0.75
+    halting = np.where(late, 0.5, np.where(at % 4 == 0, 1.0, 0.0))
+    series = {"action_1_halt": halting, "ponder_cost": np.where(late, 2.0, 4.0), "exact_accuracy": GROWING}
+    assert found(data, "one-step", ACT, series).verdict is Verdict.OK
+
+
+def test_rows_that_halt_at_once_because_they_are_right_are_let_be(data: DataFacts) -> None:
+    series = {"action_1_halt": 1.0 * ONE, "ponder_cost": 1.0 * ONE, "exact_accuracy": 0.95 * ONE}
+    assert found(data, "one-step", ACT, series).verdict is Verdict.OK
+
+
+def test_a_long_warm_up_that_learns_is_a_warning(data: DataFacts) -> None:
+    half = {"training": {"lr_warmup_steps": STEPS // 2}}
+    assert found(data, "lr-too-low", half, {}).verdict is Verdict.WARN
+    assert found(data, "lr-too-low", {"training": {"lr_warmup_steps": STEPS // 4}}, {}).verdict is Verdict.OK
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,17 @@ def test_answers_that_stand_in_the_question(folder: Path) -> None:
     assert verdict(folder, "answers-copied") is Verdict.FAIL
 
 
+def test_a_task_some_of_whose_puzzles_ask_for_nothing_is_no_copy(folder: Path) -> None:
+    for split in ("train", "test"):
+        inputs, labels = arrays(folder, split)
+        inputs[: len(inputs) // 4] = labels[: len(inputs) // 4]
+        put(folder, inputs, labels, split)
+    assert verdict(folder, "answers-copied") is Verdict.OK
+    inputs, labels = arrays(folder)
+    put(folder, np.where(np.arange(len(inputs))[:, None] % 5 < 1, labels, inputs), labels)
+    assert verdict(folder, "answers-copied") is Verdict.WARN
+
+
 def test_answers_that_contradict_each_other(folder: Path) -> None:
     inputs, labels = arrays(folder)
     inputs[:100] = inputs[100:200]

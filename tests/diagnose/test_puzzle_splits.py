@@ -88,6 +88,26 @@ def test_copies_under_symmetries_across_splits(kind: str, share: float, expected
     assert said.numbers["symmetric"] == pytest.approx(share)
 
 
+@pytest.mark.parametrize(("emptied", "expected"), [(0, Verdict.OK), (2, Verdict.WARN), (30, Verdict.FAIL)])
+def test_sudokus_with_several_solutions(emptied: int, expected: Verdict, tmp_path: Path) -> None:
+    """An empty row and the band's other one: these two can change places."""
+    grids = sudokus(np.random.default_rng(2))
+    train, test = grids[:60], grids[60:]
+    train[:emptied, 0, : 2 * SIDE] = 0
+    inputs, labels = ({"train": train[:, place], "test": test[:, place]} for place in (0, 1))
+    folder = write(tmp_path / "folder", inputs, labels, 7)
+    said = found(folder, "answers-contradict")
+    assert said.verdict is expected
+    assert ("more than one solution" in said.evidence) == (emptied > 0)
+
+
+def test_answers_that_do_not_solve_their_sudokus_are_not_solved_for_them(tmp_path: Path) -> None:
+    grids = sudokus(np.random.default_rng(2))
+    inputs, labels = ({"train": grids[:60, place], "test": grids[60:, place]} for place in (0, 1))
+    labels["train"] = np.roll(labels["train"], 1, axis=0)
+    assert PuzzleFacts(write(tmp_path / "folder", inputs, labels, 7)).ambiguous is None
+
+
 def test_rows_of_tokens_and_small_grids_have_no_known_symmetries(tmp_path: Path) -> None:
     write_folder(repeating(0), tmp_path)
     assert PuzzleFacts(tmp_path).symmetric is None
@@ -115,6 +135,14 @@ def move_by_one(made: Puzzles) -> None:
         fields["labels"] = np.roll(fields["labels"], 1, axis=1)
 
 
+def rename_questions(made: Puzzles) -> None:
+    """A marker that stays, and copies of which the answers kept their names."""
+    random = np.random.default_rng(1)
+    train = made.splits["train"]
+    for row in range(0, len(train["inputs"]), 2):
+        train["inputs"][row] = np.r_[0, random.permutation(np.arange(1, VOCAB))][train["inputs"][row]]
+
+
 def ask_for_more(made: Puzzles) -> None:
     made.splits["test"]["inputs"][:, 2:6] = 0
 
@@ -129,6 +157,7 @@ def test_sound_rows_have_no_finding(tmp_path: Path) -> None:
     ("change", "name", "words"),
     [
         (renumber_test, "splits-differ", "mostly means"),
+        (rename_questions, "labels-shuffled", "of the training cells"),
         (ask_for_more, "splits-differ", "standard deviations more or less frequent"),
         (move_by_one, "labels-shuffled", "1 cells after it"),
     ],

@@ -177,8 +177,8 @@ def answers_moved(facts: PuzzleFacts) -> Finding:
         if means.other - means.train > _spread(means):
             return Finding(
                 Verdict.FAIL if means.train < 0.8 * means.other else Verdict.WARN,
-                f"what the token of the question mostly means is the answer in {100 * means.train:.0f} % of the training "
-                f"cells and in {100 * means.other:.0f} % of the {facts.held_out} ones",
+                f"what a token of the question mostly means is the answer in {100 * means.train:.0f} % of the "
+                f"training cells and in {100 * means.other:.0f} % of the {facts.held_out} ones",
                 "likely",
                 {"train": means.train, "held_out": means.other},
                 _LESS_TOLD,
