@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import puzzle_faults
 from tests.faults.bases import BASES
 from tests.faults.capsules import Capsules, write
 from tests.faults.healthy import HEALTHY
 from tests.faults.plan import Plan
-from tests.faults.plant import FAULTS, NONE, overrides, planned
+from tests.faults.plant import FAULTS, NONE, PUZZLE_BASES, PUZZLE_FAULTS, overrides, planned
 from tests.faults.puzzles import Puzzles, write_folder
 from trm_core.config.load import load_config_dict
 from trm_core.diagnose.check import Verdict
@@ -56,15 +55,28 @@ def test_faults_of_the_data_stand_first(base: str, severity: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("severity", ["middle", "severe"])
-@pytest.mark.parametrize("fault", ["puzzles-tested-in-training", "puzzles-labels-shuffled"])
-def test_faults_of_puzzles_stand_first(fault: str, severity: str, tmp_path: Path) -> None:
-    told = loud(planned(fault, severity, puzzle_faults.BASE.name, 3), tmp_path / "puzzles")
+@pytest.mark.parametrize(
+    ("fault", "base"),
+    [
+        ("puzzles-tested-in-training", "puzzles"),
+        ("puzzles-labels-shuffled", "puzzles"),
+        *(
+            (fault, base)
+            for fault in ("answers-as-questions", "half-augmented", "test-labels-off-by-one", "halting-loss-off")
+            for base in PUZZLE_BASES
+        ),
+    ],
+)
+def test_faults_of_puzzles_stand_first(fault: str, base: str, severity: str, tmp_path: Path) -> None:
+    fault = fault if fault in PUZZLE_FAULTS else f"sixth-{fault}"
+    told = loud(planned(fault, severity, base, 3), tmp_path / "puzzles")
     assert told, "nothing was found"
-    assert told[0][0] in puzzle_faults.FAULTS[fault].expected, told
+    assert told[0][0] in PUZZLE_FAULTS[fault].expected, told
 
 
-def test_healthy_puzzles_are_let_alone(tmp_path: Path) -> None:
-    assert loud(planned(NONE, "mild", puzzle_faults.BASE.name, 3), tmp_path / "puzzles") == []
+@pytest.mark.parametrize("base", PUZZLE_BASES)
+def test_healthy_puzzles_are_let_alone(base: str, tmp_path: Path) -> None:
+    assert loud(planned(NONE, "mild", base, 3), tmp_path / "puzzles") == []
 
 
 @pytest.mark.parametrize("base", ["digits", "generated", "generated-large", "answers", "wine", "cancer"])

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.faults import puzzle_faults
 from tests.faults.bases import BASES
 from tests.faults.healthy import HEALTHY
 from tests.faults.plan import SEVERITIES, begin
-from tests.faults.plant import FAULTS, overrides, planned
-from tests.faults.zoo import Entry, entries, make
+from tests.faults.plant import FAULTS, PUZZLE_BASES, PUZZLE_FAULTS, overrides, planned
+from tests.faults.zoo import Entry, bases_of, entries, make
 from trm_core.config import load_config_dict
 
 
@@ -30,12 +29,13 @@ def test_there_are_enough_of_both_and_no_run_has_the_place_of_another() -> None:
     folders = [entry.folder for entry in entries([], [0, 1])]
     assert len(FAULTS) >= 25
     assert len(HEALTHY) >= 10
-    faulty = len(SEVERITIES) * (len(FAULTS) * len(BASES) + len(puzzle_faults.FAULTS))
-    assert len(set(folders)) == len(folders) == 2 * (len(HEALTHY) + 1 + faulty)
+    faulty = len(SEVERITIES) * sum(len(bases_of(fault)) for fault in (*FAULTS, *PUZZLE_FAULTS))
+    assert len(set(folders)) == len(folders) == 2 * (len(HEALTHY) + len(PUZZLE_BASES) + faulty)
 
 
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("fault", "base"), [(fault, base) for fault in (*FAULTS, *PUZZLE_FAULTS) for base in bases_of(fault)]
+)
 def test_every_plan_is_a_config_that_loads(fault: str, base: str) -> None:
     for severity in SEVERITIES:
         assert load_config_dict({}, overrides(planned(fault, severity, base, 0).settings)).config
