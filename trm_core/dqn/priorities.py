@@ -8,6 +8,7 @@ the values came to be. That is put off until somebody asks, then done for all th
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -32,6 +33,7 @@ class SumTree:
             self.levels.append(np.zeros(_padded(len(self.levels[-1]) // FAN)))
         self._blocks = [level.reshape(-1, FAN) for level in self.levels]
         self._touched: list[Places] = []  # blocks whose sums are out of date
+        self._before = np.zeros(len(self.levels[-1]) + 1)  # cumulated top level: the sum before each place, and of all
 
     @property
     def values(self) -> Values:
@@ -41,7 +43,7 @@ class SumTree:
     @property
     def total(self) -> float:
         self._sum_up()
-        return float(self.levels[-1].sum())
+        return float(self._before[-1])
 
     def set(self, places: Places, values: Values) -> None:
         """Put values [n] at places [n]; of a place that occurs twice the last value counts."""
@@ -66,12 +68,11 @@ class SumTree:
         A place of value zero is never found: a cumulated sum that exceeds its target exceeds the one before, too. So
         it stays where rounding put a target beyond the last cumulated sum.
         """
-        self._sum_up()
-        sums = _cumulated(self.levels[-1])
-        assert sums[-1] > 0.0, "nothing to draw from"
-        targets = np.minimum(targets, np.nextafter(sums[-1], 0.0))
-        places = sums.searchsorted(targets, side="right")
-        before = np.where(places > 0, sums[places - 1], 0.0)
+        total = self.total
+        assert total > 0.0, "nothing to draw from"
+        targets = np.minimum(targets, math.nextafter(total, 0.0))
+        places = self._before[1:].searchsorted(targets, side="right")
+        before = self._before[places]
         for level in range(len(self.levels) - 2, -1, -1):
             targets = targets - before
             sums = _cumulated(self._blocks[level].take(places, 0))
@@ -118,6 +119,7 @@ class SumTree:
         for blocks, above in zip(self._blocks, self.levels[1:], strict=False):
             above[places] = _cumulated(blocks.take(places, 0))[:, -1]
             places //= FAN
+        self._before[1:] = _cumulated(self.levels[-1])
 
 
 def _padded(size: int) -> int:
