@@ -63,7 +63,7 @@ class ReplayBuffer:
         masks, slots, done = _host(valid), np.empty(len(states), np.int64), 0
         for start, end in self.index.push(len(states), step):
             rows = slice(done, done + end - start)
-            self.states[start:end] = states[rows]
+            self.states[start:end].copy_(states[rows])
             self.valid[start:end] = masks[rows]
             slots[rows] = np.arange(start, end)
             done = rows.stop
@@ -209,7 +209,10 @@ class ReplayBuffer:
         )
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        tensor = torch.from_numpy(array)
+        return (
+            tensor if self.device.type == "cpu" else tensor.to(self.device)
+        )  # a call of `to` costs as much as the rest
 
 
 def _host(tensor: Tensor) -> NDArray[Any]:
