@@ -94,8 +94,9 @@ class Block(nn.Module):
             mixed = self.attention(x_BKD, bias, rotation)
             return rms_norm(self.residual(x_BKD, mixed))
         assert self.mixer is not None
-        x_BDK = x_BKD.transpose(1, 2)
-        return rms_norm(self.residual(x_BDK, self.mixer(x_BDK))).transpose(1, 2)
+        # Copied once each way: the products copy what is turned in any case, and sums of turned tensors are slow.
+        x_BDK = x_BKD.transpose(1, 2).contiguous()
+        return rms_norm(self.residual(x_BDK, self.mixer(x_BDK))).transpose(1, 2).contiguous()
 
     def residual(self, x: Tensor, branch: Tensor) -> Tensor:
         """x + branch, in the memory of the branch where it has the precision of x."""
