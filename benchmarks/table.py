@@ -154,6 +154,14 @@ JOBS = (
         {"--public": "public"},
         PUBLIC,
     ),
+    Job(
+        "puzzle_step_mlp",
+        "puzzle_step",
+        ("--mixer", "mlp"),
+        ("--pairs", "2", "--batch", "1"),
+        {"--public": "public"},
+        PUBLIC,
+    ),
     Job("step_cost", "step_cost", (), ("--hidden", "32", "--layers", "1", "--batch", "16", "--repetitions", "3")),
     Job(
         "replay",
@@ -205,6 +213,7 @@ ROWS: tuple[Row, ...] = (
     *beside_the_public_code("tokens, 6.8M parameters, B 8 x 97, eager", "puzzle_step", 0.88),
     *beside_the_public_code("tokens, 6.8M parameters, B 8 x 97, compiled", "puzzle_step_compiled", 0.92),
     *beside_the_public_code("tokens, small model, eager", "puzzle_step_small", 0.75),
+    *beside_the_public_code("tokens, MLP mixer, B 8 x 97, eager", "puzzle_step_mlp", 0.88),
     Row(f"{_STEP} with DQN", "without", "step_cost", ratio("dqn over plain"), 1.05),
     Row(f"{_STEP} with DQN and EXPAND", "with DQN alone", "step_cost", ratio("expand over dqn"), 1.03),
     Row(f"{_STEP} with hierarchical attention", "without", "step_cost", ratio("hierarchy over plain")),
