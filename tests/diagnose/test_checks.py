@@ -19,7 +19,7 @@ from trm_core.diagnose.evidence import Evidence, RunFacts
 from trm_core.diagnose.fix import chosen, fixed
 from trm_core.diagnose.read_metrics import read_metrics
 from trm_core.diagnose.registry import CHECKS, of_group
-from trm_core.diagnose.series import Metrics, Series
+from trm_core.diagnose.series import Metrics, Series, together
 from trm_core.errors import CheckFailed
 from trm_core.optim.schedule import lr_factor
 from trm_core.training.step import movement
@@ -360,17 +360,50 @@ def test_a_value_of_the_sign_of_what_is_paid(data: DataFacts) -> None:
 
 
 def test_rows_that_began_together_halt_together(data: DataFacts) -> None:
-    """Every fourth step all rows halt, later half of them at every step: both count 1 start for each end."""
+    """Every fourth step all rows halt, later half of them at every step: both count 1 start for each end. Where no row
+    halts, no steps are logged.
+    """
     at = np.arange(STEPS // 5)
     late = GROWING > 0.75
     halting = np.where(late, 0.5, np.where(at % 4 == 0, 1.0, 0.0))
-    series = {"action_1_halt": halting, "ponder_cost": np.where(late, 2.0, 4.0), "exact_accuracy": GROWING}
+    counted = np.where(late, 2.0, np.where(at % 4 == 0, 4.0, np.nan))
+    series = {"action_1_halt": halting, "ponder_cost": counted, "exact_accuracy": GROWING}
     assert found(data, "one-step", ACT, series).verdict is Verdict.OK
 
 
 def test_rows_that_halt_at_once_because_they_are_right_are_let_be(data: DataFacts) -> None:
-    series = {"action_1_halt": 1.0 * ONE, "ponder_cost": 1.0 * ONE, "exact_accuracy": 0.95 * ONE}
-    assert found(data, "one-step", ACT, series).verdict is Verdict.OK
+    for right in (0.95, 0.6):  # a halt logit is above 0 where an answer is more likely right than not
+        series = {"action_1_halt": 1.0 * ONE, "ponder_cost": 1.0 * ONE, "exact_accuracy": right * ONE}
+        assert found(data, "one-step", ACT, series).verdict is Verdict.OK
+
+
+def test_rows_of_many_answers_halt_on_their_share(tmp_path: Path) -> None:
+    """With a label per capsule the halt logit learns the share of right answers, not whether all are."""
+    several = DataFacts(tiny.write_capsules(tmp_path / "several.h5", {"train": 60, "validation": 20}, label_rank=2))
+    for series in (
+        {"exact_accuracy": 0.3 * ONE, "halt_accuracy": 0.3 * ONE, "q_halt_loss": 0.2 * ONE},
+        {"exact_accuracy": 0.3 * ONE, "action_1_halt": 1.0 * ONE, "ponder_cost": 1.0 * ONE},
+    ):
+        assert found(several, "halting-wrong", ACT, series).verdict is Verdict.UNKNOWN
+        assert found(several, "one-step", ACT, series).verdict is Verdict.OK
+
+
+def test_a_constant_is_one_for_all_lines(data: DataFacts) -> None:
+    """Lines whose rows are all in the same step differ much; no constant could follow them."""
+    right = np.where(np.arange(STEPS // 5) % 2 == 0, 0.05, 0.95)
+    series = {"exact_accuracy": right, "halt_accuracy": right, "q_halt_loss": 0.7 * ONE}
+    assert found(data, "halting-wrong", {}, series).verdict is Verdict.OK
+
+
+def test_losses_of_a_run_that_diverged_are_not_certain_to_be_of_something_else(data: DataFacts) -> None:
+    series = {"exact_accuracy": 0.3 * ONE, "halt_accuracy": 0.4 * ONE, "q_halt_loss": 600 * ONE}
+    assert found(data, "halting-wrong", {}, series).numbers.get("q_halt_loss") is None
+
+
+def test_a_step_that_is_there_twice_is_read_once() -> None:
+    one = Series(np.array([1, 2, 2, 3]), np.array([1.0, 2.0, 9.0, 3.0]))
+    other = Series(np.array([2, 3, 4]), np.array([5.0, np.nan, 6.0]))
+    assert [series.values.tolist() for series in together(one, other)] == [[2.0], [5.0]]
 
 
 def test_a_long_warm_up_that_learns_is_a_warning(data: DataFacts) -> None:
@@ -389,11 +422,11 @@ def test_halt_logits_that_follow_late_are_not_wrong(data: DataFacts, exact: Any,
 
 
 def test_puzzles_that_are_learned_by_heart_show_in_whole_answers(data: DataFacts) -> None:
-    whole = {"exact_accuracy": 0.95 * ONE, "eval": {"accuracy": 0.85, "exact_accuracy": 0.4}}
+    whole = {"exact_accuracy": 0.95 * ONE, "eval": {"accuracy": 0.85, "exact_accuracy": 0.1}}
     finding = found(data, "overfitting", {}, whole)
     assert finding.verdict is Verdict.WARN
-    assert "exact accuracy 95.0 % in training, 40.0 % held out" in finding.evidence
-    assert found(data, "overfitting", {}, {**whole, "eval": {"accuracy": 0.85, "exact_accuracy": 0.8}}).verdict == "ok"
+    assert "exact accuracy 95.0 % in training, 10.0 % held out" in finding.evidence
+    assert found(data, "overfitting", {}, {**whole, "eval": {"accuracy": 0.85, "exact_accuracy": 0.45}}).verdict == "ok"
 
 
 def test_a_budget_for_some_capsules_is_none_too_small(data: DataFacts) -> None:

@@ -14,12 +14,13 @@ from tiny_puzzles import ARCH
 from tests.faults.puzzles import VOCAB, Puzzles, repeating, write_folder
 from trm_core.data.puzzles.build.sudoku.generate import generate
 from trm_core.data.puzzles.build.sudoku.geometry import GEOMETRIES
+from trm_core.diagnose import puzzle_facts
 from trm_core.diagnose.check import Finding, Verdict
 from trm_core.diagnose.checks import data, puzzles, splits
 from trm_core.diagnose.diagnose import look
 from trm_core.diagnose.evidence import Evidence
-from trm_core.diagnose.puzzle_facts import PuzzleFacts, facts_of
-from trm_core.diagnose.puzzle_forms import renamed
+from trm_core.diagnose.puzzle_facts import PuzzleFacts, facts_of, several_solutions
+from trm_core.diagnose.puzzle_forms import renamed, shared_forms
 
 CHECKS = {check.id: check for check in (*data.CHECKS, *splits.CHECKS, *puzzles.CHECKS)}
 SIDE = 6
@@ -131,8 +132,7 @@ def renumber_test(made: Puzzles) -> None:
 
 
 def move_by_one(made: Puzzles) -> None:
-    for fields in made.splits.values():
-        fields["labels"] = np.roll(fields["labels"], 1, axis=1)
+    made.splits["train"]["labels"] = np.roll(made.splits["train"]["labels"], 1, axis=1)
 
 
 def rename_questions(made: Puzzles) -> None:
@@ -166,6 +166,63 @@ def test_what_is_wrong_is_said(change: Callable[[Puzzles], None], name: str, wor
     said = found(changed(tmp_path, change), name)
     assert said.verdict is Verdict.FAIL
     assert words in said.evidence
+
+
+def test_answers_beside_their_questions_everywhere_may_be_the_task(tmp_path: Path) -> None:
+    """Those of a task that asks for the next token are, too."""
+
+    def move_all(made: Puzzles) -> None:
+        for fields in made.splits.values():
+            fields["labels"] = np.roll(fields["labels"], 1, axis=1)
+
+    said = found(changed(tmp_path, move_all), "labels-shuffled")
+    assert (said.verdict, said.sure) == (Verdict.WARN, "possible")
+
+
+@pytest.mark.parametrize(("vocab", "cells", "test"), [(100, 64, 60), (500, 32, 100), (2048, 36, 100)])
+def test_large_vocabularies_and_few_examples_are_no_difference(
+    vocab: int, cells: int, test: int, tmp_path: Path
+) -> None:
+    """What has been seen once is right by chance where it was seen."""
+    random = np.random.default_rng(0)
+    splits = {}
+    for split, n in (("train", 500), ("test", test)):
+        inputs = random.integers(1, vocab, (n, cells))
+        splits[split] = {"inputs": inputs, "labels": inputs[:, ::-1].copy()}
+    write_folder(Puzzles(splits, vocab=vocab), tmp_path)
+    for split in splits:  # more tokens than a byte has
+        for name in ("inputs", "labels"):
+            np.save(tmp_path / split / f"all__{name}.npy", splits[split][name].astype(np.uint16))
+    for name in ("labels-shuffled", "splits-differ"):
+        assert found(tmp_path, name).verdict not in (Verdict.WARN, Verdict.FAIL)
+
+
+def test_few_matches_among_many_groups_are_no_copies() -> None:
+    other, train = np.arange(2000, dtype=np.uint64), np.arange(5000, 7000, dtype=np.uint64)
+    for matches, share in ((1, 1 / 2000), (4, 4 / 2000), (5, 1.0), (2000, 1.0)):
+        train[:matches] = other[:matches]
+        assert shared_forms(train, other, 2000, 0.001)[0] == pytest.approx(share)
+
+
+def test_grids_so_simple_that_there_are_few_are_a_possible_copy(tmp_path: Path) -> None:
+    """Two marks in a grid: nearly all are turned ones of another, in training as well."""
+    random = np.random.default_rng(0)
+    grids = np.ones((200, SIDE * SIDE), np.int64)
+    for grid in grids:
+        grid[random.choice(SIDE * SIDE, 2, replace=False)] = 2
+    grids = np.unique(grids, axis=0)
+    random.shuffle(grids)
+    inputs = {"train": grids[:100], "test": grids[100:]}
+    said = found(write(tmp_path / "folder", inputs, inputs, 4), "duplicate-across-splits")
+    assert (said.verdict, said.sure) == (Verdict.WARN, "possible")
+
+
+def test_sudokus_that_are_nearly_empty_are_not_searched_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these has millions of solutions, and needs no solver."""
+    asked = np.zeros((200, 81), np.int64)
+    asked[100:, :9] = np.arange(1, 10)
+    monkeypatch.setattr(puzzle_facts, "solve", None)
+    assert several_solutions(asked, GEOMETRIES[9]) == 1.0
 
 
 @pytest.mark.parametrize(("unknown", "expected"), [(0, Verdict.OK), (5, Verdict.WARN), (40, Verdict.FAIL)])

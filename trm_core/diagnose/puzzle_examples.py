@@ -21,11 +21,12 @@ _LEAST_SPREAD = 0.02  # of a token's share: where all puzzles have equally many,
 
 @dataclass(frozen=True)
 class Examples:
-    """`groups`: the share of the groups that these are of."""
+    """Of `groups` groups, which are this `part` of all."""
 
     inputs: np.ndarray  # [n, S] int64
     labels: np.ndarray  # [n, S] int64, -100 where ignored
-    groups: float
+    groups: int
+    part: float
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -40,12 +41,12 @@ def examples_of(data: PuzzleData, split: str) -> Examples:
         firsts.append(begin + part.puzzle_indices[part.group_indices[:-1]])
         begin += len(part.inputs)
     numbers = np.concatenate(firsts)
-    numbers = numbers[numbers < data.rows[split]]  # of groups that hold something
     most = min(_MOST, max(1, _CELLS // data.num_capsules))
     chosen = spread(numbers, min(most, len(numbers)))
-    others = spread(np.setdiff1d(np.arange(data.rows[split]), chosen), min(most, data.rows[split]) - len(chosen))
+    every = np.arange(data.rows[split])
+    others = np.setdiff1d(spread(every, min(most, len(every))), chosen)[: most - len(chosen)]
     found = data.read(split, np.concatenate([chosen, others]))
-    return Examples(found["sketches"], found["labels"], len(chosen) / max(len(numbers), 1))
+    return Examples(found["sketches"], found["labels"], len(chosen), len(chosen) / max(len(numbers), 1))
 
 
 def spread(numbers: np.ndarray, count: int) -> np.ndarray:
@@ -64,28 +65,37 @@ def told_at(examples: Examples, classes: int, offset: int) -> float:
 
 @dataclass(frozen=True)
 class Meant:
-    """How often the answer in a cell is what the token of the question there mostly means."""
+    """How often the answer in a cell is what the token of the question there mostly means, as learned from other
+    examples.
+    """
 
     train: float  # in training
     other: float  # in the held-out examples
-    carried: float  # in the held-out examples, by what tokens mostly mean in training
-    cells: int  # held out
+    carried: float  # in the held-out examples, by what tokens mean in training
+    error: float  # standard error of a difference
 
 
 def meant(train: Examples, other: Examples, classes: int) -> Meant:
-    """Of the tokens that training asks with."""
-    ours, theirs = (
-        pairs(some.inputs[some.labels != IGNORE_LABEL], some.labels[some.labels != IGNORE_LABEL], classes)
-        for some in (train, other)
-    )
-    known = np.flatnonzero(ours.sum(1))
-    cells = int(theirs[known].sum())
-    return Meant(
-        float(ours.max(1, initial=0).sum() / max(ours.sum(), 1)),
-        float(theirs[known].max(1, initial=0).sum() / max(cells, 1)),
-        float(theirs[known, ours.argmax(1)[known]].sum() / max(cells, 1)),
-        cells,
-    )
+    """What a token means is learned from every second example and looked for in the others: what has been seen once is
+    right by chance in the examples that it was learned from.
+    """
+    inside = [np.concatenate([hits(some, some, classes, half) for half in (0, 1)]) for some in (train, other)]
+    carried = np.concatenate([hits(train, other, classes, half) for half in (0, 1)])
+    error = sum(one.var() / max(some.groups, 1) for one, some in zip(inside, (train, other), strict=True)) ** 0.5
+    return Meant(float(inside[0].mean()), float(inside[1].mean()), float(carried.mean()), float(error))
+
+
+def hits(learned: Examples, asked: Examples, classes: int, half: int) -> np.ndarray:
+    """[n] by example: how often the answer in a cell of `asked` is the one that its token mostly has in the examples of
+    `learned` of the other parity.
+    """
+    known = learned.labels[1 - half :: 2] != IGNORE_LABEL
+    table = pairs(learned.inputs[1 - half :: 2][known], learned.labels[1 - half :: 2][known], classes)
+    meaning = np.where(table.any(1), table.argmax(1), -1)
+    said = asked.labels[half::2]
+    counts = said != IGNORE_LABEL
+    right = (meaning[asked.inputs[half::2]] == said) & counts
+    return np.asarray(right.sum(1) / np.maximum(counts.sum(1), 1))
 
 
 def shares_apart(train: Examples, other: Examples, classes: int) -> tuple[float, int]:

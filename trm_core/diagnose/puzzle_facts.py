@@ -5,6 +5,7 @@ Nothing can be opened, and cells are no features that a linear probe could take,
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +13,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trm_core.data.puzzles.build.sudoku.geometry import GEOMETRIES
+from trm_core.data.puzzles.build.sudoku.geometry import GEOMETRIES, Geometry
 from trm_core.data.puzzles.build.sudoku.solver import solve
 from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.data.puzzles.reader import PuzzleData, open_puzzles
 from trm_core.data.puzzles.survey import Survey, survey
 from trm_core.diagnose.data_facts import DataFacts, Twins
 from trm_core.diagnose.puzzle_examples import Examples, examples_of, spread
-from trm_core.diagnose.puzzle_forms import digits_of, forms_of, shared_forms
+from trm_core.diagnose.puzzle_forms import MOST_NAMES, digits_of, forms_of, shared_forms
 
-_SOLVED = 200  # Sudokus
+_SOLVED, _TOGETHER, _SECONDS = 200, 20, 1.0  # Sudokus
+_FEWEST_CLUES = {4: 4, 6: 8, 9: 17}  # with which there can be a single solution
 _CELLS = 8_000_000  # tokens that are read of one split
 
 
@@ -84,32 +86,32 @@ class PuzzleFacts(DataFacts):
         return examples_of(self.puzzles, "train"), examples_of(self.puzzles, str(self.held_out))
 
     @cached_property
-    def symmetric(self) -> float | None:
-        """Share of the held-out puzzles that are copies of a training puzzle under the symmetries of such puzzles; None
-        where these are not known.
+    def symmetric(self) -> tuple[float, float] | None:
+        """Shares of the held-out and of the training puzzles that are copies of (another) training puzzle under the
+        symmetries of such puzzles; None where these are not known.
         """
-        if self.examples is None:
+        classes = self.puzzles.num_classes or 0
+        if self.examples is None or classes > MOST_NAMES:
             return None
         meaning = meaning_of(self.puzzles)
-        forms = [forms_of(some, meaning.height, meaning.width, self.puzzles.num_classes or 0) for some in self.examples]
-        train, other = forms
+        train, other = (forms_of(some, meaning.height, meaning.width, classes) for some in self.examples)
         if train is None or other is None:
             return None
-        return shared_forms(train, other, self.examples[0].groups)
+        return shared_forms(train, other, self.examples[0].groups, self.examples[0].part)
 
     @cached_property
     def ambiguous(self) -> float | None:
         """Of some training Sudokus, the share with more than one solution; None for other puzzles, and where answers do
         not solve their questions.
         """
-        if self.examples is None:
+        if self.examples is None or (self.puzzles.num_classes or 0) > MOST_NAMES:
             return None
         meaning, train = meaning_of(self.puzzles), self.examples[0]
         asked = digits_of(train, meaning.height, meaning.width)
         said = digits_of(replace(train, inputs=train.labels), meaning.height, meaning.width)
         if asked is None or said is None or ((asked > 0) & (asked != said)).any():
             return None
-        return float((solve(spread(asked, min(len(asked), _SOLVED)), GEOMETRIES[meaning.height]).counts > 1).mean())
+        return several_solutions(spread(asked, min(len(asked), _SOLVED)), GEOMETRIES[meaning.height])
 
     @cached_property
     def unknown_identifiers(self) -> float:
@@ -124,6 +126,21 @@ class PuzzleFacts(DataFacts):
 
     def _read_sample(self, split: str) -> dict[str, np.ndarray]:
         return {}
+
+
+def several_solutions(asked: np.ndarray, geometry: Geometry) -> float:
+    """Share of the Sudokus [n, cells] (0: empty; all can be solved) with more than one solution, of as many as can be
+    solved in a second. Two digits that are not given can change places; the others are quick to solve.
+    """
+    given = np.stack([(asked == digit).any(1) for digit in range(1, geometry.n + 1)], 1)
+    few = (given.sum(1) < geometry.n - 1) | ((asked > 0).sum(1) < _FEWEST_CLUES[geometry.n])
+    rest, until = asked[~few], time.monotonic() + _SECONDS
+    several = looked_at = 0
+    while looked_at < len(rest) and time.monotonic() < until:
+        counts = solve(rest[looked_at : looked_at + _TOGETHER], geometry).counts
+        several, looked_at = several + int((counts > 1).sum()), looked_at + len(counts)
+    share = several / looked_at if looked_at else 0.0
+    return float(few.mean() + (1 - few.mean()) * share)
 
 
 def facts_of(path: Path, held_out: str | None = None) -> DataFacts:

@@ -14,15 +14,16 @@ from trm_core.data.puzzles.build.sudoku.geometry import GEOMETRIES
 from trm_core.data.puzzles.survey import digests
 from trm_core.diagnose.puzzle_examples import Examples
 
-_MOST_TOKENS = 64
+MOST_NAMES = 64
 _FEW_CELLS = 25
+_FEWEST = 5
 
 
 def forms_of(examples: Examples, height: int, width: int, classes: int) -> np.ndarray | None:
     """[n] uint64, equal for copies; None where nothing is known of symmetries, or where grids are so small that any two
     collections have copies in common (there are 288 Sudokus of 4 x 4 cells, of 2 kinds).
     """
-    if min(height, width) < 2 or height * width <= _FEW_CELLS or classes > _MOST_TOKENS or not len(examples):
+    if min(height, width) < 2 or height * width <= _FEW_CELLS or classes > MOST_NAMES or not len(examples):
         return None
     digits = digits_of(examples, height, width)
     if digits is not None:
@@ -68,8 +69,16 @@ def renamed(rows: np.ndarray, classes: int) -> np.ndarray:
     return np.take_along_axis(order, tokens, axis=1)
 
 
-def shared_forms(train: np.ndarray, other: np.ndarray, part: float) -> float:
-    """Share of the forms `other` [m] that a training puzzle has. part: how many of the training puzzles the forms
-    `train` [n] are of, as a share; what is found is scaled up to all.
+def shared_forms(train: np.ndarray, other: np.ndarray, groups: int, part: float) -> tuple[float, float]:
+    """Shares of the held-out puzzles, and of the training puzzles, that have a form in common with (another) training
+    puzzle. `train` [n], `other` [m]; the first `groups` of `train` are of groups of their own, this `part` of all, and
+    what is found is scaled up to all.
     """
-    return min(float(np.isin(other, train).mean()) / part, 1.0)
+    _, place, counts = np.unique(train[:groups], return_inverse=True, return_counts=True)
+    return scaled(np.isin(other, train), part), scaled(counts[place] > 1, part)
+
+
+def scaled(found: np.ndarray, part: float) -> float:
+    """Share of what is found [n] bool. Too few to tell from a coincidence are not scaled up."""
+    share = float(found.mean()) if len(found) else 0.0
+    return share if found.sum() < _FEWEST else min(share / part, 1.0)

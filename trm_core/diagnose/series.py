@@ -29,11 +29,6 @@ class Series:
         keep = np.isfinite(self.values)
         return Series(self.steps[keep], self.values[keep])
 
-    def at(self, steps: NDArray[np.int64]) -> Series:
-        """At those of its steps that are among `steps`."""
-        keep = np.isin(self.steps, steps)
-        return Series(self.steps[keep], self.values[keep])
-
     def between(self, first: float, last: float = float("inf")) -> Series:
         """Steps `first` to `last`, both included."""
         keep = (self.steps >= first) & (self.steps <= last)
@@ -51,10 +46,10 @@ class Series:
 
 
 def together(one: Series, other: Series) -> tuple[Series, Series]:
-    """Both at the steps where both are finite."""
+    """Both at the steps where both are finite; of a step that occurs twice the first."""
     one, other = one.finite(), other.finite()
-    steps = np.intersect1d(one.steps, other.steps)
-    return one.at(steps), other.at(steps)
+    steps, here, there = np.intersect1d(one.steps, other.steps, return_indices=True)
+    return Series(steps, one.values[here]), Series(steps, other.values[there])
 
 
 NOTHING = Series(np.zeros(0, np.int64), np.zeros(0))

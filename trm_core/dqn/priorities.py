@@ -24,7 +24,9 @@ MAX_TOUCHED = 64  # changes that may wait for their sums
 
 
 class SumTree:
-    """`size` values >= 0 with their sums. A change costs O(places), a query O(queries + MAX_TOP), whatever `size`."""
+    """`size` values >= 0 with their sums. A change costs O(places), a query or MAX_TOUCHED changes O(MAX_TOP) more,
+    whatever `size`.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -103,6 +105,8 @@ class SumTree:
             sums = _cumulated(below.reshape(-1, FAN))[:, -1]
             if not np.array_equal(above[: len(sums)], sums) or above[len(sums) :].any():
                 return f"sums of level {number + 1} differ from their blocks"
+        if not np.array_equal(self._before[1:], _cumulated(self.levels[-1])):
+            return "the cumulated sums are not those of the top level"
         return None
 
     def _touch(self, blocks: Places) -> None:

@@ -210,9 +210,9 @@ class ReplayBuffer:
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
-        return (
-            tensor if self.device.type == "cpu" else tensor.to(self.device)
-        )  # a call of `to` costs as much as the rest
+        if self.device.type == "cpu":  # where a call of `to` would cost as much as the rest
+            return tensor
+        return tensor.to(self.device)
 
 
 def _host(tensor: Tensor) -> NDArray[Any]:

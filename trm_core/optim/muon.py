@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trm_core.optim.uncompiled import Uncompiled
+from trm_core.optim.uncompiled import Muon, Uncompiled
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: quick for small singular values, within 0.3 of 1
 _ITERATIONS = 5
@@ -77,5 +77,5 @@ class Float32Muon(Uncompiled):
 def muon(params: list[nn.Parameter], **settings: Any) -> tuple[torch.optim.Optimizer, str]:
     """Torch's Muon on a GPU, the float32 one on a processor; and the reason."""
     if params[0].device.type == "cuda":
-        return torch.optim.Muon(params, adjust_lr_fn="match_rms_adamw", **settings), "torch.optim.Muon: on a GPU"
+        return Muon(params, adjust_lr_fn="match_rms_adamw", **settings), "torch.optim.Muon: on a GPU"
     return Float32Muon(params, **settings), "Muon with its iteration in float32: not on a GPU"

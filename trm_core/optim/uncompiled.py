@@ -28,6 +28,10 @@ class Uncompiled(torch.optim.Optimizer):
     zero_grad = unmarked(torch.optim.Optimizer.zero_grad)
 
 
+class Muon(Uncompiled, torch.optim.Muon):
+    """torch's Muon, whose step is not marked."""
+
+
 class AdamW(Uncompiled, torch.optim.AdamW):
     """torch's AdamW. The wrapper around its step also turns gradients off, which stays."""
 

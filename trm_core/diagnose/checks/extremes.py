@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
-from trm_core.diagnose.checks.settings import can_expand, has_policy
+from trm_core.diagnose.checks.settings import can_expand, halts_on_whole_answers, has_policy
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import together
 from trm_core.diagnose.statistics import mean_interval, median
@@ -20,12 +18,13 @@ _DEFAULT_GAMMA = 0.99
 
 def one_step(evidence: Evidence) -> Finding:
     steps = evidence.settings.arch.max_steps
-    counted, halting = together(*(evidence.metrics[f"train/{name}"].tail(0.5) for name in ("ponder_cost", _HALTING)))
+    halted = evidence.metrics[f"train/{_HALTING}"].tail(0.5).finite()
+    counted, halting = together(evidence.metrics["train/ponder_cost"], halted)
     # Where a share h of the rows halts at every step, those that do have taken 1 / h of them. On average: rows that
-    # began together halt together.
-    begun = float(np.mean(counted.values * halting.values)) if len(counted) else 0.0
+    # began together halt together, and where none halts nothing is counted.
+    begun = float((counted.values * halting.values).sum()) / max(len(halted), 1)
     if begun > 1.5:
-        count, share = median(counted), median(halting)
+        count, share = median(counted), float(halted.values.mean())
         return Finding(
             Verdict.FAIL,
             f"rows that halt count {count:.3g} steps, but {100 * share:.0f} % of the rows halt at every step",
@@ -36,10 +35,12 @@ def one_step(evidence: Evidence) -> Finding:
         )
     first = round(0.1 * evidence.learning_steps), round(0.4 * evidence.learning_steps)
     early, right = (evidence.metrics[f"train/{name}"].between(*first).finite() for name in (_HALTING, "exact_accuracy"))
-    if steps > 1 and not has_policy(evidence) and len(early) >= 5 and median(early) > 0.98 and median(right) < 0.8:
+    halts = steps > 1 and not has_policy(evidence) and halts_on_whole_answers(evidence)
+    if halts and len(early) >= 5 and median(early) > 0.98 and median(right) < 0.5:
         return Finding(
             Verdict.FAIL,
-            f"from the beginning every row halts after its first step, with {100 * median(right):.0f} % of them right",
+            f"after a tenth of the run every row halts after its first step, with {100 * median(right):.0f} % of them "
+            "right",
             "likely",
             {"halting": median(early), "right": median(right)},
             "Rows are to halt once they are likely right, of which there are few at first. "

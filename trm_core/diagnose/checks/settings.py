@@ -5,6 +5,13 @@ from __future__ import annotations
 from trm_core.diagnose.evidence import Evidence
 
 
+def halts_on_whole_answers(evidence: Evidence) -> bool:
+    """Whether the halt logit learns if all answers of a row are right. With a label per capsule it learns their share,
+    and without data nobody knows.
+    """
+    return evidence.data is not None and (evidence.data.file.task == "tokens" or evidence.data.file.label_rank == 1)
+
+
 def has_policy(evidence: Evidence) -> bool:
     """Whether this run learns a policy. `auto` does when there is something to open."""
     config = evidence.settings
