@@ -62,7 +62,9 @@ def test_a_closure_learns_and_the_step_does_not() -> None:
     assert parameter.detach().max() < 1
 
 
-@pytest.mark.parametrize("optimizer", ["adamatan2", "adamw", "muon"])
+@pytest.mark.parametrize(
+    "optimizer", ["muon", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamatan2", "adamw"))]
+)
 def test_a_run_does_without_the_compiler(optimizer: str, tmp_path: Path, capsule_file: Path) -> None:
     """Training, saving, evaluating and going on: importing it takes as long as importing torch."""
     program = (
