@@ -14,15 +14,17 @@ from tiny_puzzles import ARCH
 from tests.faults.puzzles import VOCAB, Puzzles, repeating, write_folder
 from trm_core.data.puzzles.build.sudoku.generate import generate
 from trm_core.data.puzzles.build.sudoku.geometry import GEOMETRIES
+from trm_core.data.puzzles.reader import open_puzzles
 from trm_core.diagnose import puzzle_facts
 from trm_core.diagnose.check import Finding, Verdict
-from trm_core.diagnose.checks import data, puzzles, splits
+from trm_core.diagnose.checks import data, puzzle_splits, puzzles, splits
 from trm_core.diagnose.diagnose import look
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.puzzle_examples import examples_of
 from trm_core.diagnose.puzzle_facts import PuzzleFacts, facts_of, several_solutions
 from trm_core.diagnose.puzzle_forms import renamed, shared_forms
 
-CHECKS = {check.id: check for check in (*data.CHECKS, *splits.CHECKS, *puzzles.CHECKS)}
+CHECKS = {check.id: check for check in (*data.CHECKS, *splits.CHECKS, *puzzles.CHECKS, puzzle_splits.IDENTIFIERS)}
 SIDE = 6
 
 
@@ -195,6 +197,18 @@ def test_large_vocabularies_and_few_examples_are_no_difference(
             np.save(tmp_path / split / f"all__{name}.npy", splits[split][name].astype(np.uint16))
     for name in ("labels-shuffled", "splits-differ"):
         assert found(tmp_path, name).verdict not in (Verdict.WARN, Verdict.FAIL)
+
+
+def test_examples_lie_evenly_where_groups_are_few(tmp_path: Path) -> None:
+    """The first of each of 800 groups, and 1,200 others; the cells say which example it is."""
+    n = 4000
+    inputs = np.stack([np.arange(n) // 200, np.arange(n) % 200], 1) + 1
+    fields = {"inputs": inputs, "labels": inputs, "groups": np.arange(n) // 5, "identifiers": np.zeros(n, np.int64)}
+    write_folder(Puzzles({"train": fields, "test": fields}, vocab=256), tmp_path)
+    read = examples_of(open_puzzles(tmp_path), "train")
+    numbers = (read.inputs[:, 0] - 1) * 200 + read.inputs[:, 1] - 1
+    assert (len(np.unique(numbers)), read.groups, read.part) == (2000, 800, 1.0)
+    assert np.histogram(numbers, 10, (0, n))[0].min() > 150
 
 
 def test_few_matches_among_many_groups_are_no_copies() -> None:

@@ -44,8 +44,8 @@ def examples_of(data: PuzzleData, split: str) -> Examples:
     most = min(_MOST, max(1, _CELLS // data.num_capsules))
     chosen = spread(numbers, min(most, len(numbers)))
     every = np.arange(data.rows[split])
-    others = np.setdiff1d(spread(every, min(most, len(every))), chosen)[: most - len(chosen)]
-    found = data.read(split, np.concatenate([chosen, others]))
+    others = np.setdiff1d(spread(every, min(most, len(every))), chosen)
+    found = data.read(split, np.concatenate([chosen, spread(others, min(most - len(chosen), len(others)))]))
     return Examples(found["sketches"], found["labels"], len(chosen), len(chosen) / max(len(numbers), 1))
 
 
@@ -73,6 +73,11 @@ class Meant:
     other: float  # in the held-out examples
     carried: float  # in the held-out examples, by what tokens mean in training
     error: float  # standard error of a difference
+
+    @property
+    def chance(self) -> float:
+        """A difference between two of the shares that is none by chance is larger."""
+        return max(0.05, 4 * self.error)
 
 
 def meant(train: Examples, other: Examples, classes: int) -> Meant:
@@ -103,9 +108,9 @@ def shares_apart(train: Examples, other: Examples, classes: int) -> tuple[float,
     of it over the training puzzles; and that token.
     """
     ours, theirs = (token_shares(some.inputs, classes) for some in (train, other))
-    spread = np.maximum(ours.std(0), _LEAST_SPREAD)
+    usual = np.maximum(ours.std(0), _LEAST_SPREAD)
     there = np.maximum(ours.mean(0), theirs.mean(0)) >= _LEAST_SHARE
-    moved = np.where(there, np.abs(theirs.mean(0) - ours.mean(0)) / spread, 0.0)
+    moved = np.where(there, np.abs(theirs.mean(0) - ours.mean(0)) / usual, 0.0)
     token = int(moved.argmax())
     return float(moved[token]), token
 

@@ -17,11 +17,12 @@ from trm_core.data.puzzles.build.sudoku.geometry import GEOMETRIES, Geometry
 from trm_core.data.puzzles.build.sudoku.solver import solve
 from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.data.puzzles.reader import PuzzleData, open_puzzles
-from trm_core.data.puzzles.survey import Survey, survey
+from trm_core.data.puzzles.survey import MOST_TOKENS_IN_PAIRS, Survey, survey
 from trm_core.diagnose.data_facts import DataFacts, Twins
-from trm_core.diagnose.puzzle_examples import Examples, examples_of, spread
+from trm_core.diagnose.puzzle_examples import Examples, Meant, examples_of, meant, spread
 from trm_core.diagnose.puzzle_forms import MOST_NAMES, digits_of, forms_of, shared_forms
 
+_FEWEST = 50  # examples of a split
 _SOLVED, _TOGETHER, _SECONDS = 200, 20, 1.0  # Sudokus
 _FEWEST_CLUES = {4: 4, 6: 8, 9: 17}  # with which there can be a single solution
 _CELLS = 8_000_000  # tokens that are read of one split
@@ -84,6 +85,18 @@ class PuzzleFacts(DataFacts):
         if self.training is None or self.judged is None:
             return None
         return examples_of(self.puzzles, "train"), examples_of(self.puzzles, str(self.held_out))
+
+    @property
+    def compared(self) -> tuple[Examples, Examples] | None:
+        """The same, where there is enough of both to compare their tokens."""
+        if self.examples is None or min(map(len, self.examples)) < _FEWEST:
+            return None
+        return self.examples if (self.puzzles.num_classes or 0) <= MOST_TOKENS_IN_PAIRS else None
+
+    @cached_property
+    def meant(self) -> Meant | None:
+        """What tokens of questions mean in both splits: see `meant`. None where there is too little to compare."""
+        return None if self.compared is None else meant(*self.compared, self.puzzles.num_classes or 0)
 
     @cached_property
     def symmetric(self) -> tuple[float, float] | None:

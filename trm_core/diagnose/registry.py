@@ -11,6 +11,7 @@ from trm_core.diagnose.checks import (
     gradients,
     parts,
     policy,
+    puzzle_splits,
     puzzles,
     resources,
     run,
@@ -20,6 +21,7 @@ from trm_core.diagnose.checks import (
 CHECKS: tuple[Check, ...] = (
     run.TORN,
     run.RANKS,
+    puzzle_splits.IDENTIFIERS,
     *puzzles.CHECKS,
     *splits.CHECKS,
     *data.CHECKS,

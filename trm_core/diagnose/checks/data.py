@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
-from trm_core.diagnose.checks.puzzles import answers_moved, copies_across_splits, puzzles_of
+from trm_core.diagnose.checks.puzzle_splits import copies_across_splits
+from trm_core.diagnose.checks.puzzles import answers_moved, puzzles_of
 from trm_core.diagnose.evidence import Evidence
 
 

@@ -1,17 +1,19 @@
-"""Checks of puzzle folders: answers that are missing, stand in the question, contradict each other, or were moved."""
+"""Checks of the answers of puzzle folders: missing, given in the question, contradicting each other, or moved.
+
+How their splits lie beside each other: `trm_core.diagnose.checks.puzzle_splits`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from trm_core.data.puzzles.meaning import meaning_of
-from trm_core.data.puzzles.survey import MOST_TOKENS_IN_PAIRS
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.evidence import Evidence
-from trm_core.diagnose.puzzle_examples import Examples, Meant, meant, shares_apart, told_at
+from trm_core.diagnose.puzzle_examples import Examples, told_at
 from trm_core.diagnose.puzzle_facts import PuzzleFacts
 
-_NO_PUZZLES = "the data are no puzzles"
+NO_PUZZLES = "the data are no puzzles"
 _LESS_TOLD = (
     "In training questions say less about their answers than in the held-out split. Answers that were moved to other "
     "questions, or copies whose questions were changed without their answers, look like this."
@@ -32,7 +34,7 @@ def judged(
     """
     facts = puzzles_of(evidence)
     if facts is None or facts.training is None:
-        return unknown(_NO_PUZZLES)
+        return unknown(NO_PUZZLES)
     share = getattr(facts.training, what) / max(facts.training.examples, 1)
     said = f"{100 * share:.3g} % of the training puzzles {text}"
     if share < warns:
@@ -74,110 +76,18 @@ def answers_contradict(evidence: Evidence) -> Finding:
     return judged(evidence, "contradicting", text, why, warns=0.01, fails=0.1)
 
 
-def identifiers_unknown(evidence: Evidence) -> Finding:
-    facts = puzzles_of(evidence)
-    if facts is None or facts.training is None or facts.judged is None:
-        return unknown(_NO_PUZZLES if facts is None else "no training or no held-out puzzles to compare")
-    share = facts.unknown_identifiers
-    said = f"{100 * share:.3g} % of the {facts.held_out} examples have an identifier that no training example has"
-    if share < 0.02 or not evidence.settings.arch.puzzle_emb_ndim:
-        return ok(said, unknown=share)
-    return Finding(
-        Verdict.FAIL if share >= 0.1 else Verdict.WARN,
-        said,
-        "likely",
-        {"unknown": share},
-        "Embeddings of puzzles are learned by identifier, and theirs stay as they began. "
-        "The model is judged beside an input that it has never seen.",
-        {"arch.puzzle_emb_ndim": 0},
-        "or give the blank identifier to puzzles of one kind (Sudokus, mazes), and build examples of every task that "
-        "is tested into training: trm build-puzzles",
-    )
-
-
-def copies_across_splits(facts: PuzzleFacts) -> Finding:
-    """Held-out puzzles that are training puzzles, as they are or under the symmetries of such puzzles."""
-    equal, split = facts.twins.equal, facts.held_out or "held-out"
-    text, numbers = f"{100 * equal:.2g} % of the {split} samples are also training samples", {"share": equal}
-    advice = "build the folder again with trm build-puzzles, which splits before it augments and keeps copies together"
-    if equal >= 0.02:
-        why = "The model has seen their answers, so accuracy on this split is too good to be true."
-        return Finding(Verdict.FAIL, text, numbers=numbers, why=why, advice=advice)
-    if facts.symmetric is not None:
-        share, inside = facts.symmetric
-        numbers |= {"symmetric": share, "symmetric_in_training": inside}
-        text += f", {100 * share:.2g} % are turned, mirrored or renamed copies of one"
-        if share < 0.05:
-            return ok(text, **numbers)
-        simple = inside >= 0.5 * share
-        return Finding(
-            Verdict.FAIL if share >= 0.3 and not simple else Verdict.WARN,
-            text + (f", as {100 * inside:.2g} % of the training puzzles are of each other" if simple else ""),
-            "possible" if simple else "likely",
-            numbers,
-            "A model that is trained on augmented puzzles has all but seen these. "
-            "Puzzles that were augmented first and split afterwards look so"
-            + (", and so do puzzles so simple that there are few of them." if simple else "."),
-            advice=advice,
-        )
-    if equal == 0:
-        return ok(text, **numbers)
-    why = "The model has seen their answers."
-    return Finding(Verdict.WARN, text, numbers=numbers, why=why, advice=advice)
-
-
-def splits_of_puzzles(facts: PuzzleFacts) -> Finding:
-    """Whether held-out puzzles are of the kind of those in training, by their tokens."""
-    examples, classes = facts.examples, facts.puzzles.num_classes or 0
-    if examples is None or not comparable(facts):
-        return unknown("there are no 50 puzzles in training and held out, or too many tokens to compare")
-    train, other = examples
-    means = meant(train, other, classes)
-    numbers = {"carried": means.carried, "own": means.other}
-    # Own meanings are learned from fewer examples, so on sound data they are no better than those of training.
-    if means.train - means.carried > _spread(means) and means.other - means.carried > 0.03:
-        return Finding(
-            Verdict.FAIL,
-            f"what a token of the question mostly means in its place in training is right in "
-            f"{100 * means.carried:.0f} % of the {facts.held_out} cells, what it mostly means there in "
-            f"{100 * means.other:.0f} %",
-            "likely",
-            numbers,
-            "The same tokens mean other answers there. Tokens that are numbered in another way look like this.",
-            advice="build all splits in one go, with one vocabulary",
-        )
-    moved, token = shares_apart(train, other, classes)
-    numbers |= {"moved": moved}
-    text = (
-        f"token {token} is {moved:.2g} standard deviations more or less frequent in {facts.held_out} questions than in "
-        "those of training"
-    )
-    # Evaluation tasks of ARC-AGI-2 are larger than those of training, by 1.9.
-    if moved < 2.5:
-        return ok(text, **numbers)
-    return Finding(
-        Verdict.FAIL if moved >= 4 else Verdict.WARN,
-        text,
-        "likely" if moved >= 4 else "possible",
-        numbers,
-        "Held-out puzzles are of another kind than those the model learned from, so its accuracy there says little. "
-        "Another difficulty, another source or padding look like this.",
-        advice="draw both splits from one collection, or name what is judged another task",
-    )
-
-
 def answers_moved(facts: PuzzleFacts) -> Finding:
     """Whether answers belong to their questions, by what cells of the question tell of those in their place: in Sudokus
     and mazes what is given stays as it is.
     """
     train, judged, classes = facts.training, facts.judged, facts.puzzles.num_classes or 0
-    if facts.examples is not None and comparable(facts):
+    means = facts.meant
+    if facts.compared is not None and means is not None:
         width = meaning_of(facts.puzzles).width
-        moved = _moved_by_cells(*facts.examples, classes, [1, -1, width, -width])
+        moved = _moved_by_cells(*facts.compared, classes, [1, -1, width, -width])
         if moved is not None:
             return moved
-        means = meant(*facts.examples, classes)
-        if means.other - means.train > _spread(means):
+        if means.other - means.train > means.chance:
             return Finding(
                 Verdict.FAIL if means.train < 0.8 * means.other else Verdict.WARN,
                 f"what a token of the question mostly means is the answer in {100 * means.train:.0f} % of the "
@@ -209,17 +119,6 @@ def answers_moved(facts: PuzzleFacts) -> Finding:
     )
 
 
-def _spread(means: Meant) -> float:
-    """A difference between two of the shares that is none by chance."""
-    return max(0.05, 4 * means.error)
-
-
-def comparable(facts: PuzzleFacts) -> bool:
-    """Whether there is enough of training and of the held-out split to compare their tokens."""
-    examples, classes = facts.examples, facts.puzzles.num_classes or 0
-    return examples is not None and min(map(len, examples)) >= 50 and classes <= MOST_TOKENS_IN_PAIRS
-
-
 def _moved_by_cells(train: Examples, other: Examples, classes: int, offsets: Sequence[int]) -> Finding | None:
     """A finding if the token of a question tells more of an answer some cells away than of the one in its place."""
     here = told_at(train, classes, 0)
@@ -245,14 +144,6 @@ def check(name: str, symptom: str, look: object) -> Check:
 
 
 CHECKS = (
-    Check(
-        "identifiers-unknown",
-        ("data", "accuracy"),
-        "puzzles: learned in training, at chance held out",
-        "ours",
-        ("data", "config"),
-        identifiers_unknown,
-    ),
     check("answers-missing", "puzzles: the loss is 0 in places", answers_missing),
     check("answers-copied", "puzzles: solved at once, and nothing is learned", answers_copied),
     check("answers-contradict", "puzzles: accuracy stops short of 100 %", answers_contradict),

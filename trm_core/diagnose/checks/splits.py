@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
-from trm_core.diagnose.checks.puzzles import puzzles_of, splits_of_puzzles
+from trm_core.diagnose.checks.puzzle_splits import splits_of_puzzles
+from trm_core.diagnose.checks.puzzles import puzzles_of
 from trm_core.diagnose.evidence import Evidence
 
 
