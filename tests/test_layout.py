@@ -13,7 +13,7 @@ CLI = sorted((ROOT / "trm_cli").rglob("*.py"))
 
 # A part of trm_core may import itself, what stands above it, and what shares its line.
 ORDER = [
-    {"errors", "config", "keyed_random", "distributed", "devices", "markdown"},
+    {"errors", "config", "child_process", "keyed_random", "distributed", "devices", "markdown"},
     {"data"},
     {"model"},
     {"dqn"},

@@ -16,9 +16,11 @@ import torch
 from trm_core.config.schema import Config
 from trm_core.errors import ResourceError
 from trm_core.runs import RunHooks, prepare
+from trm_core.training import what_fits
 from trm_core.training.memory_breakdown import available_memory, bytes_by_owner
-from trm_core.training.out_of_memory import memory_explained, override_that_fits, parts_that_fit
+from trm_core.training.out_of_memory import memory_explained
 from trm_core.training.trainer import Trainer
+from trm_core.training.what_fits import fit, fit_by_child, override_that_fits, parts_that_fit
 
 FLOAT = 4
 
@@ -117,6 +119,36 @@ def test_a_batch_in_parts_fits_too() -> None:
         training={"global_batch_size": 1000, "accumulation_steps": 3}, dqn={"buffer_capacity": 7000}
     )
     assert override_that_fits(config, total, 15_100, 0) == ("training.global_batch_size=792", 15_020)
+
+
+def test_a_process_of_its_own_finds_the_same_fit(capsule_file: Path) -> None:
+    config = tiny.make_config(
+        data={"path": str(capsule_file)}, training={"global_batch_size": 1000}, dqn={"buffer_capacity": 7000}
+    )
+    prepared = prepare(config, RunHooks())
+    here = fit(prepared.config, prepared.features, "cpu", 10_000_000, 1)
+    assert here.needs["parameters"] > 0
+    assert "this fits" in here.hint
+    assert fit_by_child(prepared.config, prepared.features, "cpu", 10_000_000) == here
+
+
+@pytest.mark.parametrize("ending", ["os.kill(os.getpid(), 11)", "raise SystemError('without exception set')"])
+def test_an_estimate_that_breaks_hides_nothing(
+    ending: str, capsule_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(capsule_file)
+    monkeypatch.setattr(what_fits, "command_of", lambda *_: [sys.executable, "-c", f"import os; {ending}"])
+    for state, told in [(trainer.state, "activations estimated"), (None, "tensors")]:
+        with (
+            pytest.raises(ResourceError) as raised,
+            memory_explained(trainer.config, trainer.features, trainer.device, state),
+        ):
+            raise MemoryError
+        assert "out of memory on cpu" in raised.value.message
+        assert " available " in raised.value.message
+        assert told not in raised.value.message, "there is no estimate"
+        assert raised.value.hint is not None
+        assert "training.global_batch_size" in raised.value.hint
 
 
 def test_a_gpu_says_what_was_measured(capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,11 +60,13 @@ class Peak:
     gradients: int  # of it
 
 
-def estimate_memory(config: Config, features: Features, device: str = "cpu") -> MemoryEstimate:
-    """Of one of the processes that train together; `config` resolved (`features.resolved`). Nothing is allocated: the
-    model has shapes only.
+def estimate_memory(
+    config: Config, features: Features, device: str = "cpu", ranks: int | None = None
+) -> MemoryEstimate:
+    """Of one of the processes that train together (`ranks`; None: as many as there are now); `config` resolved
+    (`features.resolved`). Nothing is allocated: the model has shapes only.
     """
-    rows, parts = config.training.global_batch_size // world_size(), config.training.accumulation_steps
+    rows, parts = config.training.global_batch_size // (ranks or world_size()), config.training.accumulation_steps
     model, curiosity = shapes_of(config, features)
     modules: list[nn.Module] = [model, *([] if curiosity is None else [curiosity])]
     learned = [parameter for module in modules for parameter in module.parameters()]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import trm_core
+from trm_core.child_process import command_of
 from trm_core.errors import DataError, ExitCode
 
 _TIMEOUT_S = 120
@@ -66,13 +66,7 @@ def examine_in_child(path: Path) -> None:
 
 
 def _start(path: Path) -> subprocess.Popen[bytes]:
-    code = (
-        "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"
-        "from trm_core.data.store.quarantine import child; sys.exit(child(sys.argv[2]))"
-    )
-    # The package's own folder comes last, for installations that are found through an import hook.
-    search = [*sys.path, str(Path(trm_core.__file__).parent.parent)]
-    command = [sys.executable, "-S", "-c", code, json.dumps(search), str(path)]
+    command = command_of(__name__, "child", str(path))
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment

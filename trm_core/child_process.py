@@ -1,0 +1,23 @@
+"""How to run a function of this package in a process of its own, which may crash, or needs memory that is not here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import trm_core
+
+
+def command_of(module: str, function: str, *arguments: str) -> list[str]:
+    """A command that calls `function(*arguments)` of `module` and ends with the exit code that it returns.
+
+    What the module imports is found where this process finds it.
+    """
+    code = (
+        "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"
+        f"from {module} import {function}; sys.exit({function}(*sys.argv[2:]))"
+    )
+    # The package's own folder comes last, for installations that are found through an import hook.
+    search = [*sys.path, str(Path(trm_core.__file__).parent.parent)]
+    return [sys.executable, "-S", "-c", code, json.dumps(search), *arguments]
