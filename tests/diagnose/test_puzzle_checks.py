@@ -123,6 +123,14 @@ def test_one_token_for_every_answer(folder: Path) -> None:
     assert verdict(folder, "labels-constant") is Verdict.FAIL
 
 
+def test_tasks_of_other_backgrounds_are_no_constant_label(folder: Path) -> None:
+    """ARC-AGI-2: 41 % of the training cells are black, 16 % of those that are held out."""
+    inputs, labels = arrays(folder)
+    labels[:, : round(0.6 * labels.shape[1])] = 2
+    put(folder, inputs, labels)
+    assert verdict(folder, "labels-constant") is Verdict.OK
+
+
 def test_chance_is_that_of_the_cells(folder: Path) -> None:
     facts = PuzzleFacts(folder)
     _, labels = arrays(folder)
