@@ -19,7 +19,7 @@ from trm_core.diagnose.evidence import Evidence, RunFacts
 from trm_core.diagnose.fix import chosen, fixed
 from trm_core.diagnose.read_metrics import read_metrics
 from trm_core.diagnose.registry import CHECKS, of_group
-from trm_core.diagnose.series import Metrics, Series, together
+from trm_core.diagnose.series import Metrics, Series, from_lines, together
 from trm_core.errors import CheckFailed
 from trm_core.optim.schedule import lr_factor
 from trm_core.training.step import movement
@@ -398,6 +398,15 @@ def test_a_constant_is_one_for_all_lines(data: DataFacts) -> None:
 def test_losses_of_a_run_that_diverged_are_not_certain_to_be_of_something_else(data: DataFacts) -> None:
     series = {"exact_accuracy": 0.3 * ONE, "halt_accuracy": 0.4 * ONE, "q_halt_loss": 600 * ONE}
     assert found(data, "halting-wrong", {}, series).numbers.get("q_halt_loss") is None
+
+
+@pytest.mark.parametrize(("apart", "verdict"), [(1.0, Verdict.FAIL), (0.2, Verdict.UNKNOWN)])
+def test_memory_of_the_first_hundred_steps_is_no_leak(apart: float, verdict: Verdict, data: DataFacts) -> None:
+    given = evidence(data, {}, {"rss_gb": 0.5 + GROWING})
+    given.metrics = from_lines(
+        [{"step": max(1, round(apart * 5 * n)), "train/rss_gb": 0.5 + value} for n, value in enumerate(GROWING, 1)]
+    )
+    assert look(BY_ID["memory-leak"], given).finding.verdict is verdict
 
 
 def test_a_step_that_is_there_twice_is_read_once() -> None:

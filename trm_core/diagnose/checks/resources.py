@@ -14,6 +14,7 @@ from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Metrics, Series
 from trm_core.diagnose.statistics import block_means, median, rising
 
+_SETTLED = 100  # steps; before that allocators, caches and what is imported late grow in every run
 _OUT_OF_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
 
 
@@ -115,7 +116,7 @@ def leak(evidence: Evidence) -> Finding:
         held = np.interp(memory.steps, filled.steps, filled.values) * _state_bytes(evidence) / 1e9
         memory = Series(memory.steps, memory.values - held)
     means = block_means(memory)
-    if len(means) < 8:
+    if len(means) < 8 or memory.steps[-1] - memory.steps[0] < _SETTLED:
         return unknown("too few steps were logged")
     growth, at_first = float(means[-1] - means[0]), float(means[0])
     steps = float(memory.steps[-1] - memory.steps[0])
