@@ -15,6 +15,7 @@ import torch
 from trm_core.config import LoadedConfig
 from trm_core.config.schema import Config, WeightedPath
 from trm_core.data.dataset import Dataset, open_dataset, rows_per_epoch
+from trm_core.data.encoding import HINT, Encoding
 from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.data.puzzles.reader import PuzzleData, require_mergeable
 from trm_core.data.source import ensure_built
@@ -62,7 +63,7 @@ class Prepared:
                     "content_hash": file.manifest.get("content_hash"),
                     "kind": file.manifest.get("kind"),
                     "task": file.task,
-                    "class_names": file.manifest.get("class_names"),
+                    **Encoding.of(file.manifest).as_record(),
                 }
                 for file, weight in self.files
             ],
@@ -144,6 +145,9 @@ def require_same_task(train: Dataset, other: Dataset) -> None:
                 f"{other.path} has {name}={theirs}, but {train.path} has {ours}",
                 hint="evaluate on a file built with the same settings",
             )
+    why = Encoding.of(train.manifest).contradiction(Encoding.of(other.manifest))
+    if why is not None:
+        raise ConfigError(f"{other.path} does not fit {train.path}: {why}", hint=HINT)
 
 
 def require_known_puzzles(other: PuzzleData, trained: int) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trm_core.data.batch import WHOLE, CapsuleBatch, Part
+from trm_core.data.encoding import Encoding
 from trm_core.data.fields import FIELDS, IGNORE_LABEL
 from trm_core.data.order import RowOrder, key_of, uniform
 from trm_core.data.store import CapsuleFile
@@ -222,6 +223,12 @@ def _require_same_shape(first: CapsuleFile, file: CapsuleFile, split: str) -> No
                 f"{file.path}: {what} is {theirs}, but {mine} in {first.path}: these files cannot be mixed",
                 hint="build them into one file: `trm build-capsules SOURCE SOURCE --out FILE`",
             )
+    why = Encoding.of(first.manifest).contradiction(Encoding.of(file.manifest))
+    if why is not None:
+        raise DataError(
+            f"{file.path} cannot be mixed with {first.path}: {why}",
+            hint="build them into one file: `trm build-capsules SOURCE SOURCE --out FILE`",
+        )
 
 
 def _put(array: np.ndarray, index: np.ndarray, out: np.ndarray, slots: np.ndarray) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from trm_core.config.schema import Config, Selector
 from trm_core.data.dataset import Dataset, open_dataset
+from trm_core.data.encoding import HINT, Encoding
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.devices import pick_device
 from trm_core.distributed.collectives import of_first_rank, on_every_rank, rank, world_size
@@ -242,3 +243,6 @@ def require_fit(run: TrainedRun, config: Config, file: Dataset) -> None:
                 f"{file.path} has {name}={getattr(file, name)}, but {run.path} was trained with {value}",
                 hint="evaluate on a file built with the same settings as the training file",
             )
+    why = Encoding.of_record(run.data["train"][0]).contradiction(Encoding.of(file.manifest))
+    if why is not None:
+        raise CheckpointError(f"{file.path} does not fit what {run.path} was trained on: {why}", hint=HINT)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from trm_core.config.schema import Config
+from trm_core.data.encoding import Encoding
 from trm_core.data.preprocessing_folder import DOCUMENT
 from trm_core.data.puzzles.meaning import meaning_of_record
 from trm_core.errors import CheckpointError
@@ -54,6 +55,7 @@ def describe(trained: Trained, stored: str, weights: Path) -> dict[str, Any]:
         "masked": trained.masked,
         "prices": [float(price) for price in trained.prices],
         "class_names": trained.class_names,
+        "encoders": None if trained.encoding is None else trained.encoding.encoders,
         "puzzles": None if trained.puzzles is None else trained.puzzles.as_record(),
         "config": config_of_model(trained.config),
         "about": trained.about,
@@ -132,7 +134,8 @@ def read_folder(path: Path, device: torch.device) -> Trained:
     about = record.get("about")
     encoder = path if (path / DOCUMENT).is_file() else None
     about = about if isinstance(about, dict) else {}
-    return Trained(model.to(device).eval(), config, prices, names, masked, path, about, encoder, puzzles)
+    encoding = Encoding.of_record(record)
+    return Trained(model.to(device).eval(), config, prices, names, masked, path, about, encoder, puzzles, encoding)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trm_core.data.encoding import Encoding
 from trm_core.data.puzzles.meaning import guessed, meaning_of_record
 from trm_core.data.store import open_capsules
 from trm_core.devices import pick_device
@@ -43,6 +44,7 @@ def of_run(run: TrainedRun) -> Trained:
         "kind": file.manifest.get("kind"),
     }
     prices, masked = file.prices, file.has("mask")
+    encoding = Encoding.of(file.manifest)
     file.close()
     if len(prices) != run.model.data.num_capsules:
         raise CheckpointError(f"{recorded} has {len(prices)} capsules, the model {run.model.data.num_capsules}")
@@ -50,7 +52,7 @@ def of_run(run: TrainedRun) -> Trained:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     class_names = names if isinstance(names, list) else None
-    return Trained(model, run.config, prices, class_names, masked, run.path, about, recorded)
+    return Trained(model, run.config, prices, class_names, masked, run.path, about, recorded, encoding=encoding)
 
 
 def _of_puzzle_run(run: TrainedRun) -> Trained:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trm_core.data.build.array_files import open_arrays
+from trm_core.data.encoding import HINT, Encoding
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.errors import DataError, UsageError
 from trm_core.inference.predictor import Predictor
@@ -47,6 +48,9 @@ def open_source(
 
 def _capsules(path: Path, trained: Trained, split: str | None) -> Source:
     file = open_capsules(path)
+    why = None if trained.encoding is None else trained.encoding.contradiction(Encoding.of(file.manifest))
+    if why is not None:
+        raise DataError(f"{path} does not fit what the model was trained on: {why}", hint=HINT)
     names = [name for name in expected_shapes(trained.model.data) if file.has(name)]
     split = split or next((name for name in ("test", "validation", "train") if file.rows.get(name)), "test")
     if not file.rows.get(split):

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from trm_core.config.schema import Config, DQNConfig
+from trm_core.data.encoding import Encoding
 from trm_core.data.puzzles.meaning import Meaning
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import UsageError
@@ -33,6 +34,7 @@ class Trained:
     about: dict[str, Any] = field(default_factory=dict)  # step, data, split, kind
     preprocessing: Path | None = None  # the capsule file or folder that holds the encoder of raw samples
     puzzles: Meaning | None = None  # what the tokens of a puzzle model mean
+    encoding: Encoding | None = None  # what the numbers of its training data mean; None: puzzles
     step_limit: int | None = None  # reasoning steps before HALT is forced; None: as trained
 
     @property
