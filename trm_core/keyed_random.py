@@ -46,13 +46,17 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def keyed_uniform(seed: int, step: int, purpose: Purpose, rows: Tensor, width: int | None = None) -> Tensor:
+def keyed_uniform(seed: int, step: int | Tensor, purpose: Purpose, rows: Tensor, width: int | None = None) -> Tensor:
     """Uniform draws in [0, 1) for each row.
 
-    rows: [B] int64, global row numbers. Returns [B], or [B, width] when `width` is given, float32.
+    step: of all rows, or [B] int64. rows: [B] int64, global row numbers. Returns [B], or [B, width] when `width` is
+    given, float32.
     """
-    seed_, step_, purpose_ = torch.tensor([seed, step, int(purpose)], dtype=torch.int64, device=rows.device)
-    key = _mix(_mix(seed_ * _GOLDEN + purpose_) + step_ * _GOLDEN)
+    if isinstance(step, int):
+        seed_, step, purpose_ = torch.tensor([seed, step, int(purpose)], dtype=torch.int64, device=rows.device)
+    else:
+        seed_, purpose_ = torch.tensor([seed, int(purpose)], dtype=torch.int64, device=rows.device)
+    key = _mix(_mix(seed_ * _GOLDEN + purpose_) + step * _GOLDEN)
     bits = _mix(key + rows * _GOLDEN)
     if width is not None:
         lanes = torch.arange(1, width + 1, dtype=torch.int64, device=rows.device)

@@ -211,10 +211,16 @@ def test_intervals_of_right_and_wrong_rows_are_wilsons(right: int, n: int) -> No
 
 
 def test_intervals_of_partly_right_rows() -> None:
-    partly = torch.tensor([0.5, 0.75, 1.0, 0.25])
+    partly = torch.tensor([0.5, 0.75, 1.0, 0.25]).repeat(25)
     low, high = accuracy_interval(partly)
     assert (low + high) / 2 == pytest.approx(0.625)
-    assert high - low == pytest.approx(2 * 1.959964 * float(partly.std()) / 2, rel=1e-5)
+    assert high - low == pytest.approx(2 * 1.959964 * float(partly.std()) / 10, rel=1e-5)
+    for alike in (torch.full((3,), 0.5), torch.full((100,), 0.5), partly[:4]):
+        right = torch.arange(len(alike)) < alike.sum()
+        low, high = accuracy_interval(alike)
+        if float(alike.sum()).is_integer():
+            assert (low, high) == pytest.approx(accuracy_interval(right.float()))
+        assert high - low > 1.9 * 0.5 / math.sqrt(len(alike) + 4), "as of rows that are right or wrong"
     assert all(math.isnan(value) for value in accuracy_interval(torch.zeros(0)))
 
 

@@ -90,6 +90,11 @@ class RecordedEncoder:
         """Sizes and dtypes of what `encode` gives: k, m, D, R and how sketches are made."""
         return self._choose(kind).layout
 
+    def takes_whole_pixels(self, kind: str | None = None) -> bool:
+        """Whether pixels of pictures were whole numbers where the file was built, and not from 0 to 1."""
+        settings = self._choose(kind).settings
+        return settings.whole or settings.scale is None
+
     def encode(self, samples: Sequence[Any], kind: str | None = None) -> dict[str, np.ndarray]:
         """The stored fields of n raw samples.
 

@@ -8,25 +8,29 @@ from statistics import NormalDist
 from torch import Tensor
 
 Z = NormalDist().inv_cdf(0.975)
+_FEW = 30  # rows that are partly right, of which their own spread says too little
 
 
 def accuracy_interval(values: Tensor) -> tuple[float, float]:
     """Interval of the mean of per-row accuracies [N] in [0, 1].
 
-    Wilson's score interval for right/wrong rows; the normal interval of the mean where rows are partly right.
+    Wilson's score interval for right/wrong rows; the normal interval of the mean where rows are partly right. Of few
+    such rows, or of equal ones, it is Wilson's too, which is wide enough: no values in [0, 1] with this mean vary more
+    than right and wrong ones.
     """
     n = len(values)
     if n == 0:
         return (math.nan, math.nan)
     values = values.double()
     mean = float(values.mean())
-    if bool(((values == 0) | (values == 1)).all()):
-        return wilson_interval(round(mean * n), n)
-    half = Z * float(values.std()) / math.sqrt(n) if n > 1 else 1.0
+    deviation = float(values.std()) if n > 1 else 0.0
+    if bool(((values == 0) | (values == 1)).all()) or n < _FEW or deviation == 0:
+        return wilson_interval(mean * n, n)
+    half = Z * deviation / math.sqrt(n)
     return (max(mean - half, 0.0), min(mean + half, 1.0))
 
 
-def wilson_interval(right: int, n: int) -> tuple[float, float]:
+def wilson_interval(right: float, n: int) -> tuple[float, float]:
     """Wilson (1927): the rates that `right` of `n` do not contradict at 95 %.
 
     Own, because importing scipy.stats takes as long as a small evaluation.

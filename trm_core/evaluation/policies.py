@@ -32,7 +32,7 @@ class Situation:
     output: StepOutput
     capsules: CapsuleState
     steps: Tensor  # [n] steps done
-    rows: Tensor  # [n] number of each row in the split
+    rows: Tensor  # [n] number of each row in the split, or of what is asked
     valid: Tensor  # [n, A] bool
 
 
@@ -56,9 +56,7 @@ def selectors_choice(now: Situation, expanding: Tensor) -> Tensor:
     dqn, capsules = now.dqn, now.capsules
     if not bool(expanding.any()):
         return nothing(capsules)  # also where the model has nothing to open, and so no selector
-    random = keyed_uniform(
-        0, int(now.steps[0]) if len(now.steps) else 0, Purpose.SELECT, now.rows, capsules.prices.numel()
-    )
+    random = keyed_uniform(0, now.steps, Purpose.SELECT, now.rows, capsules.prices.numel())
     scores = selection_scores(dqn.expansion_selector, now.model, now.output, capsules, random)
     allowed = affordable(capsules, dqn.budget) & expanding[:, None]
     return choose_capsules(scores, capsules, allowed, dqn.expand_count, dqn.budget)
@@ -121,7 +119,7 @@ class FixedPolicy:
 @dataclass
 class RandomPolicy:
     """Repeats another policy's actions row by row, but opens capsules uniformly: the same number, at the same
-    moments.
+    moments, as far as `dqn.budget` reaches.
     """
 
     actions: Tensor  # [N, T] int8 of the other policy, -1 after its end
@@ -136,10 +134,14 @@ class RandomPolicy:
     def decide(self, now: Situation) -> tuple[Tensor, Tensor]:
         moment = (now.rows, now.steps - 1)
         action, count = self.actions[moment].long(), self.counts[moment]
-        k = now.capsules.expanded.shape[1]
-        draws = keyed_uniform(self.seed, int(now.steps[0]), Purpose.SELECT, now.rows, k)
-        ranked = draws.masked_fill(~now.capsules.can_open(), -1.0).argsort(1, descending=True).argsort(1)
-        return action, (ranked < count[:, None]) & now.capsules.can_open()
+        k, budget = now.capsules.expanded.shape[1], now.dqn.budget
+        draws = keyed_uniform(self.seed, now.steps, Purpose.SELECT, now.rows, k)
+        capsules, opened = now.capsules, nothing(now.capsules)
+        for number in range(int(count.max()) if len(count) else 0):
+            allowed = affordable(capsules, budget) & (count > number)[:, None]
+            one = choose_capsules(draws * capsules.prices, capsules, allowed, 1, budget)
+            capsules, opened = capsules.opened(one), opened | one
+        return action, opened
 
 
 @dataclass

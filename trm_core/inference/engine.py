@@ -64,15 +64,16 @@ class Finished:
 class Engine:
     """Not for several threads at once: each has an engine of its own, and they share the model.
 
-    trace: keep the probabilities after every step in the decisions.
+    trace: keep the probabilities after every step in the decisions. first: the number of the first row that is
+    admitted, where random draws go on from an earlier engine's.
     """
 
-    def __init__(self, trained: Trained, policy: Policy, *, trace: bool = False) -> None:
+    def __init__(self, trained: Trained, policy: Policy, *, trace: bool = False, first: int = 0) -> None:
         self.trained, self.policy, self.trace = trained, policy, trace
         self.prices = torch.as_tensor(trained.prices, dtype=torch.float32, device=trained.device)
         self.rows: Rows | None = None
         self.thoughts: list[Thought] = []
-        self.admitted = 0
+        self.admitted = first
 
     def __len__(self) -> int:
         """Rows under way."""

@@ -143,23 +143,36 @@ class Predictor:
         return replace(sample, labels=question.labels)
 
     def stream(
-        self, samples: Iterable[Sample], policy: Policy | None = None, batch: int = BATCH, *, trace: bool = False
+        self,
+        samples: Iterable[Sample],
+        policy: Policy | None = None,
+        batch: int = BATCH,
+        *,
+        trace: bool = False,
+        first: int = 0,
     ) -> Iterator[Answer]:
         """Answers in the order of the samples, in constant memory: at most `batch` rows think at once, and a new one
-        begins as soon as one is through. The first row that failed raises its error.
+        begins as soon as one is through. The first row that failed raises its error. first: the number of the first
+        sample, by which a selector that draws does so.
         """
-        for finished in self.stream_finished(samples, policy, batch, trace=trace):
+        for finished in self.stream_finished(samples, policy, batch, trace=trace, first=first):
             if finished.error is not None:
                 raise finished.error
             assert finished.answer is not None
             yield finished.answer
 
     def stream_finished(
-        self, samples: Iterable[Sample], policy: Policy | None = None, batch: int = BATCH, *, trace: bool = False
+        self,
+        samples: Iterable[Sample],
+        policy: Policy | None = None,
+        batch: int = BATCH,
+        *,
+        trace: bool = False,
+        first: int = 0,
     ) -> Iterator[Finished]:
         """The same with rows that failed among them; keys count from 0."""
-        engine = Engine(self.trained, policy or self.policy(), trace=trace)
         count = self.beginnings.count
+        engine = Engine(self.trained, policy or self.policy(), trace=trace, first=first * count)
         source = ((key, number, one) for key, one in enumerate(samples) for number in range(count))
         begun: dict[int, Best] = {}
         waiting: dict[int, Finished] = {}

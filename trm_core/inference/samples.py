@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trm_core.data.fields import FIELDS
 from trm_core.errors import DataError
 from trm_core.inference.token_fields import checked_tokens
 from trm_core.inference.trained import Trained
@@ -113,7 +114,10 @@ def samples_of(fields: Mapping[str, Any], trained: Trained, first: int = 0) -> I
         tokens, puzzles = checked_tokens(fields, trained, first)
         yield from (Sample(row, puzzle=int(number)) for row, number in zip(tokens, puzzles, strict=True))
         return
-    if "sketches" not in fields:
+    unknown = set(fields) - set(FIELDS)
+    if unknown:
+        raise DataError(f"there is no array {min(unknown)[:80]!r} of capsules", hint=f"there are {', '.join(FIELDS)}")
+    if fields.get("sketches") is None:
         raise DataError("no sketches", hint=f"give an array [n, {shape.num_capsules}, {shape.dim}]")
     arrays = {name: value for name, value in fields.items() if value is not None and not callable(value)}
     given = fields.get("children")

@@ -110,7 +110,7 @@ def answers(
             asked.append(sample)
             yield sample
 
-    for row, answer in enumerate(predictor.stream(remembered(), policy, settings.batch), start=first):
+    for row, answer in enumerate(predictor.stream(remembered(), policy, settings.batch, first=first), start=first):
         record = {"row": row, **source.record(asked.popleft(), answer, settings.probabilities)}
         if not settings.decisions:
             record.pop("decisions", None)

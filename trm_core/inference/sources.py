@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from trm_core.data.build.array_files import open_arrays
+from trm_core.data.build.delimited import open_delimited, text_lines
 from trm_core.data.encoding import HINT, Encoding
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.errors import DataError, UsageError
@@ -84,6 +84,8 @@ def _arrays(path: Path, trained: Trained) -> Source:
     counts = {name: array.shape[0] for name, array in found.items()}
     if len(set(counts.values())) > 1:
         raise DataError(f"{path}: arrays of different lengths: {counts}")
+    if not counts["sketches"]:
+        raise DataError(f"{path} holds no samples")
 
     def start(first: int) -> Iterator[Sample]:
         rows = zip(*(array.rows() for array in found.values()), strict=True)
@@ -107,18 +109,11 @@ def _raw(path: Path, predictor: Predictor, kind: str | None, column: str | None)
 
 def raw_lines(path: Path, column: str | None) -> Iterator[Any]:
     """The raw samples of a jsonl, csv or tsv file, one after the other. Raises DataError with file and line."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            if path.suffix.lower() == ".jsonl":
-                yield from _json_lines(path, file, column)
-            else:
-                yield from _table_rows(path, file, column)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    yield from _json_lines(path, column) if path.suffix.lower() == ".jsonl" else _table_rows(path, column)
 
 
-def _json_lines(path: Path, file: Iterable[str], column: str | None) -> Iterator[Any]:
-    for number, line in enumerate(file, start=1):
+def _json_lines(path: Path, column: str | None) -> Iterator[Any]:
+    for number, line in text_lines(path):
         if line.strip():
             try:
                 value = json.loads(line)
@@ -127,9 +122,11 @@ def _json_lines(path: Path, file: Iterable[str], column: str | None) -> Iterator
             yield value if column is None else _cell_of(path, number, value, column)
 
 
-def _table_rows(path: Path, file: Iterable[str], column: str | None) -> Iterator[Any]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    for number, row in enumerate(csv.DictReader(file, delimiter=delimiter), start=2):
+def _table_rows(path: Path, column: str | None) -> Iterator[Any]:
+    """As the builder reads them."""
+    table = open_delimited(path)
+    for number, values in table.rows():
+        row = dict(zip(table.columns, values, strict=True))
         yield row if column is None else _cell_of(path, number, row, column)
 
 

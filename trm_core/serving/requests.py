@@ -46,6 +46,8 @@ def parse(body: bytes, predictor: Predictor, most_samples: int) -> Question:
     if ("samples" in record) == ("inputs" in record):
         raise DataError("samples is no list of one or more objects", hint="give either samples or inputs")
     form = "samples" if "samples" in record else "inputs"
+    if form == "samples" and "kind" in record:
+        raise DataError("kind is of raw samples", hint="give it with inputs, or leave it out")
     flags = {name: record.get(name, False) for name in ("probabilities", "decisions")}
     for name, value in flags.items():
         if not isinstance(value, bool):
@@ -69,18 +71,23 @@ def _encoded(inputs: list[Any], kind: Any, predictor: Predictor) -> list[Sample]
     encoder = predictor.encoder
     name = kind or encoder.kinds[0]
     if name in ("images", "digits"):
-        inputs = [_picture(number, value) for number, value in enumerate(inputs)]
+        whole = encoder.takes_whole_pixels(name)
+        inputs = [_picture(number, value, whole) for number, value in enumerate(inputs)]
     return list(samples_of(encoder.encode(inputs, kind), predictor.trained))
 
 
-def _picture(number: int, value: Any) -> np.ndarray:
-    """Numbers alone: a text would be the name of a file on the server."""
+def _picture(number: int, value: Any, whole: bool) -> np.ndarray:
+    """Numbers alone: a text would be the name of a file on the server. Whether they are whole is asked of the training
+    data, as JSON may spell 1.0 as 1.
+    """
     try:
         array = np.array(value) if isinstance(value, list) else None
     except (ValueError, OverflowError):  # rows of different lengths, or numbers of hundreds of digits
         array = None
     if array is None or array.dtype.kind not in "if":
         raise DataError(f"sample {number}: expected a list of rows of numbers")
+    if not whole:
+        return array.astype(np.float64)
     if array.dtype.kind == "i" and array.size and array.min() >= 0 and array.max() <= 255:
         return array.astype(np.uint8)
     return array

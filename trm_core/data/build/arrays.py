@@ -60,7 +60,7 @@ class ArraysReader:
                 if self.label_rank == 2:
                     content["labels"] = value
                 else:
-                    label = _class_name(value)
+                    label = class_name(value)
             yield Record(content, digest, label)
 
 
@@ -198,7 +198,7 @@ def _check_shapes(path: str, fields: Mapping[str, ArrayFile], labels: ArrayFile 
                 raise DataError(f"{where} has {axis} = {size} where {by} has {axis} = {expected}")
 
 
-def _class_name(value: Any) -> str | None:
+def class_name(value: Any) -> str | None:
     """A label as a class name: integers without a point; -100 and NaN are no label."""
     plain = value.item() if isinstance(value, np.generic) else value
     if isinstance(plain, str):

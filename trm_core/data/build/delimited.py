@@ -51,7 +51,7 @@ class Delimited:
         lines = (line + "\n" for _, line in text_lines(self.path))
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         try:
-            next(reader)
+            next(row for row in reader if any(cell.strip() for cell in row))  # the header
             for row in reader:
                 if not row:
                     continue
@@ -96,8 +96,8 @@ def open_delimited(path: Path) -> Delimited:
     if not filled:
         raise DataError(f"{path}: is empty")
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        first = parse_object(path, lines.index(filled[0]) + 1, filled[0])
-        return Delimited(path, "jsonl", "", tuple(first))
+        seen_first = (parse_object(path, number, line) for number, line in enumerate(lines, start=1) if line.strip())
+        return Delimited(path, "jsonl", "", tuple(dict.fromkeys(name for record in seen_first for name in record)))
     if looks_labelled(filled):
         return Delimited(path, "labelled-lines", "\t", ("label", "text"))
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=filled[0].count)

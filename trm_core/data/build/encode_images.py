@@ -138,7 +138,7 @@ class PatchPCAEncoder(_FixedPictureEncoder):
         coded = (patches - self._mean) @ self._components.T
         rms = float(np.sqrt(np.mean(coded**2)))
         self._scale = np.asarray(1.0 / rms if rms > 0 else 1.0, dtype=np.float32)
-        self._kept = float(np.sum(pca.explained_variance_ratio_))
+        self._kept = float(np.nan_to_num(pca.explained_variance_ratio_).sum())  # NaN: patches all alike
 
     def encode(self, contents: Sequence[Any]) -> Encoded:
         coded = ((self.patches(contents) - self._mean) @ self._components.T) * self._scale

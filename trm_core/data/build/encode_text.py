@@ -61,7 +61,7 @@ class _SvdTextEncoder(PhraseEncoder):
         rms = float(np.sqrt(np.mean(coded**2)))
         self._components = svd.components_.astype(np.float32)
         self._scale = np.asarray(1.0 / rms if rms > 0 else 1.0, dtype=np.float32)
-        self._kept = float(np.sum(svd.explained_variance_ratio_))
+        self._kept = float(np.nan_to_num(svd.explained_variance_ratio_).sum())  # NaN: phrases all alike
 
     def _vectors(self, phrases: list[str]) -> np.ndarray:
         vectors: np.ndarray = (self._features(phrases) @ self._components.T) * self._scale

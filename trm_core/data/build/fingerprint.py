@@ -17,7 +17,8 @@ from trm_core.errors import DataError
 # Raise it whenever the same source and settings would give other bytes.
 # 3: files hold their encoders. A cached file of an earlier build lacks them and could not be used on raw samples, so
 # another fingerprint has `data.source` build it again; its rows, and so its content hash, stay what they were.
-BUILD_VERSION = 3
+# 4: pictures that are transparent somewhere are laid on white.
+BUILD_VERSION = 4
 
 
 def tool_version() -> str:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from trm_core.data.build.array_files import ArrayFile, open_arrays
-from trm_core.data.build.arrays import LABEL_ARRAYS
-from trm_core.data.build.pictures import ImageFile
+from trm_core.data.build.arrays import LABEL_ARRAYS, class_name
+from trm_core.data.build.pictures import ImageFile, require_eight_bits
 from trm_core.data.build.records import Log, Record, digest_array
 from trm_core.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 IMAGE_ARRAYS = ("images", "image", "x", "X", "data")
-_GRAY_MODES = frozenset({"1", "L", "I", "I;16", "F", "LA"})
+_GRAY_MODES = frozenset({"1", "L", "LA"})
 
 
 class FolderReader:
@@ -61,6 +61,7 @@ class FolderReader:
             try:
                 with Image.open(file) as picture:
                     sizes.setdefault((picture.height, picture.width), file)
+                    require_eight_bits(file, picture.mode)
                     colour = colour or picture.mode not in _GRAY_MODES
             except Image.DecompressionBombError as error:
                 raise DataError(f"{file}: {error}") from None
@@ -111,7 +112,7 @@ class NpzImagesReader:
             pixels = image.reshape(self.shape)
             if self.scale is not None:
                 pixels = scaled(pixels, self.scale)
-            label = None if self._labels is None else str(next(labels))
+            label = None if self._labels is None else class_name(next(labels))
             yield Record(pixels, digest_array(pixels) if digests else 0, label)
 
     def _largest(self) -> float:

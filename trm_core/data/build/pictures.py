@@ -25,7 +25,8 @@ class ImageFile:
 
         try:
             with Image.open(self.path) as opened:
-                picture = opened.convert(self.mode)
+                require_eight_bits(self.path, opened.mode)
+                picture = opened.convert(self.mode) if self.mode == "RGBA" else _on_white(opened).convert(self.mode)
                 if self.size is not None:
                     picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
                 pixels = np.asarray(picture, dtype=np.uint8)
@@ -36,6 +37,25 @@ class ImageFile:
                 f"{self.path}: cannot be decoded as an image ({error})", hint="remove or replace it"
             ) from None
         return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def require_eight_bits(path: Path, mode: str) -> None:
+    """Raises `DataError` for what Pillow would cut off at 255: 16 bits, 32, or floating point."""
+    if mode.startswith(("I", "F")):
+        raise DataError(
+            f"{path}: has more than 8 bits per pixel (mode {mode})",
+            hint="save the pictures with 8 bits, or as an array in an npz file, whose largest value becomes 1",
+        )
+
+
+def _on_white(picture: Any) -> Any:
+    """The picture as it looks on white paper, where parts of it are transparent."""
+    from PIL import Image
+
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture
+    shown = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
 
 
 def to_picture(content: Any) -> np.ndarray:

@@ -185,9 +185,31 @@ def _open(sources: list[str], config: BuildConfig, log: Log) -> list[Modality]:
         log(f"{source}: {kind} ({reason})")
         by_kind.setdefault(kind, []).append(source)
         reasons.setdefault(kind, reason)
+    refuse_unused(set(by_kind), config)
     if config.prices and list(by_kind) != ["table"]:
         raise ConfigError("data.build.prices names table groups, but the source is " + "+".join(by_kind))
     return [open_modality(kind, reasons[kind], paths, config, log) for kind, paths in by_kind.items()]
+
+
+_FOR = {
+    "label": {"text", "table", "arc", "images", "arrays", "legacy"},
+    "text": {"text", "table"},  # of a table it is refused with a hint of its own
+    "groups": {"table"},
+    "image_size": {"images", "digits"},  # the same
+    "augment_shift": {"images", "digits"},
+    "augment_warps": {"images", "digits"},
+    "augment_grids": {"arc"},
+}
+
+
+def refuse_unused(kinds: set[str], config: BuildConfig) -> None:
+    """ConfigError for a setting that no source of these kinds heeds."""
+    for name, heeding in _FOR.items():
+        if getattr(config, name) != BuildConfig.model_fields[name].default and not heeding & kinds:
+            raise ConfigError(
+                f"data.build.{name} is for {' and '.join(sorted(heeding))}, not for {' and '.join(sorted(kinds))}",
+                hint="leave it out, or say with data.build.kind what the source is",
+            )
 
 
 def _layouts(modalities: list[Modality], config: BuildConfig) -> list[Layout]:

@@ -17,7 +17,8 @@ from trm_core.data.build.records import Log, Record, digest_bytes
 from trm_core.data.build.text import LABEL_NAMES
 from trm_core.errors import DataError
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+MISSING = frozenset({"", "na", "n/a", "nan", "-nan", "null", "none", "?"})
+_NO_LABEL = MISSING - {"none"}  # which is a class: none, mild, severe
 _MAX_COUNTED = 256
 _LABEL_NAMES = (*LABEL_NAMES, "y", "species", "outcome")
 
@@ -52,7 +53,7 @@ class TableReader:
         for _, values in self._table.rows():
             cells = tuple(values[index].strip() for index in self._indices)
             label = values[self._label].strip() if self._label is not None else ""
-            if label.casefold() in MISSING:
+            if label.casefold() in _NO_LABEL:
                 label = ""
             yield Record(cells, digest_bytes(*(cell.encode() for cell in cells)) if digests else 0, label or None)
 
@@ -85,8 +86,8 @@ def is_missing(cell: str) -> bool:
 
 
 def to_number(cell: str) -> float | None:
-    """The cell as a float, None if it is not a number."""
+    """The cell as a float, None if it is not a number, as 1_000 is only to Python."""
     try:
-        return float(cell)
+        return None if "_" in cell else float(cell)
     except ValueError:
         return None

@@ -28,7 +28,8 @@ class Question:
 
 
 def question_of(value: Any, meaning: Meaning, where: str) -> Question:
-    """A text (Sudoku, maze: a line or rows); a list of S tokens; rows of tokens, or of colours for ARC; or an object
+    """A text (Sudoku, maze: a line or rows); a list of S tokens; rows of tokens, of colours for ARC, of digits for
+    Sudokus (0: empty); or an object
     {"input": one of these, "output": the answer, "puzzle": identifier}.
     """
     if not isinstance(value, dict):
@@ -83,10 +84,26 @@ def _tokens(value: Any, meaning: Meaning, where: str) -> np.ndarray:
         return lay(parse_grid(value, where)).astype(np.int64).ravel()
     if rows:
         flat = [cell for row in value for cell in (row if isinstance(row, list) else [row])]
+        if meaning.kind == "sudoku":
+            return _digits(flat, meaning, where)
         return _numbers(flat, meaning, where)
     if isinstance(value, list):
         return _numbers(value, meaning, where)
     raise DataError(f"{where}: {str(value)[:_SHOWN]!r} is no puzzle", hint=expected(meaning))
+
+
+def _digits(cells: list[Any], meaning: Meaning, where: str) -> np.ndarray:
+    """Of rows as people write them."""
+    if len(cells) != meaning.cells:
+        raise DataError(f"{where}: {len(cells)} digits, expected {meaning.cells}", hint=expected(meaning))
+    for place, cell in enumerate(cells):
+        if type(cell) is not int or not 0 <= cell <= meaning.width:
+            raise DataError(
+                f"{where}, position {place}: {str(cell)[:_SHOWN]!r} is no digit, those of rows are 0 (empty) to "
+                f"{meaning.width}",
+                hint="tokens are given as one list",
+            )
+    return np.array([meaning.tokens[str(cell) if cell else "."] for cell in cells], dtype=np.int64)
 
 
 def _numbers(cells: list[Any], meaning: Meaning, where: str) -> np.ndarray:

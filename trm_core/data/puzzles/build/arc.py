@@ -19,6 +19,7 @@ from trm_core.data.build.arc import MAX_SIDE, GridPair
 from trm_core.data.puzzles.arc_held_out import held_out_document
 from trm_core.data.puzzles.arc_tokens import PAD, SEQUENCE, SYMBOLS, VOCABULARY
 from trm_core.data.puzzles.build.arc_augment import Copies, draw_copies, lay_copies
+from trm_core.data.puzzles.build.arc_forms import form_of
 from trm_core.data.puzzles.build.arc_source import ArcTask, held_out_subset, read_tasks
 from trm_core.data.puzzles.build.folder import tool_version
 from trm_core.data.puzzles.build.parallel import Counter, Log, Progress, in_order, ranges, run_all
@@ -75,6 +76,7 @@ def build_arc(
     tasks = read_tasks(sources)
     held_out, reason = held_out_subset(tasks, settings.test_subset)
     log(f"held out: the test pairs of subset {held_out}, {reason}")
+    tasks, copies = _without_copies(tasks, held_out)
     tasks = _subsampled(tasks, held_out, settings)
     entries = _entries(tasks, held_out, settings, progress)
     _refuse_too_many(entries, settings)
@@ -102,7 +104,22 @@ def build_arc(
             TEST_PUZZLES: {entry.task.name: held_out_document(entry.task.train, entry.task.test) for entry in tested}
         },
     )
-    return BuiltPuzzles(out, "arc", counts, _notes(entries, settings))
+    return BuiltPuzzles(out, "arc", counts, (*copies, *_notes(entries, settings)))
+
+
+def _without_copies(tasks: list[ArcTask], held_out: str) -> tuple[list[ArcTask], tuple[str, ...]]:
+    """Without the tasks that are copies of held-out ones, whose solutions they would teach; and a note if there are."""
+    forms = {form_of(task.train + task.test): task.name for task in tasks if held_out in task.subsets}
+    kept, copies = [], []
+    for task in tasks:
+        original = None if held_out in task.subsets else forms.get(form_of(task.train + task.test))
+        if original is None:
+            kept.append(task)
+        else:
+            copies.append(f"{task.name} of {original}")
+    if not copies:
+        return kept, ()
+    return kept, (f"{len(copies)} training tasks are copies of held-out ones ({copies[0]}, ...): they are left out",)
 
 
 def _subsampled(tasks: list[ArcTask], held_out: str, settings: PuzzleBuildConfig) -> list[ArcTask]:
