@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
+from safetensors.torch import load_file
 
 from trm_core.errors import CheckpointError, ResourceError
+from trm_core.evaluation.load import load_run
 from trm_core.training import checkpoint_folders as checkpoints
 from trm_core.training.checkpoint import (
     Checkpoint,
@@ -522,3 +525,41 @@ def test_how_large_and_how_deep_json_may_be(run: Path) -> None:
         checkpoints.read_json(path)
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoints.read_json(run / "none.json")
+
+
+def test_a_checkpoint_holds_the_averages_of_every_weight(trained_run: Path) -> None:
+    """Under both names of a tied network; `trained_run` averages, and its policy and predictor learn to the end."""
+    loaded = load_run(trained_run, torch.device("cpu"))
+    folder = trained_run / "checkpoints" / "step_00000060"
+    saved, raw = load_file(folder / "model.safetensors"), load_file(folder / "training.safetensors")
+    names = dict(loaded.model.named_parameters(remove_duplicate=False))
+    assert {"recursion.low.blocks.0.ffn.down.weight", "recursion.high.blocks.0.ffn.down.weight"} <= names.keys()
+    moved = 0
+    for name, parameter in names.items():
+        assert torch.equal(parameter, saved[name]), name
+        moved += not torch.equal(parameter, raw[f"weights.{name}"])
+        other = name.replace(".high.", ".low.")
+        assert torch.equal(saved[name], saved[other]), name
+    assert moved > len(names) // 2, "averages are no raw weights"
+
+
+def test_the_halves_of_an_earlier_checkpoint_are_brought_together() -> None:
+    """Those of tied networks had averages under the first name and raw weights under the second."""
+    model = tiny.make_model(tiny.make_config(), tiny.make_shape())
+    averages = {name: torch.full_like(value, 2.0) for name, value in model.state_dict().items()}
+    halves = {name: torch.full_like(value, 7.0) if ".high." in name else value for name, value in averages.items()}
+    load_weights(model, halves, "these weights")
+    assert all(bool((value == 2).all()) for value in model.state_dict().values())
+
+
+def test_what_is_evaluated_in_training_is_what_is_saved(trained_run: Path) -> None:
+    best = load_run(trained_run, torch.device("cpu"), "best").step
+    lines = [json.loads(line) for line in (trained_run / "metrics.jsonl").read_text().splitlines()]
+    seen = next(line for line in lines if line["step"] == best and "eval/loss" in line)
+    done = tiny.invoke(
+        "eval", trained_run, "--checkpoint", "best", "--policy", "learned", "--split", "validation", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    (score,) = json.loads(done.stdout)["scores"]
+    for name in ("accuracy", "loss", "opened", "steps"):
+        assert score[name] == seen[f"eval/{name}"], name

@@ -26,6 +26,11 @@ class WeightAverage:
         weights = [p.detach() for _, p in model.named_parameters()]
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 
+    def by_every_name(self, model: nn.Module) -> dict[str, Tensor]:
+        """The averages by all names that the model's `state_dict` has for them: tied networks have two."""
+        first = {id(p): name for name, p in model.named_parameters()}
+        return {name: self.average[first[id(p)]] for name, p in model.named_parameters(remove_duplicate=False)}
+
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
         """The model carries the averaged weights inside the context, its own again after."""

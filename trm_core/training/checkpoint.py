@@ -133,7 +133,16 @@ def load_own(folder: Path, rank: int) -> OwnState:
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: Path | str) -> None:
     """Load weights by name. Raises CheckpointError that names what is missing, surplus or of another shape."""
     require_weights(model.state_dict(), weights, source)
-    model.load_state_dict(weights)
+    model.load_state_dict(one_value_each(model, weights))
+
+
+def one_value_each(model: torch.nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, where several names are of one parameter with the value of its first name: checkpoints of tied
+    networks were written once with averaged weights under that name and raw ones under the other.
+    """
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(p), name) for name, p in model.named_parameters(remove_duplicate=False)}
+    return {name: weights.get(names.get(name, name), value) for name, value in weights.items()}
 
 
 def require_weights(own: dict[str, Tensor], weights: dict[str, Tensor], source: Path | str) -> None:

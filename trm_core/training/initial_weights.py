@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trm_core.errors import CheckpointError
 from trm_core.model.trm import TinyRecursiveModel
-from trm_core.training.checkpoint import load_model
+from trm_core.training.checkpoint import load_model, one_value_each
 from trm_core.training.checkpoint_folders import find_checkpoint
 from trm_core.training.public_weights import read_public
 
@@ -49,7 +49,7 @@ def load_initial(model: TinyRecursiveModel, path: Path) -> list[str]:
                 hint=_hint(public),
             )
     with torch.no_grad():
-        for name, value in weights.items():
+        for name, value in one_value_each(model, weights).items():
             own[name].copy_(value)
     parts = sorted({name.split(".")[0] + "." + name.split(".")[1] for name in lacking})
     return [*notes, *([f"begin by chance: {', '.join(parts)}"] if parts else [])]
