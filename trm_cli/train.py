@@ -124,6 +124,7 @@ def load(config: Path | None, overrides: list[str] | None, resume: str | None) -
 def show_dry_run(dry: DryRun, json: bool) -> None:
     """Print what the run would do."""
     prepared, shape, memory = dry.prepared, dry.prepared.features.shape, dry.memory
+    whole = prepared.config.data.draw == "batch"
     inputs = {
         "capsules k": shape.num_capsules,
         "width D": shape.dim,
@@ -143,7 +144,7 @@ def show_dry_run(dry: DryRun, json: bool) -> None:
         "train rows": sum(file.rows["train"] for file, _ in prepared.files),
         "evaluated split": f"{prepared.evaluation.split} ({prepared.split_reason})",
         "parameters": dry.parameters,
-        "steps per epoch": round(dry.steps_per_epoch, 1),
+        "steps per epoch" + ("" if whole else ", at least"): round(dry.steps_per_epoch, 1),
         "device": str(prepared.device),
     }
     megabytes = {name: round(getattr(memory, name) / 1e6, 1) for name in memory.__dataclass_fields__}

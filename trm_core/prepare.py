@@ -79,7 +79,7 @@ class DryRun:
     prepared: Prepared
     parameters: int
     memory: MemoryEstimate
-    steps_per_epoch: float
+    steps_per_epoch: float  # at least: a row that thinks on takes no new sample
 
 
 def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prepared:
@@ -124,6 +124,11 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
     if puzzles and data.num_workers:
         notes.append("data.num_workers has no effect on puzzles: they are read from mapped memory")
     require_same_task(files[0][0], eval_file)
+    if config.arch.enable_hierarchical_attention and not eval_file.has("parents"):
+        raise ConfigError(
+            f"{eval_file.path} has no parents, which arch.enable_hierarchical_attention=true needs",
+            hint="evaluate on a file built with the same settings",
+        )
     if isinstance(eval_file, PuzzleData) and config.arch.puzzle_emb_ndim:
         require_known_puzzles(eval_file, features.shape.num_puzzles)
     split, reason = pick_split(eval_file, data.eval_split)
@@ -145,6 +150,8 @@ def require_same_task(train: Dataset, other: Dataset) -> None:
                 f"{other.path} has {name}={theirs}, but {train.path} has {ours}",
                 hint="evaluate on a file built with the same settings",
             )
+    if not np.array_equal(train.prices, other.prices):
+        raise ConfigError(f"{other.path} and {train.path} have different prices", hint="build both with one list")
     why = Encoding.of(train.manifest).contradiction(Encoding.of(other.manifest))
     if why is not None:
         raise ConfigError(f"{other.path} does not fit {train.path}: {why}", hint=HINT)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -335,7 +336,7 @@ class TrainingConfig(Section):
         "adamatan2", description="muon: torch.optim.Muon for the matrices of f, AdamW for the rest."
     )
     muon_lr: Positive = Field(0.02, description="Peak rate of Muon's matrices, where optimizer is muon.")
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.95), description="Moment decay of AdamAtan2 and AdamW.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="Moment decay of AdamAtan2 and AdamW.")
     weight_decay: NonNegative = Field(0.01, description="Decoupled weight decay.")
     grad_clip_norm: Positive = Field(1.0, description="Gradient norm above which the model's gradient is scaled down.")
     puzzle_emb_lr: NonNegative = Field(1e-2, description="Peak rate of the puzzle embeddings' sign-SGD.")

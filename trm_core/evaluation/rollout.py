@@ -6,7 +6,7 @@ Reads batches of capsules, writes nothing but the outcome; the model is only rea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -143,6 +143,8 @@ def _rollout_batch(
 ) -> Outcome:
     device = prices.device
     rows, T = len(batch), max_steps or config.arch.max_steps
+    if model.data.num_children == 0 and not model.data.tokens:
+        batch = replace(batch, children=None)  # of a model that opens nothing, whatever its data hold
     capsules = capsules_of(batch, prices)
     capsules = capsules.opened(policy.open_first(capsules))
     labels = labels_of(batch)

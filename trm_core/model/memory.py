@@ -98,6 +98,12 @@ class MemoryBank(nn.Module):
         else:
             self.query.weight.copy_(self.key_projection)
 
+    @torch.no_grad()
+    def begin_anew(self) -> None:
+        """Keep what is in the bank, for a run whose steps begin at 0 again."""
+        for clock in (self.written, self.last_used, self.last_write):
+            clock.zero_()
+
     def read(self, z_BKD: Tensor) -> Tensor:
         """What to add to z_H: [B, K, D] -> [B, K, D]; zeros while the bank is empty.
 

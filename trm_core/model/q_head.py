@@ -28,6 +28,7 @@ from trm_core.model.layers import MLP
 from trm_core.model.probabilities import Probabilities, log_probabilities
 
 NUM_SCALARS = 5
+_CERTAIN = 2.0**-11  # from 1: float16, in which replay keeps states, has no probability in between
 
 
 def pool_tokens(z_H: Tensor, mask: Tensor | None, tokens: int) -> Tensor:
@@ -140,9 +141,10 @@ class QHead(nn.Module):
         """
         pooled, scalars = q_state[:, self.recurrent_width : -NUM_SCALARS], q_state[:, -NUM_SCALARS:]
         largest, entropy, progress, spent, log_price = scalars.unbind(1)
-        log_odds = torch.logit(largest, eps=1e-6) / 4.0
+        log_odds = torch.logit(largest, eps=_CERTAIN) / 4.0
         log_entropy = torch.log(entropy.clamp(min=1e-6)) / 4.0 + 1.0
-        price = (log_price - math.log(self.price_level)) / math.log(max(self.price_spread, 1.001))
+        # In units of the trained range, but no finer than factors of e: another price may be asked for later.
+        price = (log_price - math.log(self.price_level)) / max(math.log(self.price_spread), 1.0)
         return torch.cat([pooled, torch.stack([log_odds, log_entropy, 2.0 * progress - 1.0, 4.0 * spent, price], 1)], 1)
 
     def read(self, q_state: Tensor) -> tuple[Tensor, Tensor]:

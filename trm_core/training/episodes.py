@@ -68,8 +68,11 @@ class Episodes:
         self.curiosity, self.first_row = curiosity, first_row
         self.scale, self.intrinsic_scale = RewardScale(), RewardScale()
 
-    def draws(self, step: int, purpose: Purpose, rows: int, width: int | None = None) -> Tensor:
-        numbers = torch.arange(rows, device=self.prices.device) + self.first_row
+    def draws(
+        self, step: int, purpose: Purpose, rows: int, width: int | None = None, first: int | None = None
+    ) -> Tensor:
+        """Of `rows` numbers from `first` on, by default the global ones of this process's rows."""
+        numbers = torch.arange(rows, device=self.prices.device) + (self.first_row if first is None else first)
         return keyed_uniform(self.config.training.seed, step, purpose, numbers, width)
 
     def initial_carry(self, batch: CapsuleBatch) -> Carry:

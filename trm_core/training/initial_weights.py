@@ -51,6 +51,8 @@ def load_initial(model: TinyRecursiveModel, path: Path) -> list[str]:
     with torch.no_grad():
         for name, value in one_value_each(model, weights).items():
             own[name].copy_(value)
+    if model.memory is not None:
+        model.memory.begin_anew()
     parts = sorted({name.split(".")[0] + "." + name.split(".")[1] for name in lacking})
     return [*notes, *([f"begin by chance: {', '.join(parts)}"] if parts else [])]
 

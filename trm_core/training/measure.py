@@ -51,7 +51,7 @@ def every_step(before: Carry, after: Carry, result: StepResult, decision: Decisi
     yield _over("accuracy", quality.accuracy, rows)
     yield _over("exact_accuracy", quality.exact, rows)
     yield _over("final_accuracy", quality.accuracy, halted & rows)
-    yield _over("halt_accuracy", ((result.output.halt_logit > 0) == quality.exact).float(), rows)
+    yield _over("halt_accuracy", ((result.output.halt_logit > 0) == (quality.right > 0.5)).float(), rows)
     yield _over("num_expansions", after.capsules.num_opened, halted)
     yield _over("expansion_cost", after.capsules.spent, halted)
     yield _over("ponder_cost", after.steps, halted)

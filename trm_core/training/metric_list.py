@@ -134,7 +134,7 @@ ANSWERS = _group(
     ),
     Metric(
         "train/halt_accuracy",
-        "rows whose halt logit has the right sign: positive where the answer is right",
+        "rows whose halt logit has the right sign: positive where the answer (of several labels: most of it) is right",
         "share",
         Range("ours: a coin reaches half; after the first steps", low=0.5, high=1),
     ),

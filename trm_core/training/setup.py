@@ -13,6 +13,7 @@ from trm_core.distributed.collectives import rank, world_size
 from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.learner import TargetNetwork
 from trm_core.dqn.replay import ReplayBuffer
+from trm_core.errors import ConfigError
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import build_optimizers
 from trm_core.optim.ema import WeightAverage
@@ -54,6 +55,11 @@ def build(
         curiosity = Curiosity(dqn, head.state_width - head.recurrent_width).to(device)
     optimizers = build_optimizers(model, config, frozen, [] if curiosity is None else [curiosity])
     optimizers.notes.extend(notes)
+    if training.predictor_steps is not None and not any(p.requires_grad for p in optimizers.policy_params):
+        raise ConfigError(
+            "training.freeze leaves nothing to learn once the predictor is finished (training.predictor_steps)",
+            hint="freeze less of q_head and cmi_head, or set training.predictor_steps=null",
+        )
     rows = training.global_batch_size // world_size()
     episodes = Episodes(model, config, prices, replay, curiosity, rank() * rows)
     state = TrainingState(

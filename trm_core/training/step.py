@@ -73,7 +73,7 @@ class StepTaker:
             return no_transitions(state.model.q_head.state_width, dqn.sequence_length, self.device)
         divisors = RewardDivisors(state.scale.value, state.intrinsic_scale.value / max(dqn.curiosity_weight, 1e-8))
         networks = (state.model.q_head, state.target.head)
-        draws = self.episodes.draws(step, Purpose.REPLAY, dqn.batch_size)
+        draws = self.episodes.draws(step, Purpose.REPLAY, dqn.batch_size, first=rank() * dqn.batch_size)
         batch = state.replay.sample(draws, step, beta_at(self.config, step))
         if dqn.sequence_length == 1:
             return td_targets(*networks, batch, dqn.gamma, divisors)

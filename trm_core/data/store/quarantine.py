@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from trm_core.child_process import command_of
-from trm_core.errors import DataError, ExitCode
+from trm_core.errors import DataError, ExitCode, StoppedEarly
 
 _TIMEOUT_S = 120
 _MEMORY_BYTES = 4 << 30
 _HINT = "the file is damaged or hostile; build it again from its source"
+# Signals that say nothing of the file. SLURM sends them to every process of a job: this one got them too, so the child
+# is asked again while this process comes to its own end.
+_ASKED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+_AGAIN = 3
 
 _Identity = tuple[int, int, int, int, int]
 _trusted: set[_Identity] = set()
@@ -47,15 +52,13 @@ def examine_in_child(path: Path) -> None:
     key = identity(path)
     if key in _trusted:
         return
-    process = _under_way.pop(key, None) or _start(path)
-    try:
-        output, errors = process.communicate(timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise DataError(f"{path}: the HDF5 library does not come back from reading its structure", hint=_HINT) from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            process.communicate()
+    process, output, errors = _finished(_under_way.pop(key, None) or _start(path), path)
+    for _ in range(_AGAIN):
+        if -process.returncode not in _ASKED:
+            break
+        process, output, errors = _finished(_start(path), path)
+    if -process.returncode in _ASKED:
+        raise StoppedEarly(f"asked to stop while looking at {path} (signal {-process.returncode})")
     if process.returncode == ExitCode.DATA:
         raise DataError(**json.loads(output))
     if process.returncode < 0:
@@ -65,11 +68,30 @@ def examine_in_child(path: Path) -> None:
     _trusted.add(key)
 
 
+def _finished(process: subprocess.Popen[bytes], path: Path) -> tuple[subprocess.Popen[bytes], bytes, bytes]:
+    """The child once it is over, and what it wrote. DataError if it does not come back."""
+    try:
+        output, errors = process.communicate(timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{path}: the HDF5 library does not come back from reading its structure", hint=_HINT) from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            process.communicate()
+    return process, output, errors
+
+
 def _start(path: Path) -> subprocess.Popen[bytes]:
     command = command_of(__name__, "child", str(path))
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    # Signals to the process group (Ctrl-C) are for this process, which says what becomes of its work.
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
     )
 
 
