@@ -124,7 +124,6 @@ def load(config: Path | None, overrides: list[str] | None, resume: str | None) -
 def show_dry_run(dry: DryRun, json: bool) -> None:
     """Print what the run would do."""
     prepared, shape, memory = dry.prepared, dry.prepared.features.shape, dry.memory
-    whole = prepared.config.data.draw == "batch"
     inputs = {
         "capsules k": shape.num_capsules,
         "width D": shape.dim,
@@ -144,7 +143,7 @@ def show_dry_run(dry: DryRun, json: bool) -> None:
         "train rows": sum(file.rows["train"] for file, _ in prepared.files),
         "evaluated split": f"{prepared.evaluation.split} ({prepared.split_reason})",
         "parameters": dry.parameters,
-        "steps per epoch" + ("" if whole else ", at least"): round(dry.steps_per_epoch, 1),
+        "steps per epoch": round(dry.steps_per_epoch, 1),
         "device": str(prepared.device),
     }
     megabytes = {name: round(getattr(memory, name) / 1e6, 1) for name in memory.__dataclass_fields__}
@@ -153,6 +152,8 @@ def show_dry_run(dry: DryRun, json: bool) -> None:
         status = [{"feature": f.name, "on": f.on, "reason": f.reason} for f in prepared.features.status]
         print_json({"shapes": shapes, "memory_mb": megabytes, "features": status})
         return
+    if prepared.config.data.draw == "halted":
+        shapes["steps per epoch"] = f"at least {shapes['steps per epoch']}: rows that think on take no new sample"
     table("shapes", ["what", "value"], list(shapes.items()))
     table("memory estimate, MB", ["owner", "MB"], list(megabytes.items()))
     table(

@@ -246,7 +246,10 @@ configs = maybe(
             label=st.one_of(st.none(), words),
         ),
     ),
-    training=maybe(betas=st.tuples(st.floats(0, 1), st.floats(0, 1)), seed=st.integers(0, 2**32 - 1)),
+    training=maybe(
+        betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+        seed=st.integers(0, 2**32 - 1),
+    ),
     dqn=maybe(enabled=st.sampled_from([True, False, "auto"]), reward_terminal_correct=st.floats(0, 1e308)),
     loss_weights=maybe(dqn_loss=st.one_of(positive, st.fixed_dictionaries({"low": positive, "high": positive}))),
 )

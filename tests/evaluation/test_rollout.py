@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +280,35 @@ def test_sequential_batches_are_what_the_rollout_reads(capsule_file: Path) -> No
     outcome = rollout(model, config, sequential_batches(file, "test", 16), POLICIES["never"], PRICES)
     labels = torch.from_numpy(file.read("test", slice(None))["labels"])
     assert torch.equal(outcome.accuracy, (outcome.prediction[:, 0] == labels).float())
+
+
+def test_random_openings_stay_within_the_budget() -> None:
+    rows, prices = 500, torch.tensor([1.0, 1.0, 1.0, 5.0])
+    policy = RandomPolicy(torch.full((rows, 4), 2, dtype=torch.int8), torch.full((rows, 4), 2, dtype=torch.int8), 0.02)
+    model, config = setup()
+    capsules = replace(tiny.make_capsules(rows), prices=prices)
+    steps, output = torch.ones(rows, dtype=torch.int64), None
+    now = Situation(
+        model,
+        config.dqn.model_copy(update={"budget": 2.0}),
+        output,
+        capsules,
+        steps,
+        torch.arange(rows),
+        Tensor(),  # type: ignore[arg-type]
+    )
+    opened = policy.decide(now)[1]
+    assert float((opened * prices).sum(1).max()) == 2.0
+    assert not opened[:, 3].any()
+    assert opened[:, :3].float().mean(0).tolist() == pytest.approx([2 / 3] * 3, abs=0.07)
+
+
+def test_a_model_that_opens_nothing_pays_nothing(capsule_file: Path) -> None:
+    config = tiny.make_config(arch={"enable_capsule_expansion": False, "q_head_num_actions": 2}, dqn={"enabled": False})
+    model = tiny.make_model(config, tiny.make_shape(num_children=0)).eval()
+    with open_capsules(capsule_file) as file:
+        batches = list(EvaluationData(file, "test").batches())
+    assert batches[0].children is not None
+    outcome = rollout(model, config, batches, POLICIES["all"], PRICES)
+    assert int(outcome.opened.max()) == 0
+    assert float(outcome.spent.max()) == 0

@@ -248,3 +248,23 @@ def test_a_run_whose_data_is_gone_says_what_to_do(trained_run: Path, tmp_path: P
     with pytest.raises(CheckpointError, match=r"else\.h5") as caught:
         Predictor.load(run, device="cpu")
     assert "trm export" in str(caught.value.hint)
+
+
+def test_random_openings_are_of_the_sample_and_not_of_its_company(fields: Any) -> None:
+    model = wavering()
+    config = model.config.model_copy(update={"dqn": model.dqn.model_copy(update={"expansion_selector": "random"})})
+    predictor = Predictor(replace(model, config=config))
+    whole = predictor.predict(policy="threshold", batch=64, **fields)
+    assert len({answer.opened for answer in whole}) > 4
+    for batch in (1, 3, 7):
+        assert all(map(same, predictor.predict(policy="threshold", batch=batch, **fields), whole))
+    rest = samples_of({name: values[25:] for name, values in fields.items()}, predictor.trained)
+    assert all(map(same, predictor.stream(rest, predictor.policy("threshold"), first=25), whole[25:]))
+
+
+def test_names_that_no_capsule_has_are_refused(fields: Any) -> None:
+    predictor = Predictor(wavering())
+    with pytest.raises(DataError, match="no array 'masks' of capsules"):
+        predictor.predict(masks=np.ones((40, 4), bool), **fields)
+    with pytest.raises(DataError, match="no sketches"):
+        predictor.predict(**{**fields, "sketches": None})

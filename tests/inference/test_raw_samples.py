@@ -126,3 +126,30 @@ def test_a_model_of_a_file_without_an_encoder_says_so(trained_run: Path) -> None
     with pytest.raises(DataError, match="does not hold the encoder") as caught:
         Predictor.load(trained_run, device="cpu").ask(["a text"])
     assert "trm build-capsules" in str(caught.value.hint)
+
+
+def test_tables_are_read_as_the_builder_reads_them(trained: Any, tmp_path: Path) -> None:
+    """Excel's mark at the beginning, semicolons, spaces in the header; never a row of another length."""
+    kind, capsules, run, _, samples = trained
+    column = ["--column", "body"] if kind == "text" else []
+    given = list(csv.reader((capsules.parent / "raw.csv").read_text().splitlines()))[:40]
+    expected = [answer.prediction[0] for answer in Predictor.load(run, device="cpu").ask(samples[:39])]
+    for name, mark, delimiter in (("marked", "\ufeff", ","), ("german", "", ";")):
+        with (tmp_path / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            file.write(mark)
+            csv.writer(file, delimiter=delimiter).writerows([[" " + cell for cell in given[0]], *given[1:]])
+        done = tiny.invoke("predict", tmp_path / f"{name}.csv", *column, "--model", run, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        assert [json.loads(line)["prediction"] for line in (tmp_path / name).read_text().splitlines()] == expected
+    with (tmp_path / "long.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([*given[:3], [*given[3], "and more"]])
+    done = tiny.invoke("predict", tmp_path / "long.csv", *column, "--model", run, "--out", tmp_path / "long")
+    assert done.returncode == 4
+    assert f"long.csv:4: has {len(given[0]) + 1} fields, the header has {len(given[0])}" in done.stderr
+
+
+def test_a_file_of_no_samples_says_so(trained_run: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "empty.npz", sketches=np.zeros((0, 4, 3)))
+    done = tiny.invoke("predict", tmp_path / "empty.npz", "--model", trained_run, "--out", tmp_path / "out")
+    assert (done.returncode, list(tmp_path.glob("out*"))) == (4, [])
+    assert "holds no samples" in done.stderr

@@ -105,3 +105,28 @@ def test_halting_reads_the_pooled_trunk_but_never_the_confidence(kind: str, grad
         moved = torch.autograd.grad(logit.sum(), [output.z_H, output.logits], retain_graph=True, allow_unused=True)
         assert (moved[0] is not None) == (gradient == "trunk")
         assert moved[1] is None or not moved[1].any(), "confidence is an input, not a way to move the answer"
+
+
+def test_replay_and_acting_read_one_state() -> None:
+    """What float16 makes of a state near certainty must not look like another one."""
+    head = make("mlp")
+    sure = 1 - torch.logspace(-6, -1, 60)
+    state = states(head, len(sure))
+    state[:, -NUM_SCALARS] = sure
+    acting, replayed = head.readable(state), head.readable(state.half().float())
+    moved = (acting - replayed)[:, -NUM_SCALARS].abs()
+    assert float(moved.max()) < 0.1, "0.15 is what lies between 0.95 and 0.97"
+
+
+@pytest.mark.parametrize("spread", [1.0, 1.05, 10.0])
+def test_prices_are_read_in_units_that_other_prices_fit(spread: float) -> None:
+    torch.manual_seed(0)
+    head = QHead(tiny.make_config(arch={"q_head_type": "mlp"}).arch, 0.02, spread)
+    state = states(head, 3)
+    state[:, -1] = torch.log(torch.tensor([0.02, 0.02 / 1000, 0.02 * spread]))
+    own, warming, edge = head.readable(state)[:, -1].tolist()
+    assert own == pytest.approx(0, abs=1e-5)
+    assert -7 < warming < -2.9, "dqn.price_warmup_steps begins near 0"
+    assert 0 <= edge <= 1 + 1e-5
+    stored = head.readable(state.half().float())[:, -1]
+    assert float((stored - head.readable(state)[:, -1]).abs().max()) < 0.01

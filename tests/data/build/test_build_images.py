@@ -177,3 +177,48 @@ def test_split_folders_are_not_classes(build: Build, tmp_path: Path) -> None:
     (tmp_path / "train").rename(tmp_path / "set" / "train")
     with pytest.raises(DataError, match="splits"):
         build(tmp_path / "set")
+
+
+def test_more_than_eight_bits_are_refused_and_not_cut_off(build: Build, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for label in ("a", "b"):
+        (tmp_path / "deep" / label).mkdir(parents=True)
+        pixels = np.linspace(500, 40_000, 64).reshape(8, 8).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "deep" / label / "0.png")
+    with pytest.raises(DataError, match=r"0.png: has more than 8 bits per pixel \(mode I") as refused:
+        build(tmp_path / "deep")
+    assert "npz" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_drawn_in_transparency_is_seen(build: Build, tmp_path: Path, mode: str) -> None:
+    """Black on nothing is black on white."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 2, (20, 8, 8), dtype=np.uint8) * 255
+    for number, alpha in enumerate(drawn):
+        folder = tmp_path / "drawn" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.zeros((8, 8, len(mode)), np.uint8)
+        pixels[..., -1] = alpha
+        Image.fromarray(pixels, mode).save(folder / f"{number:02d}.png")
+    built = build(tmp_path / "drawn", validation=0.0, test=0.0, num_capsules=4, num_children=4)
+    assert built.report.duplicates == 0
+    first = built.by_id("children").reshape(20, 4, 4, -1)[0]
+    assert 1 - first.mean() == pytest.approx(float(drawn[0].mean()) / 255, abs=0.01)
+
+
+def test_labels_that_are_none_are_no_classes(build: Build, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((60, 8, 8))
+    labels = np.array([np.nan] * 5 + [-100.0] * 5 + [0.0, 1.0] * 25)
+    np.savez(tmp_path / "n.npz", images=images, labels=labels)
+    built = build(tmp_path / "n.npz", validation=0.0, test=0.0)
+    assert built.manifest["class_names"] == ["0", "1"]
+    assert built.by_id("labels").tolist() == [-100] * 10 + [0, 1] * 25
+
+
+def test_pictures_that_are_all_alike(build: Build, tmp_path: Path) -> None:
+    np.savez(tmp_path / "same.npz", images=np.full((40, 32, 32), 0.5), labels=np.arange(40) % 2)
+    assert np.isfinite(build(tmp_path / "same.npz", encoder="patch-pca", dim=16).all("children")).all()

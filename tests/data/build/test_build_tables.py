@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,3 +90,41 @@ def test_without_labels_the_targets_are_concepts(build: Build, tmp_path: Path) -
     built = build(write_table(tmp_path / "t.csv", rows, ["a", "b", "c"]), num_concepts=5, num_capsules=1)
     assert built.report.task == "concepts"
     assert built.all("labels").shape == (80, 1)
+
+
+def test_a_blank_line_before_the_header_is_no_header(build: Build, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\n  \n" + random_table(tmp_path / "u.csv", 80).read_text())
+    built = build(tmp_path / "t.csv")
+    assert np.array_equal(built.all("children"), build(tmp_path / "u.csv", name="u.h5").all("children"))
+    assert built.manifest["class_names"] == ["0", "1"]
+
+
+def test_a_class_may_be_called_none(build: Build, tmp_path: Path) -> None:
+    rows: list[list[object]] = [[n, ("none", "mild", "severe", "")[n % 4]] for n in range(80)]
+    built = build(write_table(tmp_path / "t.csv", rows, ["x", "label"]), validation=0.0, test=0.0)
+    assert built.manifest["class_names"] == ["mild", "none", "severe"]
+    assert built.by_id("labels").tolist() == [1, 0, 2, -100] * 20
+
+
+def test_columns_that_come_later_are_columns(build: Build, tmp_path: Path) -> None:
+    records = [{"x": n, "y": -n} | ({"label": "ab"[n % 2]} if n else {}) for n in range(60)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, records)))
+    built = build(tmp_path / "t.jsonl", validation=0.0, test=0.0)
+    assert built.manifest["class_names"] == ["a", "b"]
+    assert built.by_id("labels")[:3].tolist() == [-100, 1, 0]
+
+
+def test_what_is_a_number_only_to_python(build: Build, tmp_path: Path) -> None:
+    rows: list[list[object]] = [["-nan" if n == 3 else n, f"{n}_0", "ab"[n % 2]] for n in range(60)]
+    built = build(write_table(tmp_path / "t.csv", rows, ["x", "code", "label"]), validation=0.0, test=0.0)
+    assert built.manifest["encoder_settings"][0]["numeric"] == ["x"]
+    assert np.isfinite(built.all("children")).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({name: 8}, name) for name in ("image_size", "augment_warps", "augment_grids")],
+)
+def test_settings_of_other_kinds_are_refused(build: Build, tmp_path: Path, settings: dict[str, Any], name: str) -> None:
+    with pytest.raises(ConfigError, match=f"data.build.{name} is for .*, not for table"):
+        build(random_table(tmp_path / "t.csv"), **settings)

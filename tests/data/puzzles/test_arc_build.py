@@ -233,3 +233,16 @@ def test_the_real_arc(build: Build) -> None:
         assert sorted(found) == sorted(
             2 * [(pair.input.tolist(), pair.output.tolist()) for pair in held.test if pair.output is not None]
         )
+
+
+def test_copies_of_held_out_tasks_are_not_trained_on(build: Build, tmp_path: Path) -> None:
+    """As it is, or turned, recoloured and with its pairs in another order; other tasks stay."""
+    held = task(10, test=2)
+    turned = [{side: [[(7 * c) % 10 for c in row] for row in zip(*pair[side][::-1], strict=True)] for side in pair}
+              for pair in held["train"] + held["test"]]  # fmt: skip
+    recoloured = {"train": [*turned[2:], *turned[:1]], "test": turned[1:2]}
+    write_subset(tmp_path / "src", "training", {"same": held, "turned": recoloured, "other": task(3, test=1)})
+    write_subset(tmp_path / "src", "evaluation", {"e": held})
+    built = build(tmp_path / "src", augmentations=2)
+    assert set(shown(built.path, "train")) == {"other", "e"}
+    assert any("2 training tasks are copies of held-out ones (same of e, ...)" in note for note in built.notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import tiny
 
 from trm_core.data.store import open_capsules, quarantine
 from trm_core.data.store.guard import inspect_structure
-from trm_core.errors import DataError, ExitCode
+from trm_core.errors import DataError, ExitCode, StoppedEarly
 
 Attack = Callable[[h5py.File, Path], None]
 ATTACKS: dict[str, tuple[Attack, str]] = {}
@@ -583,3 +584,34 @@ def test_child_that_hangs_or_fails(capsule_path: Path, tmp_path: Path, monkeypat
     interpreter.write_text("#!/bin/sh\necho broken >&2; exit 1\n")
     with pytest.raises(RuntimeError, match="broken"):
         open_capsules(copy)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_the_child_says_nothing_of_the_file(
+    capsule_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """SLURM signals every process of a job; the file is looked at again, and never called hostile."""
+    copy, interpreter = Path(shutil.copy(capsule_path, tmp_path / "copy.h5")), tmp_path / "python"
+    interpreter.write_text(
+        f'#!/bin/sh\nif [ -e seen ]; then exec {sys.executable} "$@"; fi\n: > seen; kill -{number} $$\n'
+    )
+    interpreter.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as context:
+        context.setattr(sys, "executable", str(interpreter))
+        open_capsules(copy).close()
+        os.utime(copy)
+        interpreter.write_text(f"#!/bin/sh\nkill -{number} $$\n")
+        with pytest.raises(StoppedEarly, match="asked to stop"):
+            open_capsules(copy)
+
+
+def test_the_child_is_out_of_the_way_of_ctrl_c(
+    capsule_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, interpreter = Path(shutil.copy(capsule_path, tmp_path / "copy.h5")), tmp_path / "python"
+    interpreter.write_text(f'#!/bin/sh\nps -o pgid= $$ > "{tmp_path}/group"; exec {sys.executable} "$@"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    open_capsules(copy).close()
+    assert int((tmp_path / "group").read_text()) != os.getpgrp()

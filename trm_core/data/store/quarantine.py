@@ -52,7 +52,8 @@ def examine_in_child(path: Path) -> None:
     key = identity(path)
     if key in _trusted:
         return
-    process, output, errors = _finished(_under_way.pop(key, None) or _start(path), path)
+    begun = _under_way.pop(key) if key in _under_way else _start(path)
+    process, output, errors = _finished(begun, path)
     for _ in range(_AGAIN):
         if -process.returncode not in _ASKED:
             break

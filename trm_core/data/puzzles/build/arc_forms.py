@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby, permutations, product
 
 import numpy as np
 
 from trm_core.data.build.arc import COLOURS, GridPair
 from trm_core.data.puzzles.arc_copies import TRANSFORMS, transformed
 
+_MOST_ORDERS = 720  # ways to name colours that are tried
+
 
 def form_of(pairs: Sequence[GridPair]) -> str:
-    """The same for all copies of a task; outputs, which may be unknown, are not looked at.
-
-    Colours are told apart by how often the task has them, so a recoloured copy of one that has two equally often may
-    pass for another task.
+    """The same for all copies of a task; outputs, which may be unknown, are not looked at. A copy passes for another
+    task where too many colours cannot be told apart (`_names`).
     """
     inputs = [pair.input for pair in pairs]
-    counts = np.bincount(np.concatenate([grid.ravel() for grid in inputs]), minlength=COLOURS)
-    named = np.zeros(COLOURS, dtype=np.uint8)  # 0, the background, stays
-    named[1 + np.argsort(-counts[1:], kind="stable")] = np.arange(1, COLOURS)
-    recoloured = [named[grid] for grid in inputs]
 
-    def seen_as(transform: int) -> bytes:
-        grids = (transformed(grid, transform) for grid in recoloured)
+    def seen_as(transform: int, named: np.ndarray) -> bytes:
+        grids = (transformed(named[grid], transform) for grid in inputs)
         return b"|".join(sorted(f"{grid.shape}".encode() + grid.tobytes() for grid in grids))
 
-    return hashlib.sha256(min(seen_as(transform) for transform in range(TRANSFORMS))).hexdigest()
+    found = min(seen_as(transform, named) for named in _names(inputs) for transform in range(TRANSFORMS))
+    return hashlib.sha256(found).hexdigest()
+
+
+def _names(grids: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """What colours 0 to 9 are called: by how often the grids have them, and how often beside themselves. Equals in
+    every order, if there are not too many.
+    """
+
+    def told_by(colour: int) -> tuple[list[int], int]:
+        cells = [grid == colour for grid in grids]
+        beside = sum(int((one[1:] & one[:-1]).sum() + (one[:, 1:] & one[:, :-1]).sum()) for one in cells)
+        return sorted(-int(one.sum()) for one in cells), beside
+
+    known = {colour: told_by(colour) for colour in range(1, COLOURS) if any((grid == colour).any() for grid in grids)}
+    tied = [list(group) for _, group in groupby(sorted(known, key=lambda c: known[c]), key=lambda c: known[c])]
+    if math.prod(math.factorial(len(group)) for group in tied) > _MOST_ORDERS:
+        tied = [[colour] for group in tied for colour in group]
+    for orders in product(*(permutations(group) for group in tied)):
+        named = np.zeros(COLOURS, dtype=np.uint8)  # 0, the background, stays
+        for name, colour in enumerate((colour for order in orders for colour in order), start=1):
+            named[colour] = name
+        yield named
