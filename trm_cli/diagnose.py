@@ -90,7 +90,7 @@ def sort_arguments(words: list[str]) -> tuple[str, Path | None, list[str]]:
 
     group, run, overrides = "all", None, []
     for word in words:
-        if word in (*GROUPS, "all") and not Path(word).is_dir():
+        if word in (*GROUPS, "all") and not is_run(Path(word)):  # a folder `data` is no run
             group = word
         elif "=" in word and not Path(word).exists():
             overrides.append(word)

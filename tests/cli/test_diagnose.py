@@ -233,3 +233,10 @@ def test_the_page_stands_alone(tmp_path: Path, run: Path) -> None:
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert "https://" not in text
     assert "<script" not in text
+
+
+def test_a_folder_of_the_name_of_a_group_is_no_run(trained_run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    done = tiny.invoke("diagnose", "data", trained_run, "--json")
+    assert json.loads(done.stdout)["group"] == "data"

@@ -561,3 +561,24 @@ def test_what_a_stranger_wrote_into_evaluation_json_is_no_bug(data: DataFacts) -
     for step, scored in ((600, None), (600, []), (600, [3]), (600, [{"answers": 3}]), ("x", [{"answers": {}}])):
         one.run = RunFacts(data.file.path.parent, {}, {}, {}, {"step": step, "scores": scored}, ())
         assert look(BY_ID["predictions-collapse"], one).finding.verdict is Verdict.OK
+
+
+def test_fixes_of_one_report_do_not_contradict_each_other(data: DataFacts) -> None:
+    """A cause that asks for a lower rate, and a symptom that would raise it; a limit that is in force already."""
+    series = {"update_ratio": 0.3 * ONE, "grad_clip_ratio": ONE, "grad_norm": 2000.0 * ONE, "accuracy": 0.34 * ONE}
+    report = diagnose(CHECKS, evidence(data, {"training": {"base_lr": 0.5, "grad_clip_norm": 1.0}}, series))
+    fixes = {one.check.id: one.finding.fix for one in report if one.finding.verdict in (Verdict.FAIL, Verdict.WARN)}
+    assert fixes["lr-too-high"]["training.base_lr"] < 0.5
+    assert all(fix.get("training.base_lr", 0.0) < 0.5 for fix in fixes.values()), fixes
+    assert all(fix.get("training.grad_clip_norm") != 1.0 for fix in fixes.values()), fixes
+
+
+def test_values_that_nothing_was_learned_of_do_not_diverge(data: DataFacts) -> None:
+    series = {"q_abs_max": 0 * ONE, "dqn_td_error_mean": np.nan * ONE, "dqn_buffer_size": 40.0 * ONE}
+    assert found(data, "q-values-diverge", {}, series).verdict is Verdict.UNKNOWN
+
+
+def test_sketches_of_nothing_are_not_reconstructed(data: DataFacts) -> None:
+    weight = {"loss_weights": {"reconstruction_loss": 0.1}}
+    assert found(data, "reconstruction", weight, {"cos_sim_mean": 0 * ONE}).verdict is Verdict.UNKNOWN
+    assert found(data, "reconstruction", weight, {"cos_sim_mean": -0.1 * ONE}).verdict is Verdict.WARN

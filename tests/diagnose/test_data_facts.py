@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
@@ -366,3 +368,15 @@ def test_a_part_with_other_samples_labels_is_found(share: float, by_class: bool)
         assert found is not None
         assert (found.begin, found.end) == (pytest.approx(1 - share, abs=0.05), 1.0)
         assert found.inside < 0.2 < 0.75 < found.outside
+
+
+@pytest.mark.parametrize(("detail", "expected"), [(0.9, Verdict.OK), (0.52, Verdict.FAIL)])
+def test_children_by_which_a_probe_gains_are_none_that_sketches_tell(
+    tmp_path: Path, detail: float, expected: Verdict
+) -> None:
+    """Of a few stock sentences a linear map tells which one a sketch is of, though not what it says."""
+    facts = DataFacts(write(tmp_path / "stock.h5"))
+    assert facts.probe is not None
+    facts.__dict__ |= {"told": 0.7, "probe": replace(facts.probe, sketches=0.5, detail=detail)}
+    check = next(check for check in CHECKS if check.id == "children-equal-sketch")
+    assert check.look(Evidence(tiny.make_config(), data=facts)).verdict is expected

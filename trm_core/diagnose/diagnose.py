@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
 from trm_core.diagnose.check import Check, Diagnosis, Verdict, unknown
 from trm_core.diagnose.evidence import Evidence
@@ -32,4 +34,31 @@ def look(check: Check, evidence: Evidence) -> Diagnosis:
 def diagnose(checks: Iterable[Check], evidence: Evidence) -> list[Diagnosis]:
     """Failures first, then warnings; within these, causes before symptoms (the order of `checks`)."""
     found = [look(check, evidence) for check in checks]
-    return sorted(found, key=lambda one: _ORDER.index(one.finding.verdict))
+    return list(_agreeing(sorted(found, key=lambda one: _ORDER.index(one.finding.verdict)), evidence))
+
+
+def _agreeing(found: Iterable[Diagnosis], evidence: Evidence) -> Iterator[Diagnosis]:
+    """Without overrides that change nothing, or contradict an earlier finding's, which is nearer to the cause."""
+    ways: dict[str, Any] = {}
+    for one in found:
+        if one.finding.fix and evidence.has("config"):
+            moves = {key: _way(_setting(evidence, key), value) for key, value in one.finding.fix.items()}
+            fix = {key: one.finding.fix[key] for key, way in moves.items() if way != 0 and ways.get(key, way) == way}
+            ways |= {key: moves[key] for key in fix}
+            one = replace(one, finding=replace(one.finding, fix=fix))
+        yield one
+
+
+def _setting(evidence: Evidence, key: str) -> Any:
+    value: Any = evidence.settings
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _way(now: Any, then: Any) -> Any:
+    """1: up, -1: down, 0: stays; the new value itself where it is no number."""
+    if now == then:
+        return 0
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (now, then))
+    return (1 if then > now else -1) if numbers else str(then)

@@ -16,6 +16,7 @@ from trm_core.diagnose.puzzle_examples import Examples
 
 MOST_NAMES = 64
 _FEW_CELLS = 25
+_BY_CHANCE = 2  # forms that held-out and training puzzles may share: small grids of one colour, say
 _FEWEST = 5
 
 
@@ -72,10 +73,12 @@ def renamed(rows: np.ndarray, classes: int) -> np.ndarray:
 def shared_forms(train: np.ndarray, other: np.ndarray, groups: int, part: float) -> tuple[float, float]:
     """Shares of the held-out puzzles, and of the training puzzles, that have a form in common with (another) training
     puzzle. `train` [n], `other` [m]; the first `groups` of `train` are of groups of their own, this `part` of all, and
-    what is found is scaled up to all.
+    what is found is scaled up to all. Held-out copies of one puzzle count once; a form or two in common are chance.
     """
     _, place, counts = np.unique(train[:groups], return_inverse=True, return_counts=True)
-    return scaled(np.isin(other, train), part), scaled(counts[place] > 1, part)
+    common = np.isin(np.unique(other), train)
+    share = scaled(common, part) if common.sum() > _BY_CHANCE else 0.0
+    return share, scaled(counts[place] > 1, part)
 
 
 def scaled(found: np.ndarray, part: float) -> float:

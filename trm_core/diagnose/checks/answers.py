@@ -253,6 +253,8 @@ def reconstruction(evidence: Evidence) -> Finding:
     late = cosine.between(0, evidence.learning_steps).tail(0.2).finite()
     if not weight or len(late) < 5:
         return unknown("reconstruction_loss is off, or too few steps were logged")
+    if not late.values.any():
+        return unknown("the sketches are all zeros, so there is nothing to reconstruct")
     mean = float(np.mean(late.values))
     text = f"cosine between sketches and their prediction from z_H {mean:.2f}"
     return (

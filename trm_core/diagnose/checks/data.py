@@ -198,7 +198,12 @@ def children_equal_sketch(evidence: Evidence) -> Finding:
         return fail
     told = evidence.file.told
     numbers["told"] = told
-    if told > 0.5:
+    spread = 0.0
+    if probe is not None and probe.detail is not None:
+        spread = math.sqrt(2 * probe.detail * (1 - probe.detail) / probe.cases) + 1e-9
+    # Of few different sentences sketches tell which they are, though not what they say: a probe that gains knows more.
+    gains = probe is not None and (probe.detail or 0.0) - probe.sketches > max(0.05, 3 * spread)
+    if told > 0.5 and not gains:
         return Finding(
             Verdict.FAIL,
             f"{text}, but a linear map tells {100 * told:.0f} % of them from sketches of their capsule and the next",
@@ -211,7 +216,6 @@ def children_equal_sketch(evidence: Evidence) -> Finding:
     if probe is None or probe.detail is None:
         return ok(text, **numbers)
     numbers |= {"probe_sketches": probe.sketches, "probe_children": probe.detail}
-    spread = math.sqrt(2 * probe.detail * (1 - probe.detail) / probe.cases) + 1e-9
     text += f"; a linear probe gains {100 * (probe.detail - probe.sketches):+.1f} points by them"
     if detail < 0.1 and probe.detail < probe.sketches + 2 * spread:
         return Finding(Verdict.FAIL, text, "likely", numbers, fail.why, fail.fix, fail.advice)

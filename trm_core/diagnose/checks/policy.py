@@ -54,6 +54,8 @@ def values_diverge(evidence: Evidence) -> Finding:
     means = block_means(size)
     if not has_policy(evidence) or len(means) < 4:
         return unknown("no Q-values were logged")
+    if not len(error.finite()):
+        return unknown("Q-learning has not begun")
     late, late_error = float(np.median(means[-3:])), mean_interval(error.tail(0.3))[0]
     numbers = {"q_abs_max": late, "td_error": late_error}
     text = f"largest Q-value {late:.3g}, TD error {late_error:.3g} (in scaled rewards)"
