@@ -58,7 +58,7 @@ def command(
     ] = None,
     min_accuracy: Annotated[
         float | None,
-        typer.Option(metavar="A", help="Exit with code 1 if the first policy's accuracy (0-1) is below A."),
+        typer.Option(min=0.0, max=1.0, metavar="A", help="Exit with code 1 if the first policy's accuracy is below A."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     nproc: Annotated[

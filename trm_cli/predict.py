@@ -79,7 +79,7 @@ def command(
 
     Example: trm predict data.h5 --model exported/digits --out answers.jsonl
 
-    Example: echo 53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79 | trm predict -
+    Example: trm predict - < sudokus.txt
     """
     import sys
     from dataclasses import asdict
@@ -94,6 +94,13 @@ def command(
     from trm_core.training.run_dir import newest_run
     from trm_core.training.stopping import stop_on_signals
 
+    if show or gif is not None:
+        others = {"--out": out_, "--json": json, "--probabilities": probabilities, "--decisions": decisions}
+        for name, given in others.items():
+            if given:
+                raise UsageError(
+                    f"{name} is for answers, and --show and --gif draw one sample (--row)", hint="ask for both apart"
+                )
     if model is None:
         model = newest_run()
         log(f"model: {model} (the newest run)")

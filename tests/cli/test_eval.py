@@ -58,11 +58,13 @@ def test_table_for_humans(trained_run: Path) -> None:
 
 
 def test_min_accuracy_decides_the_exit_code(trained_run: Path) -> None:
-    missed = tiny.invoke("eval", trained_run, "--policy", "never", "--min-accuracy", "1.01")
+    missed = tiny.invoke("eval", trained_run, "--policy", "never", "--min-accuracy", "1")
     assert missed.returncode == 1
-    assert "is below 1.01" in missed.stderr
+    assert "is below 1.0" in missed.stderr
     assert "never" in missed.stdout, "the table is printed all the same"
     assert tiny.invoke("eval", trained_run, "--policy", "never", "--min-accuracy", "0").returncode == 0
+    percent = tiny.invoke("eval", trained_run, "--policy", "never", "--min-accuracy", "90")
+    assert (percent.returncode, percent.stdout) == (2, ""), "said before it evaluates"
 
 
 def test_plot_draws_both_curves(trained_run: Path, tmp_path: Path) -> None:
@@ -204,3 +206,20 @@ def test_another_selector_can_be_asked_for(trained_run: Path, tmp_path: Path) ->
     shown = tiny.invoke("eval", trained_run, "--policy", "threshold", "--selector", "variance")
     assert "peeks at side information" in shown.stdout
     assert tiny.invoke("eval", trained_run, "--selector", "best").returncode == 2
+
+
+def test_a_plot_of_puzzles_is_of_whole_ones_against_steps(sudoku_run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Nothing is spent there; and no policy stands twice in the legend."""
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    done = tiny.invoke("eval", sudoku_run, "--plot", tmp_path / "a.png", "--json")
+    assert done.returncode == 0, done.stderr
+    (axes,) = drawn[0].axes
+    assert axes.get_xlabel() == "reasoning steps per sample"
+    found = {text.get_text() for text in axes.get_legend().get_texts()}
+    scores = {score["policy"]: score for score in json.loads(done.stdout)["scores"]}
+    assert found == set(scores)
+    points = {tuple(line.get_xydata()[0]) for line in axes.get_lines() if len(line.get_xydata()) == 1}
+    assert {(s["steps"], 100 * s["exact_accuracy"]) for s in scores.values()} <= points

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm_core.config import Config, InvalidConfig, describe, dump_config, load_config, load_config_dict
+from trm_core.config.aliases import ELSEWHERE
 from trm_core.config.dump import dump_value
 from trm_core.config.schema_keys import leaves
 from trm_core.config.yaml_loader import parse_value
@@ -106,6 +108,12 @@ def test_suggestions_know_last_parts_and_aliases() -> None:
     assert bare.endswith("did you mean training.base_lr?")
     (alias,) = problems_of(None, "training.dqn_buffer_minsize=1")
     assert alias.endswith("did you mean training.dqn_buffer_min_size?")
+    for theirs in ("lr", "training.epochs", "arch.halt_max_steps"):
+        (elsewhere,) = problems_of(None, f"{theirs}=1")
+        meant = ELSEWHERE[theirs.rpartition(".")[2]]
+        assert elsewhere.endswith(f"{theirs}: is not a known key; did you mean {meant}?")
+    known = set(leaves())
+    assert {name for meant in ELSEWHERE.values() for name in re.findall(r"\w+\.\w+", meant)} <= known
     (far,) = problems_of(None, "zzzzqqq=1")
     assert far == "command line: zzzzqqq: is not a known key"
 
@@ -113,7 +121,8 @@ def test_suggestions_know_last_parts_and_aliases() -> None:
 def test_cross_checks_name_every_place_and_skip_wrong_keys(tmp_path: Path) -> None:
     path = write(tmp_path / "c.yaml", "training:\n  total_steps: 10\n")
     assert problems_of(path, "training.lr_warmup_steps=20") == [
-        f"{path}:2, command line: training: lr_warmup_steps=20 exceeds total_steps=10"
+        f"{path}:2, command line: training: lr_warmup_steps=20 exceeds total_steps=10: "
+        "for a short trial set training.lr_warmup_steps=1"
     ]
     # The check would compare with the default of the wrong key: it is left out until that key is right.
     assert problems_of(None, "training.total_steps=x", "training.lr_warmup_steps=200000") == [

@@ -168,13 +168,17 @@ def test_the_step_is_the_model_whatever_its_architecture(arch: dict[str, Any]) -
     assert sure == pytest.approx([a.decisions[0].halt_probability for a in expected], abs=1e-4)
 
 
-def test_the_table_of_a_large_split_is_of_its_first_rows(
+def test_the_table_of_a_large_split_is_of_rows_all_over_it(
     sudoku_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_module, "_MOST_MEASURED", 10)
     found = export_module.export_run(sudoku_run, tmp_path / "out", ["safetensors"])
     assert {score["rows"] for score in found.scores} == {10}
-    assert "Measured on the first 10 rows of the test split" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Measured on the 10 rows, spread over the test split" in card
+    score = found.scores[0]
+    assert f"| {score['policy']} | {100 * score['exact_accuracy']:.2f} | " in card
+    assert "| policy | whole puzzles right, % | 95 % interval | cells right, % | steps |" in card
 
 
 @pytest.mark.parametrize("change", ["gone", "kind", "symbols", "size"])

@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from trm_core.data.store import open_capsules
-from trm_core.errors import DataError
+from trm_core.errors import DataError, UsageError
 from trm_core.inference.predictor import Predictor
 
 WORDS = ("red", "green", "blue", "cold", "warm", "stone", "river", "cloud", "quick", "slow", "ten", "twenty")
@@ -153,3 +153,26 @@ def test_a_file_of_no_samples_says_so(trained_run: Path, tmp_path: Path) -> None
     done = tiny.invoke("predict", tmp_path / "empty.npz", "--model", trained_run, "--out", tmp_path / "out")
     assert (done.returncode, list(tmp_path.glob("out*"))) == (4, [])
     assert "holds no samples" in done.stderr
+
+
+def test_what_no_sample_file_is_says_what_one_is(trained: Any, tmp_path: Path) -> None:
+    kind, capsules, run, _, _ = trained
+    (tmp_path / "note.txt").write_text("a text")
+    done = tiny.invoke("predict", tmp_path / "note.txt", "--model", run)
+    assert done.returncode == 4
+    assert "neither a capsule file nor an .npz, .jsonl, .csv or .tsv" in done.stderr
+    with pytest.raises(UsageError, match="samples is one str"):
+        Predictor.load(run, device="cpu").ask("a single text")
+    if kind == "text":
+        done = tiny.invoke("predict", capsules.parent / "raw.csv", "--model", run, "--out", tmp_path / "out")
+        assert done.returncode == 4
+        assert "got a row with the fields label, body" in done.stderr
+        assert "--column NAME" in done.stderr
+
+
+@pytest.mark.parametrize("option", [["--out", "a"], ["--json"], ["--probabilities"], ["--decisions"]])
+def test_drawings_of_one_sample_are_no_answers(trained: Any, option: list[str]) -> None:
+    _, capsules, run, _, _ = trained
+    done = tiny.invoke("predict", capsules, "--model", run, "--show", *option)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{option[0]} is for answers" in done.stderr

@@ -52,6 +52,32 @@ def canonical(dotted: str) -> str:
     return name
 
 
+# What other code, the public TRM's and HRM's first of all, calls a setting: no spellings of ours, but what is meant.
+ELSEWHERE = {
+    "lr": "training.base_lr",
+    "learning_rate": "training.base_lr",
+    "batch_size": "training.global_batch_size",
+    "epochs": "training.total_steps",
+    "num_epochs": "training.total_steps",
+    "max_steps": "arch.max_steps (reasoning) or training.total_steps",
+    "beta1": "training.betas",
+    "beta2": "training.betas",
+    "ema": "training.ema_decay",
+    "ema_rate": "training.ema_decay",
+    "forward_dtype": "training.precision",
+    "data_path": "data.path",
+    "data_paths": "data.path",
+    "halt_max_steps": "arch.max_steps",
+    "halt_exploration_prob": "dqn.halt_exploration",
+    "expansion": "arch.ffn_expansion",
+    "L_layers": "arch.num_layers",
+    "H_layers": "arch.num_layers",
+    "mlp_t": "arch.mixer",
+    "puzzle_emb_len": "arch.puzzle_emb_len",
+    "seed": "training.seed",
+}
+
+
 @functools.cache
 def all_spellings() -> list[str]:
     """Every dotted key that is accepted, canonical ones first, then aliases (also those under `model`)."""

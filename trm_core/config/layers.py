@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trm_core.config.aliases import all_spellings, canonical, canonical_value
+from trm_core.config.aliases import ELSEWHERE, all_spellings, canonical, canonical_value
 from trm_core.config.problems import InvalidConfig, Problem
 from trm_core.config.schema_keys import accepted_types, leaves, sections
 from trm_core.config.yaml_loader import Document, parse_value
@@ -119,7 +119,9 @@ def _assign(written: str, value: Any, document: Document, path: tuple[str, ...],
     leaf, item = _leaf_and_item(key)
     if leaf is None:
         # Comparing with every spelling takes a while: a file of thousands of foreign keys gets no guesses after 20.
-        guess = nearest(written, all_spellings()) if len(layer.problems) < 20 else None
+        guess = ELSEWHERE.get(written.rpartition(".")[2])
+        if guess is None and len(layer.problems) < 20:
+            guess = nearest(written, all_spellings())
         what = "is not a known key" + (f"; did you mean {guess}?" if guess else "")
         layer.problems.append(Problem(where, written, what))
     elif not _is_text(value) or not _is_text(item):

@@ -384,7 +384,10 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:
         if self.lr_warmup_steps > self.total_steps:
-            raise ValueError(f"lr_warmup_steps={self.lr_warmup_steps} exceeds total_steps={self.total_steps}")
+            raise ValueError(
+                f"lr_warmup_steps={self.lr_warmup_steps} exceeds total_steps={self.total_steps}: for a short trial set "
+                f"training.lr_warmup_steps={self.total_steps // 10}"
+            )
         return self
 
 

@@ -69,6 +69,11 @@ def content_of(kind: str, encoder: Encoder, settings: SampleSettings, sample: An
 
 
 def _text(encoder: Encoder, settings: SampleSettings, sample: Any) -> str:
+    if isinstance(sample, Mapping):
+        raise DataError(
+            f"expected a text, got a row with the fields {', '.join(map(str, sample))}"[:200],
+            hint="say which of them is the text: trm predict --column NAME",
+        )
     if not isinstance(sample, str):
         raise _expected("a text (str)", sample)
     return _sound(sample)

@@ -28,13 +28,20 @@ def require_drawable(path: Path) -> None:
 
 
 def plot_pareto(record: dict[str, Any], path: Path) -> None:
-    """Accuracy against price spent: curves of learned and threshold, points of the other policies. Writes `path`."""
+    """Accuracy against price spent: curves of learned and threshold, points of the other policies. Where nothing could
+    be bought, as of puzzles, against steps, and of whole answers. Writes `path`.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     require_drawable(path)
+    bought = any(score["spent"] for score in record["scores"])
+    cost, told = ("spent", ("accuracy", "low", "high"))
+    if not bought:
+        cost, told = ("steps", ("exact_accuracy", "exact_low", "exact_high"))
+    drawn: set[str] = set()
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     for name, curve in record.get("curves", {}).items():
         points = sorted((s["spent"], s["accuracy"], s["low"], s["high"]) for s in curve)
@@ -44,19 +51,20 @@ def plot_pareto(record: dict[str, Any], path: Path) -> None:
     for score in record["scores"]:
         if score["policy"] in record.get("curves", {}):
             continue
-        y = 100 * score["accuracy"]
-        error = [[y - 100 * score["low"]], [100 * score["high"] - y]]
+        y, low, high = (100 * score[name] for name in told)
+        error = [[max(y - low, 0.0)], [max(high - y, 0.0)]]
         axes.errorbar(
-            [score["spent"]],
+            [score[cost]],
             [y],
             yerr=error,
             fmt=_MARKERS.get(score["policy"], _OTHER_MARKER),
             color=_COLORS.get(score["policy"], _OTHER_COLOR),
             capsize=3,
-            label=score["policy"],
+            label=None if score["policy"] in drawn else score["policy"],
         )
-    axes.set_xlabel("price units spent per sample")
-    axes.set_ylabel("accuracy, %")
+        drawn.add(score["policy"])
+    axes.set_xlabel("price units spent per sample" if bought else "reasoning steps per sample")
+    axes.set_ylabel("accuracy, %" if bought else "whole answers right, %")
     axes.set_title(
         f"{record['data']['split']} split, {record['scores'][0]['rows']} samples; bands: 95 % intervals", fontsize=10
     )

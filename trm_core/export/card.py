@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from trm_core.export.graph import ONNX, PROGRAM
@@ -73,13 +74,7 @@ def model_card(
         "",
         f"## Measured on the {measured}",
         "",
-        "| policy | accuracy % | 95 % interval | opened | spent | steps |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *(
-            f"| {s['policy']} | {100 * s['accuracy']:.2f} | {100 * s['low']:.1f}-{100 * s['high']:.1f} "
-            f"| {s['opened']:.2f} | {s['spent']:.2f} | {s['steps']:.2f} |"
-            for s in scores
-        ),
+        *(_puzzle_table(scores) if shape.tokens else _capsule_table(scores)),
         "",
         *([weights_note, ""] if weights_note else []),
         "## Use",
@@ -98,6 +93,27 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _capsule_table(scores: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| policy | accuracy % | 95 % interval | opened | spent | steps |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for s in scores:
+        yield (
+            f"| {s['policy']} | {100 * s['accuracy']:.2f} | {100 * s['low']:.1f}-{100 * s['high']:.1f} "
+            f"| {s['opened']:.2f} | {s['spent']:.2f} | {s['steps']:.2f} |"
+        )
+
+
+def _puzzle_table(scores: list[dict[str, Any]]) -> Iterator[str]:
+    """What counts is the whole puzzle: most of its cells are given, or easy."""
+    yield "| policy | whole puzzles right, % | 95 % interval | cells right, % | steps |"
+    yield "| --- | --- | --- | --- | --- |"
+    for s in scores:
+        yield (
+            f"| {s['policy']} | {100 * s['exact_accuracy']:.2f} "
+            f"| {100 * s['exact_low']:.1f}-{100 * s['exact_high']:.1f} | {100 * s['accuracy']:.2f} | {s['steps']:.2f} |"
+        )
 
 
 def _seen(trained: Trained) -> str:

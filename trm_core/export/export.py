@@ -97,7 +97,7 @@ def _write(
         limit = _MOST_MEASURED if isinstance(file, PuzzleData) and file.rows[split] > _MOST_MEASURED else None
         data = EvaluationData(file, split, limit)
         fields = real_samples(file, split)
-        measured = f"{limit:,} rows, spread over the {split} split," if limit else f"{split} split"
+        measured = f"{limit:,} rows, spread over the {split} split" if limit else f"{split} split"
         log(f"measuring on the {measured} of {recorded.name}")
         names = [name for name in default_policies(trained.config) if name != "random"]
         scores = as_records(Evaluator(trained.model, trained.config, data).table(names))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -11,7 +11,7 @@ from typing import Any
 
 from trm_core.data.puzzles.questions import Question, question_of
 from trm_core.data.recorded_encoder import RecordedEncoder
-from trm_core.errors import DataError
+from trm_core.errors import DataError, UsageError
 from trm_core.evaluation.policies import Policy
 from trm_core.inference.engine import Engine, Finished
 from trm_core.inference.load import load_trained
@@ -113,6 +113,8 @@ class Predictor:
         """Answers to raw samples: texts, pictures, pairs of grids, rows of a table (see `RecordedEncoder.encode`), or
         puzzles (see `question_of`). kind: where the training data mixed several.
         """
+        if isinstance(samples, str | bytes | Mapping):
+            raise UsageError(f"samples is one {type(samples).__name__}", hint="give a list, of one sample if need be")
         source = self.encoded(samples, kind)
         return list(self.stream(source, self.policy(policy, price, confidence), batch, trace=trace))
 

@@ -21,6 +21,7 @@ from trm_core.inference.samples import Sample, expected_shapes, samples_of
 from trm_core.inference.source import Source, identity_of_file
 from trm_core.inference.trained import Trained
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _BLOCK = 256  # rows that are read at once
 
 
@@ -47,6 +48,11 @@ def open_source(
 
 
 def _capsules(path: Path, trained: Trained, split: str | None) -> Source:
+    if path.is_file() and _first_bytes(path) != _HDF5:
+        raise DataError(
+            f"{path} is neither a capsule file nor an .npz, .jsonl, .csv or .tsv",
+            hint="put raw samples into a .jsonl (one text, row or pair of grids a line) or a .csv with a header",
+        )
     file = open_capsules(path)
     why = None if trained.encoding is None else trained.encoding.contradiction(Encoding.of(file.manifest))
     if why is not None:
@@ -71,6 +77,14 @@ def _capsules(path: Path, trained: Trained, split: str | None) -> Source:
     return Source(path, file.rows[split], start, identity)
 
 
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_HDF5))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def _child(file: CapsuleFile, split: str, row: int, capsule: int) -> Any:
     return file.read(split, slice(row, row + 1), ["children"])["children"][0, capsule]
 
@@ -80,7 +94,10 @@ def _arrays(path: Path, trained: Trained) -> Source:
     expected = expected_shapes(trained.model.data)
     found = {name: array for name, array in arrays.items() if name in expected}
     if "sketches" not in found:
-        raise DataError(f"{path} has no array sketches", hint=f"it has: {', '.join(arrays)}")
+        raise DataError(
+            f"{path} has no array sketches, only {', '.join(arrays)}",
+            hint="where the builder made them of the children, build this file too: trm build-capsules",
+        )
     counts = {name: array.shape[0] for name, array in found.items()}
     if len(set(counts.values())) > 1:
         raise DataError(f"{path}: arrays of different lengths: {counts}")

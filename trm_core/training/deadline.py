@@ -23,7 +23,7 @@ def deadline(training: TrainingConfig, environment: Mapping[str, str] = os.envir
         return None, "no time limit is known"
     why = min(limits, key=lambda name: limits[name])
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(limits[why]))
-    return limits[why], f"saving and stopping at {at}: {why}"
+    return limits[why], f"will save and stop at {at}, when {why}"
 
 
 def job_end(environment: Mapping[str, str]) -> float | None:

@@ -86,7 +86,8 @@ def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0) -> Fea
         problems.append("training.predictor_steps leaves nothing to learn after it without a policy: set it to null")
     if training.predictor_steps is not None and training.predictor_steps > training.total_steps:
         problems.append(
-            f"training.predictor_steps={training.predictor_steps} exceeds training.total_steps={training.total_steps}"
+            f"training.predictor_steps={training.predictor_steps} exceeds training.total_steps={training.total_steps}: "
+            f"for a short trial set training.predictor_steps={training.total_steps * 2 // 3}, or null"
         )
     if use_dqn and dqn.buffer_capacity < (least := 2 * config.training.global_batch_size * arch.max_steps):
         problems.append(
