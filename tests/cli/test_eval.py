@@ -220,6 +220,6 @@ def test_a_plot_of_puzzles_is_of_whole_ones_against_steps(sudoku_run: Path, tmp_
     assert axes.get_xlabel() == "reasoning steps per sample"
     found = {text.get_text() for text in axes.get_legend().get_texts()}
     scores = {score["policy"]: score for score in json.loads(done.stdout)["scores"]}
-    assert found == set(scores)
+    assert found == {*scores, "threshold"}
     points = {tuple(line.get_xydata()[0]) for line in axes.get_lines() if len(line.get_xydata()) == 1}
     assert {(s["steps"], 100 * s["exact_accuracy"]) for s in scores.values()} <= points

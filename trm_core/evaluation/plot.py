@@ -44,7 +44,7 @@ def plot_pareto(record: dict[str, Any], path: Path) -> None:
     drawn: set[str] = set()
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     for name, curve in record.get("curves", {}).items():
-        points = sorted((s["spent"], s["accuracy"], s["low"], s["high"]) for s in curve)
+        points = sorted((s[cost], *(s[part] for part in told)) for s in curve)
         x, y, low, high = (list(column) for column in zip(*points, strict=True))
         axes.plot(x, [100 * v for v in y], color=_COLORS[name], marker=_MARKERS[name], markersize=4, label=name)
         axes.fill_between(x, [100 * v for v in low], [100 * v for v in high], color=_COLORS[name], alpha=0.12)
