@@ -62,6 +62,10 @@ RUNS: dict[str, Here | Elsewhere] = {
     "trm eval --plot pareto.png": Here(file="pareto.png"),
     "trm diagnose": Here(codes=(0, 1)),  # six steps are rarely a healthy run
     "trm predict more.csv --column review --out answers.jsonl": Here(file="answers.jsonl"),
+    "trm build-capsules more.csv --text review --label stars --encoders-of reviews.h5 --out more.h5": Here(
+        file="more.h5"
+    ),
+    "trm eval --data more.h5": Here(),
     "trm export --format onnx --out exported/reviews": Here(file="exported/reviews/step.onnx"),
     "trm build-puzzles sudoku --size 4 --count 3000 --augmentations 20 --clues 6 --out data/sudoku4": Here(
         "--count 40 --augmentations 2", file="data/sudoku4/train/dataset.json"

@@ -59,6 +59,14 @@ def command(
             "--encoder-model", metavar="MODEL", help="Pretrained encoders: a model's name, or the path of a local one."
         ),
     ] = None,
+    encoders_of: Annotated[
+        str | None,
+        typer.Option(
+            "--encoders-of",
+            metavar="FILE",
+            help="Encode as this file was, to evaluate a model trained on it: all rows become the split test.",
+        ),
+    ] = None,
     sketch: Annotated[
         str | None, typer.Option("--sketch", help="mean, leading or none: what the coarse view keeps.")
     ] = None,
@@ -109,6 +117,7 @@ def command(
         "dim": dim,
         "encoder": encoder,
         "encoder_model": encoder_model,
+        "encoders_of": encoders_of,
         "sketch": sketch,
         "sketch_dims": sketch_dims,
         "seed": seed,

@@ -185,6 +185,11 @@ class BuildConfig(Section):
     )
     encoder_batch_size: Count = Field(64, description="Pretrained encoders: phrases or pictures per forward.")
     encoder_device: str = Field("auto", description="Pretrained encoders: auto (a GPU if there is one), cpu, cuda, ...")
+    encoders_of: str | None = Field(
+        None,
+        description="Capsule file whose encoders, layout, classes and prices are taken, for new samples that a model "
+        "trained on it shall answer: nothing is fitted, and all rows are the split test.",
+    )
     num_capsules: Count | Auto = Field("auto", description="k: capsules per sample.")
     num_children: Count | Auto = Field("auto", description="m: children per capsule.")
     dim: Count | Auto = Field("auto", description="D: width of sketches and children.")

@@ -19,8 +19,8 @@ from trm_core.data.store.encoder_arrays import HASHES
 _PRETRAINED = (*TEXT_ENCODERS, *PICTURE_ENCODERS)
 _SKETCH = ("sketch", "sketch_dims")
 HINT = (
-    "build both sources into one file, or hand the raw samples to trm predict, which encodes them as the training "
-    "file was"
+    "build it with the encoders of the training file: trm build-capsules SOURCE --encoders-of TRAINING.h5 --out FILE; "
+    "raw samples without labels are for trm predict"
 )
 
 

@@ -33,7 +33,7 @@ _PIECE_BYTES, _PIECE_ROWS = 16 << 20, 256
 
 
 @dataclass(frozen=True)
-class _Modality:
+class RecordedModality:
     """One kind of samples: how they are read, encoded and laid out. `record` is what all that was made from."""
 
     kind: str
@@ -46,11 +46,11 @@ class _Modality:
 class RecordedEncoder:
     """The encoders of one capsule file, one for each kind of samples in it.
 
-    `kinds`: the kinds in the order of the file's `modality` numbers.
+    `modalities` and their `kinds` are in the order of the file's `modality` numbers.
     """
 
-    def __init__(self, modalities: Sequence[_Modality]) -> None:
-        self._modalities = tuple(modalities)
+    def __init__(self, modalities: Sequence[RecordedModality]) -> None:
+        self.modalities = tuple(modalities)
         self.kinds = tuple(modality.kind for modality in modalities)
 
     @classmethod
@@ -84,7 +84,7 @@ class RecordedEncoder:
 
         Each file is there whole or not at all. Raises `DataError` or `ResourceError` if it cannot be written.
         """
-        write_preprocessing(Path(folder), [modality.record for modality in self._modalities])
+        write_preprocessing(Path(folder), [modality.record for modality in self.modalities])
 
     def layout(self, kind: str | None = None) -> Layout:
         """Sizes and dtypes of what `encode` gives: k, m, D, R and how sketches are made."""
@@ -127,19 +127,19 @@ class RecordedEncoder:
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _choose(self, kind: str | None) -> _Modality:
+    def _choose(self, kind: str | None) -> RecordedModality:
         there = ", ".join(self.kinds)
         if kind is None:
-            if len(self._modalities) > 1:
+            if len(self.modalities) > 1:
                 raise DataError(f"samples of which kind? There are {there}", hint="give kind=...")
-            return self._modalities[0]
-        for modality in self._modalities:
+            return self.modalities[0]
+        for modality in self.modalities:
             if modality.kind == kind:
                 return modality
         raise DataError(f"there is no encoder of {kind!r}; there are {there}")
 
 
-def _encode_piece(modality: _Modality, samples: Sequence[Any], begin: int) -> dict[str, np.ndarray]:
+def _encode_piece(modality: RecordedModality, samples: Sequence[Any], begin: int) -> dict[str, np.ndarray]:
     """Stored fields of a few samples; `begin` is the index of the first one."""
     contents = []
     for number, sample in enumerate(samples):
@@ -156,7 +156,7 @@ def _encode_piece(modality: _Modality, samples: Sequence[Any], begin: int) -> di
         raise DataError(f"sample {begin}: {error.message}", hint=error.hint) from error
 
 
-def _fields(modality: _Modality, contents: list[Any]) -> dict[str, np.ndarray]:
+def _fields(modality: RecordedModality, contents: list[Any]) -> dict[str, np.ndarray]:
     # Values of a stranger's arrays may overflow: what comes of it is refused below.
     with one_thread(), np.errstate(over="ignore", invalid="ignore"):
         fields = modality.layout.finish(modality.encoder.encode(contents))
@@ -168,7 +168,7 @@ def _fields(modality: _Modality, contents: list[Any]) -> dict[str, np.ndarray]:
 
 def _modalities(
     where: str, entries: Any, arrays: Mapping[str, np.ndarray], encoder_model: str | None
-) -> list[_Modality]:
+) -> list[RecordedModality]:
     """Raises `DataError`, which names the file."""
     try:
         if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
@@ -189,7 +189,7 @@ def _modalities(
     return found
 
 
-def _modality(entry: Mapping[str, Any], state: dict[str, np.ndarray]) -> _Modality:
+def _modality(entry: Mapping[str, Any], state: dict[str, np.ndarray]) -> RecordedModality:
     spec = Spec(entry, "the recorded encoder")
     kind, name = spec.text("kind"), spec.text("name")
     layout = Layout.from_spec(spec.part("layout"))
@@ -208,7 +208,7 @@ def _modality(entry: Mapping[str, Any], state: dict[str, np.ndarray]) -> _Modali
         raise DataError(f"the recorded encoder {name} and its layout differ in whether there are children")
     if not layout.num_children and layout.checksum_dim != encoder.given_checksums:
         raise DataError(f"the recorded encoder {name} does not give checksums of {layout.checksum_dim}")
-    return _Modality(
+    return RecordedModality(
         kind, encoder, sample_settings(kind, encoder, samples), layout, EncoderRecord(dict(entry), encoder.state())
     )
 

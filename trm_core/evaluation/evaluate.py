@@ -141,7 +141,7 @@ def evaluate_run(
     curves = dict(record.get("curves", {}))
     if "learned" not in curves and len(request.prices or []) > 1 and "learned" in names:
         curves["learned"] = [score for score in record["scores"] if score["policy"] == "learned"]
-    if curves:
+    if curves and run.model.data.num_children:
         # Between nothing opened and a curve's first point one may choose by lot, so every curve starts at `never`.
         never = [score for score in record["scores"] if score["policy"] == "never"]
         start = (never or as_records(evaluator.table(["never"])))[0]

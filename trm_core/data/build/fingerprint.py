@@ -54,6 +54,8 @@ def build_fingerprint(hashes: list[str], config: BuildConfig) -> str:
     settings = config.model_dump(mode="json", exclude={"workers"})
     if is_pretrained(config):
         settings["encoder_model"] = model_fingerprint(config)
+    if config.encoders_of is not None:
+        settings["encoders_of"] = _file_sha256(Path(config.encoders_of))
     parts = {
         "sources": hashes,
         "build": settings,

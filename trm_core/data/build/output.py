@@ -75,7 +75,7 @@ def write_file(
             num_children=layout.num_children,
             checksum_dim=layout.checksum_dim,
             label_rank=1 if target.label_rank == 1 else 2,
-            dtype=config.dtype,
+            dtype=layout.dtype,
             with_mask=layout.with_mask,
             with_parents=layout.with_parents,
             with_modality=len(plan.starts) > 2,
@@ -121,7 +121,7 @@ def write_file(
         writer.close(
             manifest
             | {
-                "augmented_rows": counts["train"] - originals["train"],
+                "augmented_rows": counts.get("train", 0) - originals.get("train", 0),
                 "counts": counts,
                 "task": target.task,
                 "num_classes": target.num_classes,
@@ -155,6 +155,8 @@ def _target(chunks: list[Chunk], splits: list[np.ndarray], plan: Plan, concepts:
         return Target("classes", len(plan.class_names), plan.class_names, None, 1)
     if concepts is not None:
         return Target("concepts", concepts + 4, None, concepts, 2)
+    if plan.num_classes is not None:
+        return Target("classes", plan.num_classes, None, None, 2)
     # The source labels every capsule: ids stay as they are.
     seen: set[int] = set()
     for chunk, split in zip(chunks, splits, strict=True):

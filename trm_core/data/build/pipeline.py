@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from trm_core.config.schema import BuildConfig
+from trm_core.data.build.adopted import Adopted
 from trm_core.data.build.augment import Augmentation, GridCopies, PictureCopies
 from trm_core.data.build.chunks import WORKER_IMPORTS, Coder, chunk_list, encode_all
 from trm_core.data.build.detect import detect_kind
@@ -91,16 +92,21 @@ def _build(
         messages.append(message)
         log(message)
 
+    adopted = None if config.encoders_of is None else Adopted.of(Path(config.encoders_of))
+    if adopted is not None:
+        config = adopted.settings(config)
     modalities = _open(sources, config, say)
     hashes = [source_sha256(source) for source in sources]
     work = WorkDir(out.with_name(out.name + ".work"), build_fingerprint(hashes, config), say)
     try:
-        layouts = _layouts(modalities, config)
-        plan = make_plan(modalities, config, progress, say)
+        layouts = _layouts(modalities, config) if adopted is None else adopted.take(modalities)
+        plan = make_plan(modalities, config, progress, say, None if adopted is None else adopted.classes)
         # They start while this process fits.
         with started_workers(config.workers, "data.build.workers", WORKER_IMPORTS) as workers:
-            concepts = fit_all(modalities, layouts, plan, config, work, progress, say)
-            augmentation = choose_augmentation({modality.kind for modality in modalities}, config)
+            concepts = augmentation = None
+            if adopted is None:
+                concepts = fit_all(modalities, layouts, plan, config, work, progress, say)
+                augmentation = choose_augmentation({modality.kind for modality in modalities}, config)
             coder = Coder([modality.encoder for modality in modalities], layouts, concepts, augmentation)
             chunks = chunk_list(plan, layouts[0], augmentation)
             reused = encode_all(modalities, coder, chunks, plan, work, workers, progress, should_stop)
@@ -132,7 +138,7 @@ def _build(
             layouts[0],
             plan,
             None if concepts is None else concepts.count,
-            modalities[0].prices if len(modalities) == 1 else None,
+            adopted.prices if adopted is not None else modalities[0].prices if len(modalities) == 1 else None,
             config,
             work,
             manifest,

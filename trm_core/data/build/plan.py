@@ -14,12 +14,20 @@ import numpy as np
 from trm_core.config.schema import BuildConfig
 from trm_core.data.build.modality import Modality
 from trm_core.data.build.records import Log, Progress, Record, label_order
-from trm_core.data.build.splits import TRAIN, assign_splits, duplicate_groups
+from trm_core.data.build.splits import TEST, TRAIN, assign_splits, duplicate_groups
 from trm_core.data.fields import IGNORE_LABEL, SPLITS
 from trm_core.errors import DataError
 
 _SALT = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What labels are the numbers of. `names`: None where they are plain numbers."""
+
+    count: int
+    names: list[str] | None
 
 
 @dataclass
@@ -36,6 +44,7 @@ class Plan:
     starts: list[int]
     source_rows: list[int]
     duplicates: int
+    num_classes: int | None = None  # where another file says
 
     @property
     def rows(self) -> int:
@@ -46,8 +55,12 @@ class Plan:
         return 1 if self.labels is not None else 2
 
 
-def make_plan(modalities: list[Modality], config: BuildConfig, progress: Progress, log: Log) -> Plan:
-    """Scan every source once. Raises `DataError` for no samples, labels all alike, or a label in only some sources."""
+def make_plan(
+    modalities: list[Modality], config: BuildConfig, progress: Progress, log: Log, known: Classes | None = None
+) -> Plan:
+    """Scan every source once. known: classes of another file, for whose model all rows are held out. Raises `DataError`
+    for no samples, labels all alike, or a label in only some sources.
+    """
     digests, codes = array("Q"), array("q")
     names: dict[str, int] = {}
     groups: list[str | None] = []
@@ -70,13 +83,24 @@ def make_plan(modalities: list[Modality], config: BuildConfig, progress: Progres
     labelled = _all_labelled(modalities)
     digest_array = np.frombuffer(digests, dtype=np.uint64)
     raw = np.frombuffer(codes, dtype=np.int64)
-    set_of = duplicate_groups(digest_array, groups)
-    split = assign_splits(raw if labelled else None, set_of, config, log)
+    if known is None:
+        split = assign_splits(raw if labelled else None, duplicate_groups(digest_array, groups), config, log)
+    else:
+        split = np.full(len(raw), TEST, dtype=np.int8)
     duplicates = len(digest_array) - len(np.unique(digest_array))
     if duplicates:
         log(f"{duplicates} of {len(raw)} samples repeat an earlier one; each stays in the split of its twin")
-    labels, class_names = _class_ids(raw, list(names), split, log) if labelled else (None, None)
-    return Plan(split, labels, class_names, starts, source_rows, duplicates)
+    if known is not None and (known.names is not None) != labelled:
+        raise DataError(
+            f"{modalities[0].paths[0]}: has no labels to compare answers with"
+            if known.names is not None
+            else f"{modalities[0].paths[0]}: its labels are not those of data.build.encoders_of={config.encoders_of}",
+            hint="name the labels with data.build.label; samples without any are for trm predict",
+        )
+    given = None if known is None else known.names
+    labels, class_names = _class_ids(raw, list(names), split, log, given) if labelled else (None, None)
+    count = None if known is None else known.count
+    return Plan(split, labels, class_names, starts, source_rows, duplicates, count)
 
 
 def stream(modality: Modality, expected: int) -> Iterator[Record]:
@@ -108,10 +132,14 @@ def _all_labelled(modalities: list[Modality]) -> bool:
     return not without
 
 
-def _class_ids(raw: np.ndarray, names: list[str], split: np.ndarray, log: Log) -> tuple[np.ndarray, list[str]]:
-    """Class ids in the sorted order of the names that the training split has; others become -100, said once."""
+def _class_ids(
+    raw: np.ndarray, names: list[str], split: np.ndarray, log: Log, given: list[str] | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Class ids in the sorted order of the names that the training split has, or those that are `given`; others become
+    -100, said once.
+    """
     seen = np.unique(raw[(split == TRAIN) & (raw >= 0)])
-    known = label_order({names[code] for code in seen})
+    known = label_order({names[code] for code in seen}) if given is None else given
     if len(known) < 2:
         only = f"all {known[0]!r}" if known else "missing"
         raise DataError(
@@ -119,7 +147,7 @@ def _class_ids(raw: np.ndarray, names: list[str], split: np.ndarray, log: Log) -
             hint="check the label column, or build without labels to predict concepts",
         )
     labelled = int((raw >= 0).sum())
-    if len(known) > max(20, labelled // 2):
+    if given is None and len(known) > max(20, labelled // 2):
         raise DataError(
             f"the label has {len(known)} different values in {labelled} samples (such as {known[0]!r}): not a class",
             hint="choose a column of classes with data.build.label, or bin the numbers first",
