@@ -131,8 +131,9 @@ class PatchPCAEncoder(_FixedPictureEncoder):
         components = min(self.dim, patches.shape[1], len(patches))
         pca = IncrementalPCA(n_components=components)
         # A last batch smaller than the number of components is refused by partial_fit, so batches are of equal size.
-        for batch in np.array_split(patches, max(1, len(patches) // max(_PCA_BATCH, components))):
-            pca.partial_fit(batch)
+        with np.errstate(invalid="ignore"):  # patches all alike have no shares of variance
+            for batch in np.array_split(patches, max(1, len(patches) // max(_PCA_BATCH, components))):
+                pca.partial_fit(batch)
         self._mean = pca.mean_.astype(np.float32)
         self._components = pca.components_.astype(np.float32)
         coded = (patches - self._mean) @ self._components.T

@@ -75,7 +75,7 @@ def write_file(
             num_children=layout.num_children,
             checksum_dim=layout.checksum_dim,
             label_rank=1 if target.label_rank == 1 else 2,
-            dtype=layout.dtype,
+            dtype="float16" if layout.dtype == "float16" else "float32",
             with_mask=layout.with_mask,
             with_parents=layout.with_parents,
             with_modality=len(plan.starts) > 2,
