@@ -42,6 +42,8 @@ def print_table(evaluation: dict[str, Any]) -> None:
     if evaluation.get("peeks"):
         note += f"; {evaluation['selector']} selection peeks at side information about unopened capsules"
     out(note)
+    if data["split"] == "validation" and "test" in data["splits"]:
+        out("the file has a test split, too, by which nothing was chosen: trm eval --split test")
     for name, area in evaluation.get("areas", {}).items():
         out(f"area under accuracy/opened, {name}: {100 * area:.2f} % (mean accuracy over 0 to all capsules open)")
     longest = max(scores, key=lambda score: score["steps"])

@@ -59,6 +59,7 @@ def test_table_for_humans(trained_run: Path) -> None:
 
 def test_min_accuracy_decides_the_exit_code(trained_run: Path) -> None:
     missed = tiny.invoke("eval", trained_run, "--policy", "never", "--min-accuracy", "1")
+    assert "trm eval --split test" in missed.stdout, "this was the validation split"
     assert missed.returncode == 1
     assert "is below 1.0" in missed.stderr
     assert "never" in missed.stdout, "the table is printed all the same"

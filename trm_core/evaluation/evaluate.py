@@ -109,7 +109,7 @@ def evaluate_run(
     record: dict[str, Any] = {
         "run": str(path),
         "step": run.step,
-        "data": {"path": str(data.file.path), "split": data.split},
+        "data": {"path": str(data.file.path), "split": data.split, "splits": list(data.file.rows)},
         "puzzles": run.model.data.tokens,
         "chance": chance(data, run.model.data.num_classes),
         "capsules": run.model.data.num_capsules,

@@ -128,3 +128,14 @@ def test_what_is_a_number_only_to_python(build: Build, tmp_path: Path) -> None:
 def test_settings_of_other_kinds_are_refused(build: Build, tmp_path: Path, settings: dict[str, Any], name: str) -> None:
     with pytest.raises(ConfigError, match=f"data.build.{name} is for .*, not for table"):
         build(random_table(tmp_path / "t.csv"), **settings)
+
+
+def test_a_label_that_no_held_out_sample_has_is_said(build: Build, tmp_path: Path) -> None:
+    """A rare class whose samples repeat each other stays together."""
+    rows: list[list[object]] = [[n, n % 7, "ab"[n % 2]] for n in range(80)] + [[-1, -1, "rare"]] * 20
+    built = build(write_table(tmp_path / "t.csv", rows, ["x", "y", "label"]))
+    for split in ("validation", "test"):
+        assert 2 not in built.splits[split]["labels"]
+        assert f"no {split} sample has the label 'rare'" in built.messages
+    other = build(random_table(tmp_path / "u.csv"), name="u.h5")
+    assert not any("sample has the label" in said for said in other.messages)

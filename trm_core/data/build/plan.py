@@ -161,6 +161,12 @@ def _class_ids(
             lost = int(((labels == IGNORE_LABEL) & (raw >= 0) & (split == code)).sum())
             if lost:
                 log(f"{lost} {SPLITS[code]} samples have a label that training lacks ({unknown[0]!r}, ...): not scored")
+    for code in (1, 2) if given is None else ():
+        there = np.bincount(labels[(split == code) & (labels >= 0)], minlength=len(known)) > 0
+        if there.any() and not there.all():
+            absent = [name for name, found in zip(known, there, strict=True) if not found]
+            others = f", nor {len(absent) - 1} other labels" if len(absent) > 1 else ""
+            log(f"no {SPLITS[code]} sample has the label {absent[0]!r}{others}")
     if missing := int((raw < 0).sum()):
         log(f"{missing} samples have no label: they are kept and never scored")
     return labels, known
