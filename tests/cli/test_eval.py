@@ -87,7 +87,7 @@ def test_another_file(trained_run: Path, tmp_path: Path) -> None:
     done = tiny.invoke("eval", trained_run, "--json", "--data", fits, "--policy", "never")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["data"] == {"path": str(fits), "split": "test"}
+    assert document["data"] == {"path": str(fits), "split": "test", "splits": ["test"]}
     assert document["scores"][0]["rows"] == 25
 
 
