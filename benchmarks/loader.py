@@ -75,10 +75,10 @@ def whole(path: Path, dtype: torch.dtype) -> list[Tensor]:
     return [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
 
 
-def peak_growth(name: str, path: Path, batch: int) -> float:
-    """Megabytes that opening the file and two epochs add to the resident peak: the median of three processes."""
+def peak_growth(name: str, path: Path, batch: int, processes: int) -> float:
+    """Megabytes that opening the file and two epochs add to the resident peak: the median of some processes."""
     command = [sys.executable, "-m", "benchmarks.loader", "--alone", name, "--file", str(path), "--batch", str(batch)]
-    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
+    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(processes)]
     return round(median(map(float, outputs)), 1)
 
 
@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs=2, default=[4000, 16_000], help="of the two files, by hundreds")
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--processes", type=int, default=3, help="whose median is the growth of memory")
     parser.add_argument("--folder", type=Path, help="where the files go for the time (2.5 GB by default)")
     parser.add_argument("--alone", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
@@ -107,7 +108,9 @@ def main() -> None:
         first = alternate({"loader": epochs["loader"]}, 1, warmup=0)["loader"][0]
         seconds = alternate(epochs, arguments.turns)
         memory = {
-            name: {str(rows): peak_growth(name, path, arguments.batch) for rows, path in files.items()}
+            name: {
+                str(rows): peak_growth(name, path, arguments.batch, arguments.processes) for rows, path in files.items()
+            }
             for name in ("loader", "in memory")
         }
     record = {

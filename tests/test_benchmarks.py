@@ -148,7 +148,7 @@ def test_a_goal_counts_from_where_it_is_kept() -> None:
 def test_adaptive_inference_and_the_learned_policy(tmp_path: Path) -> None:
     where = tmp_path / "run"
     command = [sys.executable, "-m", "trm_cli.main", "train", "--config", "configs/quickstart.yaml", *TINY]
-    command += [f"training.run_dir={where}", "arch.H_cycles=2", "arch.enable_adaptive_hcycles=true"]
+    command += [f"training.run_dir={where}", "arch.H_cycles=2", "arch.max_steps=3", "arch.enable_adaptive_hcycles=true"]
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     record = run(tmp_path, "adaptive_inference", where, "--repetitions", "1")
     assert record["all samples"]["steps"]["all"] == record["T"]
@@ -232,7 +232,7 @@ def test_differences_at_equal_spending_are_read_off_the_rules_upper_hull() -> No
 
 @pytest.mark.slow(minutes=2)
 def test_loader_build_start_and_growth_at_a_tiny_size(tmp_path: Path, trained_run: Path) -> None:
-    loader = run(tmp_path, "loader", "--rows", "200", "400", "--turns", "2", "--batch", "32")
+    loader = run(tmp_path, "loader", "--rows", "200", "400", "--turns", "2", "--batch", "32", "--processes", "1")
     assert set(loader["peak growth, MB"]["loader"]) == {"200", "400"}
     messages = tmp_path / "messages.tsv"
     words = [f"{'spam' if n % 3 else 'ham'}\tword{n % 7} other{n % 11} third{n % 5}" for n in range(60)]
