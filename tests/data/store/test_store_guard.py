@@ -592,16 +592,17 @@ def test_a_signal_to_the_child_says_nothing_of_the_file(
 ) -> None:
     """SLURM signals every process of a job; the file is looked at again, and never called hostile."""
     copy, interpreter = Path(shutil.copy(capsule_path, tmp_path / "copy.h5")), tmp_path / "python"
-    interpreter.write_text(
-        f'#!/bin/sh\nif [ -e seen ]; then exec {sys.executable} "$@"; fi\n: > seen; kill -{number} $$\n'
-    )
+    # By Python: a shell that was started in the background cannot be ended by SIGINT.
+    program = f"import os, signal; signal.signal({number}, signal.SIG_DFL); os.kill(os.getpid(), {number})"
+    dying = f'{sys.executable} -c "{program}"'
+    interpreter.write_text(f'#!/bin/sh\nif [ -e seen ]; then exec {sys.executable} "$@"; fi\n: > seen; exec {dying}\n')
     interpreter.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as context:
         context.setattr(sys, "executable", str(interpreter))
         open_capsules(copy).close()
         os.utime(copy)
-        interpreter.write_text(f"#!/bin/sh\nkill -{number} $$\n")
+        interpreter.write_text(f"#!/bin/sh\nexec {dying}\n")
         with pytest.raises(StoppedEarly, match="asked to stop"):
             open_capsules(copy)
 
