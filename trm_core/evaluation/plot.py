@@ -28,8 +28,8 @@ def require_drawable(path: Path) -> None:
 
 
 def plot_pareto(record: dict[str, Any], path: Path) -> None:
-    """Accuracy against price spent: curves of learned and threshold, points of the other policies. Where nothing could
-    be bought, as of puzzles, against steps, and of whole answers. Writes `path`.
+    """Accuracy against price spent: curves of learned and threshold, points of the other policies. Of puzzles, where
+    nothing can be bought, whole ones against steps. Writes `path`.
     """
     import matplotlib
 
@@ -37,9 +37,9 @@ def plot_pareto(record: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     require_drawable(path)
-    bought = any(score["spent"] for score in record["scores"])
+    puzzles = bool(record.get("puzzles"))
     cost, told = ("spent", ("accuracy", "low", "high"))
-    if not bought:
+    if puzzles:
         cost, told = ("steps", ("exact_accuracy", "exact_low", "exact_high"))
     drawn: set[str] = set()
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
@@ -63,8 +63,8 @@ def plot_pareto(record: dict[str, Any], path: Path) -> None:
             label=None if score["policy"] in drawn else score["policy"],
         )
         drawn.add(score["policy"])
-    axes.set_xlabel("price units spent per sample" if bought else "reasoning steps per sample")
-    axes.set_ylabel("accuracy, %" if bought else "whole answers right, %")
+    axes.set_xlabel("reasoning steps per sample" if puzzles else "price units spent per sample")
+    axes.set_ylabel("whole puzzles right, %" if puzzles else "accuracy, %")
     axes.set_title(
         f"{record['data']['split']} split, {record['scores'][0]['rows']} samples; bands: 95 % intervals", fontsize=10
     )
