@@ -1,0 +1,54 @@
+"""What a run refuses, or sets right, before its first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tiny
+import torch
+
+from trm_core.training.initial_weights import load_initial
+
+
+def test_a_bank_of_another_run_begins_its_clock_anew(trained_run: Path) -> None:
+    config = tiny.make_config(memory={"enabled": True, "capacity": 8, "top_k": 2, "num_heads": 2})
+    model = tiny.make_model(config, tiny.make_shape())
+    assert model.memory is not None
+    model.memory.written.fill_(900)
+    model.memory.filled.fill_(8)
+    load_initial(model, trained_run)
+    assert bool(torch.isfinite(model.memory.slot_values(1)).all())
+
+
+def test_nothing_left_to_learn_after_the_predictor_is_refused(capsule_file: Path, tmp_path: Path) -> None:
+    done = tiny.invoke(
+        "train",
+        *tiny.as_overrides(
+            data={"path": capsule_file},
+            training={"run_dir": tmp_path / "run", "predictor_steps": 2, "freeze": "[q_head.value_net.*]"},
+            dqn={"expansion_selector": "random"},
+        ),
+    )
+    assert done.returncode == 3
+    assert "training.freeze leaves nothing to learn" in done.stderr
+
+
+def test_evaluation_data_without_parents_are_refused_at_once(tmp_path: Path) -> None:
+    ours = tiny.write_capsules(tmp_path / "a.h5", {"train": 40}, parents=True)
+    theirs = tiny.write_capsules(tmp_path / "b.h5", {"test": 20})
+    done = tiny.invoke(
+        "train",
+        *tiny.as_overrides(
+            data={"path": ours, "eval_path": theirs},
+            arch={"enable_hierarchical_attention": "true"},
+            training={"run_dir": tmp_path / "run"},
+        ),
+    )
+    assert done.returncode == 3
+    assert "b.h5 has no parents, which arch.enable_hierarchical_attention=true needs" in done.stderr
+
+
+def test_a_decay_of_one_is_no_decay() -> None:
+    done = tiny.invoke("train", "--dry-run", "training.betas=[0.9,1.0]")
+    assert done.returncode == 3
+    assert "training.betas" in done.stderr
