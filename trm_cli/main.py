@@ -36,7 +36,15 @@ from trm_cli.commands import Built, group_of
 from trm_cli.console import close_stdout, error
 from trm_cli.processes import this_process
 from trm_cli.version import print_version
-from trm_core.errors import CheckFailed, ExitCode, Interrupted, StoppedEarly, TrmError, is_out_of_memory
+from trm_core.errors import (
+    NEEDS_LESS_MEMORY,
+    CheckFailed,
+    ExitCode,
+    Interrupted,
+    StoppedEarly,
+    TrmError,
+    is_out_of_memory,
+)
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -62,7 +70,7 @@ def report(exception: BaseException) -> ExitCode:
     if is_out_of_memory(exception):
         error(
             f"out of memory: {_first_line(exception)}",
-            hint="a smaller training.global_batch_size, arch.hidden_size or dqn.buffer_capacity needs less",
+            hint=NEEDS_LESS_MEMORY,
         )
         return ExitCode.RESOURCES
     if _is_out_of_space(exception):

@@ -51,7 +51,7 @@ def show_thinking(predictor: Predictor, source: Source, policy: Policy, row: int
     if not 0 <= row < source.rows:
         raise UsageError(f"--row {row}: {source.path} has {source.rows} rows, counted from 0")
     sample = next(source.start(row))
-    thinking = thinking_of(predictor.trained, sample, next(predictor.stream([sample], policy, trace=True)))
+    thinking = thinking_of(predictor.trained, sample, next(predictor.stream([sample], policy, trace=True, first=row)))
     if show:
         _print_thinking(thinking)
     if gif is not None:

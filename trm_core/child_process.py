@@ -1,12 +1,18 @@
-"""How to run a function of this package in a process of its own, which may crash, or needs memory that is not here."""
+"""Processes of our own: how one runs a function of this package, and which signals are not meant for it."""
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
 import trm_core
+
+# By these people and SLURM ask a whole job to stop. The process that began the work decides what becomes of it.
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
 
 
 def command_of(module: str, function: str, *arguments: str) -> list[str]:

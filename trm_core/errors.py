@@ -89,6 +89,9 @@ class Interrupted(TrmError):
     exit_code = ExitCode.INTERRUPTED
 
 
+NEEDS_LESS_MEMORY = "a smaller training.global_batch_size, arch.hidden_size or dqn.buffer_capacity needs less"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Also torch's, known by its class name (GPU) or text (CPU allocator), since torch must not be imported here."""
     if isinstance(error, MemoryError):

@@ -65,4 +65,7 @@ def test_what_a_file_does_not_say_contradicts_nothing() -> None:
     assert silent.contradiction(ours) is ours.contradiction(silent) is None
     assert Encoding.of({"encoders": "nonsense", "class_names": 3}) == silent
     assert Encoding.of_record({"encoders": 7}) == Encoding.of_record(None) == silent
+    for data in ({}, {"train": 3}, {"train": []}, {"train": [None]}, {"train": [{"class_names": ["a", None]}]}):
+        assert Encoding.of_run(data) == silent
+    assert Encoding.of_run({"train": [ours.as_record(), {"encoders": "other"}]}) == ours
     assert ours.contradiction(Encoding("abc", ["a"])) == "its class 1 is missing, not 'b'"

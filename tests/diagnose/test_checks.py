@@ -573,6 +573,25 @@ def test_fixes_of_one_report_do_not_contradict_each_other(data: DataFacts) -> No
     assert all(fix.get("training.grad_clip_norm") != 1.0 for fix in fixes.values()), fixes
 
 
+@pytest.mark.parametrize(("name", "sections", "series"), FAULTS, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(FAULTS)])
+def test_a_whole_report_moves_no_setting_both_ways(
+    data: DataFacts, name: str, sections: dict[str, dict[str, Any]], series: dict[str, Any]
+) -> None:
+    given = evidence(data, sections, series)
+    report = diagnose(CHECKS, given)
+    assert name in {one.check.id for one in report if one.finding.verdict in (Verdict.FAIL, Verdict.WARN)}
+    plain = given.settings.model_dump()
+    raised: dict[str, set[bool]] = {}
+    for one in report:
+        for key, value in one.finding.fix.items():
+            section, _, leaf = key.partition(".")
+            now = plain[section][leaf]
+            assert value != now, (one.check.id, key)
+            if isinstance(value, float) and isinstance(now, float):
+                raised.setdefault(key, set()).add(value > now)
+    assert all(len(ways) == 1 for ways in raised.values()), raised
+
+
 def test_values_that_nothing_was_learned_of_do_not_diverge(data: DataFacts) -> None:
     series = {"q_abs_max": 0 * ONE, "dqn_td_error_mean": np.nan * ONE, "dqn_buffer_size": 40.0 * ONE}
     assert found(data, "q-values-diverge", {}, series).verdict is Verdict.UNKNOWN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import tiny
 import torch
 
@@ -46,6 +47,13 @@ def test_evaluation_data_without_parents_are_refused_at_once(tmp_path: Path) -> 
     )
     assert done.returncode == 3
     assert "b.h5 has no parents, which arch.enable_hierarchical_attention=true needs" in done.stderr
+
+
+def test_evaluation_data_at_other_prices_are_refused_at_once(capsule_file: Path, tmp_path: Path) -> None:
+    theirs = tiny.write_capsules(tmp_path / "b.h5", {"test": 20}, prices=np.full(tiny.K, 3.0))
+    done = tiny.invoke("train", *tiny.as_overrides(data={"path": capsule_file, "eval_path": theirs}), "--dry-run")
+    assert done.returncode == 3
+    assert "have different prices" in done.stderr
 
 
 def test_a_decay_of_one_is_no_decay() -> None:

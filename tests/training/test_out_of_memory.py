@@ -89,7 +89,7 @@ def test_the_override_is_the_largest_that_fits(rows: int, slots: int, budget: in
     config = tiny.make_config(
         training={"global_batch_size": rows}, dqn={"buffer_capacity": slots, "buffer_min_size": 1000}
     )
-    found = override_that_fits(config, total, budget, slots)
+    found = override_that_fits(config, total, budget, slots, 1)
     assert (found and found[0]) == overrides
     if found is not None:
         sizes = {key.partition(".")[2]: int(value) for key, value in re.findall(r"([\w.]+)=(\d+)", found[0])}
@@ -101,7 +101,7 @@ def test_the_override_is_the_largest_that_fits(rows: int, slots: int, budget: in
 
 def test_without_a_buffer_only_the_batch_can_shrink() -> None:
     config = tiny.make_config(training={"global_batch_size": 100}, dqn={"buffer_capacity": 5000})
-    assert override_that_fits(config, lambda c: total(c) - 5000, 600, 0) == ("training.global_batch_size=48", 580)
+    assert override_that_fits(config, lambda c: total(c) - 5000, 600, 0, 1) == ("training.global_batch_size=48", 580)
 
 
 def test_a_batch_in_parts_fits_too() -> None:
@@ -109,16 +109,16 @@ def test_a_batch_in_parts_fits_too() -> None:
         return 1000 // config.training.accumulation_steps
 
     config = tiny.make_config(training={"global_batch_size": 96})
-    assert parts_that_fit(config, in_parts, 1000) == 2
-    assert parts_that_fit(config, in_parts, 210) == 6, "5 parts would fit, but do not divide the batch"
-    assert parts_that_fit(config, in_parts, 80) is None, "more parts would have fewer than 8 rows"
+    assert parts_that_fit(config, in_parts, 1000, 1) == 2
+    assert parts_that_fit(config, in_parts, 210, 1) == 6, "5 parts would fit, but do not divide the batch"
+    assert parts_that_fit(config, in_parts, 80, 1) is None, "more parts would have fewer than 8 rows"
     config = tiny.make_config(training={"global_batch_size": 96, "accumulation_steps": 4})
-    assert parts_that_fit(config, in_parts, 1000) == 6
+    assert parts_that_fit(config, in_parts, 1000, 1) == 6
     # Batches stay divisible by the parts.
     config = tiny.make_config(
         training={"global_batch_size": 1000, "accumulation_steps": 3}, dqn={"buffer_capacity": 7000}
     )
-    assert override_that_fits(config, total, 15_100, 0) == ("training.global_batch_size=792", 15_020)
+    assert override_that_fits(config, total, 15_100, 0, 1) == ("training.global_batch_size=792", 15_020)
 
 
 def test_a_process_of_its_own_finds_the_same_fit(capsule_file: Path) -> None:

@@ -40,11 +40,18 @@ class Encoding:
         return cls(_hash_of(manifest), names if isinstance(names, list) else None)
 
     @classmethod
+    def of_run(cls, data: Mapping[str, Any]) -> Self:
+        """Of the first file that a run was trained on, by what it says of its data (`dataset.json`)."""
+        files = data.get("train")
+        return cls.of_record(files[0] if isinstance(files, list) and files else None)
+
+    @classmethod
     def of_record(cls, record: Any) -> Self:
         """Of something that holds what `as_record` gave; of anything else, one that says nothing."""
         known = record if isinstance(record, dict) else {}
         encoders, names = known.get("encoders"), known.get("class_names")
-        return cls(encoders if isinstance(encoders, str) else None, names if isinstance(names, list) else None)
+        named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        return cls(encoders if isinstance(encoders, str) else None, names if named else None)
 
     def as_record(self) -> dict[str, Any]:
         return asdict(self)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from trm_core.child_process import STOP_SIGNALS
 from trm_core.data.order import Place, RowOrder
 from trm_core.data.store import CapsuleFile
 from trm_core.errors import DataError, ResourceError
@@ -187,9 +188,8 @@ def _stop(workers: list[tuple[Any, Connection]]) -> None:
 def _work(pipe: Connection, sources: tuple[Source, ...]) -> None:
     """A worker's life: answer (source, place) with the window, until the pipe closes."""
     # The trainer decides when to stop; signals to the whole group must not take its loader away while it saves.
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     last: list[Window | None] = [None] * len(sources)
     try:
         while True:

@@ -243,6 +243,6 @@ def require_fit(run: TrainedRun, config: Config, file: Dataset) -> None:
                 f"{file.path} has {name}={getattr(file, name)}, but {run.path} was trained with {value}",
                 hint="evaluate on a file built with the same settings as the training file",
             )
-    why = Encoding.of_record(run.data["train"][0]).contradiction(Encoding.of(file.manifest))
+    why = Encoding.of_run(run.data).contradiction(Encoding.of(file.manifest))
     if why is not None:
         raise CheckpointError(f"{file.path} does not fit what {run.path} was trained on: {why}", hint=HINT)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from trm_core.child_process import command_of
 from trm_core.config.schema import Config
 from trm_core.distributed.collectives import world_size
+from trm_core.errors import NEEDS_LESS_MEMORY
 from trm_core.model.data_shape import DataShape
 from trm_core.training.estimate import estimate_memory
 from trm_core.training.features import Features
@@ -28,7 +29,6 @@ _SLOTS = 1000  # buffer sizes, too
 # CPU's allocator leaves more.
 _USABLE = {"cuda": 0.9, "cpu": 0.7}
 _PATIENCE_S = 120
-_UNKNOWN = "a smaller training.global_batch_size, arch.hidden_size or dqn.buffer_capacity needs less"
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def fit_by_child(config: Config, features: Features, device: str, available: int
             command, env=environment, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return Fit({}, _UNKNOWN)
-    return Fit(**json.loads(done.stdout)) if done.returncode == 0 else Fit({}, _UNKNOWN)
+        return Fit({}, NEEDS_LESS_MEMORY)
+    return Fit(**json.loads(done.stdout)) if done.returncode == 0 else Fit({}, NEEDS_LESS_MEMORY)
 
 
 def child(request: str) -> int:
@@ -99,7 +99,7 @@ def fit(config: Config, features: Features, device: str, available: int, ranks: 
 
 
 def override_that_fits(
-    config: Config, total: Callable[[Config], int], budget: float, replay: int, ranks: int = 1
+    config: Config, total: Callable[[Config], int], budget: float, replay: int, ranks: int
 ) -> tuple[str, int] | None:
     """Overrides, and the bytes they need: the largest batch, the largest replay buffer, or else a batch with a smaller
     buffer. `total`: the bytes of a config; `replay`: those of the buffer, tried first where it is the larger half.
@@ -143,7 +143,7 @@ def override_that_fits(
     return None
 
 
-def parts_that_fit(config: Config, total: Callable[[Config], int], budget: float, ranks: int = 1) -> int | None:
+def parts_that_fit(config: Config, total: Callable[[Config], int], budget: float, ranks: int) -> int | None:
     """The fewest `training.accumulation_steps`, more than now, with which the batch fits; None if none do."""
     training = config.training
     for parts in range(training.accumulation_steps + 1, training.global_batch_size // (ranks * _ROWS) + 1):

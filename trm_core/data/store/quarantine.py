@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from trm_core.child_process import command_of
+from trm_core.child_process import STOP_SIGNALS, command_of
 from trm_core.errors import DataError, ExitCode, StoppedEarly
 
 _TIMEOUT_S = 120
 _MEMORY_BYTES = 4 << 30
 _HINT = "the file is damaged or hostile; build it again from its source"
-# Signals that say nothing of the file. SLURM sends them to every process of a job: this one got them too, so the child
-# is asked again while this process comes to its own end.
-_ASKED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+# Times that a child is asked anew after it was ended by a signal that says nothing of the file. SLURM sends these to
+# every process of a job: this one got it too, and comes to its own end meanwhile.
 _AGAIN = 3
 
 _Identity = tuple[int, int, int, int, int]
@@ -55,10 +53,10 @@ def examine_in_child(path: Path) -> None:
     begun = _under_way.pop(key) if key in _under_way else _start(path)
     process, output, errors = _finished(begun, path)
     for _ in range(_AGAIN):
-        if -process.returncode not in _ASKED:
+        if -process.returncode not in STOP_SIGNALS:
             break
         process, output, errors = _finished(_start(path), path)
-    if -process.returncode in _ASKED:
+    if -process.returncode in STOP_SIGNALS:
         raise StoppedEarly(f"asked to stop while looking at {path} (signal {-process.returncode})")
     if process.returncode == ExitCode.DATA:
         raise DataError(**json.loads(output))
