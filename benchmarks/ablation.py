@@ -18,12 +18,11 @@ import json
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from benchmarks.runs import ROOT, interval, trm
+from benchmarks.runs import ROOT, at_once, interval, trm
 
 SKETCHES_ONLY = ["dqn.enabled=false", "arch.enable_capsule_expansion=false", "arch.q_head_num_actions=2"]
 WITH_POLICY = ["dqn.enabled=true", "arch.enable_capsule_expansion=true"]
@@ -172,8 +171,7 @@ def main() -> None:
             done = found["scores"][found["policy"]]
             print(f"{dataset} | {row} | seed {seed}: {done['accuracy']:.4f}, {done['opened']:.2f}", file=sys.stderr)
 
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(job, todo))
+    at_once(job, todo, arguments.jobs)
     print(json.dumps(record.get("table", {}), indent=1))
 
 

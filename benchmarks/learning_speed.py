@@ -16,7 +16,6 @@ import argparse
 import json
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ import torch
 
 from benchmarks.checkpoints import scores_by_checkpoint
 from benchmarks.record import describe_machine, publish
-from benchmarks.runs import ROOT, interval, train
+from benchmarks.runs import ROOT, at_once, interval, train
 from trm_core.config import load_config
 from trm_core.training.run_dir import CONFIG, METRICS
 
@@ -146,8 +145,8 @@ def main() -> None:
     # Turn by turn, so that whatever else the machine does meets both.
     goal, names = SUBJECTS[arguments.config].goal, tuple(SUBJECTS[arguments.config].settings)
     jobs = [(name, seed) for seed in range(arguments.seeds) for name in names]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = list(pool.map(partial(learn, arguments.config, Path(folder), arguments.settings), jobs))
+    with tempfile.TemporaryDirectory() as folder:
+        runs = at_once(partial(learn, arguments.config, Path(folder), arguments.settings), jobs, arguments.jobs)
     final = {}
     for name in names:
         last = [run["points"][-1] for run in runs if run["settings"] == name]

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import publish
-from benchmarks.runs import ROOT, interval, train, trm
+from benchmarks.runs import ROOT, at_once, interval, train, trm
 from trm_core.config.load import load_config
 from trm_core.config.schema import DQNConfig
 
@@ -69,8 +68,8 @@ def main() -> None:
         price = [f"dqn.expansion_cost_per_child={per_child * factor}", "dqn.price_spread=1.0"]
         return train(arguments.config, arguments.runs / f"seed{seed}-{factor:g}", settings(seed) + price)
 
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(job, [(seed, factor) for seed in arguments.seeds for factor in (None, *arguments.factors)]))
+    jobs = [(seed, factor) for seed in arguments.seeds for factor in (None, *arguments.factors)]
+    at_once(job, jobs, arguments.jobs)
 
     record: dict[str, Any] = {"config": arguments.config.name, "seeds": arguments.seeds, "prices": {}}
     for factor in arguments.factors:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.record import publish
-from benchmarks.runs import ROOT, trm
+from benchmarks.runs import ROOT, at_once, trm
 
 PRICE_FACTORS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998)
@@ -219,8 +218,7 @@ def main() -> None:
     def job(fold: int) -> dict[str, Any]:
         return train_fold(fold, not arguments.unshuffled, folder, arguments.threads, arguments.overrides)
 
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = list(pool.map(job, arguments.folds))
+    runs = at_once(job, arguments.folds, arguments.jobs)
     folds = [evaluate_fold(Path(run["run"])) for run in runs]
     record = {"shuffled": not arguments.unshuffled, "jobs": arguments.jobs, "runs": runs, **summary(folds)}
     if arguments.plot is not None:

@@ -1,15 +1,15 @@
 """Sudokus on a processor: how many of them, and after how long.
 
-    python -m benchmarks.sudoku small --seeds 3 --out benchmarks/results/sudoku_small.json
+    python -m benchmarks.sudoku small --seeds 3 [--runs FOLDER] --out benchmarks/results/sudoku_small.json
     python -m benchmarks.sudoku curve RUN --out benchmarks/results/sudoku9.json --plot docs/images/sudoku9.png
     python -m benchmarks.sudoku halting RUN... --out benchmarks/results/halting.json
 
 `small` builds 3,000 Sudokus of 4 x 4 and of 6 x 6 (split by their form under all symmetries), trains
 configs/sudoku4_cpu.yaml and sudoku6_cpu.yaml with several seeds, `--jobs` at once with one thread each, and says how
 long the whole command took and how many held-out puzzles are solved, by rows that halt (`act`) and with all steps
-(`never`). `curve` goes through the checkpoints of a finished run: exact and cell accuracy of each on all held-out
-puzzles, with 95 % intervals, against the time since the run began. `halting` evaluates finished runs with several
-values of `arch.halt_threshold`, which training does not depend on.
+(`never`); `--runs` keeps data and runs. `curve` goes through the checkpoints of a finished run: exact and cell accuracy
+of each on all held-out puzzles, with 95 % intervals, against the time since the run began. `halting` evaluates finished
+runs with several values of `arch.halt_threshold`, which training does not depend on.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ import math
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.checkpoints import loaded, scores_by_checkpoint
 from benchmarks.record import publish
-from benchmarks.runs import ROOT, interval, trm
+from benchmarks.runs import ROOT, at_once, interval, trm
 from trm_core.evaluation.report import Evaluator
 from trm_core.training.checkpoint_folders import MANIFEST
 from trm_core.training.run_dir import CONFIG
@@ -43,8 +42,7 @@ def small(sizes: list[str], seeds: int, jobs: int, folder: Path) -> dict[str, An
         data = folder / f"data{size}"
         counts = ["--count", "3000", "--augmentations", "20"]
         trm("build-puzzles", "sudoku", "--size", size, *counts, *settings, "--out", data)
-        with ThreadPoolExecutor(jobs) as pool:
-            runs = list(pool.map(partial(train, size, data, folder), range(seeds)))
+        runs = at_once(partial(train, size, data, folder), range(seeds), jobs)
         means = {name: interval([run[name]["exact_accuracy"] for run in runs]) for name in ("act", "never")}
         found[f"{size} x {size}"] = {"jobs": jobs, "runs": runs, "exact": means}
     return found
@@ -123,6 +121,7 @@ def main() -> None:
     few.add_argument("--seeds", type=int, default=3)
     few.add_argument("--jobs", type=int, default=1, help="runs at once")
     few.add_argument("--sizes", nargs="*", choices=BUILD, default=list(BUILD))
+    few.add_argument("--runs", type=Path, help="keep data and runs in this folder")
     long = kinds.add_parser("curve")
     long.add_argument("run", type=Path)
     long.add_argument("--plot", type=Path)
@@ -134,7 +133,7 @@ def main() -> None:
     record: Any
     if arguments.kind == "small":
         with tempfile.TemporaryDirectory() as folder:
-            record = small(arguments.sizes, arguments.seeds, arguments.jobs, Path(folder))
+            record = small(arguments.sizes, arguments.seeds, arguments.jobs, arguments.runs or Path(folder))
     elif arguments.kind == "halting":
         record = halting(arguments.runs)
     else:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 
-from benchmarks import learning_speed, policy_wins, sudoku
+from benchmarks import learning_speed, policy_wins, runs, sudoku
 from benchmarks.mutants import changes
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +36,7 @@ def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRM_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(runs, "in_a_process", lambda arguments, threads: tiny.invoke(*arguments))
         yield
 
 
@@ -48,11 +53,28 @@ def test_quickstart_folds(tmp_path: Path) -> None:
 
 
 def run(folder: Path, module: str, *arguments: str | Path) -> Any:
-    """The record that a benchmark prints and writes."""
+    """The record that a benchmark prints and writes. It and its trainings run in this process, as a start takes longer
+    than what is tested.
+    """
+    out, printed = folder / f"{module}.json", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(io.StringIO()):
+        patch.setattr(sys, "argv", [module, *words(out, *arguments)])
+        importlib.import_module(f"benchmarks.{module}").main()
+    assert json.loads(printed.getvalue())
+    return json.loads(out.read_text())
+
+
+def words(out: Path, *arguments: str | Path) -> list[str]:
+    """The arguments, and where the record goes before the first that is no option."""
+    given = [str(argument) for argument in arguments]
+    end = given.index("--") if "--" in given else len(given)
+    return [*given[:end], "--out", str(out), *given[end:]]
+
+
+def run_alone(folder: Path, module: str, *arguments: str | Path) -> Any:
+    """The same of a benchmark that starts, or forks, processes of its own."""
     out = folder / f"{module}.json"
-    words = [str(argument) for argument in arguments]
-    end = words.index("--") if "--" in words else len(words)  # what follows it are no options
-    command = [sys.executable, "-m", f"benchmarks.{module}", *words[:end], "--out", str(out), *words[end:]]
+    command = [sys.executable, "-m", f"benchmarks.{module}", *words(out, *arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)
@@ -93,7 +115,7 @@ def test_save_cost(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
-    record = run(tmp_path, "ranks", "--pairs", "1", "--steps", "6", "training.lr_warmup_steps=2")
+    record = run_alone(tmp_path, "ranks", "--pairs", "1", "--steps", "6", "training.lr_warmup_steps=2")
     assert set(record["samples per second"]) == {"1", "2"}
 
 
@@ -112,7 +134,7 @@ def test_ablation_keeps_finished_cells(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_learning_speed(tmp_path: Path) -> None:
     plot = tmp_path / "curves.png"
-    record = run(tmp_path, "learning_speed", "quickstart", *TINY, "--seeds", "1", "--jobs", "2", "--plot", plot)
+    record = run(tmp_path, "learning_speed", "quickstart", *TINY, "--seeds", "1", "--plot", plot)
     assert plot.stat().st_size > 10_000
     first, now = record["runs"]
     assert (first["settings"], now["settings"]) == ("first", "now")
@@ -147,9 +169,8 @@ def test_a_goal_counts_from_where_it_is_kept() -> None:
 @pytest.mark.slow
 def test_adaptive_inference_and_the_learned_policy(tmp_path: Path) -> None:
     where = tmp_path / "run"
-    command = [sys.executable, "-m", "trm_cli.main", "train", "--config", "configs/quickstart.yaml", *TINY]
-    command += [f"training.run_dir={where}", "arch.H_cycles=2", "arch.max_steps=3", "arch.enable_adaptive_hcycles=true"]
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    settings = [*TINY, "arch.H_cycles=2", "arch.max_steps=3", "arch.enable_adaptive_hcycles=true"]
+    runs.train(ROOT / "configs" / "quickstart.yaml", where, settings)
     record = run(tmp_path, "adaptive_inference", where, "--repetitions", "1")
     assert record["all samples"]["steps"]["all"] == record["T"]
     assert record["easy half"]["cycles"]["all"] == 2 * record["T"]
@@ -232,16 +253,16 @@ def test_differences_at_equal_spending_are_read_off_the_rules_upper_hull() -> No
 
 @pytest.mark.slow(minutes=2)
 def test_loader_build_start_and_growth_at_a_tiny_size(tmp_path: Path, trained_run: Path) -> None:
-    loader = run(tmp_path, "loader", "--rows", "200", "400", "--turns", "2", "--batch", "32", "--processes", "1")
+    loader = run_alone(tmp_path, "loader", "--rows", "200", "400", "--turns", "2", "--batch", "32", "--processes", "1")
     assert set(loader["peak growth, MB"]["loader"]) == {"200", "400"}
     messages = tmp_path / "messages.tsv"
-    words = [f"{'spam' if n % 3 else 'ham'}\tword{n % 7} other{n % 11} third{n % 5}" for n in range(60)]
-    messages.write_text("\n".join(words))
-    build = run(tmp_path, "build", "--rows", "120", "--rounds", "1", "--text", messages)
+    lines = [f"{'spam' if n % 3 else 'ham'}\tword{n % 7} other{n % 11} third{n % 5}" for n in range(60)]
+    messages.write_text("\n".join(lines))
+    build = run_alone(tmp_path, "build", "--rows", "120", "--rounds", "1", "--text", messages)
     for kind in ("pictures", "messages"):
         assert build[kind]["overhead"]["ratio"] > -1
         assert set(build[kind]["seconds by stage"]["two"]) == {"scan", "fit", "encode", "write", "probe"}
-    start = run(tmp_path, "start", "--rounds", "1", "--heavy-rounds", "1", "--run", trained_run)
+    start = run_alone(tmp_path, "start", "--rounds", "1", "--heavy-rounds", "1", "--run", trained_run)
     assert start["light"]["trm --help - python -c pass"]["seconds"]["difference"] > 0
     plot = tmp_path / "growth.png"
     growth = run(tmp_path, "growth", "--quick", "--rounds", "1", "--only", "B", "replay capacity", "--plot", plot)
@@ -289,7 +310,7 @@ def test_records_are_read_where_the_benchmarks_write_them() -> None:
 
 @pytest.mark.slow
 def test_mutation(tmp_path: Path) -> None:
-    found = run(tmp_path, "mutation", "--mutants", "4", "--only", "trm_core/dqn/rewards.py")["modules"]
+    found = run_alone(tmp_path, "mutation", "--mutants", "4", "--only", "trm_core/dqn/rewards.py")["modules"]
     rewards = found["trm_core/dqn/rewards.py"]
     assert rewards["drawn"] == 4 < rewards["possible"]
     assert rewards["killed"] + len(rewards["survivors"]) == 4

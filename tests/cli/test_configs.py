@@ -144,9 +144,8 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_config_of_the_project_trains_at_a_reduced_size(case: tuple[str, list[str]], tmp_path: Path) -> None:
     name, data = case
-    start = ["train", "--config", str(CONFIGS[name]), *data, *reduced(name)]
-    dry_run(name, start)
-    done = tiny.invoke(*start, f"training.run_dir={tmp_path / 'run'}")
+    where = f"training.run_dir={tmp_path / 'run'}"
+    done = tiny.invoke("train", "--config", str(CONFIGS[name]), *data, *reduced(name), where)
     assert done.returncode == 0, done.stderr
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (status["state"], status["step"]) == ("done", 4)
@@ -155,26 +154,20 @@ def test_a_config_of_the_project_trains_at_a_reduced_size(case: tuple[str, list[
 @pytest.mark.slow
 def test_a_config_of_the_project_dry_runs_at_its_own_size(case: tuple[str, list[str]]) -> None:
     name, data = case
-    dry_run(name, ["train", "--config", str(CONFIGS[name]), *data])
+    done = tiny.invoke("train", "--config", str(CONFIGS[name]), *data, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert document["shapes"]["parameters"] > 1000
+    assert ("tokens S" in document["shapes"]) == tokens(name)
+    if name == "multimodal":
+        switches_on_what_it_says(document)
 
 
-@pytest.mark.slow
-def test_the_multimodal_config_switches_on_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the words of the user's document, which are other spellings; at its own size."""
-    monkeypatch.setenv("TRM_CACHE", str(tmp_path / "cache"))
-    document = dry_run("multimodal", ["train", "--config", str(CONFIGS["multimodal"]), *mixed(tmp_path)])
+def switches_on_what_it_says(document: dict[str, Any]) -> None:
+    """In the words of the user's document, which are other spellings."""
     assert 38e6 < document["shapes"]["parameters"] < 46e6
     on = {feature["feature"] for feature in document["features"] if feature["on"]}
     assert on >= {
         "enable_dqn", "enable_capsule_expansion", "q_head_num_actions: 3", "enable_memory", "enable_adaptive_hcycles",
         "enable_entropy_regularization", "reconstruction",
     }  # fmt: skip
-
-
-def dry_run(name: str, start: list[str]) -> dict[str, Any]:
-    done = tiny.invoke(*start, "--dry-run", "--json")
-    assert done.returncode == 0, done.stderr
-    document: dict[str, Any] = json.loads(done.stdout)
-    assert document["shapes"]["parameters"] > 1000
-    assert ("tokens S" in document["shapes"]) == tokens(name)
-    return document

@@ -21,6 +21,7 @@ from trm_core.data.store import CapsuleFile
 from trm_core.data.windows import LocalReader, Source, Window, WorkerReader
 from trm_core.errors import CheckpointError, DataError
 
+_PIECE_BYTES = 512 << 10  # of rows that are gathered before they become float32: what stays in a core's cache
 _BATCH_FIELDS = ("sketches", "children", "checksums", "labels", "parents", "mask", "modality")
 
 
@@ -66,7 +67,7 @@ class SampleStream:
             WorkerReader(self._sources, num_workers) if num_workers else LocalReader(self._sources)
         )
         self._windows: list[Window | None] = [None] * len(files)
-        self._gathered: dict[str, np.ndarray] = {}
+        self._pieces: dict[str, np.ndarray] = {}
         self._taken = 0  # rows given to all processes
         self._counts = [0] * len(files)  # of these, by file
 
@@ -90,7 +91,7 @@ class SampleStream:
                 end = int(np.searchsorted(positions, window.place.stop))
                 index = window.visit[positions[begin:end] - window.place.start]
                 for name in fields:
-                    _put(window.arrays[name], index, batch[name], slots[begin:end])
+                    self._put(name, window.arrays[name], index, batch[name], slots[begin:end])
                 batch["rows"][slots[begin:end]] = window.rows[index]
                 begin = end
         self._taken += before + n + after
@@ -153,14 +154,28 @@ class SampleStream:
         return picks, counts
 
     def _room(self, name: str, n: int) -> np.ndarray:
-        """An array [n, ...] to gather a field in. What is copied anyway, as float32, is gathered in the same memory."""
-        shape = self._files[0].layout.row_shape(name)
+        """An array [n, ...] to gather a field in, of the dtype of a batch."""
         dtype = np.result_type(*(np.dtype(file.layout.dtypes[name]) for file in self._files))
-        if dtype != np.float16:
-            return np.empty((n, *shape), dtype)
-        if name not in self._gathered or len(self._gathered[name]) < n:
-            self._gathered[name] = np.empty((n, *shape), dtype)
-        return self._gathered[name][:n]
+        return np.empty((n, *self._files[0].layout.row_shape(name)), np.float32 if dtype == np.float16 else dtype)
+
+    def _put(self, name: str, array: np.ndarray, index: np.ndarray, out: np.ndarray, slots: np.ndarray) -> None:
+        """out[slots] = array[index], for ascending slots."""
+        first, last = int(slots[0]), int(slots[-1])
+        if last - first + 1 != len(slots):  # of several files
+            out[slots] = array[index]
+        elif array.dtype == out.dtype:
+            _take(array, index, out[first : last + 1])
+        else:
+            if name not in self._pieces:
+                rows = max(1, _PIECE_BYTES // array[:1].nbytes)
+                self._pieces[name] = np.empty((rows, *array.shape[1:]), array.dtype)
+            piece = self._pieces[name]
+            # numpy gathers, and torch converts, several times as fast as the other.
+            for begin in range(0, len(index), len(piece)):
+                some = index[begin : begin + len(piece)]
+                _take(array, some, piece[: len(some)])
+                into = out[first + begin : first + begin + len(some)]
+                torch.from_numpy(into).copy_(torch.from_numpy(piece[: len(some)]))
 
     def _window(self, source: int, position: int) -> Window:
         window = self._windows[source]
@@ -231,13 +246,8 @@ def _require_same_shape(first: CapsuleFile, file: CapsuleFile, split: str) -> No
         )
 
 
-def _put(array: np.ndarray, index: np.ndarray, out: np.ndarray, slots: np.ndarray) -> None:
-    """out[slots] = array[index], for ascending slots."""
-    first, last = int(slots[0]), int(slots[-1])
-    if last - first + 1 == len(slots) and array.dtype == out.dtype:
-        np.take(array, index, axis=0, out=out[first : last + 1], mode="clip")  # the default mode takes a copy first
-    else:
-        out[slots] = array[index]
+def _take(array: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
+    np.take(array, index, axis=0, out=out, mode="clip")  # the default mode takes a copy first
 
 
 def _batch(names: Sequence[str], arrays: dict[str, np.ndarray]) -> CapsuleBatch:

@@ -46,11 +46,13 @@ class Optimizers:
             self.puzzles.factor = model
 
     def norms(self) -> tuple[Tensor, Tensor]:
-        """The gradient norm of each part: model, policy."""
-        return tuple(  # type: ignore[return-value]
-            nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])
-            for part in (self.model_params, self.policy_params)
+        """The gradient norm of each part: model, policy. 0, on the same device, where a part has no gradient."""
+        model, policy = (
+            [p.grad for p in part if p.grad is not None] for part in (self.model_params, self.policy_params)
         )
+        nothing = (model or policy or [torch.zeros(())])[0].new_zeros(())
+        norm = nn.utils.get_total_norm
+        return norm(model) if model else nothing, norm(policy) if policy else nothing
 
     def clip(self, norms: Sequence[Tensor], limits: Sequence[float]) -> None:
         """Scale each part's gradient down to its limit; `norms` as they are now."""

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ def package_versions() -> dict[str, str | None]:
     return versions
 
 
+@cache
 def installed_packages() -> list[str]:
     """Everything that is installed, as `pip freeze` lists it: name==version."""
     # Read once each: `found.name` and `found.version` would parse the whole file each time.

@@ -41,9 +41,14 @@ class Averages:
         """The means over the examples of all ranks, and start anew. Names that saw no example are left out."""
         if not self._sums:
             return {}
-        names = [name for key in self._sums for name in key]
+        # Losses lie on the device and times in host memory: one copy from each place.
+        places: dict[torch.device, dict[tuple[str, ...], Tensor]] = {}
+        for key, pair in self._sums.items():
+            places.setdefault(pair.device, {})[key] = pair
+        names = [name for pairs in places.values() for key in pairs for name in key]
         assert len(set(names)) == len(names), f"a name was added both alone and in a vector: {sorted(names)}"
-        sums, weights = torch.cat(list(self._sums.values()), 1).tolist()
+        copies = [torch.cat(list(pairs.values()), 1).cpu() for pairs in places.values()]
+        sums, weights = torch.cat(copies, 1).tolist()
         self._sums = {}
         mine = {name: pair for name, *pair in zip(names, sums, weights, strict=True)}
         totals: dict[str, tuple[float, float]] = {}

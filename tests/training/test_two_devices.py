@@ -1,0 +1,113 @@
+"""Training, evaluation and checkpoints with the model on another device than the host's, where no GPU is needed to see
+that nothing mixes the two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from tiny_puzzles import ARCH, write_puzzles
+from two_devices import Elsewhere, second_device
+
+from trm_core.data.dataset import open_dataset
+from trm_core.evaluation.report import EvaluationData, Evaluator
+from trm_core.evaluation.rollout import Thinking
+from trm_core.training import measure
+from trm_core.training.checkpoint import snapshot
+from trm_core.training.features import resolve_features, resolved
+from trm_core.training.trainer import Trainer
+
+Settings = dict[str, dict[str, Any]]
+CAPSULES: dict[str, Settings] = {
+    "plain": {},
+    "no monitor": {"training": {"monitor_gradients": False}, "dqn": {"expansion_selector": "checksum"}},
+    "recurrent, Muon, a finished predictor": {
+        "training": {"optimizer": "muon", "predictor_steps": 3},
+        "arch": {"q_head_type": "rnn"},
+        "dqn": {
+            "sequence_length": 2, "expansion_selector": "attention", "replay": "prioritized", "recent_fraction": 0.5,
+            "budget": 2.0,
+        },
+    },
+    "all parts": {
+        "arch": {
+            "q_head_type": "attention", "q_head_tokens": 2, "enable_concepts": True, "num_concepts": 8,
+            "enable_mtp": True, "enable_hierarchical_attention": True, "H_cycles": 2, "enable_adaptive_hcycles": True,
+            "hcycle_confidence_threshold": 0.0,
+        },
+        "memory": {"enabled": True, "capacity": 16, "num_heads": 2, "top_k": 2, "reward_threshold": -1.0},
+        "dqn": {"enable_curiosity": True, "expansion_selector": "static"},
+        "training": {"accumulation_steps": 2},
+    },
+    "mixer": {
+        "arch": {"mixer": "mlp", "q_head_type": "linear"},
+        "dqn": {"expansion_selector": "entropy", "expand_count": 2, "target_tau": 0.1},
+    },
+}  # fmt: skip
+PUZZLES: dict[str, Settings] = {
+    "halting": {"arch": ARCH, "dqn": {"enabled": False}},
+    "no monitor": {"arch": ARCH, "dqn": {"enabled": False}, "training": {"monitor_gradients": False}},
+    "HRM": {
+        "arch": {**ARCH, "enable_q_continue": True, "tied": False},
+        "dqn": {"enabled": False},
+        "data": {"draw": "batch"},
+    },
+    "learned halting": {
+        "arch": {**ARCH, "q_head_type": "mlp"},
+        "dqn": {"enabled": True},
+        "training": {"predictor_steps": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("settings", CAPSULES.values(), ids=CAPSULES)
+def test_capsules_on_another_device(tmp_path: Path, settings: Settings) -> None:
+    rows = {"train": 64, "test": 32}
+    file = tiny.write_capsules(tmp_path / "a.h5", rows, label_rank=2, parents=True)
+    lives_there(file, settings, tmp_path)
+
+
+@pytest.mark.parametrize("settings", PUZZLES.values(), ids=PUZZLES)
+def test_puzzles_on_another_device(tmp_path: Path, settings: Settings) -> None:
+    lives_there(write_puzzles(tmp_path / "puzzles", identifiers=5), settings, tmp_path)
+
+
+def lives_there(path: Path, settings: Settings, folder: Path) -> None:
+    file = open_dataset(path)
+    config = tiny.make_config(**settings)
+    features = resolve_features(config, file)
+    config = resolved(config, features)
+    with second_device() as device:
+        trainer = Trainer(config, features, [(file, 1.0)], device, folder / "run", {"shape": {}})
+        for _ in range(6):
+            trainer.taker.take(trainer.standing())
+        assert isinstance(trainer.state.carry.z_H, Elsewhere)
+        logged = trainer.taker.averages.take()
+        assert {"train/lm_loss", "train/data_time_share"} <= logged.keys()
+        assert measure.numbers_now(trainer.state, config, torch.device("cpu"))
+        policies = ["learned", "random"] if features.dqn else []
+        data = EvaluationData(file, "test")
+        table = Evaluator(trainer.state.model, config, data, thinking=Thinking(None, 2)).table(
+            [*policies, "threshold", "never", "all", "act"]
+        )
+        assert all(score.rows for score in table)
+        trainer.state.restore(snapshot(trainer.state.to_checkpoint({}), 0))
+        trainer.taker.take(trainer.standing())
+
+
+def test_mixing_is_refused() -> None:
+    """What the tests above rest on."""
+    with second_device() as device:
+        there, here = torch.ones(2, device=device), torch.ones(2)
+        for mix in (lambda: there + here, lambda: torch.cat([there, here]), lambda: here[there.long()]):
+            with pytest.raises(RuntimeError, match="same device"):
+                mix()
+        with pytest.raises(TypeError, match="numpy"):
+            there.numpy()
+        assert (there + torch.tensor(1.0)).tolist() == [2.0, 2.0]
+        assert there[torch.tensor([1])].cpu().numpy().tolist() == [1.0]
+        assert isinstance(torch.tensor(1.0, device=there.device) * there, Elsewhere)

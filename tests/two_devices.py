@@ -1,0 +1,138 @@
+"""A second device without a GPU: CPU tensors that claim to lie on it, and operators that refuse to mix devices as those
+of CUDA do.
+
+Inside of `second_device`, `meta` stands for the GPU: what is made on `DEVICE` computes in host memory but says that it
+is elsewhere. Refused are operators on tensors of both places (a number of no dimension from the host is allowed, except
+where tensors are joined, and so are indices), and numpy's view of a tensor that is not in host memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+DEVICE = torch.device("meta")
+HOST = torch.device("cpu")
+ACROSS = ("aten.copy_", "aten._to_copy", "aten.set_")
+JOINING = ("aten.cat", "aten.stack")
+INDEXING = ("aten.index.Tensor", "aten.index_put", "aten._index_put_impl_")
+
+
+class Elsewhere(Tensor):
+    """A CPU tensor that says that it lies on `DEVICE`."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> Elsewhere:
+        made: Elsewhere = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
+            layout=held.layout, device=DEVICE,
+        )  # fmt: skip
+        made.held = held
+        return made
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"Elsewhere({self.held})"
+
+    @property
+    def is_meta(self) -> bool:  # type: ignore[override]
+        return False  # torch draws no initial values for those that are
+
+    def tolist(self) -> Any:
+        return self.held.tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        if force:
+            return self.held.detach().numpy()
+        raise TypeError("can't convert a tensor of another device to numpy: use Tensor.cpu() first")
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+
+class Refusing(TorchDispatchMode):
+    """Sees the operators that make tensors, too."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+
+def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The operator on what the tensors hold; its new tensors lie where CUDA would put them."""
+    name = str(func)
+    given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    refuse_mixed(name, given)
+    device = kwargs.get("device")
+    if device is not None:
+        kwargs = {**kwargs, "device": HOST}
+    out = func(*tree_map(inner, args), **tree_map(inner, kwargs))
+    elsewhere = [isinstance(tensor, Elsewhere) for tensor in given]
+    if device is not None:
+        there = torch.device(device).type == DEVICE.type
+    elif name.startswith((*ACROSS, *INDEXING)):
+        there = elsewhere[0]
+    else:
+        there = any(elsewhere)
+    known = {id(inner(tensor)): tensor for tensor in given}  # what an operator in place gives back
+
+    def outer(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return known.get(id(value)) if id(value) in known else Elsewhere(value) if there else value
+
+    return tree_map(outer, out)
+
+
+def inner(value: Any) -> Any:
+    return value.held if isinstance(value, Elsewhere) else value
+
+
+def refuse_mixed(name: str, given: list[Tensor]) -> None:
+    here = [tensor for tensor in given if not isinstance(tensor, Elsewhere)]
+    if len(here) in (0, len(given)) or name.startswith(ACROSS):
+        return
+    if name.startswith(INDEXING) and isinstance(given[0], Elsewhere):
+        here = [tensor for tensor in here if tensor.dtype not in (torch.bool, torch.int64)]
+    if name.startswith(JOINING) or any(tensor.dim() for tensor in here) or not isinstance(given[0], Elsewhere):
+        raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found two")
+
+
+@contextmanager
+def second_device() -> Iterator[torch.device]:
+    """The device, which is there as long as this is entered."""
+    make, convert = torch.tensor, torch.as_tensor
+
+    def placed(values: Tensor, device: Any) -> Tensor:
+        return Elsewhere(values) if device is not None and torch.device(device).type == DEVICE.type else values
+
+    def tensor(data: Any, *, dtype: Any = None, device: Any = None, **others: Any) -> Tensor:
+        return placed(make(data, dtype=dtype, **others), device)
+
+    def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
+        if isinstance(data, Tensor):
+            return data.to(dtype=dtype or data.dtype, device=device or data.device)
+        return placed(convert(data, dtype=dtype), device)
+
+    def new_tensor(self: Tensor, data: Any, dtype: Any = None, device: Any = None) -> Tensor:
+        return placed(make(data, dtype=dtype or self.dtype), device or self.device)
+
+    replaced: dict[Any, dict[str, Callable[..., Tensor]]] = {
+        torch: {"tensor": tensor, "as_tensor": as_tensor},
+        Tensor: {"new_tensor": new_tensor},
+    }
+    with pytest.MonkeyPatch.context() as patch, Refusing():
+        # Leaving autocast asks for it, where there is none.
+        patch.setattr(torch, "get_autocast_dtype", lambda device_type: torch.bfloat16)
+        for place, functions in replaced.items():
+            for name, function in functions.items():
+                patch.setattr(place, name, function)
+        yield DEVICE
