@@ -23,7 +23,7 @@ ORDER = [
     {"evaluation", "diagnose", "profiling", "inference"},
     {"export", "serving"},
     {"prepare"},
-    {"runs", "probe", "about"},
+    {"runs", "probe", "about", "overview"},
     {"convert"},
     {"render"},
 ]

@@ -95,9 +95,22 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         out("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def fits(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:
+    """Whether a table of these is no wider than the terminal. Elsewhere nothing is too wide."""
+    if not is_terminal(sys.stdout):
+        return True
+    from rich.cells import cell_len
+    from rich.console import Console
+
+    frame = 3  # characters around a cell
+    return 1 + sum(frame + max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)) <= Console().width
+
+
 def print_json(value: Any) -> None:
     """Print exactly one JSON document on stdout. NaN and infinity, which JSON lacks, become null."""
-    out(json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
+    # Half a surrogate pair, as in the name of a file that is no UTF-8, is written as JSON's own escape of it.
+    out(text.encode("utf-8", "backslashreplace").decode())
 
 
 def format_value(value: object) -> str:

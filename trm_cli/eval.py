@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trm_cli.class_table import print_classes
 from trm_cli.config_options import JsonOption
 from trm_cli.console import log, out, print_json
 from trm_cli.processes import start_processes
@@ -47,6 +48,10 @@ def command(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the accuracy/cost curves of learned and threshold.")
     ] = None,
+    by_class: Annotated[
+        bool,
+        typer.Option("--by-class", help="Where the mistakes are: a table by class, of each --policy or the first."),
+    ] = False,
     max_steps: Annotated[
         int | None, typer.Option(min=1, metavar="T", help="Reasoning steps at most; default: as in training.")
     ] = None,
@@ -97,6 +102,7 @@ def command(
         selector=selector,
         checkpoint=checkpoint,
         curves=plot is not None,
+        by_class=by_class,
         max_steps=max_steps,
         restarts=restarts,
         submission=submission,
@@ -113,6 +119,8 @@ def command(
         print_json(record)
     else:
         print_scores(record)
+        if by_class:
+            print_classes(record["by_class"])
         if plot is not None:
             out(f"plot: {plot}")
     if not record["scores"]:

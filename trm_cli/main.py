@@ -28,6 +28,7 @@ from trm_cli import (
     inspect_dataset,
     predict,
     profile,
+    runs,
     serve,
     train,
 )
@@ -116,6 +117,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.command,
     "eval": evaluate.command,
     "diagnose": diagnose.command,
+    "runs": runs.command,
     "checkpoints": checkpoints.command,
     "convert": convert.command,
     "profile": profile.command,

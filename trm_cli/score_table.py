@@ -52,10 +52,15 @@ def print_table(evaluation: dict[str, Any]) -> None:
         out(f"exact % after each step, {longest['policy']}: {shown}")
 
 
+def name_of_line(policy: str, setting: float | None) -> str:
+    """A policy with its price level or confidence."""
+    return policy if setting is None else f"{policy} @{setting:.4g}"
+
+
 def capsule_cells(score: dict[str, Any]) -> dict[str, str]:
     """A line of the table, by column."""
     return {
-        "policy": score["policy"] + ("" if score["setting"] is None else f" @{score['setting']:.4g}"),
+        "policy": name_of_line(score["policy"], score["setting"]),
         "accuracy %": f"{100 * score['accuracy']:.2f}",
         "95 %": f"{100 * score['low']:.1f}-{100 * score['high']:.1f}",
         "exact %": f"{100 * score['exact_accuracy']:.2f}",

@@ -21,10 +21,10 @@ SMALL = 7  # rows of a batch: six of them in the 40 validation rows
 
 
 def scores(number: int, world: int, run: str, batch: int) -> Any:
-    """Of all policies, at two prices, with curves."""
+    """Of all policies, at two prices, with curves and counts by class."""
     report.EVAL_BATCH = batch
     seen: list[tuple[int, int]] = []
-    request = EvalRequest(prices=[0.001, 0.01], curves=True, split="validation")
+    request = EvalRequest(prices=[0.001, 0.01], curves=True, by_class=True, split="validation")
     record = evaluate_run(Path(run), request, on_rows=lambda done, total: seen.append((done, total)))
     assert all(0 < done <= total for done, total in seen)
     return json.loads(json.dumps(record))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -102,6 +103,8 @@ ATTACKS: tuple[Attack, ...] = (damage, damage, hostile, hostile_lines, another_k
 def test_run_folder(case: int, random: Random, bench: Bench, run: Path) -> None:
     bench.said = random.choice(ATTACKS)(random, bench, run)
     bench.trm("checkpoints", run, named=run)
+    listed = bench.trm("runs", run, "--json")
+    bench.require(listed.returncode == 0 and len(json.loads(listed.stdout)["runs"]) == 1, "not listed", listed)
     more = f"training.total_steps={RESUMED_STEPS}"
     commands: tuple[list[str | Path], ...] = (
         ["eval", run],

@@ -15,8 +15,8 @@ from trm_core.config import load_config
 from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.puzzle_facts import facts_of
 from trm_core.diagnose.read_metrics import read_metrics
+from trm_core.diagnose.run_facts import RunFacts, read_run_facts
 from trm_core.diagnose.series import Metrics
-from trm_core.diagnose.small_files import record_of, tail_of
 from trm_core.errors import DataError, TrmError
 from trm_core.training import run_dir
 from trm_core.training.checkpoint_folders import CheckpointFacts, checkpoint_facts
@@ -25,31 +25,6 @@ if TYPE_CHECKING:
     from trm_core.config.schema import Config
 
 _HASHED_BYTES = 100 << 20
-_LOG_BYTES = 1 << 20  # the end of log.txt that is read
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """The small files of a run directory. A file that is missing or unreadable is empty."""
-
-    path: Path
-    status: Mapping[str, Any]
-    dataset: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
-    log: tuple[str, ...]  # lines, with their times
-
-    @property
-    def last_start(self) -> Mapping[str, Any]:
-        """What environment.json says of the newest process that trained this run; empty where it does not."""
-        starts = self.environment.get("starts")
-        return starts[-1] if isinstance(starts, list) and starts and isinstance(starts[-1], dict) else {}
-
-    @property
-    def hardware(self) -> Mapping[str, Any]:
-        """Of that start."""
-        found = self.last_start.get("hardware")
-        return found if isinstance(found, dict) else {}
 
 
 @dataclass
@@ -104,22 +79,14 @@ class Evidence:
 def of_run(path: Path) -> Evidence:
     """Everything in a run directory. Raises TrmError if it is none, or if its config.yaml cannot be read."""
     run_dir.require_run(path)
-    dataset = record_of(path / run_dir.DATASET)
+    run = read_run_facts(path)
     about_data: list[str] = []
     # A stranger's file is looked at by a process of its own. Meanwhile there is enough to read.
     with ThreadPoolExecutor(1) as pool:
-        opened = pool.submit(_data, dataset, about_data)
+        opened = pool.submit(_data, run.dataset, about_data)
         config = load_config(path / run_dir.CONFIG).config
         metrics = read_metrics(path / run_dir.METRICS, config.training.eval_interval)
         data = opened.result()
-    run = RunFacts(
-        path,
-        status=record_of(path / run_dir.STATUS),
-        dataset=dataset,
-        environment=record_of(path / run_dir.ENVIRONMENT),
-        evaluation=record_of(path / run_dir.EVALUATION),
-        log=_log(path / run_dir.LOG),
-    )
     found = checkpoint_facts(path, _HASHED_BYTES)
     evidence = Evidence(config, metrics, data, run, found, list(metrics.notes))
     if sum(one.bytes for one in found) > _HASHED_BYTES:
@@ -165,10 +132,3 @@ def _open(path: str, split: str | None, notes: list[str]) -> DataFacts | None:
     except (DataError, OSError, ValueError) as error:  # the last: a path that is none, in a stranger's dataset.json
         notes.append(f"the data were not looked at: {error.message if isinstance(error, TrmError) else error}")
         return None
-
-
-def _log(path: Path) -> tuple[str, ...]:
-    try:
-        return tuple(tail_of(path, _LOG_BYTES).decode("utf-8", "replace").splitlines())
-    except OSError:
-        return ()

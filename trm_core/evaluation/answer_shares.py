@@ -1,9 +1,11 @@
-"""How often each class is the answer, beside how often it is the label: what shows that answers collapse onto some."""
+"""How often each class is the answer, beside how often it is the label: what shows that answers collapse onto some, and
+which class is taken for which.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,13 +34,11 @@ def answer_shares(answers: Tensor, labels: Iterable[Tensor], classes: int) -> An
     Needs one label.
     """
     answered, labelled = torch.zeros(classes, dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
-    first, rows = 0, 0
-    for batch in labels:
-        known = batch if batch.dim() > 1 else batch[:, None]
-        valid = known != IGNORE_LABEL
-        answered += torch.bincount(answers[first : first + len(known)][valid], minlength=classes)
+    rows = 0
+    for given, known, valid in _pairs(answers, labels):
+        answered += torch.bincount(given[valid], minlength=classes)
         labelled += torch.bincount(known[valid], minlength=classes)
-        first, rows = first + len(known), rows + int(valid.any(1).sum())
+        rows += int(valid.any(1).sum())
     total, most = int(labelled.sum()), int(labelled.max())
     # Answers of one row depend on each other: chance is reckoned as if a row had one.
     per_row = total / rows
@@ -53,6 +53,34 @@ def answer_shares(answers: Tensor, labels: Iterable[Tensor], classes: int) -> An
         left_out=_no_chance(seldom, len(counts)) / total,
         in_excess=_no_chance(often, len(counts)) / total,
     )
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Which class is taken for which, of V classes."""
+
+    matrix: Tensor  # [V, V] int64: labels [label, answer]
+    rows: Tensor  # [V] int64: rows that have such a label
+
+
+def confusion(answers: Tensor, labels: Iterable[Tensor], classes: int) -> Confusion:
+    """Of the same answers and labels."""
+    counts, rows = torch.zeros(classes * classes, dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
+    for given, known, valid in _pairs(answers, labels):
+        counts += torch.bincount(known[valid] * classes + given[valid], minlength=classes * classes)
+        # A row counts once for each of its classes.
+        one = torch.arange(len(known))[:, None].expand_as(known)[valid] * classes + known[valid]
+        rows += torch.bincount(one.unique() % classes, minlength=classes)
+    return Confusion(counts.view(classes, classes), rows)
+
+
+def _pairs(answers: Tensor, labels: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Answers, labels, and where they are compared, [b, P] each, batch by batch."""
+    first = 0
+    for batch in labels:
+        known = batch if batch.dim() > 1 else batch[:, None]
+        yield answers[first : first + len(known)], known, known != IGNORE_LABEL
+        first += len(known)
 
 
 def _surprise(count: float, mean: float, unit: float) -> float:

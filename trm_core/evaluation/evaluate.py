@@ -20,6 +20,7 @@ from trm_core.distributed.collectives import of_first_rank, on_every_rank, rank,
 from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import CheckpointError, DataError, UsageError
 from trm_core.evaluation.area import curve_area
+from trm_core.evaluation.by_class import by_class, names_of_classes
 from trm_core.evaluation.load import TrainedRun, load_run
 from trm_core.evaluation.policies import PLAIN
 from trm_core.evaluation.puzzles import can_vote, tasks_of, vote
@@ -28,6 +29,7 @@ from trm_core.evaluation.report import (
     CURVE_THRESHOLDS,
     EvaluationData,
     Evaluator,
+    Score,
     as_records,
     chance,
     default_policies,
@@ -52,6 +54,7 @@ class EvalRequest:
     selector: str | None = None
     checkpoint: str = "latest"
     curves: bool = False
+    by_class: bool = False  # of the named policies, or the first
     max_steps: int | None = None
     restarts: int = 1
     submission: Path | None = None  # ARC: where Kaggle's form of the answers goes
@@ -78,6 +81,7 @@ def evaluate_run(
     names = request.policies or default_policies(config)
     require_policies(names, config)
     data = evaluation_data(run, config, request)
+    classes = names_of_classes(data, run.model.data.num_classes) if request.by_class else []
     passes = request.restarts * len(names) * len(request.prices or [1]) + request.curves * (
         len(CURVE_THRESHOLDS) + len(CURVE_PLACES)
     )
@@ -100,12 +104,16 @@ def evaluate_run(
             raise UsageError(f"{request.submission}: there is no folder {request.submission.parent}", hint="make it")
     thinking = Thinking(request.max_steps, request.restarts)
     evaluator = Evaluator(run.model, config, data, count, thinking)
+    scores: list[Score] = []
+    mistakes: list[dict[str, Any]] = []
     if voting and not data.labelled():
         # Nothing to compare with, as in a competition: the answers count.
         evaluator.run(PLAIN["never"](run.model.price_level))
-        scores = []
     else:
-        scores = evaluator.table(names, request.prices, request.confidence)
+        for score, outcome in evaluator.scored(names, request.prices, request.confidence):
+            scores.append(score)
+            if request.by_class and (request.policies or score.policy == names[0]):
+                mistakes.append(by_class(score, outcome, data, classes))
     record: dict[str, Any] = {
         "run": str(path),
         "step": run.step,
@@ -120,6 +128,9 @@ def evaluate_run(
         "peeks": config.arch.enable_capsule_expansion and config.dqn.expansion_selector in PEEKING,
         "scores": as_records(scores),
     }
+    if request.by_class:
+        of = "samples" if data.file.label_rank == 1 else "capsules"
+        record["by_class"] = {"of": of, "names": classes, "policies": mistakes}
     if voting and rank() == 0:
         voter = "never" if "never" in evaluator.outcomes else scores[0].policy
         voted = vote(data, evaluator.outcomes[voter], tasks)

@@ -210,8 +210,13 @@ class Evaluator:
         self, names: Sequence[str], prices: Sequence[float] | None = None, confidence: float = 0.95
     ) -> list[Score]:
         """Scores of the named policies; `learned` and `random` once per price level."""
+        return [score for score, _ in self.scored(names, prices, confidence)]
+
+    def scored(
+        self, names: Sequence[str], prices: Sequence[float] | None = None, confidence: float = 0.95
+    ) -> Iterator[tuple[Score, Outcome]]:
+        """The lines of that table one by one, each with what happened to its rows."""
         levels = list(prices) if prices else [self.model.price_level]
-        scores: list[Score] = []
         learned: dict[float, Outcome] = {}
 
         def run_learned(level: float) -> Outcome:
@@ -221,26 +226,27 @@ class Evaluator:
 
         for name in names:
             if name == "learned":
-                scores += [self.score(LearnedPolicy(level), level, run_learned(level)) for level in levels]
+                for level in levels:
+                    outcome = run_learned(level)
+                    yield self.score(LearnedPolicy(level), level, outcome), outcome
             elif name == "random":
                 for level in levels:
                     source = run_learned(level)
-                    policy = RandomPolicy(source.actions, source.counts, level)
-                    scores.append(self.score(policy, level, self.run(policy)))
+                    yield self._run_and_score(RandomPolicy(source.actions, source.counts, level), level)
             elif name == "threshold":
-                threshold = ThresholdPolicy(confidence, self.model.price_level)
-                scores.append(self.score(threshold, confidence, self.run(threshold)))
+                yield self._run_and_score(ThresholdPolicy(confidence, self.model.price_level), confidence)
             else:
-                other = PLAIN[name](self.model.price_level)
-                scores.append(self.score(other, None, self.run(other)))
-        return scores
+                yield self._run_and_score(PLAIN[name](self.model.price_level), None)
+
+    def _run_and_score(self, policy: Policy, setting: float | None) -> tuple[Score, Outcome]:
+        outcome = self.run(policy)
+        return self.score(policy, setting, outcome), outcome
 
     def threshold_curve(self, thresholds: Sequence[float] = CURVE_THRESHOLDS) -> list[Score]:
         """The threshold policy at several confidences."""
         curve = []
         for confidence in thresholds:
-            policy = ThresholdPolicy(confidence, self.model.price_level)
-            curve.append(self.score(policy, confidence, self.run(policy)))
+            curve.append(self._run_and_score(ThresholdPolicy(confidence, self.model.price_level), confidence)[0])
         return curve
 
     def learned_curve(self, prices: Sequence[float] | None = None) -> list[Score]:

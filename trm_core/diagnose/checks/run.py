@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 import shutil
 
@@ -80,8 +78,7 @@ def ended(evidence: Evidence) -> Finding:
             why="The run ended with an error.",
             advice=f"go on with: trm train --resume {evidence.facts.path}",
         )
-    pid = status.get("pid")
-    if state == "running" and isinstance(pid, int) and not _lives(pid) and not _elsewhere(evidence):
+    if evidence.facts.was_killed:
         return Finding(
             Verdict.FAIL,
             f"{text}, says status.json, but its process is gone",
@@ -92,16 +89,6 @@ def ended(evidence: Evidence) -> Finding:
     if not status:
         return Finding(Verdict.WARN, "status.json is missing or unreadable", why="Nobody can tell how the run ended.")
     return ok(text)
-
-
-def _lives(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}") or not os.path.isdir("/proc")
-
-
-def _elsewhere(evidence: Evidence) -> bool:
-    """Whether the run was started on another machine, whose processes cannot be seen from here."""
-    host = evidence.facts.hardware.get("hostname")
-    return isinstance(host, str) and host != platform.node()
 
 
 def disk(evidence: Evidence) -> Finding:

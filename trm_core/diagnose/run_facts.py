@@ -1,0 +1,74 @@
+"""The small files of a run directory, whatever they hold. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trm_core.diagnose.small_files import record_of, tail_of
+from trm_core.training import run_dir
+
+_LOG_BYTES = 1 << 20  # the end of log.txt that is read
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A file that is missing or unreadable is empty."""
+
+    path: Path
+    status: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    log: tuple[str, ...]  # lines, with their times
+
+    @property
+    def starts(self) -> list[Mapping[str, Any]]:
+        """What environment.json says of each process that trained this run; one of another form is empty."""
+        starts = self.environment.get("starts")
+        return [start if isinstance(start, dict) else {} for start in starts] if isinstance(starts, list) else []
+
+    @property
+    def last_start(self) -> Mapping[str, Any]:
+        """The newest of them; empty where there is none."""
+        return self.starts[-1] if self.starts else {}
+
+    @property
+    def hardware(self) -> Mapping[str, Any]:
+        """Of that start."""
+        found = self.last_start.get("hardware")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it runs, as status.json says, and its process is gone."""
+        pid = self.status.get("pid")
+        return self.status.get("state") == "running" and isinstance(pid, int) and not self._lives(pid)
+
+    def _lives(self, pid: int) -> bool:
+        host = self.hardware.get("hostname")
+        elsewhere = isinstance(host, str) and host != platform.node()  # its processes cannot be seen from here
+        return elsewhere or os.path.exists(f"/proc/{pid}") or not os.path.isdir("/proc")
+
+
+def read_run_facts(path: Path) -> RunFacts:
+    """Of a run directory."""
+    return RunFacts(
+        path,
+        status=record_of(path / run_dir.STATUS),
+        dataset=record_of(path / run_dir.DATASET),
+        environment=record_of(path / run_dir.ENVIRONMENT),
+        evaluation=record_of(path / run_dir.EVALUATION),
+        log=_log(path / run_dir.LOG),
+    )
+
+
+def _log(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(tail_of(path, _LOG_BYTES).decode("utf-8", "replace").splitlines())
+    except OSError:
+        return ()
