@@ -22,7 +22,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ HALTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 class Given:
     """Opens the given capsules before step 1 and halts above a halt logit, or after `steps`."""
 
+    selects: ClassVar[bool] = False
     opened: Tensor  # [N, k]
     halt: float
     steps: int

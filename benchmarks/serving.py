@@ -28,7 +28,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
@@ -55,6 +55,7 @@ ARCH = {"hidden_size": 192, "num_layers": 2, "num_heads": 4, "H_cycles": 2, "L_c
 class DrawnNeed:
     """Halts each row after the number of steps that it needs."""
 
+    selects: ClassVar[bool] = False
     need: Tensor  # [N]
     price: float = 0.01
     name: str = "drawn"

@@ -9,7 +9,7 @@ where tensors are joined, and so are indices), and numpy's view of a tensor that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -109,7 +109,7 @@ def refuse_mixed(name: str, given: list[Tensor]) -> None:
 @contextmanager
 def second_device() -> Iterator[torch.device]:
     """The device, which is there as long as this is entered."""
-    make, convert = torch.tensor, torch.as_tensor
+    make, convert, casting = torch.tensor, torch.as_tensor, torch.autocast
 
     def placed(values: Tensor, device: Any) -> Tensor:
         return Elsewhere(values) if device is not None and torch.device(device).type == DEVICE.type else values
@@ -125,13 +125,15 @@ def second_device() -> Iterator[torch.device]:
     def new_tensor(self: Tensor, data: Any, dtype: Any = None, device: Any = None) -> Tensor:
         return placed(make(data, dtype=dtype or self.dtype), device or self.device)
 
+    def autocast(device_type: str, *given: Any, **named: Any) -> Any:
+        return nullcontext() if device_type == DEVICE.type else casting(device_type, *given, **named)
+
     replaced: dict[Any, dict[str, Callable[..., Tensor]]] = {
         torch: {"tensor": tensor, "as_tensor": as_tensor},
         Tensor: {"new_tensor": new_tensor},
     }
     with pytest.MonkeyPatch.context() as patch, Refusing():
-        # Leaving autocast asks for it, where there is none.
-        patch.setattr(torch, "get_autocast_dtype", lambda device_type: torch.bfloat16)
+        patch.setattr(torch, "autocast", autocast)
         for place, functions in replaced.items():
             for name, function in functions.items():
                 patch.setattr(place, name, function)

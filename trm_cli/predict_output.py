@@ -36,8 +36,8 @@ def print_answers(predictor: Predictor, source: Source, settings: Settings, as_j
             told = [f"puzzle {record['row']}"]
             told += [name if record[name] else f"not {name}" for name in ("valid", "right") if name in record]
             told += [f"halt {answer.halt_probability:.0%}", f"sure {answer.confidence:.0%}", f"{answer.steps} steps"]
-            if answer.steps_in_all is not None:
-                told.append(f"restart {answer.restart} ({answer.steps_in_all} steps in all)")
+            if answer.in_all is not None:
+                told.append(f"restart {answer.restart} ({answer.in_all.steps} steps in all)")
             lines = drawn(answer.prediction, meaning).splitlines()
             out("\n".join([", ".join(told), *map(clean, lines), ""]))
 

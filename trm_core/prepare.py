@@ -53,7 +53,10 @@ class Prepared:
     def describe_data(self) -> dict[str, Any]:
         """`dataset.json`."""
         first = self.files[0][0]
-        puzzles = {"puzzles": meaning_of(first).as_record()} if isinstance(first, PuzzleData) else {}
+        if isinstance(first, PuzzleData):
+            shown: dict[str, Any] = {"puzzles": meaning_of(first).as_record()}
+        else:
+            shown = {"prices": first.prices.tolist(), "masked": any(file.has("mask") for file, _ in self.files)}
         return {
             "train": [
                 {
@@ -68,7 +71,7 @@ class Prepared:
                 for file, weight in self.files
             ],
             "eval": {"path": str(self.evaluation.file.path), "split": self.evaluation.split, "why": self.split_reason},
-            **puzzles,
+            **shown,
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ class OrderPolicy:
     `number`.
     """
 
+    selects: ClassVar[bool] = False
     worth: Tensor | None
     number: int
     price: float
@@ -73,6 +74,7 @@ class OrderPolicy:
 class SetPolicy:
     """Opens one set of capsules [k] bool, the same in every row, before the first step, then thinks all T steps."""
 
+    selects: ClassVar[bool] = False
     chosen: Tensor
     price: float
     name: str = "set"

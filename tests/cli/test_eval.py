@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
+
+from trm_core.data.store import CapsuleWriter
 
 EVERY = ["learned", "threshold", "never", "all", "random", "act"]
 
@@ -100,9 +103,10 @@ def test_another_file(trained_run: Path, tmp_path: Path) -> None:
         ({"m": 0}, "num_children=0"),
         ({"classes": 4}, "num_classes=4"),
         ({"label_rank": 2}, "label_rank=2"),
+        ({"prices": [1.0, 2.0, 0.5, 0.5]}, "has other prices"),
     ],
 )
-def test_a_file_that_does_not_fit(changes: dict[str, int], words: str, trained_run: Path, tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit(changes: dict[str, Any], words: str, trained_run: Path, tmp_path: Path) -> None:
     if changes.get("m") == 0:
         changes = {**changes, "checksum_dim": 0}
     other = tiny.write_capsules(tmp_path / "other.h5", {"test": 20}, **changes)
@@ -110,6 +114,22 @@ def test_a_file_that_does_not_fit(changes: dict[str, int], words: str, trained_r
     assert done.returncode == 4
     assert words in done.stderr
     assert str(other) in done.stderr
+
+
+def test_padding_that_training_had_not_is_refused(trained_run: Path, tmp_path: Path) -> None:
+    padded = tmp_path / "padded.h5"
+    sizes = {"num_capsules": tiny.K, "dim": tiny.D, "num_children": tiny.M}
+    with CapsuleWriter(padded, **sizes, with_mask=True) as writer:
+        mask = np.ones((9, tiny.K), np.bool_)
+        mask[0, -1] = False
+        children = np.zeros((9, tiny.K, tiny.M, tiny.D))
+        writer.append(
+            "test", {"sketches": children[:, :, 0], "children": children, "labels": np.arange(9) % 3, "mask": mask}
+        )
+        writer.close({"task": "classes", "num_classes": tiny.CLASSES, "kind": "arrays"})
+    done = tiny.invoke("eval", trained_run, "--data", padded)
+    assert done.returncode == 4
+    assert "has padding capsules" in done.stderr
 
 
 def test_wrong_requests(trained_run: Path, tmp_path: Path) -> None:
@@ -207,6 +227,16 @@ def test_another_selector_can_be_asked_for(trained_run: Path, tmp_path: Path) ->
     shown = tiny.invoke("eval", trained_run, "--policy", "threshold", "--selector", "variance")
     assert "peeks at side information" in shown.stdout
     assert tiny.invoke("eval", trained_run, "--selector", "best").returncode == 2
+
+
+def test_attention_cannot_select_where_there_is_none(trained_run: Path, capsule_file: Path, tmp_path: Path) -> None:
+    overrides = tiny.as_overrides(
+        data={"path": capsule_file}, arch={"mixer": "mlp"}, training={"run_dir": tmp_path / "run", "total_steps": 3}
+    )
+    assert tiny.invoke("train", *overrides).returncode == 0
+    done = tiny.invoke("eval", tmp_path / "run", "--selector", "attention")
+    assert done.returncode == 2
+    assert "arch.mixer=mlp" in done.stderr
 
 
 def test_a_plot_of_puzzles_is_of_whole_ones_against_steps(sudoku_run: Path, tmp_path: Path, monkeypatch: Any) -> None:

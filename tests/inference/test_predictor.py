@@ -15,10 +15,11 @@ import tiny
 import torch
 
 from trm_core.config.schema import Config
+from trm_core.data.batch import CapsuleBatch
 from trm_core.data.store import open_capsules
 from trm_core.data.stream import sequential_batches
 from trm_core.errors import CheckpointError, DataError, UsageError
-from trm_core.evaluation.rollout import rollout
+from trm_core.evaluation.rollout import Thinking, rollout
 from trm_core.inference.engine import Engine
 from trm_core.inference.predictor import Predictor
 from trm_core.inference.samples import Answer, samples_of
@@ -91,6 +92,48 @@ def test_only_opened_capsules_are_asked_for(fields: Any) -> None:
     assert sorted(asked) == sorted(opened)
     assert 0 < len(opened) < fields["sketches"].shape[0] * tiny.K
     assert all(same(a, b) for a, b in zip(lazily, predictor.predict(**fields), strict=True))
+
+
+@pytest.mark.parametrize("policy", ["learned", "threshold"])
+def test_detail_is_bought_once_for_all_beginnings(fields: Any, policy: str) -> None:
+    """What the callable is asked for is what is paid, here and in evaluation."""
+    model = replace(wavering(), prices=np.arange(1.0, tiny.K + 1, dtype=np.float32))
+    asked: list[tuple[int, int]] = []
+
+    def children(row: int, capsule: int) -> np.ndarray:
+        asked.append((row, capsule))
+        return np.asarray(fields["children"][row, capsule])
+
+    answers = Predictor(model, restarts=4).predict(policy=policy, **{**fields, "children": children})
+    totals = [answer.cost for answer in answers]
+    assert sorted(asked) == [(row, capsule) for row, total in enumerate(totals) for capsule in total.opened]
+    assert [total.spent for total in totals] == pytest.approx([sum(model.prices[list(t.opened)]) for t in totals])
+    assert any(len(total.opened) > len(answer.opened) for total, answer in zip(totals, answers, strict=True))
+    record = next(answer for answer in answers if answer.cost.opened).as_record()
+    assert record["spent_in_all"] >= record["spent"]
+    batch = CapsuleBatch(
+        sketches=torch.from_numpy(fields["sketches"]),
+        children=torch.from_numpy(fields["children"]),
+        checksums=torch.from_numpy(fields["checksums"]),
+        labels=torch.zeros(len(answers), dtype=torch.int64),
+        parents=None, mask=None, modality=None, rows=torch.arange(len(answers)),
+    )  # fmt: skip
+    acting = Predictor(model).policy(policy)
+    prices = torch.from_numpy(model.prices)
+    outcome = rollout(model.model, model.config, [batch], acting, prices, thinking=Thinking(restarts=4))
+    assert outcome.opened.tolist() == [len(total.opened) for total in totals]
+    assert outcome.spent.tolist() == pytest.approx([total.spent for total in totals])
+    assert outcome.steps.tolist() == [total.steps for total in totals]
+
+
+def test_a_selector_that_peeks_looks_only_where_it_selects(fields: Any) -> None:
+    model = wavering()
+    config = model.config.model_copy(update={"dqn": model.dqn.model_copy(update={"expansion_selector": "variance"})})
+    predictor = Predictor(replace(model, config=config))
+    alone = {name: values for name, values in fields.items() if name == "sketches"}
+    assert len(predictor.predict(policy="never", **alone)) == len(fields["sketches"])
+    with pytest.raises(DataError, match="has no children"):
+        predictor.predict(policy="threshold", **alone)
 
 
 def test_unopened_detail_changes_nothing(fields: Any) -> None:

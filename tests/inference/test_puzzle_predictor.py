@@ -173,8 +173,8 @@ def test_of_several_beginnings_the_surest_answer_wins() -> None:
         assert answer.halt_logit == pytest.approx(max(halts), abs=1e-4)
         assert answer.restart == int(np.argmax(halts))
         assert answer.prediction == each[answer.restart].prediction
-        assert answer.steps_in_all == sum(a.steps for a in each)
-    assert each[0].steps_in_all is None
+        assert answer.cost.steps == sum(a.steps for a in each)
+    assert each[0].in_all is None
     again = Predictor(trained, restarts=4).predict(tokens=x[::-1], batch=3)[::-1]
     assert [a.prediction for a in again] == [a.prediction for a in found]
     other = Predictor(trained, restarts=4, restart_seed=1).predict(tokens=x)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
@@ -81,6 +81,7 @@ def test_rows_of_several_requests_share_a_step(predictor: Predictor, fields: dic
 class Need:
     """A policy that halts each row after a number of steps."""
 
+    selects: ClassVar[bool] = False
     steps: torch.Tensor
     price: float = 0.01
     name: str = "need"

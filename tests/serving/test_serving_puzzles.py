@@ -77,14 +77,14 @@ def test_restarts_are_the_predictors(sudoku_run: Path, tokens: Any) -> None:
             for row, found in zip(rows, response.json()["answers"], strict=True):
                 answer = expected[row]
                 assert found["prediction"] == list(answer.prediction)
-                assert (found["restart"], found["steps_in_all"]) == (answer.restart, answer.steps_in_all)
+                assert (found["restart"], found["steps_in_all"]) == (answer.restart, answer.cost.steps)
                 assert found["steps"] == answer.steps
                 assert found["halt_probability"] == pytest.approx(answer.halt_probability, abs=1e-4)
         health = client.get("/health").json()
         assert (health["model"]["restarts"], health["queue"], health["in_flight"]) == (5, 0, 0)
         metrics = client.get("/metrics").text
     made.close()
-    steps = [expected[row].steps_in_all or 0 for row in (0, *range(12), 3, 3, 7)]
+    steps = [expected[row].cost.steps for row in (0, *range(12), 3, 3, 7)]
     assert "trm_rows_total 16.0" in metrics
     assert f"trm_reasoning_steps_total {sum(steps)}.0" in metrics
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from _pytest.mark import ParameterSet
 from tiny_puzzles import ARCH, write_puzzles
 from two_devices import Elsewhere, second_device
 
@@ -64,14 +65,23 @@ PUZZLES: dict[str, Settings] = {
 }
 
 
-@pytest.mark.parametrize("settings", CAPSULES.values(), ids=CAPSULES)
+SOON = ("plain", "no monitor", "all parts")
+
+
+def cases(settings: dict[str, Settings]) -> list[ParameterSet]:
+    return [
+        pytest.param(one, id=name, marks=[] if name in SOON else [pytest.mark.slow]) for name, one in settings.items()
+    ]
+
+
+@pytest.mark.parametrize("settings", cases(CAPSULES))
 def test_capsules_on_another_device(tmp_path: Path, settings: Settings) -> None:
     rows = {"train": 64, "test": 32}
     file = tiny.write_capsules(tmp_path / "a.h5", rows, label_rank=2, parents=True)
     lives_there(file, settings, tmp_path)
 
 
-@pytest.mark.parametrize("settings", PUZZLES.values(), ids=PUZZLES)
+@pytest.mark.parametrize("settings", cases(PUZZLES))
 def test_puzzles_on_another_device(tmp_path: Path, settings: Settings) -> None:
     lives_there(write_puzzles(tmp_path / "puzzles", identifiers=5), settings, tmp_path)
 

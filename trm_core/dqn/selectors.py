@@ -24,7 +24,7 @@ def selection_scores(
     | --- | --- |
     | `cmi` | the fall of the loss that the model expects |
     | `entropy` | entropy of the answer that the capsule alone would give, over ln V |
-    | `attention` | share of the attention that the capsule gets in the last block |
+    | `attention` | share of the attention that the capsule gets when the last block reads z_H once more |
     | `static` | the mean fall of the loss after opening this capsule in training: one order for all samples |
     | `random` | `draws` [B, k] |
     | `checksum` | squared distance between the predicted and the stored checksum; peeks |

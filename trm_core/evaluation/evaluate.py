@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from trm_core.config.schema import Config, Selector
@@ -39,6 +40,7 @@ from trm_core.evaluation.report import (
 from trm_core.evaluation.rollout import Thinking
 from trm_core.training.run_dir import write_atomic
 
+_HINT_ALIKE = "evaluate on a file built with the same settings as the training file"
 _LAG_S = 60.0  # a network file system may show other machines a new folder that much later
 
 
@@ -202,6 +204,8 @@ def with_selector(run: TrainedRun, selector: str | None) -> Config:
         raise UsageError(f"selector '{selector}': this run opens no capsules")
     if selector == "cmi" and model.cmi_head is None:
         raise UsageError("selector 'cmi' needs a run with dqn.expansion_selector=cmi: its head was not trained")
+    if selector == "attention" and config.arch.mixer != "attention":
+        raise UsageError(f"selector 'attention' needs attention, and this run has arch.mixer={config.arch.mixer}")
     if selector == "checksum" and (model.reconstruction is None or model.reconstruction.checksum is None):
         raise UsageError("selector 'checksum' needs a capsule file with checksums")
     return config.model_copy(update={"dqn": config.dqn.model_copy(update={"expansion_selector": selector})})
@@ -241,7 +245,7 @@ def require_fit(run: TrainedRun, config: Config, file: Dataset) -> None:
     if shape.has_parents and not file.has("parents"):
         raise CheckpointError(
             f"{file.path} has no parents, but {run.path} was trained with hierarchical attention",
-            hint="evaluate on a file built with the same settings as the training file",
+            hint=_HINT_ALIKE,
         )
     if isinstance(file, PuzzleData) and config.arch.puzzle_emb_ndim and file.num_puzzles > shape.num_puzzles:
         raise CheckpointError(
@@ -252,8 +256,17 @@ def require_fit(run: TrainedRun, config: Config, file: Dataset) -> None:
         if getattr(file, name) != value:
             raise CheckpointError(
                 f"{file.path} has {name}={getattr(file, name)}, but {run.path} was trained with {value}",
-                hint="evaluate on a file built with the same settings as the training file",
+                hint=_HINT_ALIKE,
             )
+    if file.has("mask") and run.data.get("masked") is False:
+        raise CheckpointError(
+            f"{file.path} has padding capsules, and {run.path} was trained on data without any", hint=_HINT_ALIKE
+        )
+    prices = run.data.get("prices")
+    if prices is not None and not np.array_equal(np.float32(prices), file.prices):
+        raise CheckpointError(
+            f"{file.path} has other prices of capsules than what {run.path} was trained on", hint=_HINT_ALIKE
+        )
     why = Encoding.of_run(run.data).contradiction(Encoding.of(file.manifest))
     if why is not None:
         raise CheckpointError(f"{file.path} does not fit what {run.path} was trained on: {why}", hint=HINT)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -37,8 +37,11 @@ class Situation:
 
 
 class Policy(Protocol):
-    """`name` labels the table; `price` is the price level put into the state."""
+    """`name` labels the table; `price` is the price level put into the state; `selects`: it opens what the run's
+    selector chooses.
+    """
 
+    selects: ClassVar[bool]
     name: str
     price: float
 
@@ -70,6 +73,7 @@ def nothing(capsules: CapsuleState) -> Tensor:
 class LearnedPolicy:
     """The best valid action by Q-value, at a price level."""
 
+    selects: ClassVar[bool] = True
     price: float
     name: str = "learned"
 
@@ -85,6 +89,7 @@ class LearnedPolicy:
 class ThresholdPolicy:
     """HALT once the largest probability reaches `confidence`; until then open the selector's choice, or think on."""
 
+    selects: ClassVar[bool] = True
     confidence: float
     price: float
     name: str = "threshold"
@@ -104,6 +109,7 @@ class ThresholdPolicy:
 class FixedPolicy:
     """Never opens anything later than at the start, and thinks all T steps: `never`, or `all` with everything open."""
 
+    selects: ClassVar[bool] = False
     open_all: bool
     price: float
     name: str
@@ -122,6 +128,7 @@ class RandomPolicy:
     moments, as far as `dqn.budget` reaches.
     """
 
+    selects: ClassVar[bool] = False
     actions: Tensor  # [N, T] int8 of the other policy, -1 after its end
     counts: Tensor  # [N, T] capsules that it opened
     price: float
@@ -148,6 +155,7 @@ class RandomPolicy:
 class ActPolicy:
     """Adaptive computation time without Q-learning: HALT once the halt logit is above the model's threshold."""
 
+    selects: ClassVar[bool] = False
     price: float
     name: str = "act"
 

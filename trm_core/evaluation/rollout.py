@@ -46,7 +46,7 @@ class Outcome:
     labelled: Tensor  # [N] bool: the row has a label
     loss: Tensor  # [N] cross-entropy
     confidence: Tensor  # [N] largest probability
-    opened: Tensor  # [N] capsules opened
+    expanded: Tensor  # [N, k] bool: opened capsules
     spent: Tensor  # [N] price units
     steps: Tensor  # [N] reasoning steps
     cycles: Tensor  # [N] high-level cycles of all steps
@@ -55,16 +55,25 @@ class Outcome:
     halt_logit: Tensor  # [N] after the last step
     exact_at: Tensor  # [N, T] bool: all right after each step; after the end as at the end
 
-    def instead(self, other: Outcome, rows: Tensor) -> Outcome:
-        """This outcome, where `rows` [N] holds the other one; steps and cycles are those of both."""
-        shared = ("steps", "cycles")
-        return Outcome(
+    @property
+    def opened(self) -> Tensor:
+        """[N] capsules opened."""
+        return self.expanded.sum(1)
+
+    def instead(self, other: Outcome, rows: Tensor, prices: Tensor) -> Outcome:
+        """This outcome, where `rows` [N] holds the other one. Steps, cycles and opened capsules are those of both; a
+        capsule that both opened is paid once.
+        """
+        chosen = Outcome(
             *(
-                a + b if name in shared else torch.where(rows.view(-1, *[1] * (a.dim() - 1)), b, a)
+                torch.where(rows.view(-1, *[1] * (a.dim() - 1)), b, a)
                 for name in Outcome.__dataclass_fields__
                 for a, b in ((getattr(self, name), getattr(other, name)),)
             )
         )
+        expanded = self.expanded | other.expanded
+        steps, cycles = self.steps + other.steps, self.cycles + other.cycles
+        return replace(chosen, steps=steps, cycles=cycles, expanded=expanded, spent=(expanded * prices).sum(1))
 
     @staticmethod
     def join(parts: list[Outcome]) -> Outcome:
@@ -125,7 +134,7 @@ def _restarted(
     best: Outcome | None = None
     for latents in Beginnings(model, thinking.restarts).latents:
         one = _rollout_batch(model, config, batch, policy, prices, first, thinking.max_steps, latents)
-        best = one if best is None else best.instead(one, one.halt_logit > best.halt_logit)
+        best = one if best is None else best.instead(one, one.halt_logit > best.halt_logit, prices)
         on_batch(len(batch))
     assert best is not None
     return best
@@ -194,7 +203,7 @@ def _rollout_batch(
         labelled=quality.valid,
         loss=quality.loss,
         confidence=confidence,
-        opened=expanded.sum(1),
+        expanded=expanded,
         spent=(expanded * prices).sum(1),
         steps=steps,
         cycles=cycles,

@@ -90,7 +90,7 @@ class Engine:
             return []
         fresh = self._begin(samples, latents)
         thoughts = [Thought(key, sample, [], []) for key, sample in zip(keys, samples, strict=True)]
-        if self.trained.peeks and self.trained.dqn.expansion_selector == "variance":
+        if self.policy.selects and self.trained.peeks and self.trained.dqn.expansion_selector == "variance":
             wanted = fresh.capsules.can_open()  # it looks at the detail itself
         else:
             wanted = self.policy.open_first(fresh.capsules)

@@ -15,7 +15,7 @@ from trm_core.errors import DataError, UsageError
 from trm_core.evaluation.policies import Policy
 from trm_core.inference.engine import Engine, Finished
 from trm_core.inference.load import load_trained
-from trm_core.inference.restarts import Beginnings, Best
+from trm_core.inference.restarts import Beginnings, Best, remembering
 from trm_core.inference.samples import Answer, Sample, samples_of
 from trm_core.inference.trained import Trained
 
@@ -175,7 +175,8 @@ class Predictor:
         """The same with rows that failed among them; keys count from 0."""
         count = self.beginnings.count
         engine = Engine(self.trained, policy or self.policy(), trace=trace, first=first * count)
-        source = ((key, number, one) for key, one in enumerate(samples) for number in range(count))
+        shared = samples if count == 1 else map(remembering, samples)
+        source = ((key, number, one) for key, one in enumerate(shared) for number in range(count))
         begun: dict[int, Best] = {}
         waiting: dict[int, Finished] = {}
         following = 0
@@ -194,7 +195,7 @@ class Predictor:
             for one in through:
                 assert isinstance(one.key, tuple)
                 key, number = one.key
-                best = begun.setdefault(key, Best(count))
+                best = begun.setdefault(key, Best(count, self.trained.prices))
                 if best.add(number, one):
                     waiting[key] = begun.pop(key).finished(key)
             while following in waiting:

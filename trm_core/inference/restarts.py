@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
+from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from trm_core.errors import DataError, UsageError
 from trm_core.inference.engine import Finished, Latents
-from trm_core.inference.samples import Answer
+from trm_core.inference.samples import Answer, Sample, Total
 from trm_core.model.trm import TinyRecursiveModel
 
 
@@ -42,11 +45,18 @@ def _drawn(model: TinyRecursiveModel, first: torch.Tensor, generator: torch.Gene
     return drawn.to(first).expand(model.positions, -1)
 
 
-class Best:
-    """The best answer of one sample's beginnings so far; what failed once has failed."""
+def remembering(sample: Sample) -> Sample:
+    """The sample for several beginnings: detail that one of them bought is there for the others."""
+    return sample if sample.children is None else replace(sample, children=cache(sample.children))
 
-    def __init__(self, count: int) -> None:
-        self.count, self.left, self.steps = count, count, 0
+
+class Best:
+    """The best answer of one sample's beginnings so far; what failed once has failed. prices [k] of its capsules."""
+
+    def __init__(self, count: int, prices: NDArray[np.float32]) -> None:
+        self.count, self.left, self.prices = count, count, prices
+        self.steps = 0
+        self.opened: set[int] = set()
         self.answer: Answer | None = None
         self.error: DataError | None = None
 
@@ -56,6 +66,7 @@ class Best:
         self.error = self.error or one.error
         if one.answer is not None:
             self.steps += one.answer.steps
+            self.opened |= set(one.answer.opened)
             if self.answer is None or one.answer.halt_logit > self.answer.halt_logit:
                 self.answer = replace(one.answer, restart=restart)
         return self.left == 0
@@ -63,4 +74,8 @@ class Best:
     def finished(self, key: Hashable) -> Finished:
         if self.error is not None or self.answer is None:
             return Finished(key, None, self.error)
-        return Finished(key, replace(self.answer, steps_in_all=self.steps) if self.count > 1 else self.answer)
+        if self.count == 1:
+            return Finished(key, self.answer)
+        opened = tuple(sorted(self.opened))
+        total = Total(self.steps, opened, float(self.prices[list(opened)].sum()))
+        return Finished(key, replace(self.answer, in_all=total))

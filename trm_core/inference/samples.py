@@ -50,6 +50,15 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Total:
+    """What all beginnings of a sample took. Detail that several of them opened is bought once."""
+
+    steps: int
+    opened: tuple[int, ...]
+    spent: float
+
+
+@dataclass(frozen=True)
 class Answer:
     """The model's answer to one sample, and what it cost."""
 
@@ -63,7 +72,12 @@ class Answer:
     decisions: tuple[Decision, ...]
     halt_logit: float = 0.0  # of the last step
     restart: int = 0  # which beginning led to it, of several; 0: the model's own
-    steps_in_all: int | None = None  # of all beginnings, where there were several
+    in_all: Total | None = None  # of all beginnings, where there were several
+
+    @property
+    def cost(self) -> Total:
+        """What the answer took."""
+        return self.in_all or Total(self.steps, self.opened, self.spent)
 
     @property
     def halt_probability(self) -> float:
@@ -94,8 +108,10 @@ class Answer:
                 for d in self.decisions
             ],
         }
-        if self.steps_in_all is not None:
-            record |= {"restart": self.restart, "steps_in_all": self.steps_in_all}
+        if self.in_all is not None:
+            record |= {"restart": self.restart, "steps_in_all": self.in_all.steps}
+            if self.in_all.opened:
+                record |= {"opened_in_all": list(self.in_all.opened), "spent_in_all": round(self.in_all.spent, 6)}
         if probabilities:
             shares = self.probabilities.astype(float).round(6).tolist()
             record["probabilities"] = shares[0] if one else shares

@@ -59,7 +59,8 @@ class Means:
 
     def add(self, answer: Answer, record: dict[str, Any]) -> None:
         self.count += 1
-        for name, value in (("steps", answer.steps), ("opened", len(answer.opened)), ("spent", answer.spent)):
+        cost = answer.cost
+        for name, value in (("steps", cost.steps), ("opened", len(cost.opened)), ("spent", cost.spent)):
             self.sums[name] += value
         for name, found in self.judged.items():
             if record.get(name) is not None:

@@ -16,7 +16,7 @@ FIRST_HALT_LOGIT = -5.0  # of the linear Q-head: nothing halts before something 
 
 
 def initialise(model: nn.Module, arch: ArchConfig) -> None:
-    """Set every parameter of the model.
+    """Set every parameter of the model. Deviations of truncated normals are those before the cut (`truncated_normal_`).
 
     | parameter                          | initial value                                               |
     | ---------------------------------- | ----------------------------------------------------------- |

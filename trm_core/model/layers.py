@@ -175,5 +175,6 @@ class MLP(nn.Module):
 
 
 def truncated_normal_(tensor: Tensor, std: float) -> None:
+    """A normal of this deviation, cut off at two of them, which leaves 0.88 of it."""
     with torch.no_grad():
         nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std)

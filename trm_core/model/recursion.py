@@ -77,7 +77,9 @@ class Recursion(nn.Module):
         return cycles, z_L
 
     def attention_received(self, z_H: Tensor, bias: Tensor | None) -> Tensor:
-        """[B, K] share of the attention that each position of z_H gets in the last block of the high level."""
+        """[B, K] share of the attention that each position would get if the last block of the high level read z_H, which is
+        what came out of it.
+        """
         last = self.high.blocks[-1]
         assert isinstance(last, Block)
         assert last.attention is not None

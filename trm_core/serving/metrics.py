@@ -40,9 +40,9 @@ class Metrics:
 
     def answered(self, answer: Answer) -> None:
         self.rows.inc()
-        self.reasoning_steps.inc(answer.steps if answer.steps_in_all is None else answer.steps_in_all)
-        self.opened.inc(len(answer.opened))
-        self.spent.inc(answer.spent)
+        self.reasoning_steps.inc(answer.cost.steps)
+        self.opened.inc(len(answer.cost.opened))
+        self.spent.inc(answer.cost.spent)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

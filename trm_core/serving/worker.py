@@ -17,7 +17,7 @@ import torch
 from trm_core.errors import DataError
 from trm_core.evaluation.policies import Policy
 from trm_core.inference.engine import Engine, Finished
-from trm_core.inference.restarts import Beginnings, Best
+from trm_core.inference.restarts import Beginnings, Best, remembering
 from trm_core.inference.samples import Answer, Sample
 from trm_core.inference.trained import Trained
 from trm_core.serving.metrics import Metrics
@@ -79,7 +79,8 @@ class Worker:
 
     def submit(self, samples: list[Sample]) -> Future[list[Answer]]:
         """Raises QueueFull or ShuttingDown."""
-        request = Request(samples, self.beginnings.count)
+        count = self.beginnings.count
+        request = Request(samples if count == 1 else [remembering(one) for one in samples], count)
         request.done.set_running_or_notify_cancel()  # a client that hangs up cannot cancel it any more
         with self.changed:
             if self.closing or self.failure is not None:
@@ -160,7 +161,7 @@ class Worker:
             if one.error is not None:
                 request.done.set_exception(DataError(f"sample {place}: {one.error.message}", hint=one.error.hint))
                 continue
-            if not request.best.setdefault(place, Best(request.restarts)).add(restart, one):
+            if not request.best.setdefault(place, Best(request.restarts, self.engine.trained.prices)).add(restart, one):
                 continue
             answer = request.best.pop(place).finished(one.key).answer
             assert answer is not None
