@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from trm_cli import predict_output
 from trm_cli.main import app
 from trm_core.data.arriving import ArrivingLines
+from trm_core.data.raw_files import raw_samples
 from trm_core.data.raw_rows import Wanted, of_lines
 from trm_core.inference import scoring
 from trm_core.inference.predictor import Predictor
@@ -283,3 +284,23 @@ def test_accuracy_is_that_of_eval_for_runs_and_exports(text_run: Path, tmp_path:
     assert refused.returncode == 4
     assert "is an exported folder" in refused.stderr
     assert "trm predict FILE --model" in refused.stderr
+
+
+def test_arc_tasks_of_files_folders_and_lines(tmp_path: Path) -> None:
+    file = small_sources.write_arc(tmp_path / "arc", tasks=3)
+    wanted = Wanted("arc", lambda name: name == "Copy")
+    every = list(raw_samples(file, wanted))
+    assert [raw.id for raw in every[:3]] == ["Copy1 train 0", "Copy1 train 1", "Copy1 test 0"]
+    assert [raw.label for raw in every] == ["Copy"] * 3 + [None] * 3 + ["Copy"] * 3
+    assert every[2].value["output"] is not None  # of the solutions beside it
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for name, task in json.loads(file.read_text()).items():
+        (folder / f"{name}.json").write_text(json.dumps(task))
+    assert [raw.id for raw in raw_samples(folder / "Copy1.json", wanted)] == [raw.id for raw in every[:3]]
+    assert {raw.id for raw in raw_samples(folder, wanted)} == {raw.id for raw in every}
+    (tmp_path / "pairs.json").write_text(json.dumps([{"input": [[1]]}, {"input": [[2]], "id": "mine"}]))
+    assert [raw.id for raw in raw_samples(tmp_path / "pairs.json", wanted)] == [
+        f"{tmp_path / 'pairs.json'}, pair 0",
+        "mine",
+    ]

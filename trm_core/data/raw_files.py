@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trm_core.data.build.arc import load_json, raw_tasks, solutions_path
+from trm_core.data.build.arc import load_json, looks_like_arc, raw_tasks
 from trm_core.data.build.array_files import ArrayFile, open_arrays
 from trm_core.data.build.arrays import LABEL_ARRAYS, array_reader, class_name
 from trm_core.data.build.delimited import open_delimited, text_lines
@@ -83,8 +83,8 @@ def _name_of(path: Path) -> str:
 
 
 def _tasks(path: Path, wanted: Wanted, log: Log) -> Iterator[Raw]:
-    if path.is_file() and solutions_path(path) is None:  # tasks, or pairs of grids alone
-        yield from arc_samples(load_json(path), str(path), wanted)
+    if path.is_file() and not looks_like_arc(document := load_json(path)):  # pairs of grids alone
+        yield from arc_samples(document, str(path), wanted)
         return
     tasks = list(raw_tasks(path))
     if not tasks:
