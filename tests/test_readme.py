@@ -61,6 +61,7 @@ RUNS: dict[str, Here | Elsewhere] = {
     "trm train --config configs/small.yaml data.path=reviews.h5": Here(SMALL),
     "trm eval --plot pareto.png": Here(file="pareto.png"),
     "trm diagnose": Here(codes=(0, 1)),  # six steps are rarely a healthy run
+    'echo "I laughed all evening" | trm predict -': Here(),
     "trm predict more.csv --column review --out answers.jsonl": Here(file="answers.jsonl"),
     "trm build-capsules more.csv --text review --label stars --encoders-of reviews.h5 --out more.h5": Here(
         file="more.h5"

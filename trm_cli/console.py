@@ -57,12 +57,16 @@ def error(message: str, *, label: str = "error", hint: str | None = None) -> Non
             _say(f"hint: {clean(line)}", style="cyan")
 
 
-def out(text: str) -> None:
-    """Write a result line to stdout. A reader that left (`trm ... | head`) is no error: the rest goes nowhere."""
+def out(text: str) -> bool:
+    """Write a result line to stdout. A reader that left (`trm ... | head`) is no error: the rest goes nowhere. False:
+    nobody reads on.
+    """
     try:
         print(text, flush=True)
     except BrokenPipeError:
         close_stdout()
+        return False
+    return True
 
 
 def close_stdout() -> None:

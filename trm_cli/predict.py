@@ -14,13 +14,20 @@ from trm_cli.progress import progress
 
 def command(
     data: Annotated[
-        Path,
+        list[Path] | None,
         typer.Argument(
-            metavar="DATA",
-            help="A capsule file; an .npz with arrays sketches, children, ...; or raw samples: .jsonl, .csv, .tsv. Of "
-            "puzzles: a folder of them, or a file or - (stdin) with Sudoku lines, mazes or ARC JSON.",
+            metavar="[DATA]...",
+            show_default=False,
+            help="Raw samples as the training data had them: texts (.txt, one on each line), tables and texts (.csv, "
+            ".tsv, .jsonl), pictures (files, a folder, .npz, .npy), ARC tasks (.json); - is stdin. Or a capsule file, "
+            "or an .npz with arrays sketches, children, ... Of puzzles: a folder of them, or a file or - with Sudoku "
+            "lines, mazes or ARC JSON.",
         ),
-    ],
+    ] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option("--ask", metavar="TEXT", help="A sample itself, in the place of DATA; can be repeated."),
+    ] = None,
     model: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Run directory or exported folder; default: the newest under runs/."),
@@ -30,8 +37,8 @@ def command(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="JSON lines; a call that was stopped goes on. Default: answers.jsonl; puzzles of a file or stdin are "
-            "answered on stdout.",
+            help="JSON lines; a call that was stopped goes on. Default: stdout; answers.jsonl for a capsule file, an "
+            ".npz of capsules or a puzzle folder.",
         ),
     ] = None,
     split: Annotated[
@@ -42,6 +49,10 @@ def command(
     ] = None,
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of raw samples: the column or field that holds the text.")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of raw samples: the column or field with the class; default: a usual name."),
     ] = None,
     kind: Annotated[
         str | None, typer.Option(help="Of raw samples, where the training data mixed several kinds.")
@@ -74,25 +85,26 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Answer every sample of a file in constant memory: one line each with prediction, confidence, steps and the
-    capsules opened. Detail of capsules that are not opened is not read. Puzzles need not be among those of training.
+    """Answer samples in constant memory: one line each with the class, the confidence, the steps and the capsules that
+    were opened; where labels are known also the accuracy. Detail of capsules that are not opened is not read.
+
+    Example: trm predict one.png two.jpg --model runs/photos-...
+
+    Example: tail -f messages.txt | trm predict -
 
     Example: trm predict data.h5 --model exported/digits --out answers.jsonl
-
-    Example: trm predict - < sudokus.txt
     """
     import sys
+    from contextlib import nullcontext
     from dataclasses import asdict
 
-    from trm_cli.predict_output import print_answers, show_thinking
-    from trm_core.data.puzzles.reader import is_puzzle_folder
+    from trm_cli.predict_output import accuracy_line, print_answers, show_thinking
     from trm_core.errors import UsageError
     from trm_core.inference.predictor import Predictor
-    from trm_core.inference.puzzle_source import STDIN
     from trm_core.inference.scoring import Settings, score
-    from trm_core.inference.sources import open_source
+    from trm_core.inference.sources import STDIN, Asked, open_source
     from trm_core.training.run_dir import newest_run
-    from trm_core.training.stopping import stop_on_signals
+    from trm_core.training.stopping import StopFlag, stop_on_signals
 
     if show or gif is not None:
         others = {"--out": out_, "--json": json, "--probabilities": probabilities, "--decisions": decisions}
@@ -101,24 +113,27 @@ def command(
                 raise UsageError(
                     f"{name} is for answers, and --show and --gif draw one sample (--row)", hint="ask for both apart"
                 )
+    asked = Asked(tuple(data or ()), tuple(ask or ()), split, kind, column, label)
+    asked.require()
     if model is None:
         model = newest_run()
         log(f"model: {model} (the newest run)")
     predictor = Predictor.load(model, device, checkpoint, max_steps=max_steps, restarts=restarts)
     puzzles = predictor.trained.puzzles is not None
-    if data == STDIN and not puzzles:
-        raise UsageError("samples of capsules are not read from stdin", hint="name a file")
-    stdin = sys.stdin.read() if data == STDIN else ""
-    source = open_source(data, predictor, split, kind, column, stdin)
+    if asked.paths == (STDIN,) and sys.stdin.isatty():
+        log("reading from the terminal; Ctrl-D ends")
+    source = open_source(asked, predictor, sys.stdin.buffer, log)
     settings = Settings(policy, price, confidence, batch, probabilities, decisions)
     if show or gif is not None:
         show_thinking(predictor, source, predictor.policy(policy, price, confidence), row, show, gif)
         return
-    if puzzles and out_ is None and not is_puzzle_folder(data):
+    if out_ is None and not source.bulk:
         print_answers(predictor, source, settings, json)
         return
     out_ = out_ or Path("answers.jsonl")
-    with stop_on_signals() as stop, progress("answering", total=source.rows) as bar:
+    # Who waits for stdin sees no flag, and has to be interrupted there.
+    stopping = nullcontext(StopFlag()) if source.rows is None else stop_on_signals()
+    with stopping as stop, progress("answering", total=source.rows) as bar:
         found = score(
             predictor,
             source,
@@ -135,8 +150,10 @@ def command(
     if puzzles:
         judged = [f", {share:.1%} {name}" for name in ("right", "valid") if (share := getattr(found, name)) is not None]
         out(f"{found.rows} answers: {found.path} ({found.steps:.2f} steps per puzzle{''.join(judged)})")
-        return
-    out(
-        f"{found.rows} answers: {found.path} ({found.steps:.2f} steps, {found.opened:.2f} capsules opened, "
-        f"{found.spent:.2f} price units per sample)"
-    )
+    else:
+        out(
+            f"{found.rows} answers: {found.path} ({found.steps:.2f} steps, {found.opened:.2f} capsules opened, "
+            f"{found.spent:.2f} price units per sample)"
+        )
+    if found.accuracy is not None:
+        out(accuracy_line(found.accuracy))

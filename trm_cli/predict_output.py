@@ -5,41 +5,82 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trm_cli.console import clean, is_terminal, log, out, print_json
 
 if TYPE_CHECKING:
+    from trm_core.data.puzzles.meaning import Meaning
     from trm_core.evaluation.policies import Policy
     from trm_core.inference.predictor import Predictor
-    from trm_core.inference.scoring import Settings
+    from trm_core.inference.samples import Answer, Sample
+    from trm_core.inference.scoring import Accuracy, Settings
     from trm_core.inference.source import Source
     from trm_core.render.thinking import CapsuleThinking, PuzzleThinking
 
 
 def print_answers(predictor: Predictor, source: Source, settings: Settings, as_json: bool) -> None:
-    """Answers to puzzles on stdout: drawn on a terminal, else JSON lines; with --json one document."""
-    from trm_core.data.puzzles.answers import drawn
-    from trm_core.inference.scoring import answers
+    """Answers on stdout as they come: for a human on a terminal, else JSON lines; with --json one document. Then, where
+    labels are known, the accuracy.
+    """
+    from trm_core.inference.scoring import Means, answers
 
-    meaning = predictor.trained.puzzles
-    assert meaning is not None
     policy = predictor.policy(settings.policy, settings.price, settings.confidence)
-    found = answers(predictor, policy, source, settings)
+    means, records = Means(), []
+    terminal = is_terminal(sys.stdout)
+    for sample, answer, record in answers(predictor, policy, source, settings):
+        means.add(record)
+        if as_json:
+            records.append(record)
+        elif not out(_for_humans(predictor, sample, answer, record) if terminal else json.dumps(record)):
+            return
+    accuracy = means.accuracy()
     if as_json:
-        print_json({"answers": [record for _, record in found]})
-    elif not is_terminal(sys.stdout):
-        for _, record in found:
-            out(json.dumps(record))
-    else:
-        for answer, record in found:
-            told = [f"puzzle {record['row']}"]
-            told += [name if record[name] else f"not {name}" for name in ("valid", "right") if name in record]
-            told += [f"halt {answer.halt_probability:.0%}", f"sure {answer.confidence:.0%}", f"{answer.steps} steps"]
-            if answer.in_all is not None:
-                told.append(f"restart {answer.restart} ({answer.in_all.steps} steps in all)")
-            lines = drawn(answer.prediction, meaning).splitlines()
-            out("\n".join([", ".join(told), *map(clean, lines), ""]))
+        print_json({"answers": records, "accuracy": accuracy})
+    elif accuracy is not None:
+        log(accuracy_line(accuracy))
+
+
+def accuracy_line(accuracy: Accuracy) -> str:
+    return (
+        f"accuracy {100 * accuracy.mean:.2f} % (95 % interval {100 * accuracy.low:.1f}-{100 * accuracy.high:.1f}) of "
+        f"{accuracy.samples} samples whose label is known"
+    )
+
+
+def _for_humans(predictor: Predictor, sample: Sample, answer: Answer, record: dict[str, Any]) -> str:
+    meaning = predictor.trained.puzzles
+    return _sample_line(sample, answer, record) if meaning is None else _puzzle(answer, record, meaning)
+
+
+def _sample_line(sample: Sample, answer: Answer, record: dict[str, Any]) -> str:
+    title = record.get("id", f"row {record['row']}") + (f' "{sample.excerpt}"' if sample.excerpt else "")
+    told = [" ".join(answer.label), f"sure {answer.confidence:.0%}"]
+    if "accuracy" in record:
+        told.append(f"{record['accuracy']:.0%} right")
+    elif "right" in record:
+        told.append("right" if record["right"] else f"wrong: it is {record['target']}")
+    told.append(_steps(answer))
+    if answer.opened:
+        told.append(f"opened {' '.join(map(str, answer.opened))}")
+    return clean(f"{title}: {', '.join(told)}")
+
+
+def _puzzle(answer: Answer, record: dict[str, Any], meaning: Meaning) -> str:
+    from trm_core.data.puzzles.answers import drawn
+
+    told = [f"puzzle {record['row']}"]
+    told += [name if record[name] else f"not {name}" for name in ("valid", "right") if name in record]
+    told += [f"halt {answer.halt_probability:.0%}", f"sure {answer.confidence:.0%}", _steps(answer)]
+    lines = drawn(answer.prediction, meaning).splitlines()
+    return "\n".join([", ".join(told), *map(clean, lines), ""])
+
+
+def _steps(answer: Answer) -> str:
+    text = f"{answer.steps} step{'s' if answer.steps > 1 else ''}"
+    if answer.in_all is None:
+        return text
+    return f"{text}, restart {answer.restart} ({answer.in_all.steps} steps in all)"
 
 
 def show_thinking(predictor: Predictor, source: Source, policy: Policy, row: int, show: bool, gif: Path | None) -> None:
@@ -48,9 +89,10 @@ def show_thinking(predictor: Predictor, source: Source, policy: Policy, row: int
     from trm_core.render.animation import write_animation
     from trm_core.render.of_answer import thinking_of
 
-    if not 0 <= row < source.rows:
-        raise UsageError(f"--row {row}: {source.path} has {source.rows} rows, counted from 0")
-    sample = next(source.start(row))
+    sample = next((one for one in source.start(row) if one is not None), None)
+    if sample is None:
+        there = "fewer rows" if source.rows is None else f"{source.rows} rows"
+        raise UsageError(f"--row {row}: {source.name} has {there}, counted from 0")
     thinking = thinking_of(predictor.trained, sample, next(predictor.stream([sample], policy, trace=True, first=row)))
     if show:
         _print_thinking(thinking)

@@ -122,7 +122,10 @@ def test_what_is_wrong_is_said_before_anything_is_answered(sudoku_run: Path, tra
         ([tmp_path, "--model", sudoku_run], 4, "no folder of puzzles"),
         ([tmp_path / "nothing", "--model", sudoku_run], 4, "no such file"),
         ([path, "--model", sudoku_run, "--split", "test"], 2, "has no splits"),
-        (["-", "--model", trained_run], 2, "not read from stdin"),
+        (["-", "--model", trained_run], 4, "does not hold the encoder"),
+        ([path, path, "--model", sudoku_run], 2, "one file or folder of puzzles at a time"),
+        (["-", path, "--model", sudoku_run], 2, "stands alone"),
+        (["--model", sudoku_run], 2, "nothing to answer"),
     ]
     for arguments, code, message in cases:
         done = tiny.invoke("predict", *arguments)

@@ -156,17 +156,26 @@ def test_a_file_of_no_samples_says_so(trained_run: Path, tmp_path: Path) -> None
 
 
 def test_what_no_sample_file_is_says_what_one_is(trained: Any, tmp_path: Path) -> None:
-    kind, capsules, run, _, _ = trained
-    (tmp_path / "note.txt").write_text("a text")
-    done = tiny.invoke("predict", tmp_path / "note.txt", "--model", run)
-    assert done.returncode == 4
-    assert "neither a capsule file nor an .npz, .jsonl, .csv or .tsv" in done.stderr
+    kind, _, run, _, _ = trained
+    (tmp_path / "note.xlsx").write_text("a text")
+    (tmp_path / "cat.png").write_text("a picture")
+    taken = {"text": "a text on each line, .csv, .tsv or .jsonl", "table": "it takes a .csv, .tsv or .jsonl"}[kind]
+    for name, what in (
+        ("cat.png", "a picture"),
+        ("", "a folder"),
+        *([("note.xlsx", "a .xlsx file")] * (kind == "table")),
+    ):
+        done = tiny.invoke("predict", tmp_path / name, "--model", run)
+        assert done.returncode == 4
+        assert f"is {what}, and the model was trained on {kind}" in done.stderr
+        assert taken in done.stderr
     with pytest.raises(UsageError, match="samples is one str"):
         Predictor.load(run, device="cpu").ask("a single text")
     if kind == "text":
-        done = tiny.invoke("predict", capsules.parent / "raw.csv", "--model", run, "--out", tmp_path / "out")
+        (tmp_path / "two.csv").write_text("a,b\none,two\n")
+        done = tiny.invoke("predict", tmp_path / "two.csv", "--model", run, "--out", tmp_path / "out")
         assert done.returncode == 4
-        assert "got a row with the fields label, body" in done.stderr
+        assert "two.csv:2: expected a text, got a row with the fields a, b" in done.stderr
         assert "--column NAME" in done.stderr
 
 

@@ -54,7 +54,7 @@ def test_lines_are_the_predictors_answers(trained_run: Path, large: Path, tmp_pa
 
 def test_arrays_and_capsules_give_the_same(trained_run: Path, large: Path, tmp_path: Path) -> None:
     with open_capsules(large) as file:
-        np.savez(tmp_path / "samples.npz", **file.read("test", slice(0, 200), ["sketches", "children"]))
+        np.savez(tmp_path / "samples.npz", **file.read("test", slice(0, 200), ["sketches", "children", "labels"]))
     for source, name in ((tmp_path / "samples.npz", "a"), (large, "b")):
         done = tiny.invoke("predict", source, "--model", trained_run, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr

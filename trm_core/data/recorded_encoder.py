@@ -88,14 +88,16 @@ class RecordedEncoder:
 
     def layout(self, kind: str | None = None) -> Layout:
         """Sizes and dtypes of what `encode` gives: k, m, D, R and how sketches are made."""
-        return self._choose(kind).layout
+        return self.choose(kind).layout
 
     def takes_whole_pixels(self, kind: str | None = None) -> bool:
         """Whether pixels of pictures were whole numbers where the file was built, and not from 0 to 1."""
-        settings = self._choose(kind).settings
+        settings = self.choose(kind).settings
         return settings.whole or settings.scale is None
 
-    def encode(self, samples: Sequence[Any], kind: str | None = None) -> dict[str, np.ndarray]:
+    def encode(
+        self, samples: Sequence[Any], kind: str | None = None, names: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """The stored fields of n raw samples.
 
         `sketches` [n, k, D] and, where the file has them, `children` [n, k, m, D], `checksums` [n, k, R], `mask` [n, k]
@@ -114,20 +116,23 @@ class RecordedEncoder:
           feature columns' values in their order
         - arrays: a mapping with the arrays that the source had (`sketches`, `children`, `checksums`, `parents`)
 
-        Raises `DataError` that names the first sample that is something else, by its index.
+        Raises `DataError` that names the first sample that is something else, by its index, or as `names` calls it.
         """
-        modality = self._choose(kind)
+        modality = self.choose(kind)
         if not len(samples):
             raise DataError("there are no samples to encode", hint="give at least one")
         layout = modality.layout
         row_bytes = 4 * layout.num_capsules * layout.dim * (layout.num_children + 1)
         step = max(1, min(_PIECE_ROWS, _PIECE_BYTES // row_bytes))
+        names = names or [f"sample {number}" for number in range(len(samples))]
         parts = [
-            _encode_piece(modality, samples[begin : begin + step], begin) for begin in range(0, len(samples), step)
+            _encode_piece(modality, samples[begin : begin + step], names[begin : begin + step])
+            for begin in range(0, len(samples), step)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _choose(self, kind: str | None) -> RecordedModality:
+    def choose(self, kind: str | None) -> RecordedModality:
+        """The one of a kind, or the only one. Raises `DataError`."""
         there = ", ".join(self.kinds)
         if kind is None:
             if len(self.modalities) > 1:
@@ -139,21 +144,27 @@ class RecordedEncoder:
         raise DataError(f"there is no encoder of {kind!r}; there are {there}")
 
 
-def _encode_piece(modality: RecordedModality, samples: Sequence[Any], begin: int) -> dict[str, np.ndarray]:
-    """Stored fields of a few samples; `begin` is the index of the first one."""
+def _encode_piece(modality: RecordedModality, samples: Sequence[Any], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Stored fields of a few samples; `names`: what they are called in messages."""
     contents = []
-    for number, sample in enumerate(samples):
+    for sample, name in zip(samples, names, strict=True):
         try:
             contents.append(content_of(modality.kind, modality.encoder, modality.settings, sample))
         except DataError as error:
-            raise DataError(f"sample {begin + number}: {error.message}", hint=error.hint) from error
+            raise _of_sample(name, error) from error
     try:
         return _fields(modality, contents)
     except DataError as error:
         if len(contents) > 1:  # one by one, to see which it is
-            for number, sample in enumerate(samples):
-                _encode_piece(modality, [sample], begin + number)
-        raise DataError(f"sample {begin}: {error.message}", hint=error.hint) from error
+            for sample, name in zip(samples, names, strict=True):
+                _encode_piece(modality, [sample], [name])
+        raise _of_sample(names[0], error) from error
+
+
+def _of_sample(name: str, error: DataError) -> DataError:
+    """The error with the sample's name before it, unless it begins with that: a file's."""
+    message = error.message if error.message.startswith(f"{name}:") else f"{name}: {error.message}"
+    return DataError(message, hint=error.hint)
 
 
 def _fields(modality: RecordedModality, contents: list[Any]) -> dict[str, np.ndarray]:

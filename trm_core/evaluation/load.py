@@ -18,6 +18,8 @@ from trm_core.training.checkpoint import load_model, load_weights, require_weigh
 from trm_core.training.checkpoint_folders import MODEL, STATE, find_checkpoint
 from trm_core.training.run_dir import CONFIG, require_run
 
+_EXPORTED = "config.json"
+
 
 @dataclass(frozen=True)
 class TrainedRun:
@@ -33,6 +35,11 @@ class TrainedRun:
 
 def load_run(path: Path, device: torch.device, which: str = "latest") -> TrainedRun:
     """Load the newest checkpoint that verifies (or `best`). Raises CheckpointError."""
+    if (path / _EXPORTED).is_file() and not (path / CONFIG).is_file():
+        raise CheckpointError(
+            f"{path} is an exported folder, not a run directory",
+            hint=f"trm predict FILE --model {path} answers with it, and says its accuracy where FILE has labels",
+        )
     require_run(path)
     config = load_config(path / CONFIG).config
     folder, notes = find_checkpoint(path, which)

@@ -146,7 +146,7 @@ class Predictor:
 
     def stream(
         self,
-        samples: Iterable[Sample],
+        samples: Iterable[Sample | None],
         policy: Policy | None = None,
         batch: int = BATCH,
         *,
@@ -154,8 +154,9 @@ class Predictor:
         first: int = 0,
     ) -> Iterator[Answer]:
         """Answers in the order of the samples, in constant memory: at most `batch` rows think at once, and a new one
-        begins as soon as one is through. The first row that failed raises its error. first: the number of the first
-        sample, by which a selector that draws does so.
+        begins as soon as one is through. None among the samples: the next has not arrived yet, and is waited for when
+        all others are answered. The first row that failed raises its error. first: the number of the first sample, by
+        which a selector that draws does so.
         """
         for finished in self.stream_finished(samples, policy, batch, trace=trace, first=first):
             if finished.error is not None:
@@ -165,7 +166,7 @@ class Predictor:
 
     def stream_finished(
         self,
-        samples: Iterable[Sample],
+        samples: Iterable[Sample | None],
         policy: Policy | None = None,
         batch: int = BATCH,
         *,
@@ -175,21 +176,21 @@ class Predictor:
         """The same with rows that failed among them; keys count from 0."""
         count = self.beginnings.count
         engine = Engine(self.trained, policy or self.policy(), trace=trace, first=first * count)
-        shared = samples if count == 1 else map(remembering, samples)
-        source = ((key, number, one) for key, one in enumerate(shared) for number in range(count))
+        source = _numbered(samples, count)
         begun: dict[int, Best] = {}
         waiting: dict[int, Finished] = {}
-        following = 0
+        following, waits = 0, False
         while True:
             # Those that are through wait for older ones, so that a slow one cannot let them pile up without end.
             room = min(batch - len(engine), 4 * batch - len(engine) - len(waiting))
-            fresh = list(islice(source, max(room, 0)))
+            # Of what has not arrived yet nothing is asked while others think: they would wait with it.
+            fresh, waits = ([], True) if waits and len(engine) else _take(source, room)
             through = engine.admit(
                 [(key, number) for key, number, _ in fresh],
                 [one for _, _, one in fresh],
                 [self.beginnings.latents[number] for _, number, _ in fresh],
             )
-            if not len(engine) and not through and not fresh:
+            if not len(engine) and not through and not fresh and not waits:
                 return
             through += engine.step()
             for one in through:
@@ -201,3 +202,27 @@ class Predictor:
             while following in waiting:
                 yield waiting.pop(following)
                 following += 1
+
+
+_Row = tuple[int, int, Sample]  # number of the sample, of its beginning, and the sample
+
+
+def _numbered(samples: Iterable[Sample | None], count: int) -> Iterator[_Row | None]:
+    key = 0
+    for one in samples:
+        if one is None:
+            yield None
+        else:
+            shared = one if count == 1 else remembering(one)
+            yield from ((key, number, shared) for number in range(count))
+            key += 1
+
+
+def _take(source: Iterator[_Row | None], room: int) -> tuple[list[_Row], bool]:
+    """At most `room` rows, and whether the next has not arrived yet."""
+    taken: list[_Row] = []
+    for one in islice(source, max(room, 0)):
+        if one is None:
+            return taken, True
+        taken.append(one)
+    return taken, False

@@ -21,28 +21,30 @@ from trm_core.inference.predictor import Predictor
 from trm_core.inference.samples import Answer, Sample
 from trm_core.inference.source import Source, identity_of_file
 
-STDIN = Path("-")
 _BLOCK = 256  # puzzles that are read at once
 
 
-def puzzle_source(path: Path, predictor: Predictor, split: str | None, stdin: str = "") -> Source:
+def puzzle_source(path: Path, predictor: Predictor, split: str | None) -> Source:
     """A folder of puzzles (of one `split`: test, or train where there is no other), or a file of what
-    `question_files` reads; "-": the text `stdin`. Raises DataError or UsageError.
+    `question_files` reads. Raises DataError or UsageError.
     """
     meaning = _meaning(predictor)
-    if path != STDIN and is_puzzle_folder(path):
+    if is_puzzle_folder(path):
         return _folder(open_puzzles(path), predictor, split)
     if path.is_dir():
         raise DataError(f"{path}: is no folder of puzzles", hint="give such a folder, or a file of puzzles")
     if split is not None:
         raise UsageError(f"{path} has no splits", hint="leave --split out")
-    if path == STDIN:
-        digest = hashlib.sha256(stdin.encode()).hexdigest()
-        identity: dict[str, Any] = {"data": "-", "split": None, "content_hash": digest}
-        return _asked(path, lambda: questions_of_text(stdin, meaning, "stdin"), identity, predictor)
     if not path.is_file():
         raise DataError(f"{path}: no such file", hint="a file of puzzles, a folder of them, or - for stdin")
-    return _asked(path, lambda: questions_of_file(path, meaning), identity_of_file(path), predictor)
+    return _asked(str(path), lambda: questions_of_file(path, meaning), identity_of_file(path), predictor)
+
+
+def puzzle_text_source(text: str, name: str, predictor: Predictor) -> Source:
+    """Puzzles of a text that is called so in messages. Raises DataError."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    identity: dict[str, Any] = {"data": name, "split": None, "content_hash": digest}
+    return _asked(name, lambda: questions_of_text(text, _meaning(predictor), name), identity, predictor)
 
 
 def puzzle_record(sample: Sample, answer: Answer, meaning: Meaning, probabilities: bool = False) -> dict[str, Any]:
@@ -63,16 +65,16 @@ def _meaning(predictor: Predictor) -> Meaning:
 
 
 def _asked(
-    path: Path, questions: Callable[[], Iterator[Question]], identity: dict[str, Any], predictor: Predictor
+    name: str, questions: Callable[[], Iterator[Question]], identity: dict[str, Any], predictor: Predictor
 ) -> Source:
     def start(first: int) -> Iterator[Sample]:
         for number, question in enumerate(islice(questions(), first, None), start=first):
-            yield predictor.question_sample(question, f"{path}, puzzle {number}")
+            yield predictor.question_sample(question, f"{name}, puzzle {number}")
 
     rows = sum(1 for _ in questions())  # what is wrong is found before anything is answered
     if not rows:
-        raise DataError(f"{path}: no puzzles in it")
-    return Source(path, rows, start, identity, _recorder(predictor))
+        raise DataError(f"{name}: no puzzles in it")
+    return Source(name, rows, start, identity, _recorder(predictor), bulk=False)
 
 
 def _folder(data: PuzzleData, predictor: Predictor, split: str | None) -> Source:
@@ -97,7 +99,7 @@ def _folder(data: PuzzleData, predictor: Predictor, split: str | None) -> Source
                 yield predictor.question_sample(Question(tokens, known, puzzle), f"{data.path}, {split} row {row}")
 
     identity = {"data": str(data.path), "split": split, "content_hash": data.manifest["content_hash"]}
-    return Source(data.path, data.rows[split], start, identity, _recorder(predictor))
+    return Source(str(data.path), data.rows[split], start, identity, _recorder(predictor))
 
 
 def _recorder(predictor: Predictor) -> Callable[[Sample, Answer, bool], dict[str, Any]]:

@@ -32,7 +32,9 @@ class Sample:
     checksums: NDArray[np.float32] | None = None  # [k, R]
     parents: NDArray[np.int64] | None = None  # [k]; -1: a root
     puzzle: int = 0  # identifier of a puzzle
-    labels: NDArray[np.int64] | None = None  # [k] the answer of a puzzle, if known; not for the model
+    labels: NDArray[np.int64] | None = None  # the answer ([k], of one class [1]), if known; not for the model
+    id: str | None = None  # what it is called in the file of answers
+    excerpt: str = ""  # by which a human knows it
 
 
 @dataclass(frozen=True)

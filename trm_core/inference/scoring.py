@@ -14,7 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trm_core.errors import UsageError
+from trm_core.evaluation.intervals import accuracy_interval
 from trm_core.evaluation.policies import Policy
 from trm_core.inference.predictor import Predictor
 from trm_core.inference.samples import Answer, Sample
@@ -36,8 +39,18 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """Of the answers to samples whose label is known."""
+
+    mean: float
+    low: float  # 95 % interval
+    high: float
+    samples: int
+
+
+@dataclass(frozen=True)
 class Scored:
-    """What was written; means over the rows answered by this call."""
+    """What was written; means over all its rows."""
 
     path: Path
     rows: int
@@ -45,26 +58,38 @@ class Scored:
     steps: float
     opened: float
     spent: float
-    right: float | None  # share of the answers that are known to be right among those of known puzzles
+    right: float | None  # share of the answers that are known to be right among those of known samples
     valid: float | None  # share of the answers that break no rule among those of puzzles with rules
+    accuracy: Accuracy | None  # None where no label is known
 
 
 class Means:
-    """Over the rows answered by a call."""
+    """Over what is written of answers."""
 
     def __init__(self) -> None:
         self.count = 0
         self.sums = {"steps": 0.0, "opened": 0.0, "spent": 0.0}
         self.judged: dict[str, list[bool]] = {"right": [], "valid": []}
+        self._accuracies: list[float] = []
 
-    def add(self, answer: Answer, record: dict[str, Any]) -> None:
+    def add(self, record: dict[str, Any]) -> None:
         self.count += 1
-        cost = answer.cost
-        for name, value in (("steps", cost.steps), ("opened", len(cost.opened)), ("spent", cost.spent)):
+        opened = len(record.get("opened_in_all", record.get("opened", ())))
+        spent = record.get("spent_in_all", record.get("spent", 0.0))
+        steps = record.get("steps_in_all", record["steps"])
+        for name, value in (("steps", steps), ("opened", opened), ("spent", spent)):
             self.sums[name] += value
         for name, found in self.judged.items():
             if record.get(name) is not None:
                 found.append(record[name])
+        share = record.get("accuracy", record.get("right"))
+        if share is not None:
+            self._accuracies.append(float(share))
+
+    def accuracy(self) -> Accuracy | None:
+        """None where no label is known."""
+        found = torch.tensor(self._accuracies, dtype=torch.float64)
+        return Accuracy(float(found.mean()), *accuracy_interval(found), len(found)) if len(found) else None
 
     def as_dict(self) -> dict[str, Any]:
         """The means of `Scored`."""
@@ -77,7 +102,7 @@ def score(
     source: Source,
     out: Path,
     settings: Settings,
-    on_rows: Callable[[int, int], None] = lambda done, total: None,
+    on_rows: Callable[[int, int | None], None] = lambda done, total: None,
     check: Callable[[], None] = lambda: None,
 ) -> Scored:
     """Write `out`, which must not exist. check: raises to stop; what was written stays. Raises DataError for a sample
@@ -87,60 +112,61 @@ def score(
         raise UsageError(f"{out} exists already", hint="name another --out, or remove it first")
     policy = predictor.policy(settings.policy, settings.price, settings.confidence)
     part, note = out.with_name(out.name + ".part"), out.with_name(out.name + ".part.json")
-    done = _go_on(part, note, source, _identity(predictor, source, settings))
+    means = _go_on(part, note, source, _identity(predictor, source, settings))
+    done = means.count
     try:
-        means = _answer_rest(predictor, policy, source, done, part, settings, on_rows, check)
+        _answer_rest(predictor, policy, source, means, part, settings, on_rows, check)
     finally:
         if part.stat().st_size == 0:  # nothing to go on from
             part.unlink()
             note.unlink()
-    on_rows(source.rows, source.rows)
+    on_rows(means.count, means.count)
     part.rename(out)
     note.unlink()
-    return Scored(out, source.rows, done, **means.as_dict())
+    return Scored(out, means.count, done, **means.as_dict(), accuracy=means.accuracy())
 
 
 def answers(
     predictor: Predictor, policy: Policy, source: Source, settings: Settings, first: int = 0
-) -> Iterator[tuple[Answer, dict[str, Any]]]:
-    """Every answer from row `first` on, and what is written of it."""
+) -> Iterator[tuple[Sample, Answer, dict[str, Any]]]:
+    """Every sample from row `first` on, its answer, and what is written of it."""
     asked: deque[Sample] = deque()
 
-    def remembered() -> Iterator[Sample]:
+    def remembered() -> Iterator[Sample | None]:
         for sample in source.start(first):
-            asked.append(sample)
+            if sample is not None:
+                asked.append(sample)
             yield sample
 
     for row, answer in enumerate(predictor.stream(remembered(), policy, settings.batch, first=first), start=first):
-        record = {"row": row, **source.record(asked.popleft(), answer, settings.probabilities)}
+        sample = asked.popleft()
+        record = {"row": row, **source.record(sample, answer, settings.probabilities)}
         if not settings.decisions:
             record.pop("decisions", None)
-        yield answer, record
+        yield sample, answer, record
 
 
 def _answer_rest(
     predictor: Predictor,
     policy: Policy,
     source: Source,
-    done: int,
+    means: Means,
     part: Path,
     settings: Settings,
-    on_rows: Callable[[int, int], None],
+    on_rows: Callable[[int, int | None], None],
     check: Callable[[], None],
-) -> Means:
-    """Append the lines from row `done` on."""
-    means = Means()
+) -> None:
+    """Append the lines of the rows that `means` does not hold yet."""
     with part.open("a", encoding="utf-8") as file:
-        for answer, record in answers(predictor, policy, source, settings, done):
+        for number, (_, _, record) in enumerate(answers(predictor, policy, source, settings, means.count), start=1):
             file.write(json.dumps(record) + "\n")
-            means.add(answer, record)
-            if means.count % _FLUSH == 0:
+            means.add(record)
+            if number % _FLUSH == 0 or source.rows is None:
                 file.flush()
-                on_rows(done + means.count, source.rows)
+                on_rows(means.count, source.rows)
                 check()
         file.flush()
         os.fsync(file.fileno())
-    return means
 
 
 def _identity(predictor: Predictor, source: Source, settings: Settings) -> dict[str, Any]:
@@ -152,11 +178,17 @@ def _identity(predictor: Predictor, source: Source, settings: Settings) -> dict[
     return {**model, **thinking, **source.identity, **asked}
 
 
-def _go_on(part: Path, note: Path, source: Source, identity: dict[str, Any]) -> int:
-    """How many rows are answered already; the half of a line at the end is cut off."""
+def _go_on(part: Path, note: Path, source: Source, identity: dict[str, Any]) -> Means:
+    """Of the rows that are answered already; the half of a line at the end is cut off."""
+    means = Means()
     if not part.exists():
         note.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
-        return 0
+        return means
+    if source.rows is None:
+        raise UsageError(
+            f"{part} is there, and answers to {source.name} cannot be gone on with",
+            hint="name another --out, or remove that file",
+        )
     try:
         before = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -168,20 +200,22 @@ def _go_on(part: Path, note: Path, source: Source, identity: dict[str, Any]) -> 
         raise UsageError(
             f"{part} was begun with another {', '.join(changed)}", hint="name another --out, or remove that file"
         )
-    done = 0
     with part.open("r+b") as file:
         end = 0
         for line in file:
-            if not line.endswith(b"\n") or not _is_row(line, done):
+            record = _record_of(line, means.count) if line.endswith(b"\n") and means.count < source.rows else None
+            if record is None:
                 break
-            done, end = done + 1, end + len(line)
+            means.add(record)
+            end += len(line)
         file.truncate(end)
-    return min(done, source.rows)
+    return means
 
 
-def _is_row(line: bytes, row: int) -> bool:
+def _record_of(line: bytes, row: int) -> dict[str, Any] | None:
+    """What a line says, if it is that of the row."""
     try:
         record = json.loads(line)
     except ValueError:
-        return False
-    return isinstance(record, dict) and record.get("row") == row
+        return None
+    return record if isinstance(record, dict) and record.get("row") == row and "steps" in record else None

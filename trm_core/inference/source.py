@@ -1,4 +1,4 @@
-"""Where samples come from, whatever the form of the file."""
+"""Where samples come from, whatever the form of the file, and what is written of their answers."""
 
 from __future__ import annotations
 
@@ -7,28 +7,63 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trm_core.inference.samples import Answer, Sample
+import numpy as np
 
-
-def plain_record(sample: Sample, answer: Answer, probabilities: bool) -> dict[str, Any]:
-    """What is written of an answer."""
-    return answer.as_record(probabilities)
+from trm_core.data.fields import IGNORE_LABEL
+from trm_core.inference.samples import Answer, Sample, names_of
+from trm_core.inference.trained import Trained
 
 
 @dataclass(frozen=True)
 class Source:
-    """`start(row)` gives the samples from that row on; `record` makes what is written of an answer: a sample, its
-    answer, and whether probabilities are wanted.
+    """`start(row)` gives the samples from that row on, and None where the next has not arrived yet; `record` makes what
+    is written of an answer: a sample, its answer, and whether probabilities are wanted.
+
+    `rows` None: nobody knows, and it can be read only once. `bulk`: answers go into a file where nothing else is said.
     """
 
-    path: Path
-    rows: int
-    start: Callable[[int], Iterator[Sample]]
+    name: str
+    rows: int | None
+    start: Callable[[int], Iterator[Sample | None]]
     identity: dict[str, Any]
-    record: Callable[[Sample, Answer, bool], dict[str, Any]] = plain_record
+    record: Callable[[Sample, Answer, bool], dict[str, Any]]
+    bulk: bool = True
 
 
 def identity_of_file(path: Path) -> dict[str, Any]:
     """What changes with a file."""
     stat = path.stat()
     return {"data": str(path.resolve()), "split": None, "content_hash": [stat.st_size, stat.st_mtime_ns]}
+
+
+def capsule_record(sample: Sample, answer: Answer, trained: Trained, probabilities: bool = False) -> dict[str, Any]:
+    """For JSON: the answer; `id` where the sample has one; where its label is known `target` and whether it was found,
+    of several answers also the share that was.
+    """
+    found = answer.as_record(probabilities)
+    told: dict[str, Any] = {} if sample.id is None else {"id": sample.id}
+    told |= {name: found.pop(name) for name in ("prediction", "label")}
+    if sample.labels is None:
+        return told | found
+    known = sample.labels != IGNORE_LABEL
+    hits = np.asarray(answer.prediction)[known] == sample.labels[known]
+    names = [
+        names_of([number], trained.class_names)[0] if there else None
+        for number, there in zip(sample.labels.tolist(), known.tolist(), strict=True)
+    ]
+    told |= {"target": names[0] if len(names) == 1 else names, "right": bool(hits.all())}
+    if len(names) > 1:
+        told["accuracy"] = round(float(hits.mean()), 6)
+    return told | found
+
+
+def capsule_recorder(trained: Trained) -> Callable[[Sample, Answer, bool], dict[str, Any]]:
+    return lambda sample, answer, probabilities: capsule_record(sample, answer, trained, probabilities)
+
+
+def known_labels(labels: Any, trained: Trained) -> np.ndarray | None:
+    """[answers] int64 class of each answer of one sample, IGNORE_LABEL where there is none; None: no answer has one."""
+    values = np.asarray(labels, np.int64).reshape(-1)
+    shape = trained.model.data
+    values = np.where((values >= 0) & (values < shape.num_classes), values, IGNORE_LABEL)
+    return values if len(values) == shape.answers and bool((values != IGNORE_LABEL).any()) else None

@@ -1,58 +1,111 @@
-"""Files of samples -> `Source`s: capsule files, arrays, raw samples, puzzles."""
+"""What is asked of a model -> `Source`s: capsule files, arrays of capsules, raw samples, puzzles."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from trm_core.data.build.array_files import open_arrays
-from trm_core.data.build.delimited import open_delimited, text_lines
+from trm_core.data.arriving import whole_text
+from trm_core.data.build.array_files import ArrayFile, open_arrays
+from trm_core.data.build.arrays import LABEL_ARRAYS
 from trm_core.data.encoding import HINT, Encoding
+from trm_core.data.raw_rows import Wanted
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.errors import DataError, UsageError
 from trm_core.inference.predictor import Predictor
-from trm_core.inference.puzzle_source import puzzle_source
+from trm_core.inference.puzzle_source import puzzle_source, puzzle_text_source
+from trm_core.inference.raw_source import ClassNumbers, raw_files_source, raw_stdin_source, raw_texts_source
 from trm_core.inference.samples import Sample, expected_shapes, samples_of
-from trm_core.inference.source import Source, identity_of_file
+from trm_core.inference.source import Source, capsule_recorder, identity_of_file, known_labels
 from trm_core.inference.trained import Trained
 
+STDIN = Path("-")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_H5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 _BLOCK = 256  # rows that are read at once
 
 
-def open_source(
-    path: Path,
-    predictor: Predictor,
-    split: str | None,
-    kind: str | None = None,
-    column: str | None = None,
-    stdin: str = "",
-) -> Source:
-    """A capsule file (of one `split`), an npz of arrays by name, or raw samples: jsonl (one in each line; a text, a row
-    of a table, a pair of grids), csv or tsv with a header (rows of a table, or the texts of `column`). For a model of
-    puzzles what `puzzle_source` reads. Raises DataError or UsageError.
+@dataclass(frozen=True)
+class Asked:
+    """What is to be answered: files (or stdin, as "-"), or `texts` themselves. `kind`, `column`, `label`: of raw
+    samples; `split`: of a capsule file or puzzle folder.
     """
+
+    paths: tuple[Path, ...] = ()
+    texts: tuple[str, ...] = ()
+    split: str | None = None
+    kind: str | None = None
+    column: str | None = None
+    label: str | None = None
+
+    def require(self) -> None:
+        """Raises UsageError where it contradicts itself, and DataError for a file that is not there."""
+        if bool(self.paths) == bool(self.texts):
+            what = "both files and --ask" if self.paths else "nothing to answer"
+            raise UsageError(what, hint="name files, or - for stdin, or give a sample itself with --ask")
+        if STDIN in self.paths and len(self.paths) > 1:
+            raise UsageError("- (stdin) stands alone", hint="ask for files and stdin apart")
+        for path in self.paths:
+            if path != STDIN and not path.exists():
+                hint = "a text itself is given with --ask" if " " in path.name else None
+                raise DataError(f"{path}: no such file or folder", hint=hint)
+
+
+def open_source(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callable[[str], None]) -> Source:
+    """A capsule file, an npz with sketches, or raw samples: what `raw_files` and, of stdin, `raw_rows` read. For a
+    model of puzzles what `puzzle_source` reads. Raises DataError or UsageError.
+    """
+    paths, texts = asked.paths, asked.texts
     if predictor.trained.puzzles is not None:
-        return puzzle_source(path, predictor, split, stdin)
-    suffix = path.suffix.lower()
-    if suffix in (".npz", ".jsonl", ".csv", ".tsv"):
-        if split is not None:
-            raise UsageError(f"{path} has no splits", hint="leave --split out")
-        return _arrays(path, predictor.trained) if suffix == ".npz" else _raw(path, predictor, kind, column)
-    return _capsules(path, predictor.trained, split)
+        return _puzzles(asked, predictor, stdin)
+    if len(paths) == 1 and paths[0] != STDIN:
+        (path,) = paths
+        if path.is_file() and _is_capsule_file(path):
+            return _capsules(path, predictor.trained, asked.split)
+        arrays = open_arrays(path) if path.suffix.lower() == ".npz" and path.is_file() else {}
+        if "sketches" in arrays:
+            _refuse_split(asked)
+            return _arrays(path, arrays, predictor.trained)
+    _refuse_split(asked)
+    if any(path.is_file() and _is_capsule_file(path) for path in paths):
+        raise UsageError("a capsule file stands alone", hint="ask for each apart")
+    wanted = _wanted(asked, predictor)
+    if texts:
+        return raw_texts_source(texts, predictor, wanted)
+    if paths == (STDIN,):
+        return raw_stdin_source(stdin, predictor, wanted, log)
+    return raw_files_source(paths, predictor, wanted, log)
+
+
+def _puzzles(asked: Asked, predictor: Predictor, stdin: BinaryIO) -> Source:
+    if asked.texts:
+        return puzzle_text_source("\n".join(asked.texts), "--ask", predictor)
+    if len(asked.paths) > 1:
+        raise UsageError("one file or folder of puzzles at a time", hint="ask for each apart")
+    if asked.paths != (STDIN,):
+        return puzzle_source(asked.paths[0], predictor, asked.split)
+    if asked.split is not None:
+        raise UsageError("stdin has no splits", hint="leave --split out")
+    return puzzle_text_source(whole_text(stdin, "stdin"), "stdin", predictor)
+
+
+def _wanted(asked: Asked, predictor: Predictor) -> Wanted:
+    modality = predictor.encoder.choose(asked.kind)
+    numbers = ClassNumbers(predictor.trained)
+    return Wanted(modality.kind, lambda name: numbers.of(name) is not None, asked.column, asked.label)
+
+
+def _refuse_split(asked: Asked) -> None:
+    if asked.split is not None:
+        raise UsageError("raw samples have no splits", hint="leave --split out")
 
 
 def _capsules(path: Path, trained: Trained, split: str | None) -> Source:
-    if path.is_file() and _first_bytes(path) != _HDF5:
-        raise DataError(
-            f"{path} is neither a capsule file nor an .npz, .jsonl, .csv or .tsv",
-            hint="put raw samples into a .jsonl (one text, row or pair of grids a line) or a .csv with a header",
-        )
     file = open_capsules(path)
     why = None if trained.encoding is None else trained.encoding.contradiction(Encoding.of(file.manifest))
     if why is not None:
@@ -63,24 +116,27 @@ def _capsules(path: Path, trained: Trained, split: str | None) -> Source:
         raise UsageError(f"{path} has no split '{split}'", hint=f"it has: {', '.join(file.rows)}")
     # Children are read one opened capsule at a time: most are never looked at.
     at_once = [name for name in names if name != "children"]
+    labelled = ["labels"] if file.has("labels") else []
 
     def start(first: int) -> Iterator[Sample]:
         for begin in range(first, file.rows[split], _BLOCK):
-            fields: dict[str, Any] = dict(
-                file.read(split, slice(begin, min(begin + _BLOCK, file.rows[split])), at_once)
-            )
+            rows = slice(begin, min(begin + _BLOCK, file.rows[split]))
+            fields: dict[str, Any] = dict(file.read(split, rows, [*at_once, *labelled]))
+            labels = fields.pop("labels", None)
             if "children" in names:
                 fields["children"] = lambda row, capsule: _child(file, split, row, capsule)
-            yield from samples_of(fields, trained, begin)
+            for number, sample in enumerate(samples_of(fields, trained, begin)):
+                yield sample if labels is None else replace(sample, labels=known_labels(labels[number], trained))
 
     identity = {"data": str(path.resolve()), "split": split, "content_hash": file.manifest.get("content_hash")}
-    return Source(path, file.rows[split], start, identity)
+    return Source(str(path), file.rows[split], start, identity, capsule_recorder(trained))
 
 
-def _first_bytes(path: Path) -> bytes:
+def _is_capsule_file(path: Path) -> bool:
+    """Whether it is HDF5, or means to be."""
     try:
         with path.open("rb") as file:
-            return file.read(len(_HDF5))
+            return file.read(len(_HDF5)) == _HDF5 or path.suffix.lower() in _H5_SUFFIXES
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -89,15 +145,13 @@ def _child(file: CapsuleFile, split: str, row: int, capsule: int) -> Any:
     return file.read(split, slice(row, row + 1), ["children"])["children"][0, capsule]
 
 
-def _arrays(path: Path, trained: Trained) -> Source:
-    arrays = open_arrays(path)
+def _arrays(path: Path, arrays: Mapping[str, ArrayFile], trained: Trained) -> Source:
     expected = expected_shapes(trained.model.data)
     found = {name: array for name, array in arrays.items() if name in expected}
-    if "sketches" not in found:
-        raise DataError(
-            f"{path} has no array sketches, only {', '.join(arrays)}",
-            hint="where the builder made them of the children, build this file too: trm build-capsules",
-        )
+    labels = next((arrays[name] for name in LABEL_ARRAYS if name in arrays), None)
+    if labels is not None:
+        found["labels"] = labels
+    numbers = ClassNumbers(trained)
     counts = {name: array.shape[0] for name, array in found.items()}
     if len(set(counts.values())) > 1:
         raise DataError(f"{path}: arrays of different lengths: {counts}")
@@ -109,46 +163,9 @@ def _arrays(path: Path, trained: Trained) -> Source:
         skipped = islice(rows, first, None)
         for number, values in enumerate(skipped, start=first):
             fields = {name: np.asarray(value)[None] for name, value in zip(found, values, strict=True)}
-            yield from samples_of(fields, trained, number)
+            label = fields.pop("labels", None)
+            known = None if label is None else known_labels(numbers.of_array(label[0]), trained)
+            for sample in samples_of(fields, trained, number):
+                yield replace(sample, labels=known)
 
-    return Source(path, counts["sketches"], start, identity_of_file(path))
-
-
-def _raw(path: Path, predictor: Predictor, kind: str | None, column: str | None) -> Source:
-    def start(first: int) -> Iterator[Sample]:
-        return predictor.encoded(islice(raw_lines(path, column), first, None), kind, first)
-
-    rows = sum(1 for _ in raw_lines(path, column))
-    if not rows:
-        raise DataError(f"{path} holds no samples")
-    return Source(path, rows, start, {**identity_of_file(path), "kind": kind, "column": column})
-
-
-def raw_lines(path: Path, column: str | None) -> Iterator[Any]:
-    """The raw samples of a jsonl, csv or tsv file, one after the other. Raises DataError with file and line."""
-    yield from _json_lines(path, column) if path.suffix.lower() == ".jsonl" else _table_rows(path, column)
-
-
-def _json_lines(path: Path, column: str | None) -> Iterator[Any]:
-    for number, line in text_lines(path):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}:{number}: no JSON: {str(error)[:100]}") from None
-            yield value if column is None else _cell_of(path, number, value, column)
-
-
-def _table_rows(path: Path, column: str | None) -> Iterator[Any]:
-    """As the builder reads them."""
-    table = open_delimited(path)
-    for number, values in table.rows():
-        row = dict(zip(table.columns, values, strict=True))
-        yield row if column is None else _cell_of(path, number, row, column)
-
-
-def _cell_of(path: Path, number: int, row: Any, column: str) -> Any:
-    if not isinstance(row, dict) or column not in row:
-        there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        raise DataError(f"{path}:{number}: has no column {column!r}", hint=f"it has: {there[:200]}")
-    return row[column]
+    return Source(str(path), counts["sketches"], start, identity_of_file(path), capsule_recorder(trained))

@@ -77,8 +77,8 @@ class Recursion(nn.Module):
         return cycles, z_L
 
     def attention_received(self, z_H: Tensor, bias: Tensor | None) -> Tensor:
-        """[B, K] share of the attention that each position would get if the last block of the high level read z_H, which is
-        what came out of it.
+        """[B, K] share of the attention that each position would get if the last block of the high level read z_H, its
+        own result.
         """
         last = self.high.blocks[-1]
         assert isinstance(last, Block)

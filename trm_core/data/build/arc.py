@@ -92,12 +92,18 @@ class ArcReader:
             self._log = None
 
     def _concept(self, name: str) -> str:
-        match = _CONCEPT.match(name)
-        if match is None:
+        concept = concept_of(name)
+        if concept is None:
             raise DataError(
                 f"{self.path}: task {name}: its id names no concept", hint="leave data.build.label out for these tasks"
             )
-        return match.group(1)
+        return concept
+
+
+def concept_of(task: str) -> str | None:
+    """The concept that a task's id names, as AboveBelow1 does; None for other ids."""
+    match = _CONCEPT.match(task)
+    return None if match is None else match.group(1)
 
 
 def unsigned(pair: GridPair) -> GridPair:

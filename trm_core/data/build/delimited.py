@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -37,7 +37,7 @@ class Delimited:
                         raise DataError(f"{self.path}:{number}: has no tab between label and text")
                     yield number, (label.strip(), text)
         else:
-            yield from self._csv_rows()
+            yield from csv_rows(str(self.path), self.columns, self.delimiter, text_lines(self.path))
 
     def column(self, name: str) -> int:
         """Index of a column. Raises `DataError` with the columns there are and the nearest name."""
@@ -46,23 +46,6 @@ class Delimited:
         near = difflib.get_close_matches(name, self.columns, 1)
         hint = f"did you mean {near[0]!r}?" if near else None
         raise DataError(f"{self.path}: has no column {name!r}; there are: {', '.join(self.columns)}", hint=hint)
-
-    def _csv_rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        lines = (line + "\n" for _, line in text_lines(self.path))
-        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
-        try:
-            next(row for row in reader if any(cell.strip() for cell in row))  # the header
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(self.columns):
-                    raise DataError(
-                        f"{self.path}:{reader.line_num}: has {len(row)} fields, the header has {len(self.columns)}",
-                        hint="quote fields that hold the delimiter or a line break",
-                    )
-                yield reader.line_num, tuple(row)
-        except csv.Error as error:
-            raise DataError(f"{self.path}:{reader.line_num}: {error}", hint="check the quotes in this line") from None
 
     def _json_rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
         for number, line in text_lines(self.path):
@@ -77,16 +60,40 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with open(path, "rb") as file:
             for number, raw in enumerate(file, 1):
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path}:{number}: is not UTF-8 text (byte {error.start + 1} of the line)",
-                        hint="convert it first, for example: iconv -f latin1 -t utf-8",
-                    ) from None
-                yield number, line.rstrip("\r\n")
+                yield number, decoded(raw, str(path), number)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def decoded(raw: bytes, name: str, number: int) -> str:
+    """A line without its end. Raises `DataError` where it is not UTF-8."""
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name}:{number}: is not UTF-8 text (byte {error.start + 1} of the line)",
+            hint="convert it first, for example: iconv -f latin1 -t utf-8",
+        ) from None
+
+
+def csv_rows(
+    name: str, columns: Sequence[str], delimiter: str, lines: Iterable[tuple[int, str]]
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """(line number, values) of the rows below the header. Raises `DataError` with file and line."""
+    reader = csv.reader((line + "\n" for _, line in lines), delimiter=delimiter, strict=True)
+    try:
+        next(row for row in reader if any(cell.strip() for cell in row))  # the header
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(columns):
+                raise DataError(
+                    f"{name}:{reader.line_num}: has {len(row)} fields, the header has {len(columns)}",
+                    hint="quote fields that hold the delimiter or a line break",
+                )
+            yield reader.line_num, tuple(row)
+    except csv.Error as error:
+        raise DataError(f"{name}:{reader.line_num}: {error}", hint="check the quotes in this line") from None
 
 
 def open_delimited(path: Path) -> Delimited:
@@ -100,22 +107,28 @@ def open_delimited(path: Path) -> Delimited:
         return Delimited(path, "jsonl", "", tuple(dict.fromkeys(name for record in seen_first for name in record)))
     if looks_labelled(filled):
         return Delimited(path, "labelled-lines", "\t", ("label", "text"))
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=filled[0].count)
+    tabs = path.suffix.lower() == ".tsv"
+    return Delimited(path, "csv", *csv_header(str(path), filled, tabs))
+
+
+def csv_header(name: str, filled: list[str], tabs: bool = False) -> tuple[str, tuple[str, ...]]:
+    """(delimiter, names of the columns) of the first lines that are not blank. Raises `DataError` for no header."""
+    delimiter = "\t" if tabs else max(",;\t|", key=filled[0].count)
     header = next(csv.reader([filled[0]], delimiter=delimiter))
     columns = tuple(name.strip() for name in header)
-    if all(is_number(name) for name in columns):
+    if all(is_number(column) for column in columns):
         raise DataError(
-            f"{path}: the first line holds only numbers, not the names of columns", hint="add a header line"
+            f"{name}: the first line holds only numbers, not the names of columns", hint="add a header line"
         )
     seen = {row[0] for row in csv.reader(filled[1:], delimiter=delimiter) if row}
     if len(columns) == 2 and columns[0] in seen:
         raise DataError(
-            f"{path}: the first line looks like data: {columns[0]!r} comes again below it", hint="add a header line"
+            f"{name}: the first line looks like data: {columns[0]!r} comes again below it", hint="add a header line"
         )
     if len(set(columns)) < len(columns):
-        twice = next(name for name in columns if columns.count(name) > 1)
-        raise DataError(f"{path}: two columns are called {twice!r}", hint="rename one of them in the header")
-    return Delimited(path, "csv", delimiter, columns)
+        twice = next(column for column in columns if columns.count(column) > 1)
+        raise DataError(f"{name}: two columns are called {twice!r}", hint="rename one of them in the header")
+    return delimiter, columns
 
 
 def looks_labelled(lines: list[str]) -> bool:

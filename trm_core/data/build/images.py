@@ -27,21 +27,8 @@ class FolderReader:
 
     def __init__(self, path: str, size: int | None, log: Log) -> None:
         self.path = path
-        folders = class_folders(Path(path))
-        self.has_labels = bool(folders)
-        self._files: list[tuple[Path, str | None]] = []
-        ignored = 0
-        for folder in folders or [Path(path)]:
-            label = folder.name if folders else None
-            for file in sorted(folder.rglob("*") if folders else folder.iterdir()):
-                if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
-                    self._files.append((file, label))
-                elif file.is_file():
-                    ignored += 1
-        if not self._files:
-            raise DataError(f"{path}: holds no pictures", hint="known suffixes: " + ", ".join(sorted(IMAGE_SUFFIXES)))
-        if ignored:
-            log(f"{path}: {ignored} files that are not pictures were left out")
+        self._files = picture_files(Path(path), log)
+        self.has_labels = self._files[0][1] is not None
         self.size = size
         height, width, self._mode = self._examine()
         self.shape = (height, width, 3 if self._mode == "RGB" else 1)
@@ -132,6 +119,27 @@ class NpzImagesReader:
 def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
     """float32 pixels in [0, 1] of numbers up to `scale`."""
     return (pixels / scale).astype(np.float32)
+
+
+def picture_files(path: Path, log: Log) -> list[tuple[Path, str | None]]:
+    """(file, its class) of the pictures in class folders; of a flat folder without classes. Raises `DataError` for a
+    folder without pictures.
+    """
+    folders = class_folders(path)
+    files: list[tuple[Path, str | None]] = []
+    ignored = 0
+    for folder in folders or [path]:
+        label = folder.name if folders else None
+        for file in sorted(folder.rglob("*") if folders else folder.iterdir()):
+            if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
+                files.append((file, label))
+            elif file.is_file():
+                ignored += 1
+    if not files:
+        raise DataError(f"{path}: holds no pictures", hint="known suffixes: " + ", ".join(sorted(IMAGE_SUFFIXES)))
+    if ignored:
+        log(f"{path}: {ignored} files that are not pictures were left out")
+    return files
 
 
 def class_folders(path: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from trm_core.errors import DataError
 MISSING = frozenset({"", "na", "n/a", "nan", "-nan", "null", "none", "?"})
 _NO_LABEL = MISSING - {"none"}  # which is a class: none, mild, severe
 _MAX_COUNTED = 256
-_LABEL_NAMES = (*LABEL_NAMES, "y", "species", "outcome")
+LABEL_COLUMNS = (*LABEL_NAMES, "y", "species", "outcome")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TableReader:
         self.path = path
         self._table: Delimited = open_delimited(Path(path))
         names = self._table.columns
-        label = config.label or next((name for name in _LABEL_NAMES if name in names), None)
+        label = config.label or next((name for name in LABEL_COLUMNS if name in names), None)
         if config.label is None:
             log(f"{path}: " + (f"label column {label!r}" if label else "no label column: concepts are the targets"))
         self._label = None if label is None else self._table.column(label)

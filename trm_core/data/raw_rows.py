@@ -1,0 +1,236 @@
+"""Raw samples out of lines: plain texts, label<TAB>text, csv or JSON lines, told apart by the first line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from trm_core.data.build.arc import PARTS, RawTask, concept_of, looks_like_arc
+from trm_core.data.build.arrays import class_name
+from trm_core.data.build.delimited import csv_header, csv_rows
+from trm_core.data.build.records import silent
+from trm_core.data.build.tables import LABEL_COLUMNS, is_missing
+from trm_core.data.build.text import TEXT_NAMES
+from trm_core.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """One raw sample. `value`: as `RecordedEncoder.encode` takes it; `where`: its place, for messages; `id`: what it is
+    called in answers; `label`: the name of its class, if known.
+    """
+
+    value: Any
+    where: str
+    id: str
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read as a sample, for a model that was trained on samples of a `kind`.
+
+    `column`: the one that holds the sample, `label`: the one that holds its class (None: by their usual names).
+    `is_class`: whether the model knows a class of that name.
+    """
+
+    kind: str
+    is_class: Callable[[str], bool]
+    column: str | None = None
+    label: str | None = None
+
+
+def of_lines(
+    name: str, lines: Iterable[tuple[int, str]], wanted: Wanted, log: Callable[[str], None] = silent
+) -> Iterator[Raw]:
+    """The samples of lines with their numbers. The form is told by the first line that is not blank:
+
+    JSON lines  where it is a JSON object (for kinds other than text: anything of JSON)
+    csv         a table; of texts, where `wanted.column` names their column or the line is a header with a usual name
+    labelled    texts behind a class of the model and a tab
+    plain       a text, or the path of a picture, on each line
+
+    Blank lines are left out. Raises `DataError` with name and line.
+    """
+    rest = iter(lines)
+    seen: list[tuple[int, str]] = []
+    for seen_line in rest:
+        seen.append(seen_line)
+        if seen_line[1].strip():
+            break
+    else:
+        return
+    number, first = seen[-1]
+    form, read = _form_of(first, wanted)
+    if read is None:
+        raise DataError(f"{name}:{number}: is not JSON", hint=f"of {wanted.kind}, give a sample as JSON on each line")
+    log(f"{name}: {form}")
+    yield from read(name, chain(seen, rest), wanted)
+
+
+_Lines = Iterable[tuple[int, str]]
+
+
+def _form_of(line: str, wanted: Wanted) -> tuple[str, Callable[[str, _Lines, Wanted], Iterator[Raw]] | None]:
+    """What lines are that begin with this one, and what reads them."""
+    if _is_json(line, wanted.kind):
+        return "a sample as JSON on each line", json_lines
+    if wanted.kind == "table" or (wanted.kind == "text" and (wanted.column is not None or _is_header(line))):
+        return "csv with a header", partial(_csv, line)
+    if wanted.kind == "text":
+        label, tab, _ = line.partition("\t")
+        if tab and wanted.is_class(label.strip()):
+            return "a label, a tab and a text on each line", _labelled_texts
+        return "a text on each line", _plain
+    if wanted.kind == "images":
+        return "the path of a picture on each line", _plain
+    return "", None
+
+
+def json_lines(name: str, lines: Iterable[tuple[int, str]], wanted: Wanted) -> Iterator[Raw]:
+    """A sample on each line; of ARC also whole tasks."""
+    for number, line in _filled(lines):
+        where = f"{name}:{number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: no JSON: {str(error)[:100]}") from None
+        yield from arc_samples(value, where, wanted) if wanted.kind == "arc" else [of_value(value, where, wanted)]
+
+
+def of_value(value: Any, where: str, wanted: Wanted) -> Raw:
+    """A sample out of a value of JSON, or out of a row of a table."""
+    if not isinstance(value, dict):
+        if wanted.column is not None:
+            raise DataError(f"{where}: has no column {wanted.column!r}", hint=f"it is a {type(value).__name__}")
+        return Raw(value, where, where)
+    label = _label_of(value, where, wanted)
+    own = value.get("id")
+    called = str(own) if isinstance(own, str | int) and str(own).strip() else where
+    return Raw(_sample_of(value, where, wanted), where, called, label)
+
+
+def arc_samples(value: Any, where: str, wanted: Wanted) -> Iterator[Raw]:
+    """A pair of grids, a list of pairs, a task (all its pairs, as the builder reads them), or tasks by name."""
+    if isinstance(value, list):
+        for number, pair in enumerate(value):
+            place = f"{where}, pair {number}"
+            yield of_value(pair, place, wanted)
+    elif looks_like_arc(value):
+        tasks = {"": value} if "train" in value else value
+        for name, document in tasks.items():
+            if not looks_like_arc(document):
+                raise DataError(f"{where}: {name[:40]!r} is no task: it has no list of train pairs")
+            yield from task_samples(RawTask(Path(where), name, document, []), wanted)
+    else:
+        yield of_value(value, where, wanted)
+
+
+def task_samples(task: RawTask, wanted: Wanted) -> Iterator[Raw]:
+    """All pairs of a task; the label is its concept where that is a class of the model."""
+    concept = concept_of(task.name)
+    label = concept if concept is not None and wanted.is_class(concept) else None
+    for part in PARTS:
+        for number, pair in enumerate(task.pairs(part)):
+            called = f"{task.name} {part} {number}".strip()
+            yield Raw({"input": pair.input, "output": pair.output}, f"{task.file}: {called}", called, label)
+
+
+def _is_json(line: str, kind: str) -> bool:
+    begins = "{" if kind == "text" else '{["'
+    if line.lstrip()[:1] not in tuple(begins):
+        return False
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return kind in ("arc", "arrays", "legacy", "digits")  # nothing else can be meant: it is said what is wrong
+    return True
+
+
+def _is_header(line: str) -> bool:
+    """Whether a line of text is a header: several words apart, one of them a usual name of a column of texts."""
+    cells = [cell.strip().strip('"') for cell in re.split(r"[,;\t|]", line)]
+    words = len(cells) > 1 and all(len(cell.split()) == 1 for cell in cells)
+    return words and any(name in cells for name in TEXT_NAMES)
+
+
+def _csv(header: str, name: str, lines: _Lines, wanted: Wanted) -> Iterator[Raw]:
+    delimiter, columns = csv_header(name, [header])
+    for number, values in csv_rows(name, columns, delimiter, lines):
+        yield of_value(dict(zip(columns, values, strict=True)), f"{name}:{number}", wanted)
+
+
+def _plain(name: str, lines: _Lines, wanted: Wanted) -> Iterator[Raw]:
+    for number, line in _filled(lines):
+        where = f"{name}:{number}"
+        path = wanted.kind == "images"
+        yield Raw(line.strip() if path else line, where, line.strip() if path else where)
+
+
+def _labelled_texts(name: str, lines: _Lines, wanted: Wanted) -> Iterator[Raw]:
+    for number, line in _filled(lines):
+        where = f"{name}:{number}"
+        label, tab, text = line.partition("\t")
+        if not tab:
+            raise DataError(f"{where}: has no tab between label and text, as the lines before it have")
+        yield Raw(text, where, where, known_class(label.strip(), where, wanted))
+
+
+def _filled(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    return (one for one in lines if one[1].strip())
+
+
+def _sample_of(row: Mapping[str, Any], where: str, wanted: Wanted) -> Any:
+    """The cell that is meant, or the row, of which the encoder then says that it is no text."""
+    if wanted.column is not None:
+        if wanted.column not in row:
+            raise DataError(
+                f"{where}: has no column {wanted.column!r}", hint=f"it has: {', '.join(map(str, row))[:200]}"
+            )
+        return row[wanted.column]
+    if wanted.kind != "text":
+        return row
+    named = [name for name in TEXT_NAMES if name in row]
+    if len(named) == 1:
+        return row[named[0]]
+    others = [name for name in row if name not in (*LABEL_COLUMNS, "id", wanted.label)]
+    return row[others[0]] if len(row) <= 2 and len(others) == 1 else row
+
+
+def known_class(label: str | None, where: str, wanted: Wanted) -> str | None:
+    """The label. Raises `DataError` where it is no class of the model."""
+    if label is None or wanted.is_class(label):
+        return label
+    raise DataError(
+        f"{where}: the label {label[:60]!r} is no class of the model",
+        hint="--label NAME says which column holds the classes",
+    )
+
+
+def _label_of(row: Mapping[str, Any], where: str, wanted: Wanted) -> str | None:
+    """The class that a row says it has. Of a column that was not named, what the model does not know is no label."""
+    if wanted.label is None:
+        name = next((name for name in LABEL_COLUMNS if name in row and name != wanted.column), None)
+        label = None if name is None else _class_of(row[name], wanted)
+        return label if label is not None and wanted.is_class(label) else None
+    if wanted.label not in row:
+        raise DataError(f"{where}: has no column {wanted.label!r}", hint=f"it has: {', '.join(map(str, row))[:200]}")
+    return known_class(_class_of(row[wanted.label], wanted), where, wanted)
+
+
+def _class_of(value: Any, wanted: Wanted) -> str | None:
+    """A cell as the name of a class; None where it says that there is none."""
+    if isinstance(value, bool):
+        return "true" if value else "false"  # as the builder reads them in JSON
+    if isinstance(value, int | float):
+        return class_name(value)
+    if not isinstance(value, str):
+        return None
+    name = value.strip()
+    return None if is_missing(name) and not wanted.is_class(name) else name
