@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trm_cli.config_options import ConfigOption, JsonOption
+from trm_cli.findings import as_json, failed, show_findings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,6 @@ def command(
     """
     from trm_cli.console import log, print_json
     from trm_core.diagnose.ahead import look_ahead
-    from trm_core.diagnose.check import Verdict
     from trm_core.errors import CheckFailed, UsageError
 
     group, run, overrides = sort_arguments(what or [])
@@ -78,9 +78,8 @@ def command(
         raise UsageError("--fix has no config to mend", hint="name it: trm diagnose LOG --config FILE --fix FILE")
     if fix is not None:
         write_fix(fix, found, evidence)
-    failed = [one.check.id for one in found if one.finding.verdict is Verdict.FAIL]
-    if failed:
-        raise CheckFailed(f"{len(failed)} of {len(found)} checks: {', '.join(failed)}")
+    if failures := failed(found):
+        raise CheckFailed(failures)
 
 
 def sort_arguments(words: list[str]) -> tuple[str, Path | None, list[str]]:
@@ -152,10 +151,8 @@ def of_config(path: Path, overrides: list[str], probe: bool) -> Evidence:
 
 
 def show(found: Sequence[Diagnosis], evidence: Evidence) -> None:
-    """What is wrong first, each with its reason and mend; the rest in one line per verdict."""
+    """What was looked at, and what was found."""
     from trm_cli.console import out
-    from trm_core.diagnose.check import Verdict
-    from trm_core.diagnose.fix import in_words
 
     if evidence.run is None and evidence.has("metrics"):
         out(f"{len(evidence.metrics.series)} metrics to step {evidence.metrics.last_step}")
@@ -163,38 +160,7 @@ def show(found: Sequence[Diagnosis], evidence: Evidence) -> None:
         out(f"run: {evidence.run.path} (step {evidence.metrics.last_step})")
     for note in evidence.notes:
         out(f"note: {note}")
-    for one in found:
-        finding = one.finding
-        if finding.verdict not in (Verdict.FAIL, Verdict.WARN):
-            continue
-        sure = "" if finding.sure == "certain" else f" ({finding.sure})"
-        out(f"\n{finding.verdict.upper()}  {one.check.id}{sure}: {finding.evidence}")
-        out(f"      {finding.why}")
-        mend = in_words(finding)
-        if mend:
-            out(f"      {mend}")
-    out("")
-    for verdict in (Verdict.UNKNOWN, Verdict.OK):
-        names = [one.check.id for one in found if one.finding.verdict is verdict]
-        if names:
-            out(f"{verdict}: {', '.join(names)}")
-
-
-def as_json(one: Diagnosis) -> dict[str, object]:
-    check, finding = one.check, one.finding
-    return {
-        "id": check.id,
-        "groups": list(check.groups),
-        "symptom": check.symptom,
-        "source": check.source,
-        "verdict": str(finding.verdict),
-        "sure": finding.sure,
-        "evidence": finding.evidence,
-        "numbers": dict(finding.numbers),
-        "why": finding.why,
-        "fix": dict(finding.fix),
-        "advice": finding.advice,
-    }
+    show_findings(found)
 
 
 def write_fix(path: Path, found: list[Diagnosis], evidence: Evidence) -> None:

@@ -1,5 +1,5 @@
-"""`trm inspect-dataset FILE`: what a capsule file or a puzzle folder holds, what is wrong with it, and of capsules what
-opening them can be worth.
+"""`trm inspect-dataset FILE`: what a capsule file or a puzzle folder holds, of capsules what opening them can be worth,
+and what is wrong: damage, and what the checks of `trm diagnose` find that need nothing but the data.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trm_cli.config_options import JsonOption
+from trm_cli.findings import as_json, conclude, failed
 from trm_cli.inspect_puzzles import inspect_puzzle_folder
 from trm_core.errors import CheckFailed, UsageError
 
@@ -28,9 +29,13 @@ def command(
         Path | None,
         typer.Option("--plot", metavar="IMAGE", help="Also draw labels, norms, detail and probe (png, svg, pdf)."),
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only the tables and what is damaged: leave the checks out.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Look at a capsule file or a puzzle folder: shapes, labels, duplicates, checksums, and what EXPAND can be worth.
+    """Look at a capsule file or a puzzle folder: shapes, labels, checksums, what EXPAND can be worth, and what is wrong
+    (duplicates across splits, leaked or shuffled labels, splits that differ, ...), with the mend.
 
     Ends with code 1 if something is wrong inside the file, 4 if it cannot be opened.
     """
@@ -40,28 +45,35 @@ def command(
     if file.is_dir():
         if plot is not None:
             raise UsageError(f"--plot {plot}: of puzzles there is nothing to draw", hint="leave --plot out")
-        inspect_puzzle_folder(file, split, json)
+        inspect_puzzle_folder(file, split, quick, json)
         return
 
     from trm_core.data.inspect import inspect_dataset
+    from trm_core.diagnose.of_data import checks_of_capsules
 
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--plot {plot}: expected a .png, .svg or .pdf file")
     with progress("reading") as bar:
-        inspection = inspect_dataset(
-            file, split=split, progress=lambda stage, done, total: bar.update(done, total=total or None, label=stage)
-        )
+
+        def report(stage: str, done: int, total: int) -> None:
+            bar.update(done, total=total or None, label=stage)
+
+        inspection = inspect_dataset(file, split=split, progress=report)
+        found = [] if quick else checks_of_capsules(inspection, report)
     if plot is not None:
         from trm_core.data.inspect_plot import plot_inspection
 
         plot_inspection(inspection, plot)
         log(f"wrote {plot}")
     if json:
-        print_json(inspection.to_dict())
+        print_json(inspection.to_dict() | {"checks": [as_json(one) for one in found]})
     else:
         _print(inspection)
-    if inspection.problems:
-        raise CheckFailed("\n".join(inspection.problems), hint="build the file again from its source")
+        conclude(found, bool(inspection.problems), quick)
+    wrong = [*inspection.problems, *filter(None, [failed(found)])]
+    if wrong:
+        hint = "build the file again from its source" if inspection.problems else None
+        raise CheckFailed("\n".join(wrong), hint=hint)
 
 
 def _print(inspection: Inspection) -> None:
@@ -111,13 +123,14 @@ def _print(inspection: Inspection) -> None:
             for name, facts in inspection.splits.items()
         ],
     )
+    for pair, count in inspection.across_splits.items():
+        first, second = pair.split("/")
+        out(f"{count} samples of {second} stand in {first} too")
     _print_labels(inspection)
     for line in in_words(inspection.expansion_value):
         out(line)
     for note in inspection.notes:
         out(f"note: {note}")
-    if not inspection.problems:
-        out("no problems found")
 
 
 def _print_labels(inspection: Inspection) -> None:

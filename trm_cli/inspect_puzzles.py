@@ -5,30 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trm_cli.findings import as_json, conclude, failed
 from trm_core.errors import CheckFailed
 
 if TYPE_CHECKING:
     from trm_core.data.puzzles.inspect import PuzzleInspection
 
 _MOST_TOKENS = 40
+_COUNTED = ("unanswered", "copied", "repeated", "contradicting")
 
 
-def inspect_puzzle_folder(folder: Path, split: str | None, json: bool) -> None:
+def inspect_puzzle_folder(folder: Path, split: str | None, quick: bool, json: bool) -> None:
     """Look at it, print what was found, and raise CheckFailed for what is wrong inside."""
     from trm_cli.console import print_json
     from trm_cli.progress import progress
     from trm_core.data.puzzles.inspect import inspect_puzzles
+    from trm_core.diagnose.of_data import checks_of_puzzles
 
     with progress("reading") as bar:
-        found = inspect_puzzles(
-            folder, split, lambda stage, done, total: bar.update(done, total=total or None, label=stage)
-        )
+
+        def report(stage: str, done: int, total: int) -> None:
+            bar.update(done, total=total or None, label=stage)
+
+        inspection = inspect_puzzles(folder, split, report)
+        found = [] if quick else checks_of_puzzles(inspection, report)
     if json:
-        print_json(found.to_dict())
+        print_json(inspection.to_dict() | {"checks": [as_json(one) for one in found]})
     else:
-        show(found)
-    if found.problems:
-        raise CheckFailed("\n".join(found.problems), hint="build the folder again from its source")
+        show(inspection)
+        conclude(found, False, quick)
+    if failures := failed(found):
+        raise CheckFailed(failures)
 
 
 def show(found: PuzzleInspection) -> None:
@@ -48,7 +55,7 @@ def show(found: PuzzleInspection) -> None:
     )
     table(
         "splits",
-        ["split", "examples", "puzzles", "groups", "examples each", "unanswered", "repeated", "contradicting"],
+        ["split", "examples", "puzzles", "groups", "examples each"],
         [
             (
                 name,
@@ -56,18 +63,21 @@ def show(found: PuzzleInspection) -> None:
                 one.puzzles,
                 one.groups,
                 f"{one.examples_per_puzzle[0]:.3g} ({one.examples_per_puzzle[1]} to {one.examples_per_puzzle[2]})",
-                one.unanswered,
-                one.repeated,
-                one.contradicting,
             )
+            for name, one in found.splits.items()
+        ],
+    )
+    table(
+        "of these examples",
+        ["split", *_COUNTED, "also in train"],
+        [
+            (name, *(getattr(one, what) for what in _COUNTED), found.shared if name == "test" else None)
             for name, one in found.splits.items()
         ],
     )
     show_tokens(found)
     for note in found.notes:
         out(f"note: {note}")
-    if not found.problems:
-        out("no problems found")
 
 
 def show_tokens(found: PuzzleInspection) -> None:

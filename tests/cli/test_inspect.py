@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,7 @@ import tiny
 from trm_core.config.schema import BuildConfig
 from trm_core.data.build.pipeline import build_capsules
 from trm_core.data.inspect import inspect_dataset
+from trm_core.data.store import open_capsules
 from trm_core.data.store.writer import CapsuleWriter
 
 
@@ -55,6 +57,8 @@ def test_json_and_one_split(digits: Path, tmp_path: Path) -> None:
     assert facts["repeated"] == 0
     assert len(facts["detail"]) == 16
     assert document["problems"] == []
+    assert {one["verdict"] for one in document["checks"]} == {"ok", "cannot tell"}
+    assert {"labels-leaked", "duplicate-across-splits", "splits-differ"} < {one["id"] for one in document["checks"]}
     with h5py.File(digits) as file:
         values = file["test/sketches"][()].astype(np.float64)
     mean, low, high = facts["norms"]["sketches"]
@@ -92,7 +96,14 @@ def test_duplicates_across_splits_are_a_problem(tmp_path: Path) -> None:
     assert found.across_splits == {"train/test": 3}
     result = run(path, cwd=tmp_path)
     assert result.returncode == 1
-    assert "failed: 3 samples of test stand in train too" in result.stderr
+    assert "3 samples of test stand in train too" in result.stdout
+    assert "FAIL  duplicate-across-splits: 75 % of the test samples are also training samples" in result.stdout
+    assert "failed: 1 of 12 checks: duplicate-across-splits" in result.stderr
+    assert "no problems found" not in result.stdout
+    quick = run(path, "--quick", cwd=tmp_path)
+    assert quick.returncode == 0
+    assert "3 samples of test stand in train too" in quick.stdout
+    assert "the checks were left out" in quick.stdout
     within = write(tmp_path / "b.h5", {"train": np.concatenate([children, children[:4]])})
     assert inspect_dataset(within).splits["train"].repeated == 4
     assert run(within, cwd=tmp_path).returncode == 0
@@ -114,6 +125,65 @@ def test_values_that_were_damaged_are_a_problem(capsule_file: Path, tmp_path: Pa
         assert result.returncode == 1, result.stderr
         assert message in result.stderr
         assert "Traceback" not in result.stderr
+
+
+Splits = dict[str, dict[str, np.ndarray]]
+
+
+def shuffled(splits: Splits) -> None:
+    splits["train"]["labels"] = np.random.default_rng(0).permutation(splits["train"]["labels"])
+
+
+def leaked(splits: Splits) -> None:
+    for arrays in splits.values():
+        arrays["sketches"][:, :10, 0] = np.eye(10)[arrays["labels"]]
+
+
+def scaled(splits: Splits) -> None:
+    """Of the test split alone, which is not the one that a run judges by itself."""
+    splits["test"]["sketches"] *= 3
+    splits["test"]["children"] *= 3
+
+
+def told(splits: Splits) -> None:
+    for arrays in splits.values():
+        arrays["children"][:] = arrays["sketches"][:, :, None]
+
+
+def judged_twice(splits: Splits) -> None:
+    """The model never saw them, but what was chosen on validation did."""
+    splits["test"] = {name: values.copy() for name, values in splits["validation"].items()}
+
+
+@pytest.mark.parametrize(
+    ("how", "check", "words"),
+    [
+        (shuffled, "labels-shuffled", "fix: check that inputs and labels were not ordered apart"),
+        (leaked, "labels-leaked", "A label that got into the inputs looks like this."),
+        (scaled, "splits-differ", "of the test split lie"),
+        (told, "children-equal-sketch", "fix: arch.enable_capsule_expansion=false"),
+        (judged_twice, "duplicate-across-splits", "100 % are validation samples too"),
+    ],
+)
+def test_what_is_wrong_with_sound_bytes(
+    digits: Path, tmp_path: Path, how: Callable[[Splits], None], check: str, words: str
+) -> None:
+    """With one thing changed, written as builders write it."""
+    with open_capsules(digits) as file:
+        splits = {
+            name: file.read(name, slice(0, rows), ("sketches", "children", "labels"))
+            for name, rows in file.rows.items()
+        }
+    how(splits)
+    with CapsuleWriter(tmp_path / "a.h5", num_capsules=16, dim=1, num_children=4, dtype="float32") as writer:
+        for name, arrays in splits.items():
+            writer.append(name, arrays)
+        writer.close({"kind": "arrays", "num_classes": 10, "task": "classes"})
+    result = run("a.h5", cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"FAIL  {check}" in result.stdout
+    assert words in result.stdout
+    assert f"failed: 1 of 12 checks: {check}" in result.stderr
 
 
 @pytest.mark.parametrize("sources", [5, "x", [5, {"path": None}], {"path": "x"}, None])

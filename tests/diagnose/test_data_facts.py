@@ -21,7 +21,7 @@ from trm_core.diagnose.copies import row_hashes
 from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.linear_probe import broken_stretch, right_in_folds, told_apart
-from trm_core.diagnose.registry import CHECKS
+from trm_core.diagnose.registry import CHECKS, OF_DATA
 from trm_core.diagnose.resemblance import told_by_sketches
 from trm_core.diagnose.series import Metrics, Series
 
@@ -98,7 +98,7 @@ def write(path: Path, change: str = "", seed: int = 0, rows: int = 900, noise: f
 
 def verdicts(path: Path) -> dict[str, Verdict]:
     evidence = Evidence(data=DataFacts(path))
-    checks = [check for check in CHECKS if check.needs == ("data",) and not check.id.startswith("answers-")]
+    checks = [check for check in OF_DATA if not check.id.startswith(("answers-", "identifiers-"))]
     return {check.id: check.look(evidence).verdict for check in checks}
 
 

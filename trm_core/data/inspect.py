@@ -1,6 +1,7 @@
-"""A full look at one capsule file (or legacy `.pt`): what it holds, what is wrong with it, what opening is worth.
+"""A full look at one capsule file (or legacy `.pt`): what it holds, whether it is whole, what opening is worth.
 
-Reads the file in pieces; per sample only 8 bytes of digest are kept. Used by `trm inspect-dataset`.
+Reads the file in pieces; per sample only 8 bytes of digest are kept. Used by `trm inspect-dataset`. What its contents
+are good for is judged in one place, the checks of `trm_core.diagnose`.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class SplitFacts:
 
 @dataclass
 class Inspection:
-    """Everything `inspect_dataset` found. `fields`: name -> shape with N, dtype and bytes, over all splits; `problems`
-    make the file unfit, `notes` do not; `norm_samples` are for the plot and not part of `to_dict`."""
+    """Everything `inspect_dataset` found. `fields`: name -> shape with N, dtype and bytes, over all splits;
+    `across_splits`: "first/second" -> rows of the second that stand in the first too; `problems` are damage and what
+    training refuses, `notes` are neither; `norm_samples` are for the plot and not part of `to_dict`."""
 
     path: Path
     kind: str
@@ -83,13 +85,18 @@ class _Content(Protocol):
     def pieces(self, split: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]: ...
 
 
+def is_legacy(path: Path) -> bool:
+    """Whether `inspect_dataset` takes it for one of the old files, which torch wrote."""
+    return path.suffix.lower() in (".pt", ".pth")
+
+
 def inspect_dataset(path: Path, *, split: str | None = None, progress: Progress | None = None) -> Inspection:
     """Read everything once or twice. `split` limits labels, norms and detail to one split.
 
     Raises `DataError` if the file cannot be opened or has no such split; what is wrong inside it is in `problems`.
     """
     report = progress or _no_progress
-    if path.suffix.lower() in (".pt", ".pth"):
+    if is_legacy(path):
         return _inspect_legacy(path, split, report)
     with open_capsules(path) as file:
         content = _CapsuleContent(file)
@@ -246,9 +253,6 @@ def _compare_splits(inspection: Inspection, digests: Mapping[str, np.ndarray]) -
             shared = int(np.isin(digests[second], digests[first]).sum())
             if shared:
                 inspection.across_splits[f"{first}/{second}"] = shared
-                inspection.problems.append(
-                    f"{shared} samples of {second} stand in {first} too: results on them are too good"
-                )
 
 
 class _SplitSurvey:

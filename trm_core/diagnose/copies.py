@@ -13,7 +13,8 @@ from trm_core.data.fields import IGNORE_LABEL
 
 _NEAR = 0.12  # of the distance between two samples drawn at random
 _NEIGHBOURS = 600  # samples whose nearest neighbour is looked for
-_FEW = 5  # rows with labels, of which a share says little
+_FEW = 5  # rows, of which a share says little
+_FEWEST = 3  # that are no coincidence, where training rows have nothing in common
 _SEVERAL = 3  # training rows that may have the same capsule
 _HASH_SEED = 11
 
@@ -30,7 +31,7 @@ class Copies:
     not explain, as how many pairs lie within a distance grows as a power of it (the correlation dimension; Grassberger
     and Procaccia, 1983), taken from two and four times as far. `agree`: the share of near rows whose nearest training
     row has their label; `agree_further`: that of the nearest one at more than twice the distance; `agree_any`: that of
-    any training row (NaN where too few rows have a label).
+    any training row (NaN where too few rows have a label). `rows`: how many held-out rows are near.
     """
 
     near: float = 0.0
@@ -39,14 +40,17 @@ class Copies:
     agree: float = math.nan
     agree_further: float = math.nan
     agree_any: float = math.nan
+    rows: int = 0
 
     @property
     def are_copies(self) -> bool:
         """Whether those that are near are more than neighbours; there may be none."""
-        if not self.near:
+        if self.rows < _FEWEST:
             return False
         if self.within < 0.25 * self.near:
             return True  # density is the same on both sides
+        if self.rows < _FEW:
+            return False
         unexplained = self.beyond_density >= 0.5 * self.near
         if math.isnan(self.agree):
             return unexplained
@@ -94,12 +98,12 @@ def near_copies(train: Array, held_out: Array, labels: Labelled | None = None) -
         return Copies(share, within)
     pairs, double, quadruple = (float((squares < factor**2 * near).mean()) for factor in (1, 2, 4))
     beyond = share * max(0.0, 1 - double**2 / (quadruple * pairs))
-    if labels is None:
-        return Copies(share, within, beyond)
     rows = np.flatnonzero(squares.min(1) < near)
+    if labels is None:
+        return Copies(share, within, beyond, rows=len(rows))
     further = np.where(squares[rows] > 4 * near, squares[rows], np.inf).argmin(1)
     agree, agree_further = (labels.agree(chosen[rows], one) for one in (squares[rows].argmin(1), further))
-    return Copies(share, within, beyond, agree, agree_further, labels.agree_any)
+    return Copies(share, within, beyond, agree, agree_further, labels.agree_any, len(rows))
 
 
 def shared_copies(train: NDArray[np.uint64], held_out: NDArray[np.uint64], labels: Labelled | None = None) -> Copies:
@@ -113,7 +117,8 @@ def shared_copies(train: NDArray[np.uint64], held_out: NDArray[np.uint64], label
     within = len(shared_capsules(train[some:], train[:some])[0]) / max(some, 1)
     share = len(rows) / len(held_out)
     agree = math.nan if labels is None else labels.agree(rows, of_rows)
-    return Copies(share, within, share, agree, math.nan, math.nan if labels is None else labels.agree_any)
+    agree_any = math.nan if labels is None else labels.agree_any
+    return Copies(share, within, share, agree, math.nan, agree_any, len(rows))
 
 
 def shared_capsules(

@@ -1,15 +1,18 @@
 """What a capsule file says for itself, from a bounded part of it: labels, detail, twins, and what a linear probe finds.
 
 A bounded part is read whatever the file's size: a fraction of a second, some seconds where a row has tens of kilobytes.
-`trm inspect-dataset` reads everything. Imports no torch.
+`trm inspect-dataset` reads everything, and hands over what it counted. Imports no torch.
 """
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +39,15 @@ from trm_core.diagnose.resemblance import (
     shift_between,
     told_by_sketches,
 )
+from trm_core.errors import DataError
 
 _COORDINATES = 400  # of a sample whose scale is looked at, at most twice as many
 _BYTES = 24 << 20  # most that is read of one split, for twins
 _MAX_CLASSES = 64
 _NEIGHBOURS = 500  # rows in one piece
 _MOST_LABELS = 200_000
+_MOST = 1e18  # the square is still a float32
+_OF_THE_HELD_OUT = ("labels", "twins", "carried_over", "shift", "probe_held_out")  # the others are of training alone
 
 Array = NDArray[np.float64]
 
@@ -60,20 +66,25 @@ class ProbeAccuracies:
 @dataclass(frozen=True)
 class Twins:
     """Of the held-out samples that were read. `equal`: share of those that are training samples; `copies`: those that
-    are nearly one; `shared`: those with half of their capsules in common with one.
+    are nearly one; `shared`: those with half of their capsules in common with one; `elsewhere`: share of those that
+    are samples of another held-out split, by its name, if all were compared.
     """
 
     equal: float
     copies: Copies = field(default_factory=Copies)
     shared: Copies = field(default_factory=Copies)
+    elsewhere: Mapping[str, float] = field(default_factory=dict)
 
 
 class DataFacts:
     """One capsule file. Each property is read when it is first asked for."""
 
-    def __init__(self, path: Path, held_out: str | None = None) -> None:
-        """held_out: the split that the run evaluates. Raises DataError if the file cannot be opened."""
+    def __init__(self, path: Path, held_out: str | None = None, across: Mapping[str, int] | None = None) -> None:
+        """held_out: the split that the run evaluates. across: how many rows of a split stand in another one too, as
+        `Inspection.across_splits` has it, if somebody compared all. Raises DataError if the file cannot be opened.
+        """
         self.capsules: CapsuleFile = open_capsules(path)
+        self._across = across
         self.take(self.capsules, held_out)
 
     def take(self, file: CapsuleFile | PuzzleData, held_out: str | None) -> None:
@@ -85,13 +96,21 @@ class DataFacts:
         self._samples: dict[str, dict[str, np.ndarray]] = {}
         self._known_cases: dict[str, Cases] = {}
 
+    def beside(self, held_out: str) -> Self:
+        """The same file with another held-out split; what is known of training is not looked for again."""
+        other = copy.copy(self)
+        other.held_out = held_out
+        for name in _OF_THE_HELD_OUT:
+            other.__dict__.pop(name, None)
+        return other
+
     @cached_property
     def labels(self) -> dict[str, NDArray[np.int64]]:
         """Valid labels of the training and the held-out split, flattened."""
         found = {}
         for split in ("train", self.held_out):
             if split is not None and self.file.rows.get(split) and self.file.has("labels"):
-                read = self.capsules.read(split, slice(0, _MOST_LABELS), ["labels"])["labels"].astype(np.int64).ravel()
+                read = self._read(split, slice(0, _MOST_LABELS), ["labels"])["labels"].astype(np.int64).ravel()
                 found[split] = read[read != IGNORE_LABEL]
         return found
 
@@ -168,9 +187,9 @@ class DataFacts:
         for split in ("train", self.held_out):
             fields = [name for name in ("sketches", "children", "mask") if self.file.has(name)]
             count = min(max(1, _BYTES // self._row_bytes(fields)), 20_000)
-            read = self.capsules.read(split, slice(0, count), fields)
+            read = self._read(split, slice(0, count), fields)
             if self.file.has("labels") and self.file.label_rank == 1:
-                labels.append(self.capsules.read(split, slice(0, count), ["labels"])["labels"].astype(np.int64))
+                labels.append(self._read(split, slice(0, count), ["labels"])["labels"].astype(np.int64))
             digests.append(row_hashes(read.values()))
             flat = [projected(read[name].reshape(len(digests[-1]), -1)) for name in fields if name != "mask"]
             features.append(np.concatenate(flat, axis=1))
@@ -178,9 +197,18 @@ class DataFacts:
             each = [read[name].reshape(shape[0] * shape[1], -1) for name in fields if name != "mask"]
             capsules.append(row_hashes(each).reshape(shape))
         equal = float(np.isin(digests[1], digests[0]).mean()) if len(digests[1]) else 0.0
+        if self._across is not None:
+            equal = self._counted("train")
         known = Labelled(labels[0], labels[1]) if labels else None
         near = near_copies(features[0], features[1], known)
-        return Twins(equal, near, shared_copies(capsules[0], capsules[1], known))
+        others = [name for name in self.file.rows if name not in ("train", self.held_out)]
+        elsewhere = {name: share for name in others if (share := self._counted(name))}
+        return Twins(equal, near, shared_copies(capsules[0], capsules[1], known), elsewhere)
+
+    def _counted(self, split: str) -> float:
+        """Share of the held-out samples that stand in this earlier split too, as far as anybody counted."""
+        counted = (self._across or {}).get(f"{split}/{self.held_out}", 0)
+        return counted / max(self.file.rows[str(self.held_out)], 1)
 
     @cached_property
     def repeated(self) -> float:
@@ -190,7 +218,7 @@ class DataFacts:
         if not rows or not fields:
             return 0.0
         count = min(rows, max(1, 4 * _BYTES // self._row_bytes(fields)))
-        hashes = row_hashes(self.capsules.read("train", slice(0, count), fields).values())
+        hashes = row_hashes(self._read("train", slice(0, count), fields).values())
         return 1 - len(np.unique(hashes)) / count
 
     @cached_property
@@ -208,7 +236,7 @@ class DataFacts:
         fields = ["sketches", "children"]
         count = min(rows, _NEIGHBOURS, max(60, _BYTES // self._row_bytes(fields)))
         first = (rows - count) // 2
-        read = self.capsules.read("train", slice(first, first + count), fields)
+        read = self._read("train", slice(first, first + count), fields)
         return fits_elsewhere(read["sketches"], read["children"])
 
     @cached_property
@@ -305,7 +333,20 @@ class DataFacts:
             return {}
         count = min(rows, MOST_CASES, max(1, 4 * _BYTES // self._row_bytes(fields)))
         index = np.linspace(0, rows - 1, count).astype(np.int64)
-        return self.capsules.read(split, index, fields) | {"rows": index}
+        return self._read(split, index, fields) | {"rows": index}
+
+    def _read(self, split: str, rows: slice | np.ndarray, fields: Sequence[str]) -> dict[str, np.ndarray]:
+        """Raises DataError for values whose squares have no sum, and for labels that are no class."""
+        read = self.capsules.read(split, rows, fields)
+        most = self.file.num_classes or math.inf
+        for name, values in read.items():
+            if values.dtype.kind == "f" and not float(np.abs(values).max(initial=0)) < _MOST:
+                raise DataError(f"{self.file.path}: {split}/{name} holds NaN, infinity or numbers past {_MOST:g}")
+            if name == "labels":
+                wrong = ((values < 0) & (values != IGNORE_LABEL)) | (values >= most)
+                if bool(wrong.any()):
+                    raise DataError(f"{self.file.path}: {split}/labels holds {values[wrong][0]}, which is no class")
+        return read
 
     def _row_bytes(self, fields: list[str]) -> int:
         layout = self.capsules.layout

@@ -33,8 +33,12 @@ def look(check: Check, evidence: Evidence) -> Diagnosis:
 
 def diagnose(checks: Iterable[Check], evidence: Evidence) -> list[Diagnosis]:
     """Failures first, then warnings; within these, causes before symptoms (the order of `checks`)."""
-    found = [look(check, evidence) for check in checks]
-    return list(_agreeing(sorted(found, key=lambda one: _ORDER.index(one.finding.verdict)), evidence))
+    return list(_agreeing(worst_first(look(check, evidence) for check in checks), evidence))
+
+
+def worst_first(found: Iterable[Diagnosis]) -> list[Diagnosis]:
+    """In the order of their verdicts, and within one as they came."""
+    return sorted(found, key=lambda one: _ORDER.index(one.finding.verdict))
 
 
 def _agreeing(found: Iterable[Diagnosis], evidence: Evidence) -> Iterator[Diagnosis]:

@@ -191,6 +191,9 @@ another; with `--config` beside it more checks can tell.
 A finished run is read without torch. Of a long metrics.jsonl some thousand lines are read, of a capsule file some
 thousand samples, of checkpoints past 100 MB only sizes: `trm inspect-dataset` and `trm checkpoints` read everything.
 
+The checks that need nothing but data are also shown by `trm inspect-dataset FILE`, which needs no config: with every
+held-out split beside training (the worst is named), and equal samples counted over all rows. `--quick` leaves them out.
+
 A leaked label is told by this: of at least 80 % of the classes a threshold on one coordinate of the sketches catches
 30 % or more with 99 % of what it catches right, there is about one such coordinate for a class, and without them that
 holds for less than half as many classes. An easy task is told by several coordinates for a class.

@@ -6,6 +6,7 @@ Nothing can be opened, and cells are no features that a linear probe could take,
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -31,14 +32,16 @@ _CELLS = 8_000_000  # tokens that are read of one split
 class PuzzleFacts(DataFacts):
     """One folder. Each property is read when it is first asked for."""
 
-    def __init__(self, path: Path, held_out: str | None = None) -> None:
-        """Raises DataError if the folder cannot be opened."""
+    def __init__(self, path: Path, held_out: str | None = None, surveys: Mapping[str, Survey] | None = None) -> None:
+        """surveys: of whole splits, if somebody made them. Raises DataError if the folder cannot be opened."""
         self.puzzles: PuzzleData = open_puzzles(path)
         self.take(self.puzzles, held_out)
-        self._surveys: dict[str, Survey] = {}
+        self._surveys: dict[str, Survey] = dict(surveys or {})
 
     def survey(self, split: str) -> Survey:
-        """Of examples that lie evenly over the split. Raises DataError for tokens outside of the vocabulary."""
+        """Of examples that lie evenly over the split, or of all if somebody looked at all. Raises DataError for tokens
+        outside of the vocabulary.
+        """
         if split not in self._surveys:
             self.puzzles.require_labels(split)
             rows = self.puzzles.rows[split]

@@ -36,6 +36,8 @@ CHECKS: tuple[Check, ...] = (
     *run.CHECKS,
 )
 
+OF_DATA = tuple(check for check in CHECKS if check.needs == ("data",))  # a config may sharpen them
+
 
 def of_group(group: str) -> tuple[Check, ...]:
     """The checks of one of GROUPS, or all of them. Raises KeyError for another name."""

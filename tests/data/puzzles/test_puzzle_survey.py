@@ -73,7 +73,7 @@ def test_a_sound_folder_has_no_problems(folder: Path) -> None:
     facts = found.splits["train"]
     assert (facts.examples, facts.puzzles, facts.groups) == (800, 400, 200)
     assert facts.examples_per_puzzle == (2.0, 2, 2)
-    assert not [problem for problem in found.problems if "test stand in train" not in problem]
+    assert found.notes == []
     assert list(inspect_puzzles(folder, "test").splits) == ["test"]
 
 
@@ -84,16 +84,19 @@ def unlabelled(labels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("split", "how", "words"),
     [
-        ("train", unlabelled, "every label of train is to be ignored"),
-        ("test", unlabelled, "every label of test is to be ignored"),
-        ("train", lambda labels: labels[:, ::-1], "800 of 800 examples of train have their answer in the question"),
+        ("train", unlabelled, "answers-missing: 100 % of the training puzzles have no answer"),
+        ("test", unlabelled, "answers-missing: every label of the test puzzles is to be ignored"),
+        ("train", lambda labels: labels[:, ::-1], "answers-copied: 100 % of the training puzzles have every answer"),
+        ("test", lambda labels: labels[:, ::-1], "answers-copied (likely): "),
     ],
 )
 def test_folders_that_teach_nothing(
     folder: Path, split: str, how: Callable[[np.ndarray], np.ndarray], words: str
 ) -> None:
     change(folder, "labels", how, split)
-    assert words in inspect_puzzles(folder).problems
+    done = tiny.invoke("inspect-dataset", folder)
+    assert done.returncode == 1
+    assert f"FAIL  {words}" in done.stdout
 
 
 def test_test_puzzles_among_those_of_training(folder: Path) -> None:
@@ -102,7 +105,14 @@ def test_test_puzzles_among_those_of_training(folder: Path) -> None:
         change(folder, field, lambda a, train=train: np.concatenate([train[:7], np.roll(a[7:], 1, 1)]), "test")
     found = inspect_puzzles(folder)
     assert found.shared >= 7
-    assert any("examples of test stand in train too" in problem for problem in found.problems)
+    done = tiny.invoke("inspect-dataset", folder, "--json")
+    assert done.returncode == 1
+    assert "duplicate-across-splits" in done.stderr
+    document = json.loads(done.stdout)
+    assert document["shared"] == found.shared
+    (copies,) = (one for one in document["checks"] if one["id"] == "duplicate-across-splits")
+    assert copies["verdict"] == "fail"
+    assert copies["numbers"]["share"] == pytest.approx(found.shared / found.splits["test"].examples)
 
 
 def test_one_question_with_two_answers(folder: Path) -> None:
@@ -119,8 +129,11 @@ def test_the_command_says_it(folder: Path) -> None:
     (folder / "trm.json").write_text(
         json.dumps({"kind": "tokens", "height": 2, "width": 3, "symbols": ["pad", "a", "b", "\u001b[31m", "d"]})
     )
-    change(folder, "inputs", lambda a: a[:, :1].repeat(SIZE, 1), "test")
-    change(folder, "labels", lambda a: (a * 0 + 1).astype(np.uint8), "test")
+    known = {row.tobytes() for row in np.load(folder / "train" / "all__inputs.npy")}
+    rows = np.random.default_rng(3).integers(1, VOCAB, (2000, SIZE)).astype(np.uint8)
+    new = np.array([row for row in rows if row.tobytes() not in known])
+    change(folder, "inputs", lambda a: new[: len(a)], "test")
+    change(folder, "labels", lambda a: new[: len(a), ::-1].copy(), "test")
     done = tiny.invoke("inspect-dataset", folder)
     assert done.returncode == 0, done.stderr
     assert "no problems found" in done.stdout
@@ -131,6 +144,7 @@ def test_the_command_says_it(folder: Path) -> None:
     change(folder, "labels", unlabelled)
     done = tiny.invoke("inspect-dataset", folder)
     assert done.returncode == 1
-    assert "every label of train is to be ignored" in done.stderr
+    assert "answers-missing" in done.stderr
+    assert tiny.invoke("inspect-dataset", folder, "--quick").returncode == 0
     assert tiny.invoke("inspect-dataset", folder, "--split", "validation").returncode == 4
     assert tiny.invoke("inspect-dataset", folder, "--plot", "x.png").returncode == 2

@@ -1,9 +1,12 @@
-"""A full look at a puzzle folder: what it holds, and what is wrong with it. Used by `trm inspect-dataset`."""
+"""A full look at a puzzle folder: what it holds. Used by `trm inspect-dataset`.
+
+What its contents are good for is judged in one place, the checks of `trm_core.diagnose`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ class PuzzleSplitFacts:
 
 @dataclass(frozen=True)
 class PuzzleInspection:
-    """`problems` make the folder unfit, `notes` do not. `shared`: test examples that are training examples too."""
+    """`shared`: test examples that are training examples too. `surveys`: of all splits; not part of `to_dict`."""
 
     path: Path
     kind: str
@@ -46,11 +49,13 @@ class PuzzleInspection:
     content_hash: str
     splits: dict[str, PuzzleSplitFacts]
     shared: int
-    problems: list[str]
     notes: list[str]
+    surveys: dict[str, Survey]
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"path": str(self.path)}
+        document = asdict(replace(self, surveys={})) | {"path": str(self.path)}
+        del document["surveys"]
+        return document
 
 
 def inspect_puzzles(
@@ -64,10 +69,6 @@ def inspect_puzzles(
     for name, rows in data.rows.items():
         data.require_labels(name)
         found[name] = survey(data, name, on_rows=lambda done, name=name, rows=rows: progress(name, done, rows))  # type: ignore[misc]
-    problems, notes = _judged(data, found)
-    shared = _shared(found)
-    if shared:
-        problems.append(f"{shared} examples of test stand in train too, with their answers: results are too good")
     return PuzzleInspection(
         path=path,
         kind="unknown" if data.about is None else data.about.kind,
@@ -79,9 +80,9 @@ def inspect_puzzles(
         ignore_label_id=data.ignore_label_id,
         content_hash=str(data.manifest["content_hash"]),
         splits={name: _facts(data, name, one) for name, one in found.items() if split in (None, name)},
-        shared=shared,
-        problems=problems,
-        notes=notes,
+        shared=_shared(found),
+        notes=[] if data.rows.get("train") else ["there are no training puzzles"],
+        surveys=found,
     )
 
 
@@ -89,25 +90,6 @@ def _shared(found: dict[str, Survey]) -> int:
     if "train" not in found or "test" not in found:
         return 0
     return int(np.isin(found["test"].answered, found["train"].answered).sum())
-
-
-def _judged(data: PuzzleData, found: dict[str, Survey]) -> tuple[list[str], list[str]]:
-    """Problems and notes of single splits."""
-    problems, notes = [], []
-    if not data.rows.get("train"):
-        notes.append("there are no training puzzles")
-    for name, one in found.items():
-        if one.examples and one.unanswered == one.examples:
-            problems.append(f"every label of {name} is to be ignored")
-        elif one.unanswered:
-            notes.append(f"{one.unanswered} examples of {name} have no answer: all their labels are to be ignored")
-        if one.examples and one.copied > one.examples / 2:
-            problems.append(f"{one.copied} of {one.examples} examples of {name} have their answer in the question")
-        if one.contradicting:
-            notes.append(f"{one.contradicting} examples of {name} ask what another one asks, and have another answer")
-        if one.repeated:
-            notes.append(f"{one.repeated} examples of {name} repeat an earlier one")
-    return problems, notes
 
 
 def _facts(data: PuzzleData, split: str, found: Survey) -> PuzzleSplitFacts:

@@ -9,9 +9,11 @@ from trm_core.diagnose.checks.puzzle_splits import copies_across_splits
 from trm_core.diagnose.checks.puzzles import answers_moved, puzzles_of
 from trm_core.diagnose.evidence import Evidence
 
+_APART = "build the data again with trm build-capsules or trm build-puzzles, which keep equal samples in one split"
+
 
 def children_missing(evidence: Evidence) -> Finding:
-    children, config = evidence.file.file.num_children, evidence.settings
+    children, config = evidence.file.file.num_children, evidence.config
     if children:
         blank = evidence.file.blank or 0.0
         filler = evidence.file.filler or 0.0
@@ -26,13 +28,14 @@ def children_missing(evidence: Evidence) -> Finding:
             numbers={"children": float(children), "blank": blank, "filler": filler},
             why="Opening such a capsule shows nothing. Padding, and values that were filled in, belong into the mask, "
             "so that no policy pays for them.",
-            advice="look at the encoder that wrote them: trm inspect-dataset FILE",
+            advice="look at the encoder that wrote them (trm inspect-dataset FILE names it)",
         )
     if puzzles_of(evidence) is not None:
         return ok("cells of puzzles are seen whole, there is nothing to open", children=0)
-    asked = config.arch.enable_capsule_expansion is True or config.dqn.enabled is True
     text = f"{evidence.file.file.path} has no children, so EXPAND has nothing to open"
-    if not asked:
+    if config is None:
+        return ok(text, children=0)
+    if config.arch.enable_capsule_expansion is not True and config.dqn.enabled is not True:
         return ok(f"{text}; the config does not ask for it", children=0)
     return Finding(
         Verdict.FAIL,
@@ -72,7 +75,7 @@ def labels_constant(evidence: Evidence) -> Finding:
         sure="certain" if share > 0.995 else "likely",
         numbers=numbers,
         why="A model that always names this class is right as often, and there is little else to learn.",
-        advice="look at where the labels come from (build.label), and at: trm inspect-dataset FILE",
+        advice="look at where the labels come from (build.label); trm inspect-dataset FILE counts them",
     )
 
 
@@ -134,7 +137,7 @@ def labels_shuffled(evidence: Evidence) -> Finding:
             numbers=numbers,
             why="Inputs seem to say nothing about the labels. Either the labels belong to other samples, or the task "
             "is one that no linear probe can begin.",
-            advice="check that inputs and labels belong together: trm inspect-dataset FILE",
+            advice="check in the source that inputs and labels belong together",
         )
     return ok(text, **numbers)
 
@@ -185,7 +188,7 @@ def children_equal_sketch(evidence: Evidence) -> Finding:
     if detail is None:
         return unknown("the file has no children")
     numbers = {"detail": detail}
-    text = f"children differ from their sketch by {100 * detail:.2g} % of their size"
+    text = f"children differ from their sketch by {100 * detail:.3g} % of their size"
     fail = Finding(
         Verdict.FAIL,
         text,
@@ -241,7 +244,7 @@ def duplicates_across_splits(evidence: Evidence) -> Finding:
         return copies_across_splits(puzzles)
     twins = evidence.file.twins
     split = evidence.file.held_out or "held-out"
-    text = f"{100 * twins.equal:.2g} % of the {split} samples are also training samples"
+    text = f"{100 * twins.equal:.3g} % of the {split} samples are also training samples"
     numbers = {"share": twins.equal}
     found = []
     for what, copies, name in (
@@ -266,6 +269,15 @@ def duplicates_across_splits(evidence: Evidence) -> Finding:
             "A collection that was augmented, or has many versions of one sample, and was split afterwards looks so.",
             advice="keep all versions of one sample in one split: build from the originals, augment the training split",
         )
+    if twins.equal < 0.02 and twins.elsewhere:
+        other, share = max(twins.elsewhere.items(), key=lambda item: item[1])
+        return Finding(
+            Verdict.FAIL if share >= 0.02 else Verdict.WARN,
+            f"{text}, {100 * share:.3g} % are {other} samples too",
+            numbers=numbers | {"elsewhere": share},
+            why=f"What is chosen by accuracy on {other} has seen their answers, so accuracy on {split} is too good.",
+            advice=_APART,
+        )
     if twins.equal == 0:
         if twins.copies.near >= 0.05:
             text += f"; {100 * twins.copies.near:.0f} % lie near to one, as training samples do to each other"
@@ -275,8 +287,7 @@ def duplicates_across_splits(evidence: Evidence) -> Finding:
         text,
         numbers=numbers,
         why="The model has seen their answers, so accuracy on this split is too good to be true.",
-        advice="build the data again with trm build-capsules or trm build-puzzles, which keep equal samples in one "
-        "split",
+        advice=_APART,
     )
 
 
@@ -318,7 +329,7 @@ CHECKS = (
         ("data", "capsule-state", "expansion"),
         "KeyError: capsule_state; EXPAND does nothing",
         "pipeline.md Issue 1",
-        ("data", "config"),
+        ("data",),
         children_missing,
     ),
     Check(

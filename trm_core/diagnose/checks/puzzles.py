@@ -45,6 +45,15 @@ def judged(
 
 
 def answers_missing(evidence: Evidence) -> Finding:
+    facts = puzzles_of(evidence)
+    if facts is not None and facts.judged is not None and 0 < facts.judged.examples == facts.judged.unanswered:
+        return Finding(
+            Verdict.FAIL,
+            f"every label of the {facts.held_out} puzzles is to be ignored",
+            numbers={"unanswered": 1.0},
+            why="No answer of the model can be compared with them, so there is no accuracy.",
+            advice=_BUILD,
+        )
     text = "have no answer, all their labels are to be ignored"
     why = "Nothing is learned from them, but they take their rows of every batch."
     return judged(evidence, "unanswered", text, why, warns=0.02, fails=0.2)
@@ -54,8 +63,18 @@ def answers_copied(evidence: Evidence) -> Finding:
     facts = puzzles_of(evidence)
     if facts is not None and facts.training is not None and facts.judged is not None:
         ours, theirs = (some.copied / max(some.examples, 1) for some in (facts.training, facts.judged))
+        said = f"{100 * ours:.3g} % of the training puzzles ask for nothing, {100 * theirs:.3g} % held out"
+        if ours <= 0.5 < theirs:
+            return Finding(
+                Verdict.FAIL,
+                said,
+                "likely",
+                {"copied": ours, "held_out": theirs},
+                "Copying the question answers what is held out, so accuracy there says nothing.",
+                advice=_BUILD,
+            )
         if ours < min(theirs + 0.05, 0.5):
-            return ok(f"{100 * ours:.3g} % of the training puzzles ask for nothing, {100 * theirs:.3g} % held out")
+            return ok(said, copied=ours, held_out=theirs)
     text = "have every answer in its own place of the question"
     why = "Copying the question answers them, and that is all that can be learned from them."
     return judged(evidence, "copied", text, why, warns=0.1, fails=0.5, certain=0.9)

@@ -18,7 +18,7 @@ def splits_differ(evidence: Evidence) -> Finding:
     if unseen is not None and unseen >= 0.02:
         return Finding(
             Verdict.FAIL if unseen >= 0.1 else Verdict.WARN,
-            f"{100 * unseen:.2g} % of the {split} labels are of classes that no training sample has",
+            f"{100 * unseen:.3g} % of the {split} labels are of classes that no training sample has",
             numbers={"unseen": unseen},
             why="A class that is never shown cannot be learned, and counts as wrong in every evaluation.",
             advice="number the classes of all splits alike, and split within each class",

@@ -1,0 +1,52 @@
+"""What the checks say of data alone, before there is a config: `trm inspect-dataset` shows it below its tables.
+
+A full look (`trm_core.data.inspect`, `trm_core.data.puzzles.inspect`) has counted all rows; what it counted is not
+looked for again in a part of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trm_core.data.inspect import Inspection, is_legacy
+from trm_core.data.puzzles.inspect import PuzzleInspection
+from trm_core.diagnose.check import Diagnosis, Verdict
+from trm_core.diagnose.data_facts import DataFacts
+from trm_core.diagnose.diagnose import look, worst_first
+from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.puzzle_facts import PuzzleFacts
+from trm_core.diagnose.registry import OF_DATA
+
+Progress = Callable[[str, int, int], None]
+
+_TELLING = (Verdict.FAIL, Verdict.WARN, Verdict.OK, Verdict.UNKNOWN)
+
+
+def checks_of_capsules(inspection: Inspection, progress: Progress) -> list[Diagnosis]:
+    """Of the file that was inspected, with each of its held-out splits beside training. A legacy file has no splits."""
+    if is_legacy(inspection.path):
+        return []
+    return _judged(DataFacts(inspection.path, None, inspection.across_splits), progress)
+
+
+def checks_of_puzzles(inspection: PuzzleInspection, progress: Progress) -> list[Diagnosis]:
+    """Of the folder that was inspected."""
+    return _judged(PuzzleFacts(inspection.path, surveys=inspection.surveys), progress)
+
+
+def _judged(facts: DataFacts, progress: Progress) -> list[Diagnosis]:
+    """One diagnosis for each check: the worst over all held-out splits."""
+    others = [name for name, rows in facts.file.rows.items() if rows and name not in ("train", facts.held_out)]
+    total = len(OF_DATA) * (1 + len(others))
+    seen: list[Diagnosis] = []
+    for held_out in (facts.held_out, *others):
+        evidence = Evidence(data=facts if held_out == facts.held_out else facts.beside(str(held_out)))
+        for check in OF_DATA:
+            progress("checks", len(seen), total)
+            seen.append(look(check, evidence))
+    progress("checks", total, total)
+    worst = [
+        min(seen[number :: len(OF_DATA)], key=lambda one: _TELLING.index(one.finding.verdict))
+        for number in range(len(OF_DATA))
+    ]
+    return worst_first(worst)
