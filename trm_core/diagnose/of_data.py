@@ -11,6 +11,7 @@ from collections.abc import Callable
 from trm_core.data.inspect import Inspection, is_legacy
 from trm_core.data.puzzles.inspect import PuzzleInspection
 from trm_core.diagnose.check import Diagnosis, Verdict
+from trm_core.diagnose.checks.puzzles import NO_PUZZLES
 from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.diagnose import look, worst_first
 from trm_core.diagnose.evidence import Evidence
@@ -26,7 +27,8 @@ def checks_of_capsules(inspection: Inspection, progress: Progress) -> list[Diagn
     """Of the file that was inspected, with each of its held-out splits beside training. A legacy file has no splits."""
     if is_legacy(inspection.path):
         return []
-    return _judged(DataFacts(inspection.path, None, inspection.across_splits), progress)
+    found = _judged(DataFacts(inspection.path, None, inspection.across_splits), progress)
+    return [one for one in found if one.finding.evidence != NO_PUZZLES]
 
 
 def checks_of_puzzles(inspection: PuzzleInspection, progress: Progress) -> list[Diagnosis]:
