@@ -12,7 +12,7 @@ import numpy as np
 
 from trm_core.data.build.array_files import open_arrays
 from trm_core.data.build.delimited import open_delimited, text_lines
-from trm_core.data.encoding import HINT, Encoding
+from trm_core.data.encoding import Encoding
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.errors import DataError, UsageError
 from trm_core.inference.predictor import Predictor
@@ -54,9 +54,9 @@ def _capsules(path: Path, trained: Trained, split: str | None) -> Source:
             hint="put raw samples into a .jsonl (one text, row or pair of grids a line) or a .csv with a header",
         )
     file = open_capsules(path)
-    why = None if trained.encoding is None else trained.encoding.contradiction(Encoding.of(file.manifest))
-    if why is not None:
-        raise DataError(f"{path} does not fit what the model was trained on: {why}", hint=HINT)
+    found = None if trained.encoding is None else trained.encoding.contradiction(Encoding.of(file.manifest))
+    if found is not None:
+        raise DataError(f"{path} does not fit what the model was trained on: {found.why}", hint=found.hint)
     names = [name for name in expected_shapes(trained.model.data) if file.has(name)]
     split = split or next((name for name in ("test", "validation", "train") if file.rows.get(name)), "test")
     if not file.rows.get(split):
