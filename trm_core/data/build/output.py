@@ -61,7 +61,7 @@ def write_file(
     log: Log,
 ) -> Written:
     """Write `out` from the chunks, measure the expansion value on the way, and close the file with its manifest."""
-    splits, copies = _final_splits(chunks, work, log)
+    splits, copies = _final_splits(chunks, plan, work, log)
     originals = _counts(splits, [~flags for flags in copies])
     counts = _counts(splits, [np.ones_like(flags) for flags in copies])
     target = _target(chunks, splits, plan, concepts, work)
@@ -133,13 +133,15 @@ def write_file(
     return Written(counts, value, target)
 
 
-def _final_splits(chunks: list[Chunk], work: WorkDir, log: Log) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _final_splits(
+    chunks: list[Chunk], plan: Plan, work: WorkDir, log: Log
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Split code and "is an augmented copy" of every encoded row, one array of each per chunk."""
-    small = [work.load_chunk(chunk.index, _SMALL) for chunk in chunks]
-    digest, copies, split = (
-        np.concatenate([fields[name] for fields in small]) for name in ("digest", "augmented", "split")
+    small = [work.load_chunk(chunk.index, (*_SMALL, "ids")) for chunk in chunks]
+    digest, copies, split, rows = (
+        np.concatenate([fields[name] for fields in small]) for name in ("digest", "augmented", "split", "ids")
     )
-    result = separate_twins(split, digest, copies, log)
+    result = separate_twins(split, digest, copies, log, None if plan.groups is None else plan.groups[rows])
     ends = np.cumsum([len(fields["split"]) for fields in small])[:-1]
     return np.split(result, ends), np.split(copies, ends)
 
