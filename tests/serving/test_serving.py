@@ -311,6 +311,14 @@ def test_raw_samples_are_answered(tmp_path: Path) -> None:
             refused = client.post("/predict", json={"inputs": [pictures[0], value]})
             assert refused.status_code == 422, value
             assert "sample 1" in refused.json()["error"]
+        for half in (
+            '{"inputs": ["\\ud800"]}',
+            '{"inputs": [{"\\ud800": 1}]}',
+            '{"\\ud800": 1}',
+            '{"inputs": [1], "kind": "\\ud800"}',
+        ):
+            json_type = {"content-type": "application/json"}
+            assert client.post("/predict", content=half, headers=json_type).status_code == 422, half
         for body in (
             {"inputs": pictures, "samples": []},
             {"inputs": pictures, "kind": 3},

@@ -116,7 +116,7 @@ def _arrays(path: Path, trained: Trained) -> Source:
 
 def _raw(path: Path, predictor: Predictor, kind: str | None, column: str | None) -> Source:
     def start(first: int) -> Iterator[Sample]:
-        return predictor.encoded(islice(raw_lines(path, column), first, None), kind, first)
+        return predictor.encoded(islice(raw_lines(path, column), first, None), kind, first, str(path))
 
     rows = sum(1 for _ in raw_lines(path, column))
     if not rows:

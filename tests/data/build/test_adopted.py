@@ -152,5 +152,5 @@ def test_labels_of_capsules(build: Build, tmp_path: Path) -> None:
     assert new.manifest["num_classes"] == 3
     assert np.array_equal(new.by_id("labels"), np.where(labels == 7, -100, labels))
     assert any("4 test capsules have a label that training lacks (7, ...)" in message for message in new.messages)
-    with pytest.raises(DataError, match="has one label for a sample, .* a label for each capsule"):
+    with pytest.raises(DataError, match=r"has one label for a sample, .* a label for each capsule"):
         build(arrays(tmp_path / "c.npz", labels[:, 0] % 2), name="x.h5", encoders_of=str(first.report.path))

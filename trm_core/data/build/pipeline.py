@@ -245,7 +245,7 @@ def _layouts(modalities: list[Modality], config: BuildConfig) -> list[Layout]:
             dtype=np.dtype(config.dtype).name,
             with_mask=masked,
             with_parents=any(encoder.parents for encoder in encoders),
-            sketch_dims=max(1, dim // 4) if config.sketch_dims == "auto" else config.sketch_dims,
+            sketch_dims=max(1, encoder.dim // 4) if config.sketch_dims == "auto" else config.sketch_dims,
         )
         for encoder in encoders
     ]
