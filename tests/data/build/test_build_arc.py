@@ -81,6 +81,17 @@ def test_folders_and_single_tasks(build: Build, tmp_path: Path) -> None:
     assert sum(build(tmp_path / "tasks", num_concepts=8).report.counts.values()) == 36
 
 
+def test_a_folder_of_combined_files(build: Build, tmp_path: Path) -> None:
+    """As `trm build-puzzles arc` takes it: challenges with their solutions."""
+    (tmp_path / "arc").mkdir()
+    for name in ("a", "b"):
+        write_arc(tmp_path / "arc" / name, tasks=6, seed=ord(name))
+    built = build(tmp_path / "arc", num_concepts=8)
+    assert sum(built.report.counts.values()) == 36
+    assert built.all("mask").all()  # the solutions are found
+    assert "folder of 2 combined files of ARC tasks" in built.report.reason
+
+
 BAD: list[tuple[Any, str]] = [
     ([[1, 2], [3]], "is not rectangular"),
     ([[1, 10]], "holds 10, colours are 0 to 9"),
