@@ -15,7 +15,9 @@ import torch
 from trm_core.config import LoadedConfig
 from trm_core.config.schema import Config, WeightedPath
 from trm_core.data.dataset import Dataset, open_dataset, rows_per_epoch
-from trm_core.data.encoding import HINT, Encoding
+from trm_core.data.encoding import Encoding
+from trm_core.data.puzzles.identifiers import HINT as PUZZLE_HINT
+from trm_core.data.puzzles.identifiers import identifiers_record, unknown_puzzles
 from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.data.puzzles.reader import PuzzleData, require_mergeable
 from trm_core.data.source import ensure_built
@@ -53,20 +55,24 @@ class Prepared:
     def describe_data(self) -> dict[str, Any]:
         """`dataset.json`."""
         first = self.files[0][0]
+        shown: dict[str, Any] = {}
         if isinstance(first, PuzzleData):
-            shown: dict[str, Any] = {"puzzles": meaning_of(first).as_record()}
+            shown["puzzles"] = meaning_of(first).as_record()
+            if self.config.arch.puzzle_emb_ndim:
+                folders = [file for file, _ in self.files if isinstance(file, PuzzleData)]
+                shown["identifiers"] = identifiers_record(folders)
         else:
-            shown = {"prices": first.prices.tolist(), "masked": any(file.has("mask") for file, _ in self.files)}
+            shown["prices"] = first.prices.tolist()
+            shown["masked"] = any(file.has("mask") for file, _ in self.files)
         return {
             "train": [
                 {
                     "path": str(file.path),
                     "weight": weight,
                     "rows": file.rows,
-                    "content_hash": file.manifest.get("content_hash"),
                     "kind": file.manifest.get("kind"),
-                    "task": file.task,
                     **Encoding.of(file.manifest).as_record(),
+                    "task": file.task,
                 }
                 for file, weight in self.files
             ],
@@ -133,12 +139,14 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
             hint="evaluate on a file built with the same settings",
         )
     if isinstance(eval_file, PuzzleData) and config.arch.puzzle_emb_ndim:
-        require_known_puzzles(eval_file, features.shape.num_puzzles)
+        why = unknown_puzzles(eval_file, features.shape.num_puzzles, identifiers_record(puzzles))
+        if why is not None:
+            raise ConfigError(why, hint=PUZZLE_HINT)
     split, reason = pick_split(eval_file, data.eval_split)
-    device, why = pick_device(config.training.device, place.local_rank)
+    device, chosen = pick_device(config.training.device, place.local_rank)
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
-    notes += [why, place.why]
+    notes += [chosen, place.why]
     return Prepared(
         resolved(config, features), features, files, EvaluationData(eval_file, split), reason, device, notes
     )
@@ -155,18 +163,9 @@ def require_same_task(train: Dataset, other: Dataset) -> None:
             )
     if not np.array_equal(train.prices, other.prices):
         raise ConfigError(f"{other.path} and {train.path} have different prices", hint="build both with one list")
-    why = Encoding.of(train.manifest).contradiction(Encoding.of(other.manifest))
-    if why is not None:
-        raise ConfigError(f"{other.path} does not fit {train.path}: {why}", hint=HINT)
-
-
-def require_known_puzzles(other: PuzzleData, trained: int) -> None:
-    """Raises ConfigError when `other` has puzzles that the model has no embedding of."""
-    if other.num_puzzles > trained:
-        raise ConfigError(
-            f"{other.path} has {other.num_puzzles} puzzle identifiers, the training puzzles {trained}",
-            hint="build training and test puzzles together, or set arch.puzzle_emb_ndim=0",
-        )
+    found = Encoding.of(train.manifest).contradiction(Encoding.of(other.manifest))
+    if found is not None:
+        raise ConfigError(f"{other.path} does not fit {train.path}: {found.why}", hint=found.hint)
 
 
 def dry_run(loaded: LoadedConfig, hooks: RunHooks) -> DryRun:

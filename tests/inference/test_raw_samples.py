@@ -113,6 +113,10 @@ def test_samples_that_are_none_are_named(trained: Any, tmp_path: Path) -> None:
     done = tiny.invoke("predict", tmp_path / "bad.jsonl", "--model", run, "--out", tmp_path / "out")
     assert done.returncode == 4
     assert "bad.jsonl:1: no JSON" in done.stderr
+    (tmp_path / "odd.jsonl").write_text(f"{json.dumps(samples[0])}\n[[1, 2], [3]]\n")
+    done = tiny.invoke("predict", tmp_path / "odd.jsonl", "--model", run, "--out", tmp_path / "out")
+    assert done.returncode == 4
+    assert f"{tmp_path / 'odd.jsonl'}: sample 1: " in done.stderr
     if kind == "text":
         done = tiny.invoke(
             "predict", run.parent / "raw.csv", "--column", "x", "--model", run, "--out", tmp_path / "out"

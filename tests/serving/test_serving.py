@@ -32,7 +32,7 @@ from trm_core.inference.predictor import Predictor
 from trm_core.inference.restarts import Beginnings
 from trm_core.inference.samples import samples_of
 from trm_core.model.capsule_state import CapsuleState
-from trm_core.serving.app import Limits, make_app
+from trm_core.serving.app import Limits, make_app, problem
 from trm_core.serving.metrics import Metrics
 from trm_core.serving.worker import QueueFull, ShuttingDown, Worker
 
@@ -291,6 +291,11 @@ def test_other_requests_are_refused(client: TestClient, method: str, path: str, 
     answer = client.request(method, path)
     assert answer.status_code == code
     assert answer.json()["error"]
+
+
+def test_an_error_may_quote_what_is_no_text() -> None:
+    answer = problem(422, "got a row with the fields \ud800", "or \udfff")
+    assert json.loads(answer.body) == {"error": "got a row with the fields \\ud800", "hint": "or \\udfff"}
 
 
 def test_raw_samples_are_answered(tmp_path: Path) -> None:

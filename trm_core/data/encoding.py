@@ -10,34 +10,49 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from trm_core.data.build.extras import PICTURE_ENCODERS, TEXT_ENCODERS
-from trm_core.data.fields import ENCODERS
+from trm_core.data.fields import CONCEPTS_SHA256, ENCODERS
 from trm_core.data.store.encoder_arrays import HASHES
 
 _PRETRAINED = (*TEXT_ENCODERS, *PICTURE_ENCODERS)
 _SKETCH = ("sketch", "sketch_dims")
-HINT = (
+_NEW_FILE = (
     "build it with the encoders of the training file: trm build-capsules SOURCE --encoders-of TRAINING.h5 --out FILE; "
     "raw samples without labels are for trm predict"
 )
+_ONE_FILE = (
+    "build both sources into one file, whose splits share their concepts: trm build-capsules SOURCE SOURCE --out FILE"
+)
+
+
+class Contradiction(NamedTuple):
+    """Why two files do not mean the same, and what can be done."""
+
+    why: str
+    hint: str
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """`encoders`: a hash of what encodes samples, None where the file does not say; `class_names`: None where classes
-    have no names.
+    """What a file says of itself; None where it does not.
+
+    encoders: a hash of what encodes samples. class_names: none where classes have no names. checksum_seed: of their
+    projection. concepts_sha256: of the centres that concepts are the numbers of.
     """
 
     encoders: str | None
     class_names: list[str] | None
+    checksum_seed: int | None = None
+    task: str | None = None
+    concepts_sha256: str | None = None
+    content_hash: str | None = None
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Self:
         """Of a capsule file."""
-        names = manifest.get("class_names")
-        return cls(_hash_of(manifest), names if isinstance(names, list) else None)
+        return cls.of_record({**manifest, "encoders": _hash_of(manifest)})
 
     @classmethod
     def of_run(cls, data: Mapping[str, Any]) -> Self:
@@ -49,25 +64,50 @@ class Encoding:
     def of_record(cls, record: Any) -> Self:
         """Of something that holds what `as_record` gave; of anything else, one that says nothing."""
         known = record if isinstance(record, dict) else {}
-        encoders, names = known.get("encoders"), known.get("class_names")
+        names, seed = known.get("class_names"), known.get("checksum_seed")
         named = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        return cls(encoders if isinstance(encoders, str) else None, names if named else None)
+        texts = {name: known.get(name) for name in ("encoders", "task", CONCEPTS_SHA256, "content_hash")}
+        return cls(
+            class_names=names if named else None,
+            checksum_seed=seed if type(seed) is int else None,
+            **{name: text if isinstance(text, str) else None for name, text in texts.items()},
+        )
 
     def as_record(self) -> dict[str, Any]:
         return asdict(self)
 
-    def contradiction(self, other: Encoding) -> str | None:
+    def contradiction(self, other: Encoding) -> Contradiction | None:
         """Why rows of `other` are not what a model that was trained on rows of this one reads; None where nothing
         says so.
         """
-        if self.encoders is not None and other.encoders is not None and self.encoders != other.encoders:
-            return "its encoders were fitted or set differently, so its numbers mean something else"
+        if self.task == other.task == "concepts" and not self._same_concepts(other):
+            return Contradiction(
+                "its labels are concepts that were found in it, those of the other file are others", _ONE_FILE
+            )
+        if _differ(self.encoders, other.encoders):
+            return Contradiction(
+                "its encoders were fitted or set differently, so its numbers mean something else", _NEW_FILE
+            )
+        if _differ(self.checksum_seed, other.checksum_seed):
+            return Contradiction(
+                f"its checksums have the seed {other.checksum_seed}, not {self.checksum_seed}", _NEW_FILE
+            )
         ours, theirs = self.class_names, other.class_names
         if ours is not None and theirs is not None and ours != theirs:
             number = next(n for n, (a, b) in enumerate(zip([*ours, None], [*theirs, None], strict=False)) if a != b)
             names = [repr(some[number])[:60] if number < len(some) else "missing" for some in (theirs, ours)]
-            return f"its class {number} is {names[0]}, not {names[1]}"
+            return Contradiction(f"its class {number} is {names[0]}, not {names[1]}", _NEW_FILE)
         return None
+
+    def _same_concepts(self, other: Encoding) -> bool:
+        """Files of earlier builds do not keep the hash of the centres: only of the same content is it sure then."""
+        if self.concepts_sha256 is not None and other.concepts_sha256 is not None:
+            return self.concepts_sha256 == other.concepts_sha256
+        return self.content_hash is not None and self.content_hash == other.content_hash
+
+
+def _differ(ours: str | int | None, theirs: str | int | None) -> bool:
+    return ours is not None and theirs is not None and ours != theirs
 
 
 def _hash_of(manifest: Mapping[str, Any]) -> str | None:

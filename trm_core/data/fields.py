@@ -18,6 +18,7 @@ IGNORE_LABEL = -100
 CONTROL_SYMBOLS = 4  # ids 0-3 of the token vocabulary; concept c is id c + 4
 PRICES = "prices"
 ENCODERS = "encoders"
+CONCEPTS_SHA256 = "concepts_sha256"  # of the centres that a file's concepts are the numbers of
 
 
 @dataclass(frozen=True)

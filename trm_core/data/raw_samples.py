@@ -25,7 +25,7 @@ from trm_core.data.build.images import scaled
 from trm_core.data.build.phrases import PhraseEncoder
 from trm_core.data.build.pictures import ImageFile
 from trm_core.data.build.recorded import Spec
-from trm_core.data.build.tables import Column, is_missing, to_number
+from trm_core.data.build.tables import is_missing, to_number
 from trm_core.errors import DataError
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -122,7 +122,10 @@ def _pixels(sample: np.ndarray, scale: float | None, whole: bool) -> np.ndarray:
 
 
 def _digit(encoder: Encoder, settings: SampleSettings, sample: Any) -> np.ndarray:
-    image = np.asarray(sample) if isinstance(sample, np.ndarray | list) else None
+    try:
+        image = np.asarray(sample) if isinstance(sample, np.ndarray | list) else None
+    except ValueError:  # rows of different lengths
+        image = None
     if image is None or image.shape != (SIZE, SIZE) or image.dtype.kind not in "iuf":
         raise _expected(f"an array [{SIZE}, {SIZE}] of numbers from 0 to {MAX_VALUE:g}", sample)
     if not ((image >= 0) & (image <= MAX_VALUE)).all():
@@ -143,9 +146,8 @@ def _rows(grid: Any) -> Any:
     return grid.tolist() if isinstance(grid, np.ndarray) else grid
 
 
-def _table(encoder: Any, settings: SampleSettings, sample: Any) -> tuple[str, ...]:
-    columns: list[Column] = encoder.columns
-    names = [column.name for column in columns]
+def _table(encoder: TableEncoder, settings: SampleSettings, sample: Any) -> tuple[str, ...]:
+    names = [column.name for column in encoder.columns]
     needed = {number for group in encoder.groups for number in group.columns}
     if isinstance(sample, np.ndarray) and sample.ndim == 1:
         sample = sample.tolist()
@@ -162,19 +164,17 @@ def _table(encoder: Any, settings: SampleSettings, sample: Any) -> tuple[str, ..
         values = list(sample)
     else:
         raise _expected("a mapping of column names to values, or a sequence of values", sample)
-    return tuple(
-        _cell(value, column) if number in needed else ""
-        for number, (value, column) in enumerate(zip(values, columns, strict=True))
-    )
+    return tuple(_cell(value, encoder, number) if number in needed else "" for number, value in enumerate(values))
 
 
-def _cell(value: Any, column: Column) -> str:
+def _cell(value: Any, encoder: TableEncoder, number: int) -> str:
     """The value as a cell of a table file would spell it."""
+    column = encoder.columns[number]
     value = value.item() if isinstance(value, np.generic) else value
     if value is None:
         return ""
     if isinstance(value, bool):
-        cell = "true" if value else "false"  # as JSON lines have it
+        cell = encoder.truth(number, value)
     elif isinstance(value, int | float):
         cell = str(value)
     elif isinstance(value, str):
@@ -182,8 +182,8 @@ def _cell(value: Any, column: Column) -> str:
     else:
         raise DataError(f"column {column.name!r}: expected a text or a number, got {type(value).__name__}")
     if column.numeric and not is_missing(cell):
-        number = to_number(cell)
-        if number is None or not math.isfinite(number):
+        found = to_number(cell)
+        if found is None or not math.isfinite(found):
             raise DataError(f"column {column.name!r}: expected a number, got {cell!r:.80}")
     return cell
 

@@ -238,10 +238,10 @@ def _require_same_shape(first: CapsuleFile, file: CapsuleFile, split: str) -> No
                 f"{file.path}: {what} is {theirs}, but {mine} in {first.path}: these files cannot be mixed",
                 hint="build them into one file: `trm build-capsules SOURCE SOURCE --out FILE`",
             )
-    why = Encoding.of(first.manifest).contradiction(Encoding.of(file.manifest))
-    if why is not None:
+    found = Encoding.of(first.manifest).contradiction(Encoding.of(file.manifest))
+    if found is not None:
         raise DataError(
-            f"{file.path} cannot be mixed with {first.path}: {why}",
+            f"{file.path} cannot be mixed with {first.path}: {found.why}",
             hint="build them into one file: `trm build-capsules SOURCE SOURCE --out FILE`",
         )
 

@@ -146,10 +146,11 @@ class WorkerReader:
         process, pipe = self._workers[worker]
         multiprocessing.connection.wait([pipe, process.sentinel])
         try:
-            source, answer = pipe.recv()
+            source, place, answer = pipe.recv()
             if isinstance(answer, DataError):
+                del self._pending[source, place.start]  # asked for again, it is read again
                 raise answer
-            place, rows, visit, shapes = answer
+            rows, visit, shapes = answer
             arrays = {}
             for name, (shape, dtype) in shapes.items():
                 arrays[name] = np.empty(shape, dtype)
@@ -198,11 +199,11 @@ def _work(pipe: Connection, sources: tuple[Source, ...]) -> None:
             try:
                 window = read_window(sources[source], place, before)
             except DataError as error:
-                pipe.send((source, error))
+                pipe.send((source, place, error))
                 continue
             last[source] = window
             shapes = {name: (array.shape, array.dtype.str) for name, array in window.arrays.items()}
-            pipe.send((source, (place, window.rows, window.visit, shapes)))
+            pipe.send((source, place, (window.rows, window.visit, shapes)))
             for array in window.arrays.values():
                 if array.size:
                     pipe.send_bytes(_bytes(np.ascontiguousarray(array)))

@@ -14,7 +14,9 @@ import torch
 
 from trm_core.config.schema import Config, Selector
 from trm_core.data.dataset import Dataset, open_dataset
-from trm_core.data.encoding import HINT, Encoding
+from trm_core.data.encoding import Encoding
+from trm_core.data.puzzles.identifiers import HINT as PUZZLE_HINT
+from trm_core.data.puzzles.identifiers import unknown_puzzles
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.devices import pick_device
 from trm_core.distributed.collectives import of_first_rank, on_every_rank, rank, world_size
@@ -247,11 +249,10 @@ def require_fit(run: TrainedRun, config: Config, file: Dataset) -> None:
             f"{file.path} has no parents, but {run.path} was trained with hierarchical attention",
             hint=_HINT_ALIKE,
         )
-    if isinstance(file, PuzzleData) and config.arch.puzzle_emb_ndim and file.num_puzzles > shape.num_puzzles:
-        raise CheckpointError(
-            f"{file.path} has {file.num_puzzles} puzzle identifiers, {run.path} was trained on {shape.num_puzzles}",
-            hint="build training and test puzzles together, so that the model has an embedding of each",
-        )
+    if isinstance(file, PuzzleData) and config.arch.puzzle_emb_ndim:
+        why = unknown_puzzles(file, shape.num_puzzles, run.data.get("identifiers"))
+        if why is not None:
+            raise CheckpointError(f"{run.path} cannot be asked: {why}", hint=PUZZLE_HINT)
     for name, value in expected.items():
         if getattr(file, name) != value:
             raise CheckpointError(
@@ -267,6 +268,6 @@ def require_fit(run: TrainedRun, config: Config, file: Dataset) -> None:
         raise CheckpointError(
             f"{file.path} has other prices of capsules than what {run.path} was trained on", hint=_HINT_ALIKE
         )
-    why = Encoding.of_run(run.data).contradiction(Encoding.of(file.manifest))
-    if why is not None:
-        raise CheckpointError(f"{file.path} does not fit what {run.path} was trained on: {why}", hint=HINT)
+    found = Encoding.of_run(run.data).contradiction(Encoding.of(file.manifest))
+    if found is not None:
+        raise CheckpointError(f"{file.path} does not fit what {run.path} was trained on: {found.why}", hint=found.hint)

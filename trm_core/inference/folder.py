@@ -54,9 +54,10 @@ def describe(trained: Trained, stored: str, weights: Path) -> dict[str, Any]:
         "cmi": model.cmi_head is not None,
         "masked": trained.masked,
         "prices": [float(price) for price in trained.prices],
+        **({} if trained.encoding is None else trained.encoding.as_record()),
         "class_names": trained.class_names,
-        "encoders": None if trained.encoding is None else trained.encoding.encoders,
         "puzzles": None if trained.puzzles is None else trained.puzzles.as_record(),
+        "identifiers": trained.identifiers,
         "config": config_of_model(trained.config),
         "about": trained.about,
     }
@@ -135,7 +136,10 @@ def read_folder(path: Path, device: torch.device) -> Trained:
     encoder = path if (path / DOCUMENT).is_file() else None
     about = about if isinstance(about, dict) else {}
     encoding = Encoding.of_record(record)
-    return Trained(model.to(device).eval(), config, prices, names, masked, path, about, encoder, puzzles, encoding)
+    known = record.get("identifiers")
+    return Trained(
+        model.to(device).eval(), config, prices, names, masked, path, about, encoder, puzzles, known, encoding
+    )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

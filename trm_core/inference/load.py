@@ -71,4 +71,5 @@ def _of_puzzle_run(run: TrainedRun) -> Trained:
     for parameter in run.model.parameters():
         parameter.requires_grad_(False)
     prices = np.ones(shape.num_capsules, np.float32)
-    return Trained(run.model, run.config, prices, None, False, run.path, about, puzzles=puzzles)
+    known = run.data.get("identifiers")
+    return Trained(run.model, run.config, prices, None, False, run.path, about, puzzles=puzzles, identifiers=known)

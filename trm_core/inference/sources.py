@@ -13,7 +13,7 @@ import numpy as np
 from trm_core.data.arriving import whole_text
 from trm_core.data.build.array_files import ArrayFile, open_arrays
 from trm_core.data.build.arrays import LABEL_ARRAYS
-from trm_core.data.encoding import HINT, Encoding
+from trm_core.data.encoding import Encoding
 from trm_core.data.raw_rows import Wanted
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.errors import DataError, UsageError
@@ -107,9 +107,9 @@ def _refuse_split(asked: Asked) -> None:
 
 def _capsules(path: Path, trained: Trained, split: str | None) -> Source:
     file = open_capsules(path)
-    why = None if trained.encoding is None else trained.encoding.contradiction(Encoding.of(file.manifest))
-    if why is not None:
-        raise DataError(f"{path} does not fit what the model was trained on: {why}", hint=HINT)
+    found = None if trained.encoding is None else trained.encoding.contradiction(Encoding.of(file.manifest))
+    if found is not None:
+        raise DataError(f"{path} does not fit what the model was trained on: {found.why}", hint=found.hint)
     names = [name for name in expected_shapes(trained.model.data) if file.has(name)]
     split = split or next((name for name in ("test", "validation", "train") if file.rows.get(name)), "test")
     if not file.rows.get(split):

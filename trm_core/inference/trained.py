@@ -34,6 +34,7 @@ class Trained:
     about: dict[str, Any] = field(default_factory=dict)  # step, data, split, kind
     preprocessing: Path | None = None  # the capsule file or folder that holds the encoder of raw samples
     puzzles: Meaning | None = None  # what the tokens of a puzzle model mean
+    identifiers: Any = None  # which puzzles its embeddings are of, as `identifiers_record` has it
     encoding: Encoding | None = None  # what the numbers of its training data mean; None: puzzles
     step_limit: int | None = None  # reasoning steps before HALT is forced; None: as trained
 

@@ -172,5 +172,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def problem(code: int, message: str, hint: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
-    """An error as the client sees it."""
-    return JSONResponse({"error": message, "hint": hint}, status_code=code, headers=headers)
+    """An error as the client sees it. What it quotes of a request may be no text: half of a surrogate pair."""
+    texts = {"error": message, "hint": hint}
+    told = {name: text and text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
+    return JSONResponse(told, status_code=code, headers=headers)

@@ -116,3 +116,41 @@ def test_sources_that_do_not_fit_are_refused(build: Build, tmp_path: Path) -> No
     with pytest.raises(DataError, match="its targets are concepts"):
         build(write_messages(tmp_path / "n.tsv", 60), name="x.h5", encoders_of=concepts)
     assert not (tmp_path / "x.h5").exists()
+
+
+def arrays(path: Path, labels: np.ndarray | None, k: int = 4, dim: int = 8, **more: np.ndarray) -> Path:
+    children = np.random.default_rng(0).normal(size=(60, k, 2, dim)).astype(np.float32)
+    np.savez(path, children=children, **({} if labels is None else {"labels": labels}), **more)
+    return path
+
+
+def test_arrays_have_to_have_the_same_form(build: Build, tmp_path: Path) -> None:
+    one, parents = np.arange(60) % 3, np.tile([-1, 0, 0, 0], (60, 1))
+    plain = str(build(arrays(tmp_path / "a.npz", one), name="a.h5").report.path)
+    with_parents = str(build(arrays(tmp_path / "b.npz", one, parents=parents), name="b.h5").report.path)
+    for number, (first, changes, why) in enumerate(
+        (
+            (plain, {"k": 3}, r"children \[3, 2, 8\]; of those of .*children \[4, 2, 8\]"),
+            (plain, {"k": 5}, r"children \[5, 2, 8\]"),
+            (plain, {"dim": 6}, r"children \[4, 2, 6\]"),
+            (plain, {"parents": parents}, r"parents \[4\]; of those of"),
+            (with_parents, {}, r"of those of .*parents \[4\]"),
+            (plain, {"labels": None}, "has no labels, .* one label for a sample"),
+            (plain, {"labels": np.tile(one[:, None], 4)}, "has a label for each capsule, .* one label for a sample"),
+        )
+    ):
+        settings: dict[str, Any] = {"labels": one, **changes}
+        with pytest.raises(DataError, match=why):
+            build(arrays(tmp_path / f"new{number}.npz", **settings), name="x.h5", encoders_of=first)
+
+
+def test_labels_of_capsules(build: Build, tmp_path: Path) -> None:
+    labels = np.random.default_rng(1).integers(0, 3, (60, 4))
+    first = build(arrays(tmp_path / "a.npz", labels), name="a.h5")
+    labels[5] = 7
+    new = build(arrays(tmp_path / "b.npz", labels), name="b.h5", encoders_of=str(first.report.path))
+    assert new.manifest["num_classes"] == 3
+    assert np.array_equal(new.by_id("labels"), np.where(labels == 7, -100, labels))
+    assert any("4 test capsules have a label that training lacks (7, ...)" in message for message in new.messages)
+    with pytest.raises(DataError, match=r"has one label for a sample, .* a label for each capsule"):
+        build(arrays(tmp_path / "c.npz", labels[:, 0] % 2), name="x.h5", encoders_of=str(first.report.path))

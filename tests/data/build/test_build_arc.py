@@ -39,6 +39,24 @@ def test_the_pairs_of_a_task_share_a_split_and_concepts_can_be_labels(build: Bui
     assert set(built.splits) == {"train", "validation", "test"}
 
 
+def test_pairs_that_look_the_same_once_encoded_take_their_task_along(build: Build, tmp_path: Path) -> None:
+    """One coarse cell of a grid keeps the shares of its colours, in which pairs of several tasks agree."""
+    rng = np.random.default_rng(0)
+
+    def pair() -> dict[str, Any]:
+        return {
+            side: rng.permutation([*[0] * 7, *rng.integers(0, 10, 2)]).reshape(3, 3).tolist()
+            for side in ("input", "output")
+        }
+
+    source = tmp_path / "tasks.json"
+    source.write_text(json.dumps({f"t{n}": {"train": [pair(), pair()], "test": [pair()]} for n in range(60)}))
+    built = build(source, num_capsules=2, num_children=1, num_concepts=8, validation=0.2, test=0.2)
+    assert any("once encoded" in message for message in built.messages)
+    for fields in built.splits.values():
+        assert (np.unique(fields["ids"] // 3, return_counts=True)[1] == 3).all()
+
+
 def test_children_are_colour_shares_of_their_sub_cells() -> None:
     grid = np.arange(16, dtype=np.int8).reshape(4, 4) % 10
     encoder = ArcEncoder(8, 4, FEATURES)
@@ -61,6 +79,17 @@ def test_folders_and_single_tasks(build: Build, tmp_path: Path) -> None:
     for name, task in tasks.items():
         (tmp_path / "tasks" / f"{name}.json").write_text(json.dumps(task))
     assert sum(build(tmp_path / "tasks", num_concepts=8).report.counts.values()) == 36
+
+
+def test_a_folder_of_combined_files(build: Build, tmp_path: Path) -> None:
+    """As `trm build-puzzles arc` takes it: challenges with their solutions."""
+    (tmp_path / "arc").mkdir()
+    for name in ("a", "b"):
+        write_arc(tmp_path / "arc" / name, tasks=6, seed=ord(name))
+    built = build(tmp_path / "arc", num_concepts=8)
+    assert sum(built.report.counts.values()) == 36
+    assert built.all("mask").all()  # the solutions are found
+    assert "folder of 2 combined files of ARC tasks" in built.report.reason
 
 
 BAD: list[tuple[Any, str]] = [

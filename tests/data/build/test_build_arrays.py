@@ -67,6 +67,17 @@ def test_sketches_given_are_kept_and_labels_per_capsule_stay(build: Build, tmp_p
     assert (built.report.task, built.report.num_classes) == ("classes", 9)
 
 
+def test_labels_of_capsules_that_training_lacks_are_not_scored(build: Build, tmp_path: Path) -> None:
+    arrays = embeddings(60)
+    labels = np.random.default_rng(1).choice([0, 2], (60, 3))
+    held_out = build(save(tmp_path / "a.npz", {**arrays, "labels": labels}), name="a.h5").splits["test"]["ids"]
+    labels[held_out[0]] = [0, 1, 7]
+    built = build(save(tmp_path / "b.npz", {**arrays, "labels": labels}), name="b.h5")
+    assert built.manifest["num_classes"] == 3
+    assert built.by_id("labels")[held_out[0]].tolist() == [0, -100, -100]
+    assert any("2 test capsules have a label that training lacks" in message for message in built.messages)
+
+
 def test_a_legacy_file_is_converted(build: Build, tmp_path: Path) -> None:
     import torch
 

@@ -143,6 +143,21 @@ def test_an_error_in_a_worker_is_the_users_error(build: Build, tmp_path: Path, m
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
+def test_a_wide_neighbour_leaves_a_sketch_coarse(build: Build, tmp_path: Path) -> None:
+    """A quarter of what the kind's own children have, not of the file's width."""
+    messages, arrays = write_messages(tmp_path / "m.tsv", 200), tmp_path / "a.npz"
+    rng = np.random.default_rng(0)
+    labels = np.where(np.arange(60) % 2, "ham", "spam")
+    np.savez(arrays, children=rng.normal(size=(60, 4, 2, 128)).astype(np.float32), labels=labels)
+    alone = build(messages, name="alone.h5", **SMALL)
+    mixed = build(messages, arrays, name="mixed.h5", **{**SMALL, "dim": "auto"})
+    text = mixed.all("modality") == 0
+    assert mixed.report.dim == 128
+    for built, rows, quarter in ((alone, slice(None), 4), (mixed, text, 16)):
+        used = np.abs(built.all("sketches")[rows]).sum((0, 1)) > 0
+        assert used.sum() == quarter
+
+
 def test_several_kinds_become_one_file(build: Build, tmp_path: Path) -> None:
     table = random_table(tmp_path / "t.csv", 40)
     messages = write_messages(tmp_path / "m.tsv", 50)

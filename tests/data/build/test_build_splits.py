@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from trm_core.config.schema import BuildConfig
 from trm_core.data.build.records import silent
 from trm_core.data.build.splits import TEST, TRAIN, VALIDATION, assign_splits, duplicate_groups
+from trm_core.data.build.twins import separate_twins
 from trm_core.errors import DataError
 
 
@@ -83,6 +84,41 @@ def test_a_duplicate_joins_its_earliest_fold() -> None:
         for fold in range(4)
     ]
     assert tests == [[0, 1, 2, 3, 4, 19], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14], [15, 16, 17, 18]]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_folds_of_groups_are_about_as_large(shuffle: bool, labelled: bool) -> None:
+    """Tasks of ARC have two to ten pairs."""
+    groups = np.repeat(np.arange(400), np.random.default_rng(0).integers(2, 11, 400))
+    labels = groups % 3 if labelled else None
+    said: list[str] = []
+    tests = []
+    for fold in range(5):
+        config = BuildConfig(folds=5, fold=fold, validation=0.0, shuffle=shuffle)
+        tests.append(assign_splits(labels, groups, config, said.append) == TEST)
+    assert (np.sum(tests, axis=0) == 1).all()  # every row once
+    for test in tests:
+        assert abs(test.sum() - len(groups) / 5) < len(groups) / 25
+        assert not set(groups[test]) & set(groups[~test])
+    assert said[0].startswith("the folds are of 400 groups: ")
+
+
+def test_too_few_groups_for_the_folds() -> None:
+    with pytest.raises(DataError, match="4 folds of 2 groups of samples"):
+        assign_splits(None, np.arange(10) // 5, BuildConfig(folds=4), silent)
+
+
+def test_a_twin_that_moves_takes_its_group_along() -> None:
+    split = np.asarray([TRAIN, TEST, TEST, VALIDATION, TEST, TRAIN], dtype=np.int8)
+    digests = np.asarray([1, 1, 2, 2, 3, 4], dtype=np.uint64)
+    groups = np.asarray([0, 1, 1, 2, 3, 4])
+    alone = np.zeros(6, dtype=bool)
+    assert separate_twins(split, digests, alone, silent).tolist() == [TRAIN, TRAIN, VALIDATION, VALIDATION, TEST, TRAIN]
+    # Row 1 joins row 0; row 2 is of its group, and row 3 the twin of row 2.
+    said: list[str] = []
+    assert separate_twins(split, digests, alone, said.append, groups).tolist() == [TRAIN] * 4 + [TEST, TRAIN]
+    assert said[0].startswith("3 held-out samples look the same")
 
 
 def test_named_groups_and_duplicates_are_joined_transitively() -> None:

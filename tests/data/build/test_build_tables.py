@@ -11,6 +11,7 @@ import pytest
 from built_file import Build
 from small_sources import random_table, write_table
 
+from trm_core.data.recorded_encoder import RecordedEncoder
 from trm_core.errors import ConfigError, DataError
 
 
@@ -61,6 +62,33 @@ def test_categories_are_one_hot_and_missing_is_flagged(build: Build, tmp_path: P
     assert children[1, 1, 0].tolist() == [0, 1, 0, 0]
     hashed = build(tmp_path / "t.csv", name="hashed.h5", dim=3, validation=0.0, test=0.0).by_id("children")
     assert set(hashed[:, 0, 0].sum(axis=1).tolist()) == {1.0}
+
+
+def test_several_tables_are_examined_as_one(build: Build, tmp_path: Path) -> None:
+    def table(name: str, colours: str, size: str) -> Path:
+        rows: list[list[object]] = [
+            [colours[n % len(colours)], f"{size}{n}" * bool(size), "xy"[n % 2]] for n in range(60)
+        ]
+        return write_table(tmp_path / name, rows, ["colour", "size", "label"])
+
+    few, many, text = table("a.csv", "rg", "1"), table("b.csv", "bcmkyw", ""), table("c.csv", "rg", "s")
+    one, two = (build(*files, name=f"{n}.h5") for n, files in enumerate(((few, many), (many, few))))
+    for built in (one, two):
+        assert built.report.dim == 9  # eight colours, and the flag
+        assert built.manifest["encoder_settings"][0]["numeric"] == ["size"]
+        assert (built.all("children")[:, 0, 0].sum(axis=1) == 1).all()
+        assert len(np.unique(built.all("children")[:, 0, 0], axis=0)) == 8
+    with pytest.raises(DataError, match=r"c.csv: column 'size' holds text here, and holds numbers in .*a.csv"):
+        build(many, few, text, name="x.h5")
+
+
+def test_a_column_of_one_number_is_zero(build: Build, tmp_path: Path) -> None:
+    """std() of equal numbers leaves 1e-17, and another number would be ten thousand of them away."""
+    rows: list[list[object]] = [[0.1, n, "ab"[n % 2]] for n in range(240)]
+    built = build(write_table(tmp_path / "t.csv", rows, ["x", "n", "label"]))
+    assert not built.all("children")[:, 0].any()
+    near = RecordedEncoder.of_file(built.report.path).encode([(0.11, 1)])["children"]
+    assert abs(near[0, 0, 0, 0] - 0.01) < 1e-3
 
 
 def test_names_that_are_not_there(build: Build, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from built_file import Build, Built
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from small_sources import random_table, write_arc, write_messages, write_pictures
+from small_sources import random_table, write_arc, write_messages, write_pictures, write_table
 from test_build_pretrained import minilm  # noqa: F401
 
 from trm_core.config.schema import BuildConfig
@@ -191,6 +191,18 @@ def test_table(build: Build, tmp_path: Path) -> None:
     check(grouped, [{"weight": m["weight"], "colour": m["colour"]} for m in mappings])
 
 
+@pytest.mark.parametrize("dim", [8, 4])
+@pytest.mark.parametrize("spelling", ["True", "TRUE", "true"])
+def test_truth_values_are_those_of_the_table(build: Build, tmp_path: Path, spelling: str, dim: int) -> None:
+    """However they are spelled in it. In a column of many values (dim 4) they are hashed."""
+    words = [spelling, {"True": "False", "TRUE": "FALSE", "true": "false"}[spelling], "maybe", "perhaps"]
+    rows: list[list[object]] = [[words[n % 4], n, "ab"[n % 2]] for n in range(60)]
+    source = write_table(tmp_path / "t.csv", rows, ["on", "n", "label"])
+    built = build(source, dim=dim)
+    meant = {words[0]: True, words[1]: False}
+    check(built, [{"on": meant.get(str(row[0]), row[0]), "n": row[1]} for row in rows])
+
+
 def test_a_number_is_at_most_ten_thousand_spreads_from_the_mean(build: Build, tmp_path: Path) -> None:
     encoder = RecordedEncoder.of_file(build(random_table(tmp_path / "t.csv")).report.path)
     far = encoder.encode([(1e300, "red", 1), (-1e300, "red", 1), (20, "red", 50.0)])["children"][:, 0, 0, 0]
@@ -339,6 +351,8 @@ def test_it_needs_no_torch(build: Build, tmp_path: Path) -> None:
         ("images", np.full((12, 12), np.nan), "sample 2: holds pixels outside 0 to 1$"),
         ("images", np.zeros((12, 12), np.int64), "sample 2: has dtype int64; expected uint8"),
         ("images", [[1]], "sample 2: expected an array of numbers of 12 x 12"),
+        ("digits", [[1, 2], [3]], r"sample 2: expected an array \[8, 8\] of numbers from 0 to 16, got list"),
+        ("digits", [[10**400] * 8] * 8, "sample 2: expected an array"),
         ("arc", [[1]], "sample 2: expected a mapping"),
         ("arc", {"input": [[1], [1, 2]]}, "sample 2: input: is not rectangular"),
         ("arc", {"input": [[1]], "output": [[11]]}, "sample 2: output: holds 11"),
@@ -361,6 +375,8 @@ def test_bad_samples_are_named(build: Build, tmp_path: Path, kind: str, bad: Any
         source, good = write_messages(tmp_path / "m.tsv", 60), "some words"
     elif kind == "images":
         source, good = write_pictures(tmp_path / "p"), np.zeros((12, 12), np.uint8)
+    elif kind == "digits":
+        source, good = Path("digits"), np.zeros((8, 8))
     elif kind == "arc":
         source, good = write_arc(tmp_path / "a"), {"input": [[1]], "output": [[2]]}
     elif kind == "table":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -20,8 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trm_core.data.batch import CapsuleBatch
+from trm_core.data.order import RowOrder
 from trm_core.data.store import CapsuleFile, CapsuleWriter, open_capsules
 from trm_core.data.stream import SampleStream, sequential_batches
+from trm_core.data.windows import Source, WorkerReader
 from trm_core.errors import CheckpointError, DataError, ResourceError
 
 FEW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -201,6 +204,25 @@ def test_worker_reports_an_unreadable_file(tmp_path: Path) -> None:
         fresh.take(1)
     fresh.close()
     source.close()
+
+
+def test_a_window_that_could_not_be_read_is_asked_for_again(tmp_path: Path) -> None:
+    """The caller of a failed reading may try again, and must not wait for an answer that was given."""
+    file = write(tmp_path / "a.h5", 300)
+    away = tmp_path / "away.h5"
+    (tmp_path / "a.h5").rename(away)
+    reader = WorkerReader([Source(file, "train", RowOrder(file.rows["train"], 64, 2, 0, 0), file.fields)], 1)
+    for _ in range(2):
+        with pytest.raises(DataError, match="cannot be opened any more"):
+            reader.get(0, 0)
+    away.rename(tmp_path / "a.h5")
+    windows = []
+    for _ in range(2):  # the window after it had been asked for too
+        with contextlib.suppress(DataError):
+            windows.append(reader.get(0, 0))
+    assert [len(window.rows) for window in windows[-1:]] == [128]
+    reader.close()
+    file.close()
 
 
 ORPHANS = """

@@ -4,7 +4,7 @@ nothing is fitted, and all rows are held out as the split `test`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 
 from trm_core.config.schema import BuildConfig
+from trm_core.data.build.arrays import ArraysEncoder, ArraysReader
 from trm_core.data.build.encode_table import TableEncoder
 from trm_core.data.build.encoders import Layout
 from trm_core.data.build.images import NpzImagesReader
@@ -30,6 +31,7 @@ class Adopted:
     path: Path
     encoder: RecordedEncoder
     classes: Classes
+    label_rank: int
     prices: np.ndarray
 
     @classmethod
@@ -42,7 +44,7 @@ class Adopted:
                     f"{path}: its targets are concepts, which cannot be found in other samples", hint="build it anew"
                 )
             names = file.manifest.get("class_names")
-            return cls(path, encoder, Classes(file.num_classes, names), file.prices)
+            return cls(path, encoder, Classes(file.num_classes, names), file.label_rank, file.prices)
 
     def settings(self, config: BuildConfig) -> BuildConfig:
         """The config that reads sources as those of the other file were read."""
@@ -66,6 +68,8 @@ class Adopted:
                     _require_columns(reader, own.encoder, self.path)
                 if isinstance(reader, NpzImagesReader):
                     _take_scale(reader, own.settings.scale, self.path)
+                if isinstance(reader, ArraysReader) and isinstance(own.encoder, ArraysEncoder):
+                    self._require_arrays(reader, own.encoder.shapes)
             theirs, ours = modality.encoder.spec().get("height"), own.encoder.spec().get("height")
             if theirs != ours or modality.encoder.spec().get("width") != own.encoder.spec().get("width"):
                 raise DataError(
@@ -73,7 +77,25 @@ class Adopted:
                     hint="bring them to that size",
                 )
             modality.encoder = own.encoder
+            if isinstance(own.encoder, ArraysEncoder):  # labels of capsules come with the arrays
+                modality.encoder = ArraysEncoder(own.encoder.shapes, self.label_rank)
         return [own.layout for own in self.encoder.modalities]
+
+    def _require_arrays(self, reader: ArraysReader, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        here, there = (
+            ", ".join(f"{name} {list(sizes[name])}" for name in sorted(sizes)) for sizes in (reader.shapes, shapes)
+        )
+        if here != there:
+            raise DataError(
+                f"{reader.path}: a row of its arrays is {here}; of those of {self.path}: {there}",
+                hint="bring them to that form",
+            )
+        if reader.label_rank != self.label_rank:
+            kinds = ("no labels", "one label for a sample", "a label for each capsule")
+            raise DataError(
+                f"{reader.path}: has {kinds[reader.label_rank]}, {self.path} {kinds[self.label_rank]}",
+                hint="name the labels with data.build.label; samples without any are for trm predict",
+            )
 
 
 def _require_columns(reader: TableReader, encoder: TableEncoder, path: Path) -> None:

@@ -141,6 +141,11 @@ def solutions_path(path: Path) -> Path | None:
     return candidate if candidate.exists() else None
 
 
+def combined_files(folder: Path) -> list[Path]:
+    """The challenges files of a folder; where there are any, its other files belong to them."""
+    return sorted(folder.glob(f"*{CHALLENGES}"))
+
+
 def parse_grid(raw: Any, where: str) -> np.ndarray:
     """A checked int8 grid [h, w]. Raises `DataError` for a grid that is not one."""
     if not isinstance(raw, list) or not raw or not all(isinstance(row, list) and row for row in raw):
@@ -160,7 +165,10 @@ def parse_grid(raw: Any, where: str) -> np.ndarray:
 def raw_tasks(path: Path) -> Iterator[RawTask]:
     """The tasks of a source, in the order of the file or of the file names."""
     if path.is_dir():
-        for file in sorted(path.glob("*.json")):
+        combined = combined_files(path)
+        for file in combined:
+            yield from raw_tasks(file)
+        for file in [] if combined else sorted(path.glob("*.json")):
             yield RawTask(file, file.stem, _task(file, file.stem, load_json(file)), [])
         return
     document = load_json(path)

@@ -5,6 +5,7 @@ Fitted on capsules of the training split. A concept c is stored as label id c + 
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 
 import numpy as np
@@ -26,6 +27,10 @@ class Concepts:
     @property
     def count(self) -> int:
         return len(self.centres)
+
+    def sha256(self) -> str:
+        """Equal for concepts of which each number means the same."""
+        return hashlib.sha256(self.centres.astype("<f4").tobytes()).hexdigest()
 
     def label(self, detail: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         """int64 [n, k]: concept id + 4, or -100 where `mask` is false."""

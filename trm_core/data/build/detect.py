@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from trm_core.config.schema import BuildConfig
-from trm_core.data.build.arc import load_json, looks_like_arc
+from trm_core.data.build.arc import combined_files, load_json, looks_like_arc
 from trm_core.data.build.array_files import open_arrays
 from trm_core.data.build.delimited import is_number, open_delimited
 from trm_core.data.build.images import IMAGE_ARRAYS, IMAGE_SUFFIXES, class_folders
@@ -77,7 +77,9 @@ def _folder(path: Path) -> tuple[str, str]:
         return "images", "a folder of pictures without classes"
     tasks = sorted(path.glob("*.json"))
     if tasks and looks_like_arc(load_json(tasks[0])):
-        return "arc", f"a folder of {len(tasks)} JSON files with ARC tasks"
+        combined = len(combined_files(path))
+        what = f"{combined} combined files of" if combined else f"{len(tasks)} JSON files with"
+        return "arc", f"a folder of {what} ARC tasks"
     raise DataError(f"{path}: holds neither pictures nor ARC tasks", hint="name the file inside it")
 
 

@@ -65,7 +65,8 @@ class TableEncoder:
             if column.numeric:
                 values = np.asarray([float(cell) for cell in cells])
                 self._mean[number] = values.mean() if len(values) else 0.0
-                spread = float(values.std()) if len(values) else 0.0
+                # Of a column of equal values std() gives what rounding leaves.
+                spread = float(values.std()) if len(values) and values.min() < values.max() else 0.0
                 self._spread[number] = spread if spread > 0 else 1.0
             else:
                 self._set_categories(number, sorted(set(cells)))
@@ -123,6 +124,11 @@ class TableEncoder:
             "numeric": [column.name for column in self.columns if column.numeric],
         }
 
+    def truth(self, number: int, value: bool) -> str:
+        """How a column spells a truth value: JSON lines have true, pandas writes True."""
+        text = str(value).lower()
+        return next((category for category in self._ranks[number] if category.lower() == text), text)
+
     def _set_categories(self, number: int, categories: list[str]) -> None:
         """Ranks where each category gets a slot of its own; none means hashing."""
         self._ranks[number] = {c: rank for rank, c in enumerate(categories)} if len(categories) < self.dim else {}
@@ -140,7 +146,9 @@ class TableEncoder:
             elif is_missing(cell):
                 target[row, -1] = 1.0
             elif not self._ranks[number]:
-                target[row, zlib.crc32(cell.encode()) % (self.dim - 1)] = 1.0
+                # Which of its spellings a truth value had is not recorded here.
+                text = cell.lower() if cell.lower() in ("true", "false") else cell
+                target[row, zlib.crc32(text.encode()) % (self.dim - 1)] = 1.0
             elif cell in self._ranks[number]:
                 target[row, self._ranks[number][cell]] = 1.0
 

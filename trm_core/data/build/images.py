@@ -72,7 +72,8 @@ class FolderReader:
 class NpzImagesReader:
     """Arrays [N, H, W] or [N, H, W, C] of pictures and, if there, [N] of labels in one npz file.
 
-    uint8 is divided by 255, anything else by its largest value if that is above 1.
+    uint8 is divided by 255, anything else by its largest value if that is above 1. This is looked for in all rows: the
+    range of the numbers is a matter of their type, as it is whether a table's column holds numbers.
     """
 
     def __init__(self, path: str, label: str | None, log: Log) -> None:

@@ -24,7 +24,7 @@ from trm_core.data.build.extras import PICTURE_ENCODERS, TEXT_ENCODERS, is_pretr
 from trm_core.data.build.images import FolderReader, NpzImagesReader
 from trm_core.data.build.lattice import make_lattice
 from trm_core.data.build.records import Log, Reader
-from trm_core.data.build.tables import TableReader
+from trm_core.data.build.tables import TableReader, united_columns
 from trm_core.data.build.text import ParagraphReader, RowTextReader, labelled_lines
 from trm_core.data.store.encoder_arrays import EncoderRecord
 from trm_core.errors import ConfigError, DataError
@@ -176,12 +176,7 @@ def _table(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
     if config.text is not None:
         raise ConfigError(f"data.build.text={config.text} is for text, not for tables", hint="use --kind text")
     readers = [TableReader(path, config, log) for path in paths]
-    columns = readers[0].columns
-    for reader in readers[1:]:
-        if [column.name for column in reader.columns] != [column.name for column in columns]:
-            raise DataError(f"{reader.path}: its columns are not those of {readers[0].path}", hint="build them apart")
-        if [column.numeric for column in reader.columns] != [column.numeric for column in columns]:
-            raise DataError(f"{reader.path}: a column holds numbers here and text in {readers[0].path}, or the reverse")
+    columns = united_columns(readers)
     groups = make_groups(columns, config, log)
     return readers, table_encoder(columns, groups, config), group_prices(groups, config.prices)
 

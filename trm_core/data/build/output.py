@@ -29,13 +29,16 @@ _APPEND_BYTES = 4 << 20  # rows of a split are gathered to this: an append costs
 
 @dataclass(frozen=True)
 class Target:
-    """The task of the file: how labels are to be read."""
+    """The task of the file: how labels are to be read. `known`: the labels of capsules that a model can learn, where
+    the source has them; others become -100.
+    """
 
     task: str
     num_classes: int
     class_names: list[str] | None
     concepts: int | None
     label_rank: int
+    known: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def write_file(
     log: Log,
 ) -> Written:
     """Write `out` from the chunks, measure the expansion value on the way, and close the file with its manifest."""
-    splits, copies = _final_splits(chunks, work, log)
+    splits, copies = _final_splits(chunks, plan, work, log)
     originals = _counts(splits, [~flags for flags in copies])
     counts = _counts(splits, [np.ones_like(flags) for flags in copies])
     target = _target(chunks, splits, plan, concepts, work)
@@ -86,12 +89,18 @@ def write_file(
         ) as writer,
     ):
         written = dict.fromkeys(counts, 0)
+        unknown: dict[str, list[int]] = {name: [] for name in counts}
 
         def append(name: str, waiting: dict[str, list[dict[str, np.ndarray]]], is_copy: bool) -> None:
             parts, waiting[name] = waiting[name], []
             if not parts:
                 return
             rows = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
+            if target.known is not None:
+                labels = rows["labels"]
+                strange = (labels >= 0) & ~np.isin(labels, target.known)
+                unknown[name] += labels[strange].tolist()
+                rows["labels"] = np.where(strange, IGNORE_LABEL, labels)
             writer.append(name, rows)
             if not is_copy:
                 sample.offer(name, written[name], rows)
@@ -115,6 +124,9 @@ def write_file(
                 progress("write", done, len(chunks) * len(rounds))
             for name in waiting:
                 append(name, waiting, is_copy)
+        for name, lost in unknown.items():
+            if lost:
+                log(f"{len(lost)} {name} capsules have a label that training lacks ({lost[0]}, ...): not scored")
         progress("probe", 0, 1)
         value = measure(sample)
         progress("probe", 1, 1)
@@ -133,13 +145,15 @@ def write_file(
     return Written(counts, value, target)
 
 
-def _final_splits(chunks: list[Chunk], work: WorkDir, log: Log) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _final_splits(
+    chunks: list[Chunk], plan: Plan, work: WorkDir, log: Log
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Split code and "is an augmented copy" of every encoded row, one array of each per chunk."""
-    small = [work.load_chunk(chunk.index, _SMALL) for chunk in chunks]
-    digest, copies, split = (
-        np.concatenate([fields[name] for fields in small]) for name in ("digest", "augmented", "split")
+    small = [work.load_chunk(chunk.index, (*_SMALL, "ids")) for chunk in chunks]
+    digest, copies, split, rows = (
+        np.concatenate([fields[name] for fields in small]) for name in ("digest", "augmented", "split", "ids")
     )
-    result = separate_twins(split, digest, copies, log)
+    result = separate_twins(split, digest, copies, log, None if plan.groups is None else plan.groups[rows])
     ends = np.cumsum([len(fields["split"]) for fields in small])[:-1]
     return np.split(result, ends), np.split(copies, ends)
 
@@ -156,7 +170,7 @@ def _target(chunks: list[Chunk], splits: list[np.ndarray], plan: Plan, concepts:
     if concepts is not None:
         return Target("concepts", concepts + 4, None, concepts, 2)
     if plan.num_classes is not None:
-        return Target("classes", plan.num_classes, None, None, 2)
+        return Target("classes", plan.num_classes, None, None, 2, np.arange(plan.num_classes))
     # The source labels every capsule: ids stay as they are.
     seen: set[int] = set()
     for chunk, split in zip(chunks, splits, strict=True):
@@ -164,4 +178,4 @@ def _target(chunks: list[Chunk], splits: list[np.ndarray], plan: Plan, concepts:
         seen |= set(np.unique(labels[labels != IGNORE_LABEL]).tolist())
     if len(seen) < 2:
         raise DataError("the labels of the training split are all alike: there is nothing to learn")
-    return Target("classes", max(seen) + 1, None, None, 2)
+    return Target("classes", max(seen) + 1, None, None, 2, np.asarray(sorted(seen)))

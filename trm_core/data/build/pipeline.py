@@ -27,6 +27,7 @@ from trm_core.data.build.plan import make_plan
 from trm_core.data.build.records import Log, Progress, silent
 from trm_core.data.build.report import BuildReport
 from trm_core.data.build.work import WorkDir, locked
+from trm_core.data.fields import CONCEPTS_SHA256
 from trm_core.data.store.reader import open_capsules
 from trm_core.data.workers import started_workers
 from trm_core.errors import ConfigError, DataError, UsageError
@@ -128,6 +129,7 @@ def _build(
                 for (number, path), rows in zip(paths, plan.source_rows, strict=True)
             ],
             "checksum_seed": layouts[0].checksum_seed if layouts[0].checksum_dim and layouts[0].num_children else None,
+            CONCEPTS_SHA256: None if concepts is None else concepts.sha256(),
             "modalities": [modality.kind for modality in modalities],
             "input_shape": [modality.encoder.settings() for modality in modalities],
             "duplicates_in_source": plan.duplicates,
@@ -243,7 +245,7 @@ def _layouts(modalities: list[Modality], config: BuildConfig) -> list[Layout]:
             dtype=np.dtype(config.dtype).name,
             with_mask=masked,
             with_parents=any(encoder.parents for encoder in encoders),
-            sketch_dims=max(1, dim // 4) if config.sketch_dims == "auto" else config.sketch_dims,
+            sketch_dims=max(1, encoder.dim // 4) if config.sketch_dims == "auto" else config.sketch_dims,
         )
         for encoder in encoders
     ]

@@ -44,6 +44,7 @@ class Plan:
     starts: list[int]
     source_rows: list[int]
     duplicates: int
+    groups: np.ndarray | None = None  # int64 [rows]: rows of one number share a split; None: duplicates alone do
     num_classes: int | None = None  # where another file says
 
     @property
@@ -63,7 +64,7 @@ def make_plan(
     """
     digests, codes = array("Q"), array("q")
     names: dict[str, int] = {}
-    groups: list[str | None] = []
+    named: list[str | None] = []
     starts, source_rows = [0], []
     for number, modality in enumerate(modalities):
         for reader in modality.readers:
@@ -72,7 +73,7 @@ def make_plan(
                 # Samples of different kinds are never duplicates of each other.
                 digests.append((record.digest + number * _SALT) & _MASK)
                 codes.append(-1 if record.label is None else names.setdefault(record.label, len(names)))
-                groups.append(record.group)
+                named.append(record.group)
                 if len(digests) % 256 == 0:
                     progress("scan", len(digests), 0)
             if len(digests) == before:
@@ -83,8 +84,9 @@ def make_plan(
     labelled = _all_labelled(modalities)
     digest_array = np.frombuffer(digests, dtype=np.uint64)
     raw = np.frombuffer(codes, dtype=np.int64)
+    together = duplicate_groups(digest_array, named)
     if known is None:
-        split = assign_splits(raw if labelled else None, duplicate_groups(digest_array, groups), config, log)
+        split = assign_splits(raw if labelled else None, together, config, log)
     else:
         split = np.full(len(raw), TEST, dtype=np.int8)
     duplicates = len(digest_array) - len(np.unique(digest_array))
@@ -100,7 +102,8 @@ def make_plan(
     given = None if known is None else known.names
     labels, class_names = _class_ids(raw, list(names), split, log, given) if labelled else (None, None)
     count = None if known is None else known.count
-    return Plan(split, labels, class_names, starts, source_rows, duplicates, count)
+    groups = together if any(name is not None for name in named) else None
+    return Plan(split, labels, class_names, starts, source_rows, duplicates, groups, count)
 
 
 def stream(modality: Modality, expected: int) -> Iterator[Record]:

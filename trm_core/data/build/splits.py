@@ -29,18 +29,26 @@ def duplicate_groups(digests: np.ndarray, named: list[str | None] | None = None)
     _, groups = np.unique(digests, return_inverse=True)
     if named is None or all(name is None for name in named):
         return groups.astype(np.int64)
+    numbers: dict[str, int] = {}
+    # A row without a name is alone.
+    own = [
+        len(named) + row if name is None else numbers.setdefault(name, len(numbers)) for row, name in enumerate(named)
+    ]
+    return joined(groups, np.asarray(own))
+
+
+def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Number the sets of rows that hang together: rows with the same number in one of two numberings, closed
+    transitively. int64 [N] each, and what is returned.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    numbers: dict[str, int] = {}
-    rows = [row for row, name in enumerate(named) if name is not None]
-    own = [numbers.setdefault(name, len(numbers)) for name in named if name is not None]
-    first_name = int(groups.max(initial=-1)) + 1
-    size = first_name + len(numbers)
-    edges = coo_matrix((np.ones(len(rows)), (groups[rows], first_name + np.asarray(own, dtype=np.int64))), (size, size))
+    (ones, first), (others, second) = (np.unique(each, return_inverse=True) for each in (first, second))
+    size = len(ones) + len(others)
+    edges = coo_matrix((np.ones(len(first)), (first, len(ones) + second)), (size, size))
     _, component = connected_components(edges, directed=False)
-    _, joined = np.unique(component[groups], return_inverse=True)
-    return joined.astype(np.int64)
+    return np.unique(component[first], return_inverse=True)[1].astype(np.int64)
 
 
 def assign_splits(labels: np.ndarray | None, groups: np.ndarray, config: BuildConfig, log: Log) -> np.ndarray:
@@ -71,30 +79,31 @@ def assign_splits(labels: np.ndarray | None, groups: np.ndarray, config: BuildCo
 
 
 def _fold_numbers(labels: np.ndarray | None, groups: np.ndarray, config: BuildConfig, log: Log) -> np.ndarray:
-    """Fold of every row: scikit-learn's own folds, then each duplicate joins its earliest twin."""
+    """Fold of every row: scikit-learn's own folds of whole groups, each with the label of its first row."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     assert config.folds is not None
-    count, folds = len(groups), config.folds
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    firsts = np.sort(first)  # in the order of the source, as rows are that no other belongs to
     kind = KFold if labels is None else StratifiedKFold
-    maker = kind(n_splits=folds, shuffle=config.shuffle, random_state=config.seed if config.shuffle else None)
-    numbers = np.zeros(count, dtype=np.int64)
+    maker = kind(n_splits=config.folds, shuffle=config.shuffle, random_state=config.seed if config.shuffle else None)
+    numbers = np.zeros(len(groups), dtype=np.int64)
     try:
         with warnings.catch_warnings():
             # A class rarer than the number of folds is legitimate here; it is simply missing from some folds.
             warnings.simplefilter("ignore", UserWarning)
-            for number, (_, held_out) in enumerate(maker.split(np.zeros(count), labels)):
-                numbers[held_out] = number
+            for number, (_, held_out) in enumerate(
+                maker.split(np.zeros(len(firsts)), None if labels is None else labels[firsts])
+            ):
+                numbers[firsts[held_out]] = number
     except ValueError as error:
+        what = "samples" if len(firsts) == len(groups) else "groups of samples"
         raise DataError(
-            f"cannot make {folds} folds of {count} samples: {error}", hint="lower data.build.folds"
+            f"cannot make {config.folds} folds of {len(firsts)} {what}: {error}", hint="lower data.build.folds"
         ) from None
-    earliest = np.full(int(groups.max()) + 1, folds, dtype=np.int64)
-    np.minimum.at(earliest, groups, numbers)
-    joined = earliest[groups]
-    if moved := int((joined != numbers).sum()):
-        log(f"{moved} duplicate samples were moved to the fold of their first twin")
-    return joined
+    if len(firsts) < len(groups):
+        log(f"the folds are of {len(firsts)} groups: repeated samples, and pairs of one task, stay together")
+    return np.asarray(numbers[first[group]])
 
 
 def _take(

@@ -7,7 +7,7 @@ statistics); means, spreads and categories are fitted on the training split by `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class TableReader:
         self._indices = [index for index in range(len(names)) if index != self._label]
         if not self._indices:
             raise DataError(f"{path}: has no columns besides the label")
-        self.columns = self._examine()
+        self.columns, self.categories = self._examine()
 
     def records(self, *, digests: bool) -> Iterator[Record]:
         for _, values in self._table.rows():
@@ -57,9 +57,10 @@ class TableReader:
                 label = ""
             yield Record(cells, digest_bytes(*(cell.encode() for cell in cells)) if digests else 0, label or None)
 
-    def _examine(self) -> list[Column]:
-        numeric = [True] * len(self._indices)
+    def _examine(self) -> tuple[list[Column], list[set[str]]]:
+        """The columns, and up to 256 different values of those that do not hold numbers."""
         seen: list[set[str]] = [set() for _ in self._indices]
+        numeric = [True] * len(self._indices)
         filled = [False] * len(self._indices)
         for line, values in self._table.rows():
             for position, index in enumerate(self._indices):
@@ -75,10 +76,35 @@ class TableReader:
                         raise DataError(f"{self.path}:{line}: column {self._table.columns[index]!r} holds infinity")
                 if len(seen[position]) < _MAX_COUNTED:
                     seen[position].add(cell)
-        return [
+        columns = [
             Column(self._table.columns[index], numeric[p] and filled[p], 0 if numeric[p] else len(seen[p]))
             for p, index in enumerate(self._indices)
         ]
+        return columns, [set() if column.numeric else values for column, values in zip(columns, seen, strict=True)]
+
+
+def united_columns(readers: Sequence[TableReader]) -> list[Column]:
+    """The columns of several tables as those of one. Raises `DataError` where they are not the same."""
+    first = readers[0]
+    for reader in readers[1:]:
+        if [column.name for column in reader.columns] != [column.name for column in first.columns]:
+            raise DataError(f"{reader.path}: its columns are not those of {first.path}", hint="build them apart")
+    return [_united(readers, place) for place in range(len(first.columns))]
+
+
+def _united(readers: Sequence[TableReader], place: int) -> Column:
+    # A table with no value in this column says nothing of its type.
+    filled = [r for r in readers if r.columns[place].numeric or r.categories[place]] or readers[:1]
+    column = filled[0].columns[place]
+    for reader in filled[1:]:
+        if reader.columns[place].numeric != column.numeric:
+            what = ["holds numbers" if one.columns[place].numeric else "holds text" for one in (reader, filled[0])]
+            raise DataError(
+                f"{reader.path}: column {column.name!r} {what[0]} here, and {what[1]} in {filled[0].path}",
+                hint="bring both to one type, or build them apart",
+            )
+    distinct = len(set().union(*(reader.categories[place] for reader in filled)))
+    return Column(column.name, column.numeric, 0 if column.numeric else min(distinct, _MAX_COUNTED))
 
 
 def is_missing(cell: str) -> bool:

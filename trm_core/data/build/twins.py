@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from trm_core.data.build.records import Log, digest_bytes
-from trm_core.data.build.splits import TRAIN
+from trm_core.data.build.splits import TRAIN, joined
 from trm_core.data.fields import SPLITS
 
 DROPPED = -1
@@ -25,8 +25,11 @@ def row_digests(fields: Mapping[str, np.ndarray]) -> np.ndarray:
     )
 
 
-def separate_twins(split: np.ndarray, digests: np.ndarray, augmented: np.ndarray, log: Log) -> np.ndarray:
-    """Split codes with no twin across splits: augmented copies of held-out ones go, held-out twins join the earliest.
+def separate_twins(
+    split: np.ndarray, digests: np.ndarray, augmented: np.ndarray, log: Log, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """Split codes with no twin across splits: augmented copies of held-out ones go, held-out twins join the earliest,
+    with all of their group if there are `groups`.
 
     All arrays [rows]; returns a copy of `split`, with DROPPED for rows that must not be written.
     """
@@ -35,16 +38,18 @@ def separate_twins(split: np.ndarray, digests: np.ndarray, augmented: np.ndarray
     clash = augmented & np.isin(digests, held_out)
     result[clash] = DROPPED
     if clash.any():
-        log(f"{int(clash.sum())} copies of training pictures equal a held-out sample and were left out")
+        log(f"{int(clash.sum())} copies of training samples equal a held-out sample and were left out")
     kept = np.flatnonzero(~clash)
-    _, group = np.unique(digests[kept], return_inverse=True)
-    earliest = np.full(int(group.max()) + 1, len(SPLITS), dtype=np.int8)
-    np.minimum.at(earliest, group, split[kept])
-    joined = earliest[group]
-    moved = joined != split[kept]
-    result[kept] = joined
+    _, together = np.unique(digests[kept], return_inverse=True)
+    if groups is not None:
+        together = joined(together, groups[kept])
+    earliest = np.full(int(together.max()) + 1, len(SPLITS), dtype=np.int8)
+    np.minimum.at(earliest, together, split[kept])
+    moved_to = earliest[together]
+    moved = moved_to != split[kept]
+    result[kept] = moved_to
     if moved.any():
-        log(
-            f"{int(moved.sum())} held-out samples look the same as one of an earlier split once encoded and moved there"
-        )
+        told = "look the same as one of an earlier split once encoded"
+        told += " and moved there" if groups is None else ", or belong to one that does, and moved there"
+        log(f"{int(moved.sum())} held-out samples {told}")
     return result

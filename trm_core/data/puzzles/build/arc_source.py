@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trm_core.data.build.arc import CHALLENGES, SOLUTIONS, GridPair, RawTask, raw_tasks, unsigned
+from trm_core.data.build.arc import CHALLENGES, SOLUTIONS, GridPair, RawTask, combined_files, raw_tasks, unsigned
 from trm_core.data.puzzles.arc_copies import SEPARATOR
 from trm_core.data.puzzles.layout import BLANK
 from trm_core.errors import ConfigError, DataError
@@ -75,7 +75,7 @@ def _subsets(source: Path) -> Iterator[tuple[str, Path]]:
     if not source.is_dir():
         yield _subset_of_file(source), source
         return
-    combined = sorted(source.glob(f"*{CHALLENGES}"))
+    combined = combined_files(source)
     if combined:
         yield from ((_subset_of_file(path), path) for path in combined)
     elif any(source.glob("*.json")):
