@@ -138,6 +138,9 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
         run_dir.write_json(path / run_dir.DATASET, prepared.describe_data())
         record_start(path, prepared.device, config.training.seed, [*prepared.notes, *trainer.notes])
     hooks.log(f"run directory: {path}")
+    if trained_as.training.init_from is not None:
+        for note in trainer.notes:
+            hooks.log(note)
     return Run(path, prepared, trainer, stop, hooks, place)
 
 

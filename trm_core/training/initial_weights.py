@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from trm_core.data.puzzles.identifiers import unknown_puzzles
+from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.errors import CheckpointError
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.checkpoint import load_model, one_value_each
@@ -18,22 +21,29 @@ PUZZLES = "embedding.puzzles.weights"
 _MAY_LACK = ("q_head.value_net.", "q_head.continue_net.", "mtp.", "memory.", "concepts.", "cmi_head.", "opening_worth.")
 
 
-def load_initial(model: TinyRecursiveModel, path: Path) -> list[str]:
+def load_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[PuzzleData] = ()) -> list[str]:
     """Put the weights of a run, or of a checkpoint file of the public TRM or HRM code, into the model; what there is to
-    say of it. Puzzle embeddings of another number of puzzles begin at the mean of those that there are, as in the
-    public code. Raises CheckpointError where the weights are another network's.
+    say of it. puzzles: folders to train on; embeddings of other puzzles, or of another number of them, begin at the
+    mean of those that there are, as in the public code where the number differs. Raises CheckpointError where the
+    weights are another network's.
     """
     public = path.is_file()
+    recorded = None
     if public:
         weights, source = read_public(path), str(path)
     else:
         folder, _ = find_checkpoint(path, "latest")
-        weights, source = load_model(folder)[1], str(folder)
+        _, weights, state = load_model(folder)
+        data, source = state.get("data"), str(folder)
+        recorded = data.get("identifiers") if isinstance(data, dict) else None
     own, notes = model.state_dict(), [f"weights from {source}"]
-    if PUZZLES in own and PUZZLES in weights and len(own[PUZZLES]) != len(weights[PUZZLES]):
-        notes.append(
-            f"{len(own[PUZZLES])} puzzle embeddings begin at the mean of the {len(weights[PUZZLES])} in {source}"
-        )
+    if PUZZLES in own and PUZZLES in weights:
+        count = len(weights[PUZZLES])
+        others = len(own[PUZZLES]) != count or any(unknown_puzzles(some, count, recorded) for some in puzzles)
+    else:
+        others = False
+    if others:
+        notes.append(f"{len(own[PUZZLES])} puzzle embeddings begin at the mean of the {count} in {source}")
         weights[PUZZLES] = weights[PUZZLES].mean(0, keepdim=True).expand(len(own[PUZZLES]), -1)
     # TRM keeps the second row of its Q-head though nothing teaches it.
     dropped = [name for name in weights if name not in own and public and name.startswith("q_head.continue_net.")]

@@ -9,6 +9,7 @@ import torch
 from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
 from trm_core.data.dataset import Dataset, batches_of, open_stream
+from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.distributed.collectives import rank, world_size
 from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.learner import TargetNetwork
@@ -37,7 +38,10 @@ def build(
     stream = open_stream(files, "train", seed=training.seed, num_workers=config.data.num_workers)
     model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
     fit_input_scale(model, files, training.seed)
-    notes = [] if training.init_from is None else load_initial(model, Path(training.init_from))
+    notes = []
+    if training.init_from is not None:
+        puzzles = [file for file, _ in files if isinstance(file, PuzzleData)]
+        notes = load_initial(model, Path(training.init_from), puzzles)
     model = model.to(device)
     frozen = freeze(model, training.freeze)
     if training.compile:

@@ -93,3 +93,19 @@ def test_a_second_folder_by_every_way_in(tmp_path: Path) -> None:
         "train", *tiny.as_overrides(data={"path": ours, "eval_path": other}, arch=free, training=training)
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_embeddings_of_other_puzzles_begin_at_the_mean(tmp_path: Path) -> None:
+    """As many of them, so only the names can tell."""
+    ours, other = named(tmp_path / "ours", NAMES), named(tmp_path / "other", ["<blank>", "x", "y", "z"], seed=1)
+
+    def train(name: str, **settings: object) -> str:
+        training = {"run_dir": tmp_path / name, "total_steps": 2, "lr_warmup_steps": 1}
+        data = {"path": settings.pop("path")}
+        done = tiny.invoke("train", *tiny.as_overrides(data=data, arch=ARCH, training={**training, **settings}))
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    train("first", path=ours)
+    assert "begin at the mean" not in train("again", path=ours, init_from=tmp_path / "first")
+    assert "4 puzzle embeddings begin at the mean of the 4" in train("else", path=other, init_from=tmp_path / "first")
