@@ -7,7 +7,7 @@ evaluate, and rank 0 alone writes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from trm_core.diagnose.watch import Watch
 from trm_core.distributed.collectives import from_first_rank, of_first_rank
 from trm_core.distributed.place import Place, find_place
 from trm_core.distributed.processes import joined, peers_watched
-from trm_core.errors import ExitCode, Interrupted, StoppedEarly, TrmError
+from trm_core.errors import ExitCode, Interrupted, ResourceError, StoppedEarly, TrmError
 from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
 from trm_core.evaluation.report import EvaluationData, Evaluator
 from trm_core.model.trm import TinyRecursiveModel
@@ -231,17 +231,21 @@ def reported(run: Run) -> Iterator[None]:
         elif state == "failed":
             run_dir.log_into(run.path, lambda message: None)(f"rank {run.place.rank}: {more['error']}")
 
+    def write_end(state: str, code: int, error: str) -> None:
+        with suppress(ResourceError):  # a disk that does not take it is not what ended the run
+            write(state, code, error=error)
+
     write("running", None)
     try:
         yield
     except TrmError as error:
         state = {ExitCode.STOPPED_EARLY: "stopped", ExitCode.INTERRUPTED: "interrupted"}.get(error.exit_code, "failed")
-        write(state, int(error.exit_code), error=error.message)
+        write_end(state, int(error.exit_code), error.message)
         if state != "failed":
             # All stop together, and leave together: srun may kill the others when the first has left with a code.
             of_first_rank(None)
         raise
     except BaseException as error:
-        write("failed", int(ExitCode.INTERNAL), error=repr(error))
+        write_end("failed", int(ExitCode.INTERNAL), repr(error))
         raise
     write("done", int(ExitCode.OK))
