@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -19,10 +20,12 @@ import tiny
 
 from trm_core.config import load_config
 from trm_core.dqn.replay import ReplayBuffer
-from trm_core.errors import StoppedEarly
+from trm_core.errors import CheckpointError, StoppedEarly
 from trm_core.prepare import RunHooks
 from trm_core.runs import train_run
+from trm_core.training import checkpoint_folders
 from trm_core.training.run_dir import locked
+from trm_core.training.state import TrainingState
 
 FILES = {
     "config.yaml",
@@ -268,6 +271,39 @@ def test_resume_goes_back_past_a_damaged_checkpoint(tmp_path: Path, trained_run:
     assert "resuming from step_00000050" in done.stderr
     assert hashes(run) == hashes(trained_run)
     assert tiny.metrics_without_clock(run) == tiny.metrics_without_clock(trained_run)
+
+
+def test_resume_deletes_nothing_that_may_be_whole(
+    tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what the disk did not give this time, nor anything before the older one is known to be of use."""
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    before = sorted((run / "checkpoints").iterdir())
+    newest = max((run / "checkpoints").glob("step_*"))
+    real = checkpoint_folders.describe
+
+    def stale(path: Path, sync: bool = False) -> dict[str, Any]:
+        if path.parent == newest:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return real(path, sync)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint_folders, "describe", stale)
+        done = tiny.invoke("train", "--resume", run, "training.total_steps=62")
+    assert done.returncode == 4
+    assert f"{newest} cannot be read: Stale file handle" in done.stderr
+    assert sorted((run / "checkpoints").iterdir()) == before
+    (newest / "model.safetensors").write_bytes(b"")
+
+    def refuse(*arguments: object) -> None:
+        raise CheckpointError("does not fit")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingState, "restore", refuse)
+        done = tiny.invoke("train", "--resume", run, "training.total_steps=62")
+    assert done.returncode == 4
+    assert sorted((run / "checkpoints").iterdir()) == before
 
 
 def test_a_drifted_config_is_refused_and_rates_are_not(tmp_path: Path, trained_run: Path) -> None:
