@@ -32,6 +32,7 @@ from trm_core.training.run_path import choose_run_path
 from trm_core.training.stopping import StopFlag, stop_on_signals
 from trm_core.training.trainer import Hooks, Trainer
 
+_NOT_MET = "stopped while waiting for the other processes"
 _PERIODIC_ROWS = 1000  # rows of the evaluations during training; the final one takes all
 
 
@@ -70,7 +71,7 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunR
     place = find_place()
     with ExitStack() as cleanup:
         stop = cleanup.enter_context(stop_on_signals())
-        cleanup.enter_context(joined(place))
+        cleanup.enter_context(joined(place, lambda: stop.check(_NOT_MET, hint="run the same command again")))
         if place.rank:
             hooks = RunHooks()
         path, going_on = agree_on_path(loaded, resume)

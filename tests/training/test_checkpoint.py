@@ -162,8 +162,9 @@ def test_an_intact_checkpoint_stays_and_a_damaged_one_is_replaced(run: Path) -> 
 def test_an_intact_checkpoint_that_training_went_back_to_is_replaced(run: Path) -> None:
     """What that has cost would be forgotten otherwise; which one is the best is not."""
     saver = Saver(run, 100)
-    saver.start(make(3), best=True)
-    saver.conclude()
+    for step in (2, 3):
+        saver.start(make(step), best=True)
+        saver.conclude()
     changed = make(3)
     changed.state["faults"] = {"in_a_row": 0, "rollbacks": 1}
     folder = save_checkpoint(run, changed)
@@ -171,7 +172,12 @@ def test_an_intact_checkpoint_that_training_went_back_to_is_replaced(run: Path) 
     checkpoints.verify(folder)
     save_checkpoint(run, make(4))
     assert checkpoints.best(run) == folder
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best", "step_00000003", "step_00000004"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {
+        "best",
+        "step_00000002",
+        "step_00000003",
+        "step_00000004",
+    }
 
 
 def test_pruning_spares_what_a_rollback_would_take(run: Path) -> None:
