@@ -32,11 +32,9 @@ pytestmark = pytest.mark.skipif(
 # Two processes that handle no signal yet.
 LAUNCHER = """
 import sys
-from trm_core.training import launch
+from trm_core.training.launch import launch
 
-with launch.signals_to_workers():
-    print("up", flush=True)
-    code, message = launch.launch(2, "sleeper", [])
+code, message = launch(2, "sleeper", [])
 print(message)
 sys.exit(code)
 """
@@ -57,14 +55,14 @@ def test_a_process_that_starts_after_the_signal_gets_it(monkeypatch: pytest.Monk
 def test_processes_that_die_of_the_signal_have_stopped_as_asked(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    (tmp_path / "sleeper.py").write_text("import time; time.sleep(60)")
+    (tmp_path / "sleeper.py").write_text("import time; print('up', flush=True); time.sleep(60)")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
     command = [sys.executable, "-c", LAUNCHER]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=tmp_path) as launcher:
         assert launcher.stdout is not None
         try:
-            assert launcher.stdout.readline() == "up\n"
+            assert [launcher.stdout.readline() for _ in range(2)] == ["up\n"] * 2
             launcher.send_signal(number)
             out, err = launcher.communicate(timeout=60)
         finally:
