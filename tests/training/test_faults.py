@@ -243,6 +243,14 @@ def test_a_fault_that_stays_is_given_up_with_what_was_tried(capsule_file: Path, 
     assert trainer.state.faults.rollbacks == rollbacks
 
 
+def test_every_rate_is_named_that_has_to_be_lower(capsule_file: Path) -> None:
+    for optimizer, named in (("adamatan2", False), ("muon", True)):
+        training = make_trainer(capsule_file, optimizer=optimizer, base_lr=0.1, muon_lr=0.4).config.training
+        hint = str(Faults(rate=0.5).diverged(7, "the loss is not finite", training, "so").hint)
+        assert "training.base_lr=0.025" in hint
+        assert ("training.muon_lr=0.1" in hint) == named
+
+
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(capsule_file: Path, tmp_path: Path) -> None:
     trainer = make_trainer(capsule_file, tmp_path)
     plant(trainer, lambda call: call >= 2)

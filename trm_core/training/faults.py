@@ -64,9 +64,12 @@ class Faults:
     def diverged(self, step: int, what: str, training: TrainingConfig, why_not: str) -> DivergedError:
         """The error to give up with. `why_not`: why there is no further rollback."""
         lower = self.rate / 2
+        rates = f"training.base_lr={training.base_lr * lower:g}"
+        if training.optimizer == "muon":
+            rates += f" and training.muon_lr={training.muon_lr * lower:g}"
         return DivergedError(
             f"step {step}: {what}; {self.in_a_row} steps in a row were not finite, {self.rollbacks} rollbacks did not "
             f"help, and {why_not}",
-            hint=f"lower the rate: training.base_lr={training.base_lr * lower:g}, or training.grad_clip_norm="
+            hint=f"lower the rate: {rates}, or training.grad_clip_norm="
             f"{training.grad_clip_norm / 2:g}; trm inspect-dataset looks for faults in the data",
         )
