@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trm_core.config import LoadedConfig, dump_config, load_config
+from trm_core.config import LoadedConfig, dump_config
 from trm_core.diagnose.watch import Watch
 from trm_core.distributed.collectives import from_first_rank, of_first_rank
 from trm_core.distributed.place import Place, find_place
@@ -21,10 +21,9 @@ from trm_core.errors import ExitCode, Interrupted, ResourceError, StoppedEarly, 
 from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
 from trm_core.evaluation.report import EvaluationData, Evaluator
 from trm_core.model.trm import TinyRecursiveModel
-from trm_core.prepare import Prepared, RunHooks, prepare
+from trm_core.prepare import Prepared, RunHooks, changes_on_resume, prepare
 from trm_core.training import run_dir
 from trm_core.training.deadline import deadline
-from trm_core.training.drift import refuse_drift
 from trm_core.training.environment import record_start
 from trm_core.training.loggers import AllLoggers, open_loggers, truncate_after
 from trm_core.training.out_of_memory import memory_explained
@@ -117,9 +116,8 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
     """The trainer at its first step, and the run directory with what describes the run."""
     config = prepared.config
     if going_on:
-        changes = refuse_drift(load_config(path / run_dir.CONFIG).config, config, path)
-        for change in changes:
-            hooks.log(f"changed on resume: {change}")
+        for change in changes_on_resume(path, config):
+            hooks.log(change)
     about = {
         "shape": asdict(prepared.features.shape),
         "cmi": prepared.features.cmi,

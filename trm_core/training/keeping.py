@@ -105,5 +105,17 @@ class Keeper:
             raise CheckpointError(f"{folder}: its best accuracy is {best!r:.60}", hint="delete the folder")
         self.state.restore(saved)
         self.drop_newer(folder)
+        notes.append(f"resuming from {folder.name} (step {saved.step})")
+        now = _evaluated(self.about)
+        if best is not None and _evaluated(saved.state) != now:
+            notes.append(f"evaluated on {now} from here on: the best accuracy so far, {best:.4f}, is of other rows")
+            best = None
         self.best = best
-        return [*notes, f"resuming from {folder.name} (step {saved.step})", *inexact]
+        return [*notes, *inexact]
+
+
+def _evaluated(about: dict[str, Any]) -> str | None:
+    """What the accuracies of a run are of."""
+    data = about.get("data")
+    found = data.get("eval") if isinstance(data, dict) else None
+    return f"{found.get('path')} ({found.get('split')})" if isinstance(found, dict) else None
