@@ -8,6 +8,7 @@ is imported when something is printed on a terminal.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import json
 import math
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -129,8 +132,13 @@ def format_value(value: object) -> str:
 def _say(line: str, style: str | None) -> None:
     if is_terminal(sys.stderr):
         stderr_console().print(line, style=style, markup=False, emoji=False, soft_wrap=True)
-    else:
+        return
+    try:
         print(line, file=sys.stderr, flush=True)
+    except OSError as failure:
+        # The log of a batch job may lie on the disk that is full: no line of it is worth the work.
+        if failure.errno not in OUT_OF_SPACE:
+            raise
 
 
 def _is_number(text: str) -> bool:

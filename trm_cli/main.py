@@ -6,7 +6,6 @@ at once. Each offers `command(...)` with typer annotations; `guarded` adds `--de
 
 from __future__ import annotations
 
-import errno
 import functools
 import inspect
 import os
@@ -34,7 +33,7 @@ from trm_cli import (
 )
 from trm_cli import eval as evaluate
 from trm_cli.commands import Built, group_of
-from trm_cli.console import close_stdout, error
+from trm_cli.console import OUT_OF_SPACE, close_stdout, error
 from trm_cli.processes import this_process
 from trm_cli.version import print_version
 from trm_core.errors import (
@@ -48,7 +47,6 @@ from trm_core.errors import (
 )
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 # What befalls all processes of a run alike, and is said by the first.
 BEFALLS_ALL = {ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED, ExitCode.CONFIG, ExitCode.USAGE}
 

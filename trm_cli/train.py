@@ -59,7 +59,7 @@ def command(
         from trm_core.prepare import RunHooks
         from trm_core.prepare import dry_run as run_dry
 
-        show_dry_run(run_dry(loaded, RunHooks(log=log)), json)
+        show_dry_run(run_dry(loaded, RunHooks(log=log), nproc or 1, resume), json)
         return
     if nproc is not None:
         start_processes(nproc, loaded, resume)

@@ -16,8 +16,9 @@ def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
     if asked != "auto":
         try:
             device = torch.device(asked)
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
+            # Sums of metrics and prices are kept in double precision, which Apple's mps has not.
+            torch.zeros(1, device=device, dtype=torch.float64)
+        except (RuntimeError, AssertionError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(
                 f"device '{asked}' cannot be used: {reason}", hint="training.device=auto or cpu"

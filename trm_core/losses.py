@@ -9,6 +9,7 @@ Nothing is divided by the batch size again. Definitions: docs/decision-process.m
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -147,7 +148,7 @@ def continue_losses(model: TinyRecursiveModel, carry: Carry, output: StepOutput)
 
     The next step is computed without gradient; this step's continue logit learns it.
     """
-    with torch.no_grad():
+    with torch.no_grad(), nullcontext() if model.memory is None else model.memory.uncounted():
         steps = carry.steps + 1
         following = model(output.z_H, output.z_L, carry.capsules, steps, carry.price, output.q_memory)
         assert following.continue_logit is not None

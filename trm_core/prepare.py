@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from trm_core.config import LoadedConfig
+from trm_core.config import LoadedConfig, load_config
 from trm_core.config.schema import Config, WeightedPath
 from trm_core.data.dataset import Dataset, open_dataset, rows_per_epoch
 from trm_core.data.encoding import Encoding
@@ -27,8 +28,11 @@ from trm_core.errors import ConfigError
 from trm_core.evaluation.report import EvaluationData, pick_split
 from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
+from trm_core.training.drift import refuse_drift
 from trm_core.training.estimate import MemoryEstimate, estimate_memory
 from trm_core.training.features import Features, resolve_features, resolved
+from trm_core.training.run_dir import CONFIG
+from trm_core.training.run_path import choose_run_path
 
 
 @dataclass(frozen=True)
@@ -168,9 +172,18 @@ def require_same_task(train: Dataset, other: Dataset) -> None:
         raise ConfigError(f"{other.path} does not fit {train.path}: {found.why}", hint=found.hint)
 
 
-def dry_run(loaded: LoadedConfig, hooks: RunHooks) -> DryRun:
-    """Everything up to the first step, without writing a run directory."""
-    prepared = prepare(loaded.config, hooks)
+def changes_on_resume(run: Path, config: Config) -> list[str]:
+    """What to say of a config with which `run` goes on. Raises ConfigError for one with which it cannot."""
+    return [f"changed on resume: {text}" for text in refuse_drift(load_config(run / CONFIG).config, config, run)]
+
+
+def dry_run(loaded: LoadedConfig, hooks: RunHooks, processes: int = 1, resume: str | None = None) -> DryRun:
+    """Everything up to the first step, without writing a run directory. Refuses what training would refuse."""
+    prepared = prepare(loaded.config, hooks, Place(world_size=processes))
+    if resume is not None:
+        run, going_on = choose_run_path(loaded.config, resume)
+        for change in changes_on_resume(run, prepared.config) if going_on else ():
+            hooks.log(change)
     config, shape = prepared.config, prepared.features.shape
     with shapes_only():
         model = TinyRecursiveModel(config, shape, with_cmi=prepared.features.cmi)

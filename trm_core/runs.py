@@ -7,24 +7,23 @@ evaluate, and rank 0 alone writes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trm_core.config import LoadedConfig, dump_config, load_config
+from trm_core.config import LoadedConfig, dump_config
 from trm_core.diagnose.watch import Watch
 from trm_core.distributed.collectives import from_first_rank, of_first_rank
 from trm_core.distributed.place import Place, find_place
 from trm_core.distributed.processes import joined, peers_watched
-from trm_core.errors import ExitCode, Interrupted, StoppedEarly, TrmError
+from trm_core.errors import ExitCode, Interrupted, ResourceError, StoppedEarly, TrmError
 from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
 from trm_core.evaluation.report import EvaluationData, Evaluator
 from trm_core.model.trm import TinyRecursiveModel
-from trm_core.prepare import Prepared, RunHooks, prepare
+from trm_core.prepare import Prepared, RunHooks, changes_on_resume, prepare
 from trm_core.training import run_dir
 from trm_core.training.deadline import deadline
-from trm_core.training.drift import refuse_drift
 from trm_core.training.environment import record_start
 from trm_core.training.loggers import AllLoggers, open_loggers, truncate_after
 from trm_core.training.out_of_memory import memory_explained
@@ -32,6 +31,7 @@ from trm_core.training.run_path import choose_run_path
 from trm_core.training.stopping import StopFlag, stop_on_signals
 from trm_core.training.trainer import Hooks, Trainer
 
+_NOT_MET = "stopped while waiting for the other processes"
 _PERIODIC_ROWS = 1000  # rows of the evaluations during training; the final one takes all
 
 
@@ -70,7 +70,7 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunR
     place = find_place()
     with ExitStack() as cleanup:
         stop = cleanup.enter_context(stop_on_signals())
-        cleanup.enter_context(joined(place))
+        cleanup.enter_context(joined(place, lambda: stop.check(_NOT_MET, hint="run the same command again")))
         if place.rank:
             hooks = RunHooks()
         path, going_on = agree_on_path(loaded, resume)
@@ -116,9 +116,8 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
     """The trainer at its first step, and the run directory with what describes the run."""
     config = prepared.config
     if going_on:
-        changes = refuse_drift(load_config(path / run_dir.CONFIG).config, config, path)
-        for change in changes:
-            hooks.log(f"changed on resume: {change}")
+        for change in changes_on_resume(path, config):
+            hooks.log(change)
     about = {
         "shape": asdict(prepared.features.shape),
         "cmi": prepared.features.cmi,
@@ -234,17 +233,21 @@ def reported(run: Run) -> Iterator[None]:
         elif state == "failed":
             run_dir.log_into(run.path, lambda message: None)(f"rank {run.place.rank}: {more['error']}")
 
+    def write_end(state: str, code: int, error: str) -> None:
+        with suppress(ResourceError):  # a disk that does not take it is not what ended the run
+            write(state, code, error=error)
+
     write("running", None)
     try:
         yield
     except TrmError as error:
         state = {ExitCode.STOPPED_EARLY: "stopped", ExitCode.INTERRUPTED: "interrupted"}.get(error.exit_code, "failed")
-        write(state, int(error.exit_code), error=error.message)
+        write_end(state, int(error.exit_code), error.message)
         if state != "failed":
             # All stop together, and leave together: srun may kill the others when the first has left with a code.
             of_first_rank(None)
         raise
     except BaseException as error:
-        write("failed", int(ExitCode.INTERNAL), error=repr(error))
+        write_end("failed", int(ExitCode.INTERNAL), repr(error))
         raise
     write("done", int(ExitCode.OK))

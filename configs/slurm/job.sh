@@ -11,6 +11,8 @@ train() {
     # The processes save when the job is signalled; this script has to live on to say how it went.
     trap : TERM USR1 USR2
     export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+    # srun has not taken this from the job since SLURM 22.05: without it each task has one core.
+    export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS
     local before recorded
     before=$(cat "$run/status.json" 2>/dev/null)
     srun --kill-on-bad-exit=1 trm train --config "$config" "training.run_dir=$run" --resume auto "$@"
@@ -22,6 +24,9 @@ train() {
         if [[ $recorded =~ ^[1-9][0-9]*$ ]]; then
             code=$recorded
         fi
+    elif [[ $code =~ ^(138|140|143)$ ]]; then
+        # USR1, USR2 or TERM came before a task could handle it: stopped with nothing to save yet.
+        code=75
     fi
     # Killed before it could say anything: as trm does where one of its processes is.
     if ((code > 130)); then

@@ -39,6 +39,8 @@ def forward(number, frame):
 
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(number, forward)
+with open("cpus", "w") as file:
+    file.write(os.environ.get("SRUN_CPUS_PER_TASK", "not said"))
 with open("tasks", "w") as file:
     file.write(" ".join(str(task.pid) for task in tasks) + "\\n")
 bad_since = None

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -149,6 +150,30 @@ def test_signals_reach_the_workers_and_the_code_comes_back(
     status = json.loads((run / "status.json").read_text())
     assert status["exit_code"] == code
     assert len(hashes(run, status["step"])) == 4
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_waiting_for_others(
+    tmp_path: Path, capsule_file: Path, number: signal.Signals, code: int
+) -> None:
+    """Of two processes that should meet only one was started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with started(*overrides(capsule_file, tmp_path / "run"), cwd=tmp_path, **place) as process:
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            with socket.socket() as other:
+                if other.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert "stopped while waiting for the other processes" in err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -286,6 +286,13 @@ def test_logs_do_not_use_control_codes_off_a_terminal() -> None:
     assert done.stderr == "a\\nb\nwarning: c\n"
 
 
+def test_a_log_on_a_full_disk_ends_nothing() -> None:
+    code = "from trm_cli.console import log, out; log('a'); log('b'); out('the result')"
+    command = f'{sys.executable} -c "{code}" 2>/dev/full'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "the result\n")
+
+
 def test_help_lists_commands_without_building_one() -> None:
     """To build them all takes longer than the rest of the page."""
 

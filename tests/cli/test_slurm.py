@@ -80,13 +80,13 @@ def test_the_end_of_the_job_stops_it_in_time(cluster: Cluster, config: Path, tmp
     """The end as SLURM's environment says it, and as scontrol does; without TRM_REQUEUE nothing is queued. A mistake in
     the next start is not taken for the stop before it.
     """
-    margin = "training.time_margin=3000"
-    job = cluster.submit("one_node.sbatch", config, tmp_path / "a", LONG, margin, SLURM_JOB_END_TIME=end_in(3010))
+    margin = "training.time_margin=15"
+    job = cluster.submit("one_node.sbatch", config, tmp_path / "a", LONG, margin, SLURM_JOB_END_TIME=end_in(40))
     assert job.end() == 75, job.output.read_text()
     assert cluster.asked() == []
     assert_stopped_by_the_limit(job.output.read_text())
 
-    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 3010))
+    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 40))
     (tmp_path / "job").write_text(f"JobId={os.getpid()} StartTime=2020-01-01T00:00:00 EndTime={at} Deadline=N/A")
     job = cluster.submit("one_node.sbatch", config, tmp_path / "b", LONG, margin)
     assert job.end() == 75, job.output.read_text()
@@ -118,6 +118,18 @@ def test_a_sweep_takes_its_line(cluster: Cluster, config: Path, tmp_path: Path) 
     assert job.end() == 2
     assert "has no line 3" in job.output.read_text()
     assert not (tmp_path / "runs" / "2").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [("USR1", 75), ("TERM", 75), ("KILL", 6)])
+def test_a_start_that_a_signal_meets_is_made_again(cluster: Cluster, tmp_path: Path, number: str, code: int) -> None:
+    """Before the process can handle it; one that is killed would be killed again."""
+    trm = tmp_path / "commands" / "trm"
+    trm.write_text(f"#!/bin/bash\nkill -{number} $$\n")
+    variables = {"TRM_REQUEUE": "1", "SLURM_CPUS_PER_TASK": "5"}
+    job = cluster.submit("one_node.sbatch", "c.yaml", tmp_path / "run", tasks=2, **variables)
+    assert job.end() == code, job.output.read_text()
+    assert cluster.asked() == [f"requeue {os.getpid()}"] * (code == 75)
+    assert (tmp_path / "cpus").read_text() == "5", "srun has to be told"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -14,15 +15,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import tiny
 
 from trm_core.config import load_config
 from trm_core.dqn.replay import ReplayBuffer
-from trm_core.errors import StoppedEarly
+from trm_core.errors import CheckpointError, StoppedEarly
 from trm_core.prepare import RunHooks
 from trm_core.runs import train_run
+from trm_core.training import checkpoint_folders
 from trm_core.training.run_dir import locked
+from trm_core.training.state import TrainingState
 
 FILES = {
     "config.yaml",
@@ -157,6 +162,17 @@ def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("name", "value"), [("children", np.nan), ("sketches", np.inf)])
+def test_data_that_make_the_scale_of_the_input_nan(tmp_path: Path, name: str, value: float) -> None:
+    """Every step would be NaN, at any rate."""
+    path = tiny.write_capsules(tmp_path / "a.h5", {"train": 30, "validation": 10})
+    with h5py.File(path, "r+") as file:
+        file[f"train/{name}"][5, 1] = value
+    done = tiny.invoke("train", *overrides(path, tmp_path / "run"))
+    assert done.returncode == 4, done.stderr
+    assert f"{path}: train/{name} holds NaN or infinity" in done.stderr
+
+
 def test_a_folder_in_use_or_not_empty_is_refused(tmp_path: Path, capsule_file: Path, trained_run: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -190,6 +206,41 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsule_file: Path, monkeypatch:
     text = tiny.invoke("train", "--dry-run", *overrides(capsule_file, tmp_path / "run"))
     assert "enable_dqn" in text.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_refuses_what_training_refuses(tmp_path: Path, capsule_file: Path, trained_run: Path) -> None:
+    odd = tiny.invoke("train", "--dry-run", "--nproc", "3", *overrides(capsule_file, tmp_path / "run"))
+    assert odd.returncode == 3
+    assert "training.global_batch_size=8 cannot be divided among 3 processes" in odd.stderr
+    other = tiny.invoke("train", "--dry-run", "--resume", trained_run, "arch.hidden_size=32")
+    assert other.returncode == 3
+    assert "arch.hidden_size: 16 -> 32" in other.stderr
+    same = tiny.invoke("train", "--dry-run", "--resume", trained_run, "training.base_lr=0.002")
+    assert same.returncode == 0, same.stderr
+    assert "changed on resume: training.base_lr" in same.stderr
+
+
+def test_the_best_is_the_best_of_what_is_evaluated_now(tmp_path: Path, capsule_file: Path) -> None:
+    """The accuracy on another split says nothing about those before."""
+    run = tmp_path / "run"
+    settings = {"training": {"total_steps": 8, "eval_interval": 2}}
+    training = {"training": {**settings["training"], "stop_at_step": 4}}
+    first = tiny.invoke("train", *overrides(capsule_file, run, data={"eval_split": "train"}, **training))
+    assert first.returncode == 75, first.stderr
+    newest = max((run / "checkpoints").glob("step_*"))
+    state = json.loads((newest / "state.json").read_text()) | {"best": 1.0}
+    (newest / "state.json").write_text(json.dumps(state))
+    tiny.vouch_for(newest)
+    shutil.copytree(run, tmp_path / "same")
+    again = overrides(capsule_file, run, data={"eval_split": "validation"}, **settings)
+    second = tiny.invoke("train", "--resume", "auto", *again)
+    assert second.returncode == 0, second.stderr
+    assert "the best accuracy so far, 1.0000, is of other rows" in second.stderr
+    assert (run / "checkpoints" / "best").read_text() == "step_00000006\n"
+    same = overrides(capsule_file, tmp_path / "same", data={"eval_split": "train"}, **settings)
+    third = tiny.invoke("train", "--resume", "auto", *same)
+    assert "is of other rows" not in third.stderr
+    assert (tmp_path / "same" / "checkpoints" / "best").read_text() < "step_00000005"
 
 
 def test_divergence_ends_with_5_and_says_what_was_tried(tmp_path: Path, capsule_file: Path) -> None:
@@ -268,6 +319,39 @@ def test_resume_goes_back_past_a_damaged_checkpoint(tmp_path: Path, trained_run:
     assert "resuming from step_00000050" in done.stderr
     assert hashes(run) == hashes(trained_run)
     assert tiny.metrics_without_clock(run) == tiny.metrics_without_clock(trained_run)
+
+
+def test_resume_deletes_nothing_that_may_be_whole(
+    tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what the disk did not give this time, nor anything before the older one is known to be of use."""
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    before = sorted((run / "checkpoints").iterdir())
+    newest = max((run / "checkpoints").glob("step_*"))
+    real = checkpoint_folders.describe
+
+    def stale(path: Path, sync: bool = False) -> dict[str, Any]:
+        if path.parent == newest:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return real(path, sync)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint_folders, "describe", stale)
+        done = tiny.invoke("train", "--resume", run, "training.total_steps=62")
+    assert done.returncode == 4
+    assert f"{newest} cannot be read: Stale file handle" in done.stderr
+    assert sorted((run / "checkpoints").iterdir()) == before
+    (newest / "model.safetensors").write_bytes(b"")
+
+    def refuse(*arguments: object) -> None:
+        raise CheckpointError("does not fit")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingState, "restore", refuse)
+        done = tiny.invoke("train", "--resume", run, "training.total_steps=62")
+    assert done.returncode == 4
+    assert sorted((run / "checkpoints").iterdir()) == before
 
 
 def test_a_drifted_config_is_refused_and_rates_are_not(tmp_path: Path, trained_run: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.worker_jobs import die_at, square
+from tests.data.worker_jobs import die_at, signal_itself, square
+from trm_core.child_process import STOP_SIGNALS
 from trm_core.data.workers import started_workers
 from trm_core.errors import ResourceError
 
@@ -30,6 +31,11 @@ def test_a_worker_that_dies_ends_it_with_the_setting_to_lower() -> None:
     ):
         list(workers.in_order(die_at, [(number, 5) for number in range(20)]))
     assert caught.value.hint == "use fewer workers: data.build.workers"
+
+
+def test_signals_that_stop_a_job_are_left_to_the_builder() -> None:
+    with started_workers(1, "workers") as workers:
+        assert list(workers.in_order(signal_itself, ((number,) for number in STOP_SIGNALS))) == list(STOP_SIGNALS)
 
 
 def test_an_exception_ends_workers_amid_a_long_job() -> None:

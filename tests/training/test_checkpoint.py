@@ -159,6 +159,41 @@ def test_an_intact_checkpoint_stays_and_a_damaged_one_is_replaced(run: Path) -> 
     assert len(list((run / "checkpoints").iterdir())) == 1
 
 
+def test_an_intact_checkpoint_that_training_went_back_to_is_replaced(run: Path) -> None:
+    """What that has cost would be forgotten otherwise; which one is the best is not."""
+    saver = Saver(run, 100)
+    for step in (2, 3):
+        saver.start(make(step), best=True)
+        saver.conclude()
+    changed = make(3)
+    changed.state["faults"] = {"in_a_row": 0, "rollbacks": 1}
+    folder = save_checkpoint(run, changed)
+    assert load_checkpoint(folder).state["faults"]["rollbacks"] == 1
+    checkpoints.verify(folder)
+    save_checkpoint(run, make(4))
+    assert checkpoints.best(run) == folder
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {
+        "best",
+        "step_00000002",
+        "step_00000003",
+        "step_00000004",
+    }
+
+
+def test_pruning_spares_what_a_rollback_would_take(run: Path) -> None:
+    saver = Saver(run, keep=2)
+    for step in (2, 4, 6, 8, 10):
+        checkpoint = make(step)
+        checkpoint.state["faults"] = {"in_a_row": max(0, step - 4)}
+        saver.start(checkpoint)
+        saver.conclude()
+    assert [checkpoints.step_of(folder) for folder in checkpoints.list_checkpoints(run)] == [10, 8, 4]
+    assert checkpoints.find_checkpoint(run)[0].name == "step_00000010"
+    healthy, notes = checkpoints.find_checkpoint(run, checkpoints.HEALTHY)
+    assert healthy.name == "step_00000004"
+    assert len(notes) == 2
+
+
 def test_what_kills_left_half_done_is_finished_by_the_next_start(run: Path) -> None:
     saver = Saver(run, 100)
     for step, best in ((1, True), (2, True), (3, False)):
@@ -447,7 +482,8 @@ def test_a_checkpoint_that_is_pruned_while_it_is_looked_at_is_left_out(
     assert [(one.step, one.fault) for one in checkpoints.checkpoint_facts(run)] == [(1, None)]
 
 
-def test_a_folder_that_cannot_be_read_is_passed_over(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_be_whole_is_not_passed_over(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going on from the one before would delete it."""
     older, newer = save_checkpoint(run, make(1)), save_checkpoint(run, make(2))
     describe = checkpoints.describe
 
@@ -457,12 +493,18 @@ def test_a_folder_that_cannot_be_read_is_passed_over(run: Path, monkeypatch: pyt
         return describe(path, sync)
 
     monkeypatch.setattr(checkpoints, "describe", broken)
-    found, notes = checkpoints.find_checkpoint(run)
-    assert found == older
-    assert len(notes) == 1
-    assert f"{newer} cannot be read (Input/output error)" in notes[0]
+    with pytest.raises(CheckpointError, match=f"{newer} cannot be read: Input/output error") as refused:
+        checkpoints.find_checkpoint(run)
+    assert "try again" in str(refused.value.hint)
     assert not checkpoints.is_intact(newer)
     assert checkpoints.is_intact(older)
+    monkeypatch.undo()
+    rewrite(newer, schema_version=checkpoints.SCHEMA_VERSION + 1)
+    with pytest.raises(CheckpointError, match="schema version") as refused:
+        checkpoints.find_checkpoint(run)
+    assert "the version of trm that wrote it" in str(refused.value.hint)
+    (newer / "manifest.json").write_text("{}")
+    assert checkpoints.find_checkpoint(run)[0] == older
 
 
 def test_only_what_is_newer_is_dropped(run: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 from trm_core.errors import DivergedError
 from trm_core.losses import StepResult
 from trm_core.prepare import RunHooks, prepare
-from trm_core.training.faults import NotFinite
+from trm_core.training.agreement import Standing
+from trm_core.training.faults import Faults, NotFinite, all_finite
 from trm_core.training.loggers import JsonLines
 from trm_core.training.stopping import StopFlag
 from trm_core.training.trainer import Hooks, Trainer
@@ -155,6 +157,83 @@ def test_the_data_of_the_fault_is_left_out(capsule_file: Path, tmp_path: Path) -
     assert texts[6] not in texts[:6], "no sample before the fault is taken again"
 
 
+def break_weights(trainer: Trainer, step: int) -> None:
+    """Once, as a bit that flips in memory does."""
+    take, flips = trainer.taker.take, iter([True])
+
+    def taking(standing: Standing) -> Any:
+        if trainer.state.step == step and next(flips, False):
+            with torch.no_grad():
+                next(iter(trainer.state.model.answer.parameters())).fill_(torch.nan)
+        return take(standing)
+
+    trainer.taker.take = taking  # type: ignore[method-assign]
+
+
+def stop_at(trainer: Trainer, step: int, flag: StopFlag) -> None:
+    take = trainer.taker.take
+
+    def taking(standing: Standing) -> Any:
+        if trainer.state.step == step - 1:
+            flag.received = signal.SIGTERM
+        return take(standing)
+
+    trainer.taker.take = taking  # type: ignore[method-assign]
+
+
+def test_what_is_saved_among_faults_is_not_gone_back_to(capsule_file: Path, tmp_path: Path) -> None:
+    settings = {"checkpoint_interval": 3, "total_steps": 20}
+    trainer, flag = make_trainer(capsule_file, tmp_path, **settings), StopFlag()
+    break_weights(trainer, 7)
+    stop_at(trainer, 9, flag)
+    assert trainer.run(JsonLines(tmp_path / "metrics.jsonl", print), flag, Hooks()) == "stopped"
+    again = make_trainer(capsule_file, tmp_path, **settings)
+    assert again.resume() == ["resuming from step_00000009 (step 9)"]
+    outcome, said, _ = run(again, tmp_path)
+    assert outcome == "done"
+    assert again.state.faults == Faults(skipped=4, rollbacks=1, rate=0.5)
+    assert any("back to step_00000006" in text for text in said), said
+
+
+def test_broken_weights_are_not_what_a_run_ends_with(capsule_file: Path, tmp_path: Path) -> None:
+    """Where there are no later steps that would tell."""
+    trainer = make_trainer(capsule_file, tmp_path, checkpoint_interval=3, total_steps=9)
+    break_weights(trainer, 7)
+    outcome, said, _ = run(trainer, tmp_path)
+    assert outcome == "done"
+    assert any("back to step_00000006" in text for text in said), said
+    assert all_finite(trainer.state.shared({}))
+    alone = make_trainer(capsule_file, tmp_path / "alone", total_steps=9)
+    (tmp_path / "alone").mkdir()
+    break_weights(alone, 7)
+    with pytest.raises(DivergedError, match="no checkpoint to go back to"):
+        run(alone, tmp_path / "alone")
+
+
+def test_a_last_step_that_is_skipped_is_no_reason_to_go_back(capsule_file: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(capsule_file, tmp_path, checkpoint_interval=3)
+    plant(trainer, lambda call: call == 11)
+    outcome, _, _ = run(trainer, tmp_path)
+    assert outcome == "done"
+    assert trainer.state.faults == Faults(skipped=1, in_a_row=1)
+
+
+def test_a_stop_right_after_going_back_forgets_nothing(capsule_file: Path, tmp_path: Path) -> None:
+    trainer, flag = make_trainer(capsule_file, tmp_path, checkpoint_interval=3), StopFlag()
+    plant(trainer, lambda call: 7 <= call < 11)
+
+    def log(message: str) -> None:
+        if "back to step_00000006" in message:
+            flag.received = signal.SIGTERM
+
+    assert trainer.run(JsonLines(tmp_path / "metrics.jsonl", print), flag, Hooks(log=log)) == "stopped"
+    assert trainer.state.step == 6
+    again = make_trainer(capsule_file, tmp_path)
+    again.resume()
+    assert again.state.faults == trainer.state.faults == Faults(skipped=4, rollbacks=1, rate=0.5)
+    assert again.state.stream.state_dict() == trainer.state.stream.state_dict()
+
+
 @pytest.mark.parametrize("rollbacks", [0, 2])
 def test_a_fault_that_stays_is_given_up_with_what_was_tried(capsule_file: Path, tmp_path: Path, rollbacks: int) -> None:
     trainer = make_trainer(capsule_file, tmp_path, checkpoint_interval=3, max_rollbacks=rollbacks)
@@ -162,6 +241,14 @@ def test_a_fault_that_stays_is_given_up_with_what_was_tried(capsule_file: Path, 
     with pytest.raises(DivergedError, match=f"{rollbacks} rollbacks did not help, and training.max_rollbacks"):
         run(trainer, tmp_path)
     assert trainer.state.faults.rollbacks == rollbacks
+
+
+def test_every_rate_is_named_that_has_to_be_lower(capsule_file: Path) -> None:
+    for optimizer, named in (("adamatan2", False), ("muon", True)):
+        training = make_trainer(capsule_file, optimizer=optimizer, base_lr=0.1, muon_lr=0.4).config.training
+        hint = str(Faults(rate=0.5).diverged(7, "the loss is not finite", training, "so").hint)
+        assert "training.base_lr=0.025" in hint
+        assert ("training.muon_lr=0.1" in hint) == named
 
 
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(capsule_file: Path, tmp_path: Path) -> None:

@@ -25,7 +25,51 @@ while time.monotonic() < until:
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the launcher finds its processes in /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="the launcher finds its processes in /proc"
+)
+
+# Two processes that handle no signal yet.
+LAUNCHER = """
+import sys
+from trm_core.training.launch import launch
+
+code, message = launch(2, "sleeper", [])
+print(message)
+sys.exit(code)
+"""
+
+
+def test_a_process_that_starts_after_the_signal_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_REPEAT_S", 0.05)
+    with launch.signals_to_workers():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+            try:
+                assert child.wait(timeout=30) == -signal.SIGUSR1
+            finally:
+                child.kill()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_processes_that_die_of_the_signal_have_stopped_as_asked(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    (tmp_path / "sleeper.py").write_text("import time; print('up', flush=True); time.sleep(60)")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
+    command = [sys.executable, "-c", LAUNCHER]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=tmp_path) as launcher:
+        assert launcher.stdout is not None
+        try:
+            assert [launcher.stdout.readline() for _ in range(2)] == ["up\n"] * 2
+            launcher.send_signal(number)
+            out, err = launcher.communicate(timeout=60)
+        finally:
+            launcher.kill()
+    assert (launcher.returncode, out) == (code, "None\n"), err
+
+
 def test_a_second_signal_does_not_overtake_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its handler runs in the middle of the first one's, before that has passed anything on."""
     find, calls = launch.children, []

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from trm_core.training.loggers import truncate_after
+import pytest
+
+from trm_core.training.loggers import JsonLines, truncate_after
 
 SCRIPT = """
 import resource, sys
@@ -36,6 +41,58 @@ def test_lines_wait_for_a_full_disk(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(40))
     assert lines[6] == {"step": 6, "train/loss": 2.0, "train/odd": None}
+
+
+class FullForAWhile(io.FileIO):
+    """Takes `left` bytes more."""
+
+    left = 0
+
+    def write(self, data: Any) -> int:
+        if not self.left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = super().write(bytes(data)[: self.left])
+        self.left -= taken
+        return taken
+
+
+def waiting_logger(path: Path, left: int) -> tuple[JsonLines, list[str], FullForAWhile]:
+    """Steps 1 to 4 are logged; the disk takes `left` bytes of the last three."""
+    said: list[str] = []
+    logger = JsonLines(path, said.append)
+    logger.log(1, {"a": 1.0})
+    logger.file.close()
+    logger.file = file = FullForAWhile(path, "a+b")
+    file.left = left
+    for step in (2, 3, 4):
+        logger.log(step, {"a": float(step)})
+    return logger, said, file
+
+
+def test_what_still_waits_at_the_end_is_written_or_said_to_be_lost(tmp_path: Path) -> None:
+    logger, said, file = waiting_logger(tmp_path / "a", 5)
+    file.left = 10_000
+    logger.close()
+    assert [json.loads(line)["step"] for line in (tmp_path / "a").read_text().splitlines()] == [1, 2, 3, 4]
+    assert len(said) == 1
+    logger, said, file = waiting_logger(tmp_path / "b", 5)
+    logger.close()
+    assert "is lost" in said[-1]
+
+
+@pytest.mark.parametrize("left", [0, 5, 30])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_going_back_keeps_what_waits_and_is_not_void(tmp_path: Path, left: int, step: int) -> None:
+    """Also while the disk is full, and where it took half a line."""
+    path = tmp_path / "metrics.jsonl"
+    logger, _, file = waiting_logger(path, left)
+    logger.rewind(step)
+    assert len(path.read_bytes()) <= len(b'{"step": 1, "a": 1.0}\n') + left
+    file.left = 10_000
+    logger.log(step + 1, {"a": 9.0})
+    logger.close()
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert found == [*({"step": n, "a": float(n)} for n in range(1, step + 1)), {"step": step + 1, "a": 9.0}]
 
 
 def test_what_is_no_line_of_metrics_is_dropped(tmp_path: Path) -> None:

@@ -247,6 +247,22 @@ def test_continue_learns_what_the_next_step_is_worth() -> None:
         assert float(losses[row].detach()) == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_look_ahead_is_no_use_of_the_memory() -> None:
+    config = tiny.make_config(
+        arch={"enable_q_continue": True, "enable_capsule_expansion": False, "q_head_num_actions": 2},
+        memory={"enabled": True, "capacity": 16, "num_heads": 2, "top_k": 2},
+    )
+    model = tiny.make_model(config, with_cmi=False).train()
+    assert model.memory is not None
+    model.memory.write(torch.randn(6, model.first_z_H.shape[-1]), torch.ones(6), 0)
+    carry = tiny.make_carry(model)
+    output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price)
+    before = model.memory.pending.clone()
+    assert bool(before.any())
+    continue_losses(model, carry, output)
+    assert torch.equal(model.memory.pending, before)
+
+
 def test_combine_weighs_means() -> None:
     config = tiny.make_config(
         loss_weights={"lm_loss": 2.0, "mtp_loss": 3.0, "dqn_loss": {"low": 0.0, "high": 1.0}},

@@ -26,6 +26,7 @@ from trm_core.training.loggers import AllLoggers
 from trm_core.training.trainer import Trainer
 
 BATCH = 8
+ALL_PARAMETERS = ["recursion.*", "answer.*", "embedding.tokens.*", "q_head.*"]
 
 
 def make_trainer(folder: str, /, **sections: dict[str, Any]) -> Trainer:
@@ -154,7 +155,13 @@ def test_expand_is_never_valid(data: str) -> None:
 
 @pytest.mark.parametrize(
     ("patterns", "moves"),
-    [([], True), (["embedding.tokens.*"], True), (["embedding.*"], False), (["embedding.puzzles.weights"], False)],
+    [
+        ([], True),
+        (["embedding.tokens.*"], True),
+        (ALL_PARAMETERS, True),
+        (["embedding.*"], False),
+        (["embedding.puzzles.weights"], False),
+    ],
 )
 def test_puzzle_embeddings_freeze_like_parameters(data: str, patterns: list[str], moves: bool) -> None:
     trainer = make_trainer(data, training={"freeze": patterns}, dqn={"enabled": False})
@@ -163,6 +170,19 @@ def test_puzzle_embeddings_freeze_like_parameters(data: str, patterns: list[str]
         trainer.taker.take(trainer.standing())
     assert bool((embeddings(trainer) != before).any()) == moves
     assert trainer.state.model.embedding.puzzles.used == []
+
+
+def train_embeddings_alone(rank: int, world: int, data: str) -> Tensor:
+    trainer = make_trainer(data, training={"freeze": ALL_PARAMETERS}, dqn={"enabled": False})
+    for _ in range(3):
+        trainer.taker.take(trainer.standing())
+    return embeddings(trainer)
+
+
+def test_two_processes_learn_puzzle_embeddings_alone(data: str, tmp_path: Path) -> None:
+    """There is nothing then whose gradient DDP could share."""
+    for found in on_ranks(2, tmp_path, train_embeddings_alone, data):
+        torch.testing.assert_close(found, train_embeddings_alone(0, 1, data))
 
 
 def test_a_step_that_is_not_finite_leaves_puzzle_embeddings_alone(data: str) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from trm_core.errors import ResourceError, UsageError
+from trm_core.distributed.place import Place
+from trm_core.errors import DivergedError, ResourceError, StoppedEarly, UsageError
+from trm_core.runs import reported
 from trm_core.training import run_dir
 
 
@@ -32,6 +36,29 @@ def test_a_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(run_dir, "write_status", refuse)
     update(1)
     assert not (tmp_path / "status.json").exists()
+
+
+def test_a_line_of_the_log_is_not_worth_the_run(tmp_path: Path) -> None:
+    (tmp_path / run_dir.LOG).symlink_to("/dev/full")
+    said: list[str] = []
+    run_dir.log_into(tmp_path, said.append)("warning: cannot save the checkpoint; training goes on")
+    assert said == ["warning: cannot save the checkpoint; training goes on"]
+
+
+@pytest.mark.parametrize("error", [DivergedError("the loss is not finite"), StoppedEarly("saved"), ZeroDivisionError()])
+def test_a_status_that_cannot_be_written_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What ended the run is what the user has to hear of, and its code is what a batch script acts on."""
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise ResourceError("no space")
+
+    state = SimpleNamespace(step=3)
+    run: Any = SimpleNamespace(path=tmp_path, total_steps=9, place=Place(), trainer=SimpleNamespace(state=state))
+    with pytest.raises(type(error)), reported(run):  # noqa: PT012
+        monkeypatch.setattr(run_dir, "write_status", refuse)
+        raise error
 
 
 @pytest.mark.parametrize("name", [run_dir.LOCK, run_dir.LOG, run_dir.METRICS])

@@ -322,7 +322,7 @@ class TrainingConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         0, description="Seed of weights, data order, exploration and replay."
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1.")
     threads: Count | None = Field(None, description="CPU threads; default: torch's choice.")
     global_batch_size: Count = Field(768, description="Rows over all ranks.")
     accumulation_steps: Count = Field(

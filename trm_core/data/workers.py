@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+from trm_core.child_process import STOP_SIGNALS
 from trm_core.errors import ResourceError
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ def _died(key: str, had_begun: bool) -> ResourceError:
 
 
 def _begin(lifeline: Connection, imports: Sequence[str]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     for module in imports:

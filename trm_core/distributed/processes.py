@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Thread
 
 import torch
 import torch.distributed as dist
@@ -16,11 +17,15 @@ from trm_core.errors import ResourceError
 # Processes evaluate a pass over all rows between two exchanges, and rank 0 alone counts votes, so the limit is not a
 # step's. A process that dies is noticed at once (its connections close), whatever the limit.
 _PATIENCE = timedelta(hours=2)
+_POLL_S = 0.1  # how long a signal may wait while the others are waited for
 
 
 @contextmanager
-def joined(place: Place) -> Iterator[None]:
-    """Be one of `place.world_size` processes inside the context: NCCL between GPUs, gloo between processors."""
+def joined(place: Place, poll: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Be one of `place.world_size` processes inside the context: NCCL between GPUs, gloo between processors.
+
+    poll: called again and again while the others are waited for; what it raises ends that.
+    """
     if place.world_size == 1:
         yield
         return
@@ -33,8 +38,7 @@ def joined(place: Place) -> Iterator[None]:
     os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.world_size)}
     os.environ |= {"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port)}
     try:
-        # By the environment: under torchrun the agent, not rank 0, keeps the store, and says so there.
-        dist.init_process_group(backend, init_method="env://", timeout=_PATIENCE)
+        _meet(backend, poll)
     except (dist.DistError, RuntimeError) as error:
         raise ResourceError(
             f"rank {place.rank} cannot reach the others at {place.address}:{place.port}: {_first_line(error)}",
@@ -46,6 +50,26 @@ def joined(place: Place) -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _meet(backend: str, poll: Callable[[], None]) -> None:
+    """Wait for the others in a thread: in the main one no signal would be handled for as long as that takes."""
+    errors: list[BaseException] = []
+
+    def meet() -> None:
+        try:
+            # By the environment: under torchrun the agent, not rank 0, keeps the store, and says so there.
+            dist.init_process_group(backend, init_method="env://", timeout=_PATIENCE)
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            errors.append(error)
+
+    meeting = Thread(target=meet, name="meeting", daemon=True)
+    meeting.start()
+    while meeting.is_alive():
+        poll()
+        meeting.join(_POLL_S)
+    if errors:
+        raise errors[0]
 
 
 @contextmanager

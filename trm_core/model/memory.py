@@ -13,6 +13,8 @@ Shapes: B rows, K positions, N = B * K queries, D hidden size, C capacity, T top
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -131,6 +133,13 @@ class MemoryBank(nn.Module):
         )
         answer = F.scaled_dot_product_attention(query, keys, values, attn_mask=readable[found_NT][:, None, None, :])
         return self.gate * self.output(answer.reshape(B, K, -1))
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Reads inside are no use of what they find: those of a step that is only looked ahead at."""
+        counted = self.pending.clone()
+        yield
+        self.pending.copy_(counted)
 
     def forget_pending(self) -> None:
         """Discard the reads since the last write: those of a skipped step."""

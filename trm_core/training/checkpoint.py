@@ -25,13 +25,14 @@ from trm_core.training.checkpoint_folders import (
     SCHEMA_VERSION,
     STATE,
     TRAINING,
+    calls_itself_best,
     describe,
     files_of_rank,
     folder_of,
     fsync,
     is_intact,
     read_json,
-    remove,
+    set_aside,
     step_of,
 )
 
@@ -91,21 +92,29 @@ def complete(run: Path, step: int, folder: Path, files: Files, *, best: bool = F
     """Make the folder, which holds `files` of all ranks, the checkpoint of `step`; `best`: of all so far.
     Raises OSError.
 
-    An intact checkpoint of that step stays instead: to replace it is to be without it for a moment.
+    An intact checkpoint of that step stays instead, for to replace it is to be without it for a moment; unless training
+    went back to it since, which has to be remembered.
     """
     final = folder_of(run, step)
-    if is_intact(final):
+    if is_intact(final) and _faults(final) == _faults(folder):
         shutil.rmtree(folder, ignore_errors=True)
         return final
+    best = best or calls_itself_best(final)
     manifest = {"schema_version": SCHEMA_VERSION, "step": step, "best": best, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     fsync(folder / MANIFEST)
     fsync(folder)
-    if final.exists():
-        remove(final)
+    replaced = set_aside(final) if final.exists() else None
     folder.rename(final)
     fsync(final.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced, ignore_errors=True)
     return final
+
+
+def _faults(folder: Path) -> Any:
+    """What training with numbers that are not finite has cost so far."""
+    return read_json(folder / STATE).get("faults")
 
 
 def load_shared(folder: Path, own: OwnState) -> Checkpoint:

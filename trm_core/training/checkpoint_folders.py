@@ -31,10 +31,15 @@ from trm_core.training.run_dir import CHECKPOINTS, remove_halves, write_atomic
 SCHEMA_VERSION = 2
 MODEL, TRAINING, STATE, MANIFEST = "model.safetensors", "training.safetensors", "state.json", "manifest.json"
 SHARED = (MODEL, TRAINING, STATE)
-BEST = "best"
+BEST, HEALTHY = "best", "healthy"
 PREFIX = "step_"
 _JSON_LIMIT = 16 << 20
 _JSON_LEVELS = 20  # deeper values cannot even be shown in a message
+_READ_AGAIN = "try again; if it stays so, delete the folder: an older one is used"
+
+
+class UnreadableCheckpoint(CheckpointError):
+    """It may be whole: the disk did not give it, or another version of trm wrote it. Never to be deleted for that."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,13 @@ def mark_best(run: Path, step: int) -> None:
 def catch_up_best(run: Path) -> None:
     """Mark what a killed process saved as the best and did not mark any more."""
     for folder in list_checkpoints(run):
-        if _calls_itself_best(folder):
+        if calls_itself_best(folder):
             if folder != best(run):
                 mark_best(run, step_of(folder))
             return
 
 
-def _calls_itself_best(folder: Path) -> bool:
+def calls_itself_best(folder: Path) -> bool:
     try:
         return read_json(folder / MANIFEST).get("best") is True
     except CheckpointError:
@@ -128,22 +133,36 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def prune(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints and the best one."""
-    spared = best(run)
-    for folder in list_checkpoints(run)[keep:]:
-        if folder != spared:
+    """Delete all but the newest `keep` checkpoints, the best one, and the one that a rollback would take."""
+    found = list_checkpoints(run)
+    spared = (best(run), next(filter(is_healthy, found), None))
+    for folder in found[keep:]:
+        if folder not in spared:
             remove(folder)
 
 
+def is_healthy(folder: Path) -> bool:
+    """Whether it was saved after a step that was finite: one that was saved among faults may hold their cause."""
+    try:
+        faults = read_json(folder / STATE).get("faults")
+    except CheckpointError:
+        return False
+    return not isinstance(faults, dict) or not faults.get("in_a_row")
+
+
 def drop_newer(run: Path, folder: Path) -> None:
-    """Delete what is newer than `folder`: damaged, and in the way of what resuming from it will write."""
+    """Delete what is newer than `folder`, and was passed over: it is in the way of what going on from there will
+    write.
+    """
     for other in list_checkpoints(run):
         if other.name > folder.name:
             remove(other)
 
 
 def find_checkpoint(run: Path, which: str = "latest") -> tuple[Path, list[str]]:
-    """The newest checkpoint that verifies (or the best one), and a note for every one that was passed over."""
+    """The newest checkpoint that verifies (the newest healthy one; the best one), and a note for every one that was
+    passed over. Raises UnreadableCheckpoint for one that may be whole.
+    """
     notes: list[str] = []
     if which == BEST:
         chosen = best(run)
@@ -154,11 +173,13 @@ def find_checkpoint(run: Path, which: str = "latest") -> tuple[Path, list[str]]:
     for folder in list_checkpoints(run):
         try:
             verify(folder)
+        except UnreadableCheckpoint:
+            raise
         except CheckpointError as error:
             notes.append(f"going back one checkpoint: {error.message}")
             continue
-        except OSError as error:
-            notes.append(f"going back one checkpoint: {folder} cannot be read ({error.strerror})")
+        if which == HEALTHY and not is_healthy(folder):
+            notes.append(f"going back one checkpoint: {folder} was saved among steps that were not finite")
             continue
         return folder, notes
     raise CheckpointError(
@@ -168,11 +189,24 @@ def find_checkpoint(run: Path, which: str = "latest") -> tuple[Path, list[str]]:
 
 
 def verify(folder: Path, hashes: bool = True) -> None:
-    """Compare sizes and (they take time) hashes with the manifest. Raises CheckpointError that names the file."""
+    """Compare sizes and (they take time) hashes with the manifest. Raises CheckpointError that names the file:
+    UnreadableCheckpoint where nothing is known to be damaged.
+    """
+    try:
+        _verify(folder, hashes)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} lost a file while it was read", hint="delete the folder") from error
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{folder} cannot be read: {error.strerror}", hint=_READ_AGAIN) from error
+
+
+def _verify(folder: Path, hashes: bool) -> None:
     manifest = read_json(folder / MANIFEST)
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise CheckpointError(
-            f"{folder}: schema version {manifest.get('schema_version')!r}, this version of trm reads {SCHEMA_VERSION}",
+    version = manifest.get("schema_version")
+    if version != SCHEMA_VERSION:
+        known = isinstance(version, int)
+        raise (UnreadableCheckpoint if known else CheckpointError)(
+            f"{folder}: schema version {version!r}, this version of trm reads {SCHEMA_VERSION}",
             hint="use the version of trm that wrote it",
         )
     if manifest.get("step") != step_of(folder):
@@ -202,7 +236,7 @@ def is_intact(folder: Path) -> bool:
         return False
     try:
         verify(folder)
-    except (CheckpointError, OSError):
+    except CheckpointError:
         return False
     return True
 
@@ -228,14 +262,20 @@ def fsync(path: Path) -> None:
 
 
 def remove(folder: Path) -> None:
+    shutil.rmtree(set_aside(folder), ignore_errors=True)
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename it to what is no checkpoint's name, so that what a kill leaves of it is told from one and removed later;
+    returns the new place.
+    """
+    half = folder.with_name(f".{folder.name}.pruned")
     if folder.is_symlink():  # what it leads to is not the run's
         folder.unlink()
-        return
-    # Under a name that is no checkpoint's, so that what a kill leaves of it is told from one and removed later.
-    half = folder.with_name(f".{folder.name}.pruned")
+        return half
     shutil.rmtree(half, ignore_errors=True)
     folder.rename(half)
-    shutil.rmtree(half, ignore_errors=True)
+    return half
 
 
 def unfinished(run: Path, step: int, token: str) -> Path:
@@ -257,10 +297,12 @@ def read_json(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _JSON_LIMIT:
             raise CheckpointError(f"{path} is larger than {_JSON_LIMIT} bytes: not written by trm")
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (FileNotFoundError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read: {error}", hint="delete the folder; an older one is used"
         ) from error
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{path} cannot be read: {error.strerror}", hint=_READ_AGAIN) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
     if _nested_deeper(value, _JSON_LEVELS):

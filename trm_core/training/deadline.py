@@ -16,7 +16,14 @@ _PATIENCE_S = 10.0
 def deadline(training: TrainingConfig, environment: Mapping[str, str] = os.environ) -> tuple[float | None, str]:
     """(seconds since the epoch at which to save and stop, or None; why)."""
     ends = job_end(environment)
-    limits = {} if ends is None else {f"SLURM job {environment['SLURM_JOB_ID']} ends": ends - training.time_margin}
+    limits = {}
+    if ends is not None:
+        why, margin = f"SLURM job {environment['SLURM_JOB_ID']} ends", training.time_margin
+        # A job that is shorter than the margin would stop before its first step, and be queued again for ever.
+        half = max(0.0, ends - time.time()) / 2
+        if margin > half:
+            why += f" (in half of the time that is left, as training.time_margin={margin:g} s is more)"
+        limits[why] = ends - min(margin, half)
     if training.time_limit is not None:
         limits["training.time_limit is reached"] = time.time() + 3600 * training.time_limit
     if not limits:

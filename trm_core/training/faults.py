@@ -3,8 +3,8 @@
 A step is looked at before anything is updated, by all processes together. One that is not finite is skipped whole: no
 weight, average, codebook, memory slot or replay entry changes, and rows whose answers are not finite begin anew with
 other samples. After `training.max_skipped_steps` in a row the fault lies in the weights: training goes back to the last
-checkpoint, leaves out the data since, and halves all rates from there on. After `training.max_rollbacks` of those it
-ends with code 5.
+checkpoint that was saved after a finite step, leaves out the data since, and halves all rates from there on. After
+`training.max_rollbacks` of those it ends with code 5.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from trm_core.config.schema import TrainingConfig
 from trm_core.errors import DivergedError
 from trm_core.model.carry import Carry
+from trm_core.training.checkpoint import Checkpoint
 
 
 class NotFinite(Exception):
@@ -26,6 +27,12 @@ class NotFinite(Exception):
         self.what = what
         self.carry = carry  # as it was before the step
         self.rows = rows  # [B] bool: rows to begin anew
+
+
+def all_finite(saved: Checkpoint) -> bool:
+    """Whether all that the processes have alike, and would save, is a number."""
+    tensors = (*saved.model.values(), *saved.training.values())
+    return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
 
 
 @dataclass
@@ -57,9 +64,12 @@ class Faults:
     def diverged(self, step: int, what: str, training: TrainingConfig, why_not: str) -> DivergedError:
         """The error to give up with. `why_not`: why there is no further rollback."""
         lower = self.rate / 2
+        rates = f"training.base_lr={training.base_lr * lower:g}"
+        if training.optimizer == "muon":
+            rates += f" and training.muon_lr={training.muon_lr * lower:g}"
         return DivergedError(
             f"step {step}: {what}; {self.in_a_row} steps in a row were not finite, {self.rollbacks} rollbacks did not "
             f"help, and {why_not}",
-            hint=f"lower the rate: training.base_lr={training.base_lr * lower:g}, or training.grad_clip_norm="
+            hint=f"lower the rate: {rates}, or training.grad_clip_norm="
             f"{training.grad_clip_norm / 2:g}; trm inspect-dataset looks for faults in the data",
         )

@@ -60,15 +60,17 @@ class Keeper:
         """Everything to go on from."""
         return self.state.to_checkpoint({**self.about, "best": self.best})
 
-    def any(self) -> bool:
-        """Whether there is a checkpoint at all, as rank 0 sees it."""
-        return bool(from_first_rank(lambda: bool(folders.list_checkpoints(self.run))))
+    def any_healthy(self) -> bool:
+        """Whether there is a checkpoint to go back to, as rank 0 sees it."""
+        return bool(from_first_rank(lambda: any(map(folders.is_healthy, folders.list_checkpoints(self.run)))))
 
-    def newest(self) -> tuple[Path, list[str]]:
-        """The newest checkpoint that verifies, as rank 0 sees it, and what there is to say about it."""
+    def newest(self, which: str = "latest") -> tuple[Path, list[str]]:
+        """The newest checkpoint that verifies ('healthy': of those), as rank 0 sees it, and what there is to say about
+        it.
+        """
 
         def find() -> tuple[str, list[str]]:
-            folder, notes = folders.find_checkpoint(self.run)
+            folder, notes = folders.find_checkpoint(self.run, which)
             return str(folder), notes
 
         folder, notes = from_first_rank(find)
@@ -84,10 +86,13 @@ class Keeper:
             ) from error
         return load_shared(folder, own), notes
 
+    def drop_newer(self, folder: Path) -> None:
+        """Delete what was passed over for `folder`, once that is known to be of use."""
+        from_first_rank(lambda: folders.drop_newer(self.run, folder))
+
     def resume(self) -> list[str]:
         """Go on from the newest checkpoint that verifies; returns what there is to say about it."""
         folder, notes = self.newest()
-        from_first_rank(lambda: folders.drop_newer(self.run, folder))
         saved, inexact = self.load(folder)
         if saved.state.get("shape") != self.about.get("shape"):
             raise CheckpointError(
@@ -99,5 +104,18 @@ class Keeper:
         if not (best is None or isinstance(best, float)):
             raise CheckpointError(f"{folder}: its best accuracy is {best!r:.60}", hint="delete the folder")
         self.state.restore(saved)
+        self.drop_newer(folder)
+        notes.append(f"resuming from {folder.name} (step {saved.step})")
+        now = _evaluated(self.about)
+        if best is not None and _evaluated(saved.state) != now:
+            notes.append(f"evaluated on {now} from here on: the best accuracy so far, {best:.4f}, is of other rows")
+            best = None
         self.best = best
-        return [*notes, f"resuming from {folder.name} (step {saved.step})", *inexact]
+        return [*notes, *inexact]
+
+
+def _evaluated(about: dict[str, Any]) -> str | None:
+    """What the accuracies of a run are of."""
+    data = about.get("data")
+    found = data.get("eval") if isinstance(data, dict) else None
+    return f"{found.get('path')} ({found.get('split')})" if isinstance(found, dict) else None

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from trm_core.errors import ExitCode
 from trm_core.training.run_dir import STATUS
 from trm_core.training.stopping import SIGNALS
+
+_REPEAT_S = 1.0
 
 
 def without_nproc(arguments: list[str]) -> list[str]:
@@ -54,40 +57,68 @@ def launch(processes: int, module: str, arguments: list[str], run: Path | None =
         signals_to_handle="SIGHUP",
     )
     before = None if run is None else _status(run)
-    with signals_to_workers():
+    with signals_to_workers() as asked:
         try:
             elastic_launch(config, sys.executable)("-m", module, *arguments)
         except ChildFailedError as failure:
             codes = {rank: failed.exitcode for rank, failed in failure.failures.items()}
         else:
             return int(ExitCode.OK), None
-    killed = [f"process {rank} was killed by {signal.Signals(-code).name}" for rank, code in codes.items() if code < 0]
-    message = ", ".join(killed) or None
+    # One that a signal met before it could handle it, or when it had no more to do, has stopped as it was asked to.
+    killed = {rank: -code for rank, code in codes.items() if code < 0 and not asked.explains(-code)}
+    message = ", ".join(f"process {rank} was killed by {signal.Signals(n).name}" for rank, n in killed.items()) or None
     status = None if run is None else _status(run)
     if status is not None and status != before and isinstance(status.get("exit_code"), int):
         return int(status["exit_code"]), message
-    return next((code for code in codes.values() if code > 0), int(ExitCode.RESOURCES)), message
+    otherwise = ExitCode.RESOURCES if killed else asked.exit_code
+    return next((code for code in codes.values() if code > 0), int(otherwise)), message
+
+
+class Asked:
+    """The first of the signals that stop a run, if there was one."""
+
+    def __init__(self) -> None:
+        self.first = 0
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """A later one passes the first on once more: this may run in the middle of the first one's and overtake it."""
+        self.first = self.first or number
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        if self.first:
+            for child in children():
+                with suppress(ProcessLookupError):
+                    os.kill(child, self.first)
+
+    def explains(self, number: int) -> bool:
+        """Whether a process was to die of that: torchrun ends the others by SIGTERM when the first is gone."""
+        return bool(self.first) and number in (self.first, signal.SIGTERM)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return ExitCode.INTERRUPTED if self.first == signal.SIGINT else ExitCode.STOPPED_EARLY
 
 
 @contextmanager
-def signals_to_workers() -> Iterator[None]:
-    """Pass the first of the signals that stop a run on to the processes started from here, and stay alive.
-
-    A later one passes the first on once more, as its handler may run in the middle of the first one's and overtake it.
+def signals_to_workers() -> Iterator[Asked]:
+    """Pass the first of the signals that stop a run on to the processes started from here, and stay alive. It goes out
+    again and again, as there may have been no process yet, or one that could not handle it.
     """
-    first = 0
+    asked, ended = Asked(), threading.Event()
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        first = first or number
-        for child in children():
-            with suppress(ProcessLookupError):
-                os.kill(child, first)
+    def repeat() -> None:
+        while not ended.wait(_REPEAT_S):
+            asked.pass_on()
 
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    before = {number: signal.signal(number, asked.handle) for number in SIGNALS}
+    repeating = threading.Thread(target=repeat, name="signals", daemon=True)
+    repeating.start()
     try:
-        yield
+        yield asked
     finally:
+        ended.set()
+        repeating.join()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -35,13 +35,17 @@ class JsonLines:
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self.path, self.warn = path, warn
-        self.file = path.open("ab", buffering=0)
+        self.file = path.open("a+b", buffering=0)
         self.waiting = b""
         self.failing = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.waiting += json.dumps({"step": step, **finite}).encode() + b"\n"
+        self.write()
+
+    def write(self) -> None:
+        """What waits, as far as the disk takes it."""
         try:
             while self.waiting:
                 self.waiting = self.waiting[self.file.write(self.waiting) :]
@@ -52,13 +56,38 @@ class JsonLines:
             self.failing = True
 
     def rewind(self, step: int) -> None:
-        self.file.close()
-        truncate_after(self.path, step)
-        self.file = self.path.open("ab", buffering=0)
-        self.waiting = b""
+        """Cuts the file where it is, which a full disk allows too."""
+        self.file.seek(0)
+        on_disk = self.file.readall()
+        valid = _until(on_disk + self.waiting, step)
+        self.file.truncate(min(len(valid), len(on_disk)))
+        self.waiting = valid[len(on_disk) :]
 
     def close(self) -> None:
+        self.write()
+        if self.waiting:
+            self.warn(f"warning: {self.path}: what waited in memory is lost")
         self.file.close()
+
+
+def _until(lines: bytes, step: int) -> bytes:
+    """The lines before the first one of a step past `step`."""
+    end = 0
+    for line in lines.splitlines(keepends=True):
+        if (_step_of(line) or 0) > step:
+            break
+        end += len(line)
+    return lines[:end]
+
+
+def _step_of(line: str | bytes) -> int | None:
+    """None for what is no line of metrics: a torn one, or a stranger's."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = record.get("step", 0) if isinstance(record, dict) else None
+    return step if isinstance(step, int) else None
 
 
 def truncate_after(path: Path, step: int) -> None:
@@ -67,15 +96,8 @@ def truncate_after(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        logged = record.get("step", 0) if isinstance(record, dict) else None
-        if isinstance(logged, int) and logged <= step:
-            kept.append(line)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if (logged := _step_of(line)) is not None and logged <= step]
     run_dir.write_atomic(path, "".join(line + "\n" for line in kept))
 
 

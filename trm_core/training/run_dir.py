@@ -116,7 +116,8 @@ def log_into(run: Path, log: Callable[[str], None]) -> Callable[[str], None]:
 
     def both(message: str) -> None:
         log(message)
-        with (run / LOG).open("a", encoding="utf-8") as file:
+        # A line that a full disk does not take is not worth the run, and may be the warning of just that.
+        with suppress(OSError), (run / LOG).open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     return both

@@ -14,7 +14,7 @@ from trm_core.distributed.collectives import rank, world_size
 from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.learner import TargetNetwork
 from trm_core.dqn.replay import ReplayBuffer
-from trm_core.errors import ConfigError
+from trm_core.errors import ConfigError, DataError
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import build_optimizers
 from trm_core.optim.ema import WeightAverage
@@ -103,4 +103,11 @@ def fit_input_scale(model: TinyRecursiveModel, files: list[tuple[Dataset, float]
     if batch.mask is not None:
         sketches = sketches[batch.mask]
         children = None if children is None else children[batch.mask]
+    for name, values in (("sketches", sketches), ("children", children)):
+        if values is not None and not bool(values.isfinite().all()):
+            raise DataError(
+                f"{', '.join(str(file.path) for file, _ in files)}: train/{name} holds NaN or infinity, which would "
+                "make the scale of the input, and so every step, NaN",
+                hint="build the file again from data without them",
+            )
     model.capsule_embedding.fit_scale(sketches, children)

@@ -57,11 +57,11 @@ class StepTaker:
         self.policy_only = False
         self.averages = Averages()
         self.gradients: GradientMonitor | None = None
-        if config.training.monitor_gradients:
+        parts = (state.optimizers.model_params, state.optimizers.policy_params)
+        if config.training.monitor_gradients and any(parts):
             learners = dict(state.model.named_children())
             if state.curiosity is not None:
                 learners["curiosity"] = state.curiosity.predictor
-            parts = (state.optimizers.model_params, state.optimizers.policy_params)
             self.gradients = GradientMonitor(nn.ModuleDict(learners), parts)
 
     def replayed(self, step: int, enough: bool) -> ReplayedTargets | None:
@@ -96,7 +96,9 @@ class StepTaker:
         if self.learner is None or policy_only != self.policy_only:
             for parameter in self.state.optimizers.model_params:
                 parameter.requires_grad_(not policy_only)
-            self.learner = shared_by_ranks(self.loss) if world_size() > 1 else self.loss
+            # Puzzle embeddings, which may learn alone, are no parameters: they share their gradient by themselves.
+            learns = any(parameter.requires_grad for parameter in self.loss.parameters())
+            self.learner = shared_by_ranks(self.loss) if world_size() > 1 and learns else self.loss
             self.policy_only = policy_only
         return self.learner
 

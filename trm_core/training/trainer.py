@@ -21,7 +21,8 @@ from trm_core.distributed.collectives import of_first_rank, world_size
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training import measure
 from trm_core.training.agreement import Standing, exchange, require_alike
-from trm_core.training.faults import NotFinite
+from trm_core.training.checkpoint_folders import HEALTHY
+from trm_core.training.faults import NotFinite, all_finite
 from trm_core.training.features import Features
 from trm_core.training.keeping import Keeper
 from trm_core.training.loggers import MetricsLogger
@@ -148,8 +149,8 @@ class Trainer:
             keeper.start(log, best=accuracy)
 
     def skip(self, fault: NotFinite, logger: MetricsLogger, log: Log) -> bool:
-        """Leave a step out that is not finite, or go back to the last checkpoint (True). Raises DivergedError to give
-        up.
+        """Leave a step out that is not finite, or go back to the last healthy checkpoint (True). Raises DivergedError
+        to give up.
         """
         state, training, faults = self.state, self.config.training, self.state.faults
         state.optimizers.zero_grad()
@@ -159,23 +160,26 @@ class Trainer:
         state.step += 1
         faults.skip()
         log(f"warning: step {state.step}: {fault.what}; skipped")
-        if faults.in_a_row <= training.max_skipped_steps:
+        # After the last step no other one would tell whether the fault lies in what is saved then.
+        broken = state.step >= training.total_steps and not all_finite(state.shared({}))
+        if faults.in_a_row <= training.max_skipped_steps and not broken:
             return False
         if self.keeper is not None:
             self.keeper.conclude(log)
         if faults.rollbacks >= training.max_rollbacks:
             raise faults.diverged(state.step, fault.what, training, "training.max_rollbacks is reached")
-        if self.keeper is None or not self.keeper.any():
+        if self.keeper is None or not self.keeper.any_healthy():
             raise faults.diverged(state.step, fault.what, training, "there is no checkpoint to go back to")
         self.roll_back(self.keeper, logger, log)
         return True
 
     def roll_back(self, keeper: Keeper, logger: MetricsLogger, log: Log) -> None:
-        """Go back to the newest checkpoint that verifies, on the data that follows now, at half the rate."""
-        folder, notes = keeper.newest()
+        """Go back to the newest healthy checkpoint, on the data that follows now, at half the rate."""
+        folder, notes = keeper.newest(HEALTHY)
         state, onward, faults = self.state, self.state.stream.state_dict(), self.state.faults
         saved, inexact = keeper.load(folder)
         state.restore(saved)
+        keeper.drop_newer(folder)
         state.stream.load_state_dict(onward)
         state.faults = faults
         faults.roll_back()
