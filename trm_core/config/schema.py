@@ -332,7 +332,9 @@ class TrainingConfig(Section):
     stop_at_step: Count | None = Field(None, description="End early at this step with the state saved (exit code 75).")
     time_limit: Positive | None = Field(None, description="Hours after which to save and stop (exit code 75).")
     time_margin: NonNegative = Field(
-        120.0, description="Seconds before the end of a SLURM job at which to save and stop (exit code 75)."
+        120.0,
+        description="Seconds before the end of a SLURM job at which to save and stop (exit code 75); at most half of "
+        "the time that is left.",
     )
     base_lr: NonNegative = Field(3e-4, description="Peak learning rate.")
     lr_warmup_steps: Annotated[int, Field(ge=0)] = Field(2000, description="Linear warm-up.")

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from trm_core.distributed.collectives import json_of_each_rank, of_first_rank, rank
-from trm_core.errors import ResourceError
+from trm_core.errors import CheckpointError, ResourceError
 from trm_core.training import checkpoint_folders as folders
 from trm_core.training.checkpoint import Checkpoint, Files, complete, snapshot, write_part
 
@@ -100,6 +100,6 @@ class Saver:
             folders.prune(self.run, self.keep)
         except OSError as error:
             return str(error)
-        except ResourceError as error:
+        except (ResourceError, CheckpointError) as error:
             return error.message
         return None
