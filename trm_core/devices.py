@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from trm_core.errors import ConfigError
@@ -9,8 +11,21 @@ from trm_core.errors import ConfigError
 
 def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
     """The device of `training.device`, and why: of several processes each takes a GPU of its own. Raises ConfigError
-    for one that does not exist here.
+    for one that does not exist here, or that another process has.
     """
+    if local_rank and asked.startswith("cuda:"):
+        raise ConfigError(
+            f"device '{asked}' is one GPU, and there are several processes",
+            hint="training.device=cuda gives each a GPU of its own",
+        )
+    # torchrun's processes see the same GPUs; those of srun may have been given one each, which all then call the first.
+    if asked in ("auto", "cuda") and torch.cuda.is_available() and "TORCHELASTIC_RUN_ID" in os.environ:
+        count = torch.cuda.device_count()
+        if local_rank >= count:
+            raise ConfigError(
+                f"process {local_rank} of this machine has no GPU of its own: there are {count}",
+                hint=f"--nproc {count}, or training.device=cpu",
+            )
     if asked == "cuda" and torch.cuda.is_available():
         asked = f"cuda:{local_rank % torch.cuda.device_count()}"
     if asked != "auto":

@@ -33,6 +33,20 @@ class Purpose(IntEnum):
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
+_ALL_BITS = (1 << 64) - 1
+
+
+def _wrapped(x: int) -> int:
+    """As an int64 holds it."""
+    return ((x + (1 << 63)) & _ALL_BITS) - (1 << 63)
+
+
+def _mixed(x: int) -> int:
+    """`_mix` of one number, on the host: to copy it to a GPU would wait for all that the GPU has to do."""
+    x &= _ALL_BITS
+    x = (x ^ (x >> 30)) * (_MIX_1 & _ALL_BITS) & _ALL_BITS
+    x = (x ^ (x >> 27)) * (_MIX_2 & _ALL_BITS) & _ALL_BITS
+    return _wrapped(x ^ (x >> 31))
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -52,12 +66,11 @@ def keyed_uniform(seed: int, step: int | Tensor, purpose: Purpose, rows: Tensor,
     step: of all rows, or [B] int64. rows: [B] int64, global row numbers. Returns [B], or [B, width] when `width` is
     given, float32.
     """
+    of_purpose = _mixed(seed * _GOLDEN + int(purpose))
     if isinstance(step, int):
-        seed_, step, purpose_ = torch.tensor([seed, step, int(purpose)], dtype=torch.int64, device=rows.device)
+        bits = _mix(rows * _GOLDEN + _mixed(of_purpose + step * _GOLDEN))
     else:
-        seed_, purpose_ = torch.tensor([seed, int(purpose)], dtype=torch.int64, device=rows.device)
-    key = _mix(_mix(seed_ * _GOLDEN + purpose_) + step * _GOLDEN)
-    bits = _mix(key + rows * _GOLDEN)
+        bits = _mix(rows * _GOLDEN + _mix(step * _GOLDEN + of_purpose))
     if width is not None:
         lanes = torch.arange(1, width + 1, dtype=torch.int64, device=rows.device)
         bits = _mix(bits[:, None] + lanes[None, :] * _GOLDEN)

@@ -121,7 +121,7 @@ def test_a_saved_state_goes_on_bit_identically() -> None:
 def test_without_a_gpu_the_pure_path_is_taken_and_says_why() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    works, reason = kernels_work()
+    works, reason = kernels_work(torch.device("cpu"))
     optimizer, note = adam_atan2([parameter([1.0])], lr=0.1)
     assert not works
     assert reason == "no CUDA device"

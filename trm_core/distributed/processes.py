@@ -87,8 +87,10 @@ def peers_watched(place: Place) -> Iterator[None]:
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:
-    """Gloo has no error class of its own; its errors are told by their text."""
+    """Gloo has no error class of its own; its errors are told by their text. NCCL's has, also for what is no loss."""
     text = str(error).lower()
+    if any(words in text for words in ("invalid usage", "duplicate gpu", "out of memory")):
+        return False
     return isinstance(error, dist.DistError) or "gloo" in text or "connection closed by peer" in text
 
 

@@ -68,7 +68,7 @@ def export_run(
         raise UsageError(f"{out} exists already", hint="name another --out, or remove it first")
     if "onnx" in forms:
         require_onnx()
-    original = load_trained(run, "cpu", checkpoint)
+    original = in_float32(load_trained(run, "cpu", checkpoint))
     half = out.with_name(f".{out.name}.part")
     shutil.rmtree(half, ignore_errors=True)
     try:
@@ -80,6 +80,13 @@ def export_run(
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return replace(exported, folder=out)
+
+
+def in_float32(trained: Trained) -> Trained:
+    """The model as others get it: weights are float32 whatever `training.precision` says, and graphs compute in it."""
+    training = trained.config.training.model_copy(update={"precision": "float32"})
+    trained.model.recursion.reduced = False
+    return replace(trained, config=trained.config.model_copy(update={"training": training}))
 
 
 def _write(

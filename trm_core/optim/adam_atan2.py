@@ -72,37 +72,63 @@ class AdamAtan2(Uncompiled):
         torch._foreach_add_(params, direction, alpha=-group["lr"] / (1 - beta1**t))
 
 
-def kernels_work() -> tuple[bool, str]:
-    """Whether the `adam-atan2` CUDA package can be used here, and why (not).
-
-    Its default install succeeds without CUDA and then cannot be imported, so it is tried with one real step and
-    compared.
+def with_steps_beside(package: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The package's optimiser, whose kernels read the number of steps where the parameter is. Loading as torch does it
+    leaves that in host memory, where it comes from; a kernel that is given its address ends the process's context.
     """
-    if not torch.cuda.is_available():
+
+    class WithStepsBeside(package):  # type: ignore[misc, valid-type]
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            super().load_state_dict(state_dict)
+            for parameter, state in self.state.items():
+                state["step"] = state["step"].to(parameter.device)
+
+    return WithStepsBeside
+
+
+def kernels_work(device: torch.device) -> tuple[bool, str]:
+    """Whether the `adam-atan2` CUDA package can be used on this device, and why (not).
+
+    Its default install succeeds without CUDA and then cannot be imported, so it is tried: a step, and one more after
+    its state was saved and loaded, compared with the formula.
+    """
+    if device.type != "cuda":
         return False, "no CUDA device"
     try:
         from adam_atan2 import AdamATan2  # type: ignore[import-not-found]
     except ImportError as error:
         return False, f"adam-atan2 cannot be imported ({error})"
-    theirs, ours = (torch.nn.Parameter(torch.ones(8, device="cuda")) for _ in range(2))
-    for p in (theirs, ours):
-        p.grad = torch.linspace(-1, 1, 8, device="cuda")
     settings: dict[str, Any] = {"lr": 0.1, "betas": (0.9, 0.95), "weight_decay": 0.1}
     try:
-        AdamATan2([theirs], **settings).step()
+        theirs, ours = (two_steps(kind, device, settings) for kind in (with_steps_beside(AdamATan2), AdamAtan2))
     except RuntimeError as error:
-        return False, f"adam-atan2's first step failed ({error})"
-    AdamAtan2([ours], **settings).step()
+        return False, f"adam-atan2's first steps failed ({error})"
     if not torch.allclose(theirs, ours, atol=1e-5):
-        return False, "adam-atan2's first step differs from the formula"
-    return True, "adam-atan2's CUDA kernels passed a test step"
+        return False, "adam-atan2's first steps differ from the formula"
+    return True, "adam-atan2's CUDA kernels passed two test steps"
+
+
+def two_steps(kind: Callable[..., torch.optim.Optimizer], device: torch.device, settings: dict[str, Any]) -> Tensor:
+    """Eight weights after a step, and another by an optimiser that loaded the first one's state from host memory."""
+    weights = torch.nn.Parameter(torch.ones(8, device=device))
+    weights.grad = torch.linspace(-1, 1, 8, device=device)
+    first, second = kind([weights], **settings), kind([weights], **settings)
+    first.step()
+    kept = first.state_dict()
+    kept["state"] = {
+        number: {name: value.cpu() for name, value in state.items()} for number, state in kept["state"].items()
+    }
+    second.load_state_dict(kept)
+    second.step()
+    return weights.detach()
 
 
 def adam_atan2(params: Iterable[Any], **settings: Any) -> tuple[torch.optim.Optimizer, str]:
-    """The fastest AdamAtan2 that works here, and the reason for the choice."""
-    works, reason = kernels_work()
+    """The fastest AdamAtan2 that works where the parameters are, and the reason for the choice."""
+    params = list(params)
+    works, reason = kernels_work(params[0].device if params else torch.device("cpu"))
     if works:
         from adam_atan2 import AdamATan2
 
-        return AdamATan2(params, **settings), reason
+        return with_steps_beside(AdamATan2)(params, **settings), reason
     return AdamAtan2(params, **settings), f"pure PyTorch AdamAtan2: {reason}"

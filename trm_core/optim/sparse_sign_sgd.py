@@ -32,9 +32,12 @@ class SparseSignSGD:
         if len(identifiers) == 0 or self.lr == 0:
             return
         touched, where = identifiers.unique(return_inverse=True)
-        total = weights.new_zeros(len(touched), weights.shape[1]).index_add_(0, where, gradients)
+        # Every process adds up the rows of all, a GPU in no fixed order. In double precision a sum near 0 has the same
+        # sign everywhere; of floats one in some billion has not, and the tables would be apart for good.
+        total = weights.new_zeros(len(touched), weights.shape[1], dtype=torch.float64)
+        total.index_add_(0, where, gradients.double())
         lr = self.lr * self.factor
-        weights[touched] = weights[touched] * (1.0 - lr * self.weight_decay) - lr * total.sign()
+        weights[touched] = weights[touched] * (1.0 - lr * self.weight_decay) - lr * total.sign().to(weights.dtype)
 
     def forget(self) -> None:
         """Drop what was read and its gradients: after a step, or instead of one."""

@@ -71,10 +71,11 @@ def memory_of(state: TrainingState, take_steps: Callable[[], object], activities
     with gradients_noted(state) as gradients, profile(activities=activities, profile_memory=True) as profiler:
         take_steps()
     assert profiler.profiler is not None
+    place = DeviceType.CUDA if ProfilerActivity.CUDA in activities else DeviceType.CPU
     changes = sorted(
         (event.start_ns(), event.nbytes())
         for event in profiler.profiler.kineto_results.events()
-        if event.name() == "[memory]"
+        if event.name() == "[memory]" and event.device_type() == place
     )
     live, lived = held, []
     for when, size in changes:

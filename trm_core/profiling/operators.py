@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile, tensorboard_trace_handler
 
 from trm_core.profiling.attach import attached
@@ -41,11 +44,18 @@ def operators_of(stepper: Stepper, steps: int, trace: Path | None) -> list[Opera
         attached(watched_in(stepper.trainer), clock.around),
     ):
         stepper.take(steps)
-    times = {
-        event.key: (event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total, event.count)
-        for event in profiler.key_averages()
-        if event.key not in STAGES
-    }
+    times = times_of(profiler.key_averages(), device)
     total = sum(time for time, _ in times.values())
     found = [Operator(name, time / 1e3 / steps, time / total, calls / steps) for name, (time, calls) in times.items()]
     return sorted(found, key=lambda operator: -operator.milliseconds)
+
+
+def times_of(events: Iterable[FunctionEventAvg], device: torch.device) -> dict[str, tuple[float, int]]:
+    """Microseconds inside each operator itself, on the device, and its calls. A GPU's kernels are events as well, whose
+    time the operators that launched them have already.
+    """
+    return {
+        event.key: (event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total, event.count)
+        for event in events
+        if event.key not in STAGES and event.device_type == DeviceType.CPU
+    }

@@ -21,7 +21,9 @@ class Averages:
 
     def add(self, name: str, total: Tensor, weight: Tensor | float) -> None:
         """Add a sum over `weight` examples."""
-        pair = torch.stack([total.detach().double(), torch.as_tensor(weight, dtype=torch.float64, device=total.device)])
+        # A number of the host is filled in by a kernel: to copy it to a GPU would wait for all that the GPU has to do.
+        weight = weight.double() if isinstance(weight, Tensor) else total.new_full((), weight, dtype=torch.float64)
+        pair = torch.stack([total.detach().double(), weight])
         self._add((name,), pair[:, None])
 
     def add_mean(self, name: str, values: Tensor) -> None:
