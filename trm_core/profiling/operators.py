@@ -55,7 +55,10 @@ def times_of(events: Iterable[FunctionEventAvg], device: torch.device) -> dict[s
     time the operators that launched them have already.
     """
     return {
-        event.key: (event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total, event.count)
+        str(event.key): (
+            event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total,
+            event.count,
+        )
         for event in events
         if event.key not in STAGES and event.device_type == DeviceType.CPU
     }
