@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from trm_core.devices import pick_device
-from trm_core.errors import ConfigError
+from trm_core.distributed.place import Place
+from trm_core.distributed.processes import peers_watched
+from trm_core.errors import ConfigError, ResourceError, is_out_of_memory
 
 
 def test_a_device_without_double_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +32,46 @@ def test_a_device_without_double_precision_is_refused(monkeypatch: pytest.Monkey
 
 def test_the_processor_is_always_there() -> None:
     assert pick_device("cpu")[0] == torch.device("cpu")
+
+
+def test_one_gpu_is_not_given_to_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL would refuse it, in words of its own. Processes of srun that see one each are no such case."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert pick_device("auto", 1)[0] == torch.device("cuda", 0)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    assert pick_device("auto", 0)[0] == torch.device("cuda", 0)
+    with pytest.raises(ConfigError, match="process 1 of this machine has no GPU of its own: there are 1") as told:
+        pick_device("auto", 1)
+    assert told.value.hint is not None
+    assert "--nproc 1" in told.value.hint
+    with pytest.raises(ConfigError, match="'cuda:0' is one GPU, and there are several processes"):
+        pick_device("cuda:0", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("NCCL error in: NCCLUtils.cpp:94, invalid usage\nLast error:\nDuplicate GPU detected", False),
+        ("NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'", False),
+        ("NCCL error: remote process exited or there was a network error", True),
+    ],
+)
+def test_not_every_error_of_nccl_is_a_lost_process(text: str, lost: bool) -> None:
+    with (
+        pytest.raises(ResourceError if lost else torch.distributed.DistBackendError),
+        peers_watched(Place(world_size=2)),
+    ):
+        raise torch.distributed.DistBackendError(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "out"),
+    [
+        ("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)", True),
+        ("CUDA error: device-side assert triggered", False),
+    ],
+)
+def test_the_words_of_a_gpu_without_memory(text: str, out: bool) -> None:
+    assert is_out_of_memory(RuntimeError(text)) == out

@@ -111,6 +111,16 @@ def test_a_runner_asks_only_for_what_is_opened(exported: Path, fields: Any) -> N
     assert sorted(asked) == [(row, capsule) for row, answer in enumerate(answers) for capsule in answer["opened"]]
 
 
+@pytest.mark.slow
+def test_a_run_in_bfloat16_is_exported_in_float32(capsule_file: Path, tmp_path: Path) -> None:
+    """Its graphs would be bfloat16 otherwise, which the runtime cannot compute and which is not the model."""
+    training = {"run_dir": tmp_path / "run", "total_steps": 4, "precision": "bfloat16"}
+    assert tiny.invoke("train", *tiny.as_overrides(data={"path": capsule_file}, training=training)).returncode == 0
+    done = tiny.invoke("export", tmp_path / "run", "--format", "all", "--out", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    assert Predictor.load(tmp_path / "out", device="cpu").trained.config.training.precision == "float32"
+
+
 @pytest.mark.parametrize("stored", ["bfloat16", "int8"])
 def test_smaller_weights(trained_run: Path, tmp_path: Path, stored: str, fields: Any, exported: Path) -> None:
     done = tiny.invoke("export", trained_run, "--weights", stored, "--out", tmp_path / "small", "--json")

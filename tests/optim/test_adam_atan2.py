@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from two_devices import second_device
 
-from trm_core.optim.adam_atan2 import AdamAtan2, adam_atan2, kernels_work
+from trm_core.optim.adam_atan2 import AdamAtan2, adam_atan2, kernels_work, two_steps, with_steps_beside
 
 
 class Scalar:
@@ -127,3 +128,30 @@ def test_without_a_gpu_the_pure_path_is_taken_and_says_why() -> None:
     assert reason == "no CUDA device"
     assert isinstance(optimizer, AdamAtan2)
     assert reason in note
+
+
+class Kernels(AdamAtan2):
+    """As the CUDA package: the number of steps lies beside the parameter, and elsewhere it is an illegal access."""
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if not self.state[p]:
+                    self.state[p] = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+                    self.state[p]["step"] = torch.zeros((), device=p.device)
+                if self.state[p]["step"].device != p.device:
+                    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        super().step()
+
+
+@pytest.mark.parametrize("kind", [Kernels, with_steps_beside(Kernels)])
+def test_the_steps_of_a_loaded_state_are_where_the_parameters_are(kind: type[torch.optim.Optimizer]) -> None:
+    """Without that a resumed run, and a rollback, would hand the kernels an address of the host."""
+    settings = {"lr": 0.1, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    with second_device() as device:
+        if kind is Kernels:
+            with pytest.raises(RuntimeError, match="illegal"):
+                two_steps(kind, device, settings)
+        else:
+            found = two_steps(kind, device, settings).cpu()
+            assert torch.allclose(found, two_steps(AdamAtan2, torch.device("cpu"), settings))

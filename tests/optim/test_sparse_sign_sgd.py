@@ -61,6 +61,20 @@ def test_a_step_is_the_loop(parts: list[list[tuple[int, list[int]]]], factor: fl
     assert torch.equal(embedding.weights[untouched], before[untouched])
 
 
+def test_the_order_of_the_rows_is_of_no_account() -> None:
+    """A GPU adds them in any order, and each process for itself: a sign that differs would part their tables."""
+    random = np.random.default_rng(0)
+    values = random.normal(size=(300, WIDTH))
+    values = np.concatenate([values, -values + 1e-9 * random.choice([-1, 1], size=(300, WIDTH))])
+    tables = []
+    for order in (np.arange(600), random.permutation(600), random.permutation(600)):
+        embedding, optimizer = make()
+        learn(embedding, [(3, values[number].tolist()) for number in order])
+        optimizer.step()
+        tables.append(embedding.weights.clone())
+    assert all(torch.equal(table, tables[0]) for table in tables)
+
+
 def test_what_was_read_is_what_stands_in_the_table() -> None:
     embedding, _ = make()
     identifiers = torch.tensor([4, 0, 4])

@@ -6,11 +6,14 @@ import ast
 import json
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
+from torch.autograd import DeviceType
 
 import trm_core.training.step
 from trm_core.config.schema import Config
@@ -18,6 +21,7 @@ from trm_core.data.batch import CapsuleBatch
 from trm_core.prepare import RunHooks, prepare
 from trm_core.profiling.attach import Watched, attached
 from trm_core.profiling.changes import changes
+from trm_core.profiling.operators import times_of
 from trm_core.profiling.profile import Profile, profile_steps, whole_intervals
 from trm_core.profiling.stages import STAGES, StageClock, watched_in
 from trm_core.profiling.steps import Stepper
@@ -255,3 +259,23 @@ def test_a_step_that_is_not_finite_is_an_error(capsule_file: Path) -> None:
     done = tiny.invoke("profile", *overrides(capsule_file, training={"base_lr": 1e30}), "--no-try")
     assert done.returncode == 5, done.stderr
     assert "not finite" in done.stderr
+
+
+@dataclass
+class Event:
+    key: str
+    device_type: DeviceType
+    self_device_time_total: float
+    self_cpu_time_total: float = 1.0
+    count: int = 2
+
+
+def test_a_kernel_is_not_counted_beside_what_launched_it() -> None:
+    events: Any = [
+        Event("aten::mm", DeviceType.CPU, 900.0),
+        Event("sgemm_128x64", DeviceType.CUDA, 900.0),
+        Event("aten::add", DeviceType.CPU, 100.0),
+        Event("vectorized_elementwise", DeviceType.CUDA, 100.0),
+    ]
+    assert times_of(events, torch.device("cuda")) == {"aten::mm": (900.0, 2), "aten::add": (100.0, 2)}
+    assert times_of(events, torch.device("cpu")) == {"aten::mm": (1.0, 2), "aten::add": (1.0, 2)}

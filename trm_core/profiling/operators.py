@@ -54,11 +54,9 @@ def times_of(events: Iterable[FunctionEventAvg], device: torch.device) -> dict[s
     """Microseconds inside each operator itself, on the device, and its calls. A GPU's kernels are events as well, whose
     time the operators that launched them have already.
     """
+    gpu = device.type == "cuda"
     return {
-        str(event.key): (
-            event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total,
-            event.count,
-        )
+        str(event.key): (event.self_device_time_total if gpu else event.self_cpu_time_total, event.count)
         for event in events
         if event.key not in STAGES and event.device_type == DeviceType.CPU
     }
