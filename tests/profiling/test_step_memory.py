@@ -77,11 +77,18 @@ def test_memory_is_traced_once_for_many_batch_sizes(capsule_file: Path) -> None:
     prepared = prepared_with(capsule_file)
     shape, found = prepared.features.shape, []
     for rows in (64, 100, 256):
-        at = trace_at(prepared.config, prepared.features, rows)
+        at = trace_at(prepared.config, prepared.features, rows, "cpu")
         whole = trace(prepared.config, shape, True, prepared.features.cmi, False, rows)
         assert at.peak == pytest.approx(whole.peak, rel=0.02)
         found.append(at.peak)
     assert found == sorted(found)
+
+
+def test_a_gpu_keeps_more_than_a_processor(capsule_file: Path) -> None:
+    """The forms by hand, which write less, are a processor's."""
+    prepared = prepared_with(capsule_file, arch={"hidden_size": 64})
+    there, here = (trace_at(prepared.config, prepared.features, 64, device).peak for device in ("cuda", "cpu"))
+    assert 1.02 * here < there < 2 * here
 
 
 def with_batch(config: Config, rows: int) -> Config:

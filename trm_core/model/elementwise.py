@@ -8,6 +8,9 @@ or not.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, each [K, d]; the signs of the turn are in the sines
 _EPS = 1e-5
+_DEVICE: ContextVar[str] = ContextVar("device", default="")  # that is computed as on; none: the tensor's
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -46,8 +50,18 @@ def rotated(x: Tensor, rotation: Rotation) -> Tensor:
     return _Rotated.apply(x, cos, sin) if _learns(x) else _turn(x, cos, sin, 1.0)
 
 
+@contextmanager
+def as_on(device: str) -> Iterator[None]:
+    """Compute inside as on this kind of device: a trace of what a GPU keeps is made with tensors of the host."""
+    before = _DEVICE.set(device)
+    try:
+        yield
+    finally:
+        _DEVICE.reset(before)
+
+
 def _by_hand(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return (_DEVICE.get() or x.device.type) == "cpu" and not torch.compiler.is_compiling()
 
 
 def _learns(x: Tensor) -> bool:

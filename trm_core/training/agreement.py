@@ -27,7 +27,7 @@ class Standing:
 
 
 def exchange(rows: int, can_replay: bool, stop: int, saved: bool) -> Standing:
-    """`rows`: new samples that this rank needs. In host memory, so that no GPU has to be waited for."""
+    """`rows`: new samples that this rank needs. Between hosts: no GPU takes part."""
     everyone = of_each_rank(torch.tensor([rows, can_replay, stop, saved], dtype=torch.int64))
     wanted, replays, stops, saves = everyone.T.tolist()
     return Standing(

@@ -105,9 +105,10 @@ class Episodes:
         if len(rows) == 0:
             return replace(carry, steps=carry.steps + 1)
         fresh = capsules_of(batch, self.prices)
-        fresh = fresh.opened(self.open_at_start(fresh, rows, step))
+        total = len(carry.halted)
+        fresh = fresh.opened(self.open_at_start(fresh, rows, total, step))
         spread = self.config.dqn.price_spread
-        price = self.model.price_level * spread ** (2 * self.draws(step, Purpose.PRICE, len(carry.halted))[rows] - 1)
+        price = self.model.price_level * spread ** (2 * self.draws(step, Purpose.PRICE, total)[rows] - 1)
         price = price * price_share_at(self.config.dqn, step)
         z_H, z_L = self.model.first_latents(len(rows))
 
@@ -139,7 +140,7 @@ class Episodes:
             z_H=put(carry.z_H, z_H),
             z_L=put(carry.z_L, z_L),
             steps=carry.steps.masked_fill(halted, 0) + 1,
-            min_steps=put(carry.min_steps, self.steps_before_halt(rows, step)),
+            min_steps=put(carry.min_steps, self.steps_before_halt(rows, total, step)),
             halted=torch.zeros_like(halted),
             capsules=capsules,
             labels=put(carry.labels, labels_of(batch)),
@@ -148,9 +149,11 @@ class Episodes:
             pending=pending,
         )
 
-    def open_at_start(self, fresh: CapsuleState, rows: Tensor, step: int) -> Tensor:
-        """[n, k] bool: in a share of the episodes, a random set at the episode's own rate, within the budget."""
-        dqn, total, k = self.config.dqn, int(rows[-1]) + 1, fresh.expanded.shape[1]
+    def open_at_start(self, fresh: CapsuleState, rows: Tensor, total: int, step: int) -> Tensor:
+        """[n, k] bool: in a share of the episodes, a random set at the episode's own rate, within the budget. Of
+        `total` rows `rows` [n] begin.
+        """
+        dqn, k = self.config.dqn, fresh.expanded.shape[1]
         if fresh.children is None or self.config.arch.enable_capsule_expansion is False:
             return torch.zeros_like(fresh.expanded)
         chosen = self.draws(step, Purpose.OPEN_EPISODE, total)[rows] < dqn.random_open_fraction
@@ -159,9 +162,9 @@ class Episodes:
         wanted = affordable(fresh, dqn.budget) & chosen[:, None] & (draws < rate[:, None])
         return choose_capsules(1.0 - draws, fresh, wanted, k, dqn.budget)
 
-    def steps_before_halt(self, rows: Tensor, step: int) -> Tensor:
+    def steps_before_halt(self, rows: Tensor, total: int, step: int) -> Tensor:
         """[n] int64: 1, or in a share of the episodes a random number in 2..T, so that late steps are trained too."""
-        T, total = self.config.arch.max_steps, int(rows[-1]) + 1
+        T = self.config.arch.max_steps
         held = self.draws(step, Purpose.HOLD_EPISODE, total)[rows] < self.config.dqn.halt_exploration
         steps = 2 + (self.draws(step, Purpose.HOLD_STEPS, total)[rows] * (T - 1)).long()
         return torch.where(held, steps, 1)

@@ -72,7 +72,7 @@ def estimate_memory(
     learned = [parameter for module in modules for parameter in module.parameters()]
     bank = 0 if model.memory is None else size_of(model.memory.buffers())
     fixed = size_of(buffer for module in modules for buffer in module.buffers()) - bank
-    traced = trace_at(config, features, max(rows // parts, 1))
+    traced = trace_at(config, features, max(rows // parts, 1), device)
     optimizers = build_optimizers(model, config, policy_modules=modules[1:]).all
     peak = largest_moment(config, traced, optimizers)
     number = 2 if config.dqn.buffer_dtype == "float16" else _FLOAT
@@ -109,11 +109,11 @@ def size_of(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def trace_at(config: Config, features: Features, rows: int) -> Traced:
+def trace_at(config: Config, features: Features, rows: int, device: str) -> Traced:
     """The trace of `rows` rows, from those of the powers of four around it: on the chord of what bends upwards."""
 
     def at(number: int) -> Traced:
-        return trace(config, features.shape, features.dqn, features.cmi, features.curiosity, number)
+        return trace(config, features.shape, features.dqn, features.cmi, features.curiosity, number, device)
 
     low = 1
     while low * _ANCHOR <= rows:

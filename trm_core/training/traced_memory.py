@@ -26,6 +26,7 @@ from trm_core.dqn.learner import ReplayedTargets
 from trm_core.losses import StepLoss
 from trm_core.model.carry import Carry, tensors_of
 from trm_core.model.data_shape import DataShape
+from trm_core.model.elementwise import as_on
 from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.freeze import freeze
@@ -86,17 +87,21 @@ class LiveBytes(TorchDispatchMode):
         self.gradients += parameter.grad.nbytes
 
 
-def trace(config: Config, shape: DataShape, dqn: bool, cmi: bool, curiosity: bool, rows: int) -> Traced:
-    """Of one part of `rows` rows, or of several (`training.accumulation_steps`) of so many each, on a processor."""
+def trace(
+    config: Config, shape: DataShape, dqn: bool, cmi: bool, curiosity: bool, rows: int, device: str = "cpu"
+) -> Traced:
+    """Of one part of `rows` rows, or of several (`training.accumulation_steps`) of so many each. device: its type; what
+    a GPU's kernels want beside their results is not known.
+    """
     # The batch and the buffer do not change what is traced: one trace serves all their sizes.
     training = config.training.model_copy(update={"global_batch_size": config.training.accumulation_steps})
     replay = config.dqn.model_copy(update={"buffer_capacity": 1, "buffer_min_size": 1})
     same = config.model_copy(update={"training": training, "dqn": replay})
-    return _trace(same.model_dump_json(), shape, dqn, cmi, curiosity, rows)
+    return _trace(same.model_dump_json(), shape, dqn, cmi, curiosity, rows, device)
 
 
 @functools.lru_cache(maxsize=256)
-def _trace(text: str, shape: DataShape, dqn: bool, cmi: bool, curiosity: bool, rows: int) -> Traced:
+def _trace(text: str, shape: DataShape, dqn: bool, cmi: bool, curiosity: bool, rows: int, device: str) -> Traced:
     config = Config.model_validate_json(text)
     with shapes_only():  # initial values are looked at, which fake tensors do not allow
         model = TinyRecursiveModel(config, shape, with_cmi=cmi).train()
@@ -105,7 +110,7 @@ def _trace(text: str, shape: DataShape, dqn: bool, cmi: bool, curiosity: bool, r
     model.q_head.value_net.requires_grad_(dqn)
     freeze(model, config.training.freeze)
     everything: list[nn.Module] = [model, *([] if unseen is None else [unseen])]
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), as_on(device):
         for module in everything:
             module.to_empty(device="cpu")
         batch = batch_of(shape, rows)
