@@ -124,7 +124,7 @@ def test_predictions_are_kept_in_the_smallest_type(
     assert outcome.prediction.dtype == kept
     assert vocabulary == 5 or int(outcome.prediction.max()) > 127, "answers that a sign bit would change"
     assert torch.equal(outcome.prediction.long(), found[-1])
-    assert evaluator.run(policy).instead(outcome, outcome.exact, evaluator.prices).prediction.dtype == kept
+    assert evaluator.run(policy).instead(outcome, outcome.exact).prediction.dtype == kept
     monkeypatch.setattr("trm_core.evaluation.rollout._smallest_type", lambda classes: torch.int64)
     wide = evaluator.run(policy)
     assert wide.prediction.dtype == torch.int64

@@ -46,7 +46,7 @@ class Outcome:
     labelled: Tensor  # [N] bool: the row has a label
     loss: Tensor  # [N] cross-entropy
     confidence: Tensor  # [N] largest probability
-    expanded: Tensor  # [N, k] bool: opened capsules
+    opened: Tensor  # [N] capsules opened
     spent: Tensor  # [N] price units
     steps: Tensor  # [N] reasoning steps
     cycles: Tensor  # [N] high-level cycles of all steps
@@ -55,25 +55,16 @@ class Outcome:
     halt_logit: Tensor  # [N] after the last step
     exact_at: Tensor  # [N, T] bool: all right after each step; after the end as at the end
 
-    @property
-    def opened(self) -> Tensor:
-        """[N] capsules opened."""
-        return self.expanded.sum(1)
-
-    def instead(self, other: Outcome, rows: Tensor, prices: Tensor) -> Outcome:
-        """This outcome, where `rows` [N] holds the other one. Steps, cycles and opened capsules are those of both; a
-        capsule that both opened is paid once.
-        """
-        chosen = Outcome(
+    def instead(self, other: Outcome, rows: Tensor) -> Outcome:
+        """This outcome, where `rows` [N] holds the other one; steps and cycles are those of both."""
+        shared = ("steps", "cycles")
+        return Outcome(
             *(
-                torch.where(rows.view(-1, *[1] * (a.dim() - 1)), b, a)
+                a + b if name in shared else torch.where(rows.view(-1, *[1] * (a.dim() - 1)), b, a)
                 for name in Outcome.__dataclass_fields__
                 for a, b in ((getattr(self, name), getattr(other, name)),)
             )
         )
-        expanded = self.expanded | other.expanded
-        steps, cycles = self.steps + other.steps, self.cycles + other.cycles
-        return replace(chosen, steps=steps, cycles=cycles, expanded=expanded, spent=(expanded * prices).sum(1))
 
     @staticmethod
     def join(parts: list[Outcome]) -> Outcome:
@@ -130,14 +121,18 @@ def _restarted(
     thinking: Thinking,
     on_batch: Callable[[int], None],
 ) -> Outcome:
-    """Every row from each of its beginnings; of the answers the one whose halt logit is the highest."""
+    """Every row from each of its beginnings; of the answers the one whose halt logit is the highest. What several of
+    them open is paid once.
+    """
     best: Outcome | None = None
+    expanded = torch.zeros(len(batch), len(prices), dtype=torch.bool, device=prices.device)
     for latents in Beginnings(model, thinking.restarts).latents:
-        one = _rollout_batch(model, config, batch, policy, prices, first, thinking.max_steps, latents)
-        best = one if best is None else best.instead(one, one.halt_logit > best.halt_logit, prices)
+        one, opened = _rollout_batch(model, config, batch, policy, prices, first, thinking.max_steps, latents)
+        best = one if best is None else best.instead(one, one.halt_logit > best.halt_logit)
+        expanded |= opened
         on_batch(len(batch))
     assert best is not None
-    return best
+    return replace(best, opened=expanded.sum(1), spent=(expanded * prices).sum(1))
 
 
 def _rollout_batch(
@@ -149,7 +144,8 @@ def _rollout_batch(
     first: int,
     max_steps: int | None,
     latents: Latents | None,
-) -> Outcome:
+) -> tuple[Outcome, Tensor]:
+    """The outcome, and the capsules [B, k] that it opened."""
     device = prices.device
     rows, T = len(batch), max_steps or config.arch.max_steps
     if model.data.num_children == 0 and not model.data.tokens:
@@ -196,14 +192,14 @@ def _rollout_batch(
         z_H, z_L = model.next_z_H(output.z_H[keep], opened[keep]), output.z_L[keep]
         q_memory = output.q_memory[keep]
     quality = judge_of(model)(logits, labels)
-    return Outcome(
+    outcome = Outcome(
         prediction=logits.argmax(-1).to(_smallest_type(model.data.num_classes)),
         accuracy=quality.accuracy,
         exact=quality.exact,
         labelled=quality.valid,
         loss=quality.loss,
         confidence=confidence,
-        expanded=expanded,
+        opened=expanded.sum(1),
         spent=(expanded * prices).sum(1),
         steps=steps,
         cycles=cycles,
@@ -212,6 +208,7 @@ def _rollout_batch(
         halt_logit=halt_logit,
         exact_at=exact_at,
     )
+    return outcome, expanded
 
 
 def _smallest_type(classes: int) -> torch.dtype:

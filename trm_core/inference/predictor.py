@@ -118,23 +118,19 @@ class Predictor:
         source = self.encoded(samples, kind)
         return list(self.stream(source, self.policy(policy, price, confidence), batch, trace=trace))
 
-    def encoded(
-        self, samples: Iterable[Any], kind: str | None = None, first: int = 0, file: str = ""
-    ) -> Iterator[Sample]:
-        """Raw samples as the model sees them, encoded some at a time. first: the number of the first in messages, file:
-        what they come from.
-        """
+    def encoded(self, samples: Iterable[Any], kind: str | None = None) -> Iterator[Sample]:
+        """Raw samples as the model sees them, encoded some at a time."""
         if self.trained.puzzles is not None:
             meaning = self.trained.puzzles
-            for number, value in enumerate(samples, start=first):
+            for number, value in enumerate(samples):
                 yield self.question_sample(question_of(value, meaning, f"sample {number}"), f"sample {number}")
             return
-        source = iter(samples)
+        source, first = iter(samples), 0
         while block := list(islice(source, BATCH)):
             try:
                 fields = self.encoder.encode(block, kind)
             except DataError as error:
-                where = (f"{file}: " if file else "") + (f"of the samples from {first} on, " if first else "")
+                where = f"of the samples from {first} on, " if first else ""
                 raise DataError(f"{where}{error.message}", hint=error.hint) from error
             yield from samples_of(fields, self.trained, first)
             first += len(block)
