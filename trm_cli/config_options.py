@@ -30,6 +30,10 @@ PrintConfigOption = Annotated[
     bool, typer.Option("--print-config", help="Print the resolved config with each value's origin, and stop.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", metavar="CHECK", help="Leave out a check whose finding is meant so; may be repeated."),
+]
 
 
 def load_from_cli(config: Path | None, overrides: Sequence[str] | None) -> LoadedConfig:

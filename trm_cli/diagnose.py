@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trm_cli.config_options import ConfigOption, JsonOption
+from trm_cli.config_options import ConfigOption, IgnoreOption, JsonOption
 from trm_cli.findings import as_json, failed, show_findings
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def command(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write one page with the checks beside the curves.")
     ] = None,
+    ignore: IgnoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Find what is wrong with a run, say why, and how to mend it.
@@ -52,8 +53,9 @@ def command(
     if run is not None:
         look_ahead(run)  # before the imports, which take longer
     from trm_core.diagnose.diagnose import diagnose
-    from trm_core.diagnose.registry import of_group
+    from trm_core.diagnose.registry import of_group, without
 
+    checks = without(of_group(group), ignore or [])
     if config is None and (overrides or probe):
         raise UsageError("overrides and --probe need --config", hint="trm diagnose --config FILE KEY=VALUE ...")
     if run is not None and probe:
@@ -66,7 +68,7 @@ def command(
         evidence = of_config(config, overrides, probe)
     else:
         raise UsageError("name a run or --config, not both: a run has its own config")
-    found = diagnose(of_group(group), evidence)
+    found = diagnose(checks, evidence)
     if json:
         print_json({"group": group, "notes": evidence.notes, "checks": [as_json(one) for one in found]})
     else:

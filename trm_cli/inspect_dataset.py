@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trm_cli.config_options import JsonOption
+from trm_cli.config_options import IgnoreOption, JsonOption
 from trm_cli.findings import as_json, conclude, failed
 from trm_cli.inspect_puzzles import inspect_puzzle_folder
 from trm_core.errors import CheckFailed, UsageError
@@ -32,6 +32,7 @@ def command(
     quick: Annotated[
         bool, typer.Option("--quick", help="Only the tables and what is damaged: leave the checks out.")
     ] = False,
+    ignore: IgnoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Look at a capsule file or a puzzle folder: shapes, labels, checksums, what EXPAND can be worth, and what is wrong
@@ -45,21 +46,23 @@ def command(
     if file.is_dir():
         if plot is not None:
             raise UsageError(f"--plot {plot}: of puzzles there is nothing to draw", hint="leave --plot out")
-        inspect_puzzle_folder(file, split, quick, json)
+        inspect_puzzle_folder(file, split, quick, ignore or [], json)
         return
 
     from trm_core.data.inspect import inspect_dataset
     from trm_core.diagnose.of_data import checks_of_capsules
+    from trm_core.diagnose.registry import OF_DATA, without
 
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--plot {plot}: expected a .png, .svg or .pdf file")
+    checks = without(OF_DATA, ignore or [])
     with progress("reading") as bar:
 
         def report(stage: str, done: int, total: int) -> None:
             bar.update(done, total=total or None, label=stage)
 
         inspection = inspect_dataset(file, split=split, progress=report)
-        found = [] if quick else checks_of_capsules(inspection, report)
+        found = [] if quick else checks_of_capsules(inspection, report, checks)
     if plot is not None:
         from trm_core.data.inspect_plot import plot_inspection
 

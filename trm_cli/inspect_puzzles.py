@@ -15,20 +15,22 @@ _MOST_TOKENS = 40
 _COUNTED = ("unanswered", "copied", "repeated", "contradicting")
 
 
-def inspect_puzzle_folder(folder: Path, split: str | None, quick: bool, json: bool) -> None:
+def inspect_puzzle_folder(folder: Path, split: str | None, quick: bool, ignore: list[str], json: bool) -> None:
     """Look at it, print what was found, and raise CheckFailed for what is wrong inside."""
     from trm_cli.console import print_json
     from trm_cli.progress import progress
     from trm_core.data.puzzles.inspect import inspect_puzzles
     from trm_core.diagnose.of_data import checks_of_puzzles
+    from trm_core.diagnose.registry import OF_DATA, without
 
+    checks = without(OF_DATA, ignore)
     with progress("reading") as bar:
 
         def report(stage: str, done: int, total: int) -> None:
             bar.update(done, total=total or None, label=stage)
 
         inspection = inspect_puzzles(folder, split, report)
-        found = [] if quick else checks_of_puzzles(inspection, report)
+        found = [] if quick else checks_of_puzzles(inspection, report, checks)
     if json:
         print_json(inspection.to_dict() | {"checks": [as_json(one) for one in found]})
     else:

@@ -56,6 +56,19 @@ def test_a_group_asks_only_its_checks(run: Path) -> None:
     assert some == {name: everything[name] for name in some}
 
 
+def test_a_finding_that_is_meant_so_is_ignored(tmp_path: Path, capsule_file: Path) -> None:
+    path = write_config(tmp_path / "fixed.yaml", capsule_file, dqn={"enabled": False}, loss_weights={"q_halt_loss": 0})
+    found = tiny.invoke("diagnose", "--config", path)
+    assert found.returncode == 1
+    assert "FAIL  loss-weights" in found.stdout
+    ignored = tiny.invoke("diagnose", "--config", path, "--ignore", "loss-weights")
+    assert ignored.returncode == 0, ignored.stdout
+    assert "loss-weights" not in ignored.stdout
+    other = tiny.invoke("diagnose", "--config", path, "--ignore", "loss-weihgts")
+    assert other.returncode == 2
+    assert "no check 'loss-weihgts'; did you mean loss-weights?" in other.stderr
+
+
 def test_a_torn_checkpoint_is_named_first_and_ends_with_one(run: Path) -> None:
     newest = max((run / "checkpoints").glob("step_*"))
     with (newest / "model.safetensors").open("r+b") as file:

@@ -104,6 +104,9 @@ def test_duplicates_across_splits_are_a_problem(tmp_path: Path) -> None:
     assert quick.returncode == 0
     assert "3 samples of test stand in train too" in quick.stdout
     assert "the checks were left out" in quick.stdout
+    ignored = run(path, "--ignore", "duplicate-across-splits", cwd=tmp_path)
+    assert ignored.returncode == 0
+    assert "duplicate-across-splits" not in ignored.stdout
     within = write(tmp_path / "b.h5", {"train": np.concatenate([children, children[:4]])})
     assert inspect_dataset(within).splits["train"].repeated == 4
     assert run(within, cwd=tmp_path).returncode == 0

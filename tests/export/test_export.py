@@ -75,16 +75,16 @@ def test_the_runner_needs_nothing_of_ours(
     np.savez(tmp_path / "samples.npz", **fields)
     (tmp_path / "trm_core.py").write_text("raise ImportError('not for runners')\n")
     folder = shutil.copytree(exported, tmp_path / "model")
-    done = subprocess.run(
-        [sys.executable, str(folder / runner), "samples.npz"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
+
+    def started(argument: str) -> str:
+        command = [sys.executable, str(folder / runner), argument]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "children may be a function" in started("--help")
+    found = [json.loads(line) for line in started("samples.npz").splitlines()]
     expected = Predictor.load(trained_run, device="cpu").predict(**fields)
     for a, b in zip(expected, found, strict=True):
         assert list(a.prediction) == b["prediction"]

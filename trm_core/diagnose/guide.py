@@ -183,7 +183,8 @@ _INTRODUCTION = """\
 cannot tell, with its numbers, the reason, and overrides that mend it. What fails stands first, causes before symptoms:
 mend the first, and look again. `--fix FILE` writes the config with the overrides of the first finding and of all that
 are certain; `--html FILE` one page with the checks beside the curves; `--json` is for programs. The exit code is 1 when
-something fails.
+something fails. `--ignore CHECK` leaves a check out whose finding is meant so, such as `--ignore loss-weights` where
+every row shall think all steps.
 
 RUN may also be a folder of TensorBoard's event files or of Weights & Biases (offline runs too), of this project or
 another; with `--config` beside it more checks can tell.

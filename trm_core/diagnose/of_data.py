@@ -6,11 +6,11 @@ looked for again in a part of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from trm_core.data.inspect import Inspection, is_legacy
 from trm_core.data.puzzles.inspect import PuzzleInspection
-from trm_core.diagnose.check import Diagnosis, Verdict
+from trm_core.diagnose.check import Check, Diagnosis, Verdict
 from trm_core.diagnose.checks.puzzles import NO_PUZZLES
 from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.diagnose import look, worst_first
@@ -23,32 +23,36 @@ Progress = Callable[[str, int, int], None]
 _TELLING = (Verdict.FAIL, Verdict.WARN, Verdict.OK, Verdict.UNKNOWN)
 
 
-def checks_of_capsules(inspection: Inspection, progress: Progress) -> list[Diagnosis]:
+def checks_of_capsules(
+    inspection: Inspection, progress: Progress, checks: Sequence[Check] = OF_DATA
+) -> list[Diagnosis]:
     """Of the file that was inspected, with each of its held-out splits beside training. A legacy file has no splits."""
     if is_legacy(inspection.path):
         return []
-    found = _judged(DataFacts(inspection.path, None, inspection.across_splits), progress)
+    found = _judged(DataFacts(inspection.path, None, inspection.across_splits), progress, checks)
     return [one for one in found if one.finding.evidence != NO_PUZZLES]
 
 
-def checks_of_puzzles(inspection: PuzzleInspection, progress: Progress) -> list[Diagnosis]:
+def checks_of_puzzles(
+    inspection: PuzzleInspection, progress: Progress, checks: Sequence[Check] = OF_DATA
+) -> list[Diagnosis]:
     """Of the folder that was inspected."""
-    return _judged(PuzzleFacts(inspection.path, surveys=inspection.surveys), progress)
+    return _judged(PuzzleFacts(inspection.path, surveys=inspection.surveys), progress, checks)
 
 
-def _judged(facts: DataFacts, progress: Progress) -> list[Diagnosis]:
+def _judged(facts: DataFacts, progress: Progress, checks: Sequence[Check]) -> list[Diagnosis]:
     """One diagnosis for each check: the worst over all held-out splits."""
     others = [name for name, rows in facts.file.rows.items() if rows and name not in ("train", facts.held_out)]
-    total = len(OF_DATA) * (1 + len(others))
+    total = len(checks) * (1 + len(others))
     seen: list[Diagnosis] = []
     for held_out in (facts.held_out, *others):
         evidence = Evidence(data=facts if held_out == facts.held_out else facts.beside(str(held_out)))
-        for check in OF_DATA:
+        for check in checks:
             progress("checks", len(seen), total)
             seen.append(look(check, evidence))
     progress("checks", total, total)
     worst = [
-        min(seen[number :: len(OF_DATA)], key=lambda one: _TELLING.index(one.finding.verdict))
-        for number in range(len(OF_DATA))
+        min(seen[number :: len(checks)], key=lambda one: _TELLING.index(one.finding.verdict))
+        for number in range(len(checks))
     ]
     return worst_first(worst)

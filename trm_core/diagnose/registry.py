@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Sequence
+
 from trm_core.diagnose.check import GROUPS, Check
 from trm_core.diagnose.checks import (
     answers,
@@ -17,6 +20,7 @@ from trm_core.diagnose.checks import (
     run,
     splits,
 )
+from trm_core.errors import UsageError
 
 CHECKS: tuple[Check, ...] = (
     run.TORN,
@@ -46,3 +50,16 @@ def of_group(group: str) -> tuple[Check, ...]:
     if group not in GROUPS:
         raise KeyError(group)
     return tuple(check for check in CHECKS if group in check.groups)
+
+
+def without(checks: Sequence[Check], ignored: Iterable[str]) -> tuple[Check, ...]:
+    """Those that are not named. Raises UsageError for a name that no check has."""
+    names = [check.id for check in CHECKS]
+    for name in ignored:
+        if name not in names:
+            meant = difflib.get_close_matches(name, names, n=1)
+            raise UsageError(
+                f"there is no check '{name}'{f'; did you mean {meant[0]}?' if meant else ''}",
+                hint="their names stand before each finding, and in docs/diagnose.md",
+            )
+    return tuple(check for check in checks if check.id not in ignored)

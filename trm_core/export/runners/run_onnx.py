@@ -6,8 +6,8 @@ From Python: Model(folder)(sketches, children) or Model(folder)(tokens=tokens). 
 capsule) -> [m, D], called only for capsules that the model opens.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ class Model:
         given |= {} if sketches is None else {"sketches": np.float32(sketches)}
         spec, n = self.spec, len(given["tokens" if sketches is None else "sketches"])
         state = {name: np.tile(np.float32(first), (n, *reps)) for name, (first, reps) in spec["first"].items()}
-        state |= {"price": np.full(n, price or spec["price_level"], np.float32)}
+        state |= {"price": np.full(n, spec["price_level"] if price is None else price, np.float32)}
         k, kinds = spec["children"][0], {"tokens": np.int64, "puzzles": np.int64}
         given = {"puzzles": np.full(n, spec.get("blank_puzzle", 0)), "mask": np.ones((n, k), bool)} | given
         state |= {name: np.asarray(x, kinds.get(name)) for name, x in given.items() if name in spec["inputs"]}
@@ -54,5 +54,7 @@ class Model:
 
 
 if __name__ == "__main__":
-    for answer in Model(Path(__file__).parent)(**np.load(sys.argv[1])):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samples", type=Path, help="a .npz of these arrays")
+    for answer in Model(Path(__file__).parent)(**np.load(parser.parse_args().samples)):
         print(json.dumps(answer))
