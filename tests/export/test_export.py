@@ -94,7 +94,7 @@ def test_the_runner_needs_nothing_of_ours(
 
 def test_runners_are_short() -> None:
     for path in (Path(export_module.__file__).parent / "runners").glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 60
+        assert len(path.read_text().splitlines()) <= 64
 
 
 def test_a_runner_asks_only_for_what_is_opened(exported: Path, fields: Any) -> None:
