@@ -17,14 +17,13 @@ from trm_core.config import LoadedConfig, load_config
 from trm_core.config.schema import Config, WeightedPath
 from trm_core.data.dataset import Dataset, open_dataset, rows_per_epoch
 from trm_core.data.encoding import Encoding
-from trm_core.data.puzzles.identifiers import HINT as PUZZLE_HINT
-from trm_core.data.puzzles.identifiers import identifiers_record, unknown_puzzles
+from trm_core.data.puzzles.identifiers import identifiers_record, numbered_as_trained, numbered_together
 from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.data.puzzles.reader import PuzzleData, require_mergeable
 from trm_core.data.source import ensure_built
 from trm_core.devices import pick_device
 from trm_core.distributed.place import Place
-from trm_core.errors import ConfigError
+from trm_core.errors import ConfigError, DataError
 from trm_core.evaluation.report import EvaluationData, pick_split
 from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
@@ -126,9 +125,12 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
                 f"{file.path} and {files[0][0].path} have different prices", hint="build both with one list"
             )
     puzzles = [file for file, _ in files if isinstance(file, PuzzleData)]
-    if puzzles:
+    if puzzles and len(puzzles) == len(files):
         require_mergeable(puzzles)
-    features = resolve_features(config, files[0][0], max((some.num_puzzles for some in puzzles), default=0))
+        puzzles = numbered_together(puzzles)
+        files = [(some, weight) for some, (_, weight) in zip(puzzles, files, strict=True)]
+    num_puzzles = max((some.shift + some.num_puzzles for some in puzzles), default=0)
+    features = resolve_features(config, files[0][0], num_puzzles)
     eval_file = open_dataset(data.eval_path) if data.eval_path else files[0][0]
     if puzzles and not data.eval_path:
         eval_file = next((some for some in puzzles if some.rows.get("test")), puzzles[0])
@@ -143,9 +145,10 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
             hint="evaluate on a file built with the same settings",
         )
     if isinstance(eval_file, PuzzleData) and config.arch.puzzle_emb_ndim:
-        why = unknown_puzzles(eval_file, features.shape.num_puzzles, identifiers_record(puzzles))
-        if why is not None:
-            raise ConfigError(why, hint=PUZZLE_HINT)
+        try:
+            eval_file = numbered_as_trained(eval_file, num_puzzles, identifiers_record(puzzles))
+        except DataError as error:
+            raise ConfigError(error.message, hint=error.hint) from error
     split, reason = pick_split(eval_file, data.eval_split)
     device, chosen = pick_device(config.training.device, place.local_rank)
     if config.training.threads is not None:

@@ -150,6 +150,8 @@ def test_votes_on_narrow_predictions_are_those_on_wide_ones(tmp_path: Path) -> N
     tasks = tasks_of(data)
     results = [vote(data, replace(outcome, prediction=one), tasks) for one in (wide, wide.to(torch.uint8))]
     assert results[0] == results[1]
+    later = EvaluationData(arc.numbered(arc.num_puzzles), "test")  # as of a second folder of training
+    assert vote(later, replace(outcome, prediction=wide), tasks_of(later)) == results[0]
     assert results[0].pass_at is not None
     assert results[0].pass_at[1] == 1.0
     assert results[0].submission["f"][0]["attempt_1"] == task(2)["test"][0]["output"]

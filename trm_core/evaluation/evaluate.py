@@ -15,8 +15,7 @@ import torch
 from trm_core.config.schema import Config, Selector
 from trm_core.data.dataset import Dataset, open_dataset
 from trm_core.data.encoding import Encoding
-from trm_core.data.puzzles.identifiers import HINT as PUZZLE_HINT
-from trm_core.data.puzzles.identifiers import unknown_puzzles
+from trm_core.data.puzzles.identifiers import numbered_as_trained
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.devices import pick_device
 from trm_core.distributed.collectives import of_first_rank, on_every_rank, rank, world_size
@@ -223,6 +222,8 @@ def evaluation_data(run: TrainedRun, config: Config, request: EvalRequest) -> Ev
             raise
         hint = f"{error.hint}; if it was moved, name it with --data"
         raise DataError(f"{run.path} was trained with {error.message}", hint=hint) from error
+    if isinstance(file, PuzzleData) and config.arch.puzzle_emb_ndim:
+        file = numbered_as_trained(file, run.model.data.num_puzzles, run.data.get("identifiers"))
     require_fit(run, config, file)
     if request.split is not None:
         return EvaluationData(file, pick_split(file, request.split)[0])
@@ -249,10 +250,6 @@ def require_fit(run: TrainedRun, config: Config, file: Dataset) -> None:
             f"{file.path} has no parents, but {run.path} was trained with hierarchical attention",
             hint=_HINT_ALIKE,
         )
-    if isinstance(file, PuzzleData) and config.arch.puzzle_emb_ndim:
-        why = unknown_puzzles(file, shape.num_puzzles, run.data.get("identifiers"))
-        if why is not None:
-            raise CheckpointError(f"{run.path} cannot be asked: {why}", hint=PUZZLE_HINT)
     for name, value in expected.items():
         if getattr(file, name) != value:
             raise CheckpointError(

@@ -47,7 +47,7 @@ def vote(data: EvaluationData, outcome: Outcome, tasks: Sequence[HeldOutTask]) -
         rows = slice(first, first + len(batch))
         assert batch.puzzles is not None
         votes.add(
-            [file.names[number] for number in batch.puzzles.tolist()],
+            [file.name_of(number) for number in batch.puzzles.tolist()],
             batch.sketches.numpy(),
             outcome.prediction[rows].cpu().numpy(),
             torch.sigmoid(outcome.halt_logit[rows].double()).cpu().numpy(),

@@ -15,6 +15,7 @@ import numpy as np
 
 from trm_core.data.dataset import Dataset, open_dataset
 from trm_core.data.fields import ENCODERS
+from trm_core.data.puzzles.identifiers import numbered_as_trained
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.recorded_encoder import RecordedEncoder
 from trm_core.data.store import open_capsules
@@ -101,6 +102,8 @@ def _write(
     # From here on what lies on the disk counts: these are the weights that others will have.
     trained = read_folder(folder, original.device)
     with closing(open_dataset(recorded)) as file:
+        if isinstance(file, PuzzleData) and trained.config.arch.puzzle_emb_ndim:
+            file = numbered_as_trained(file, trained.model.data.num_puzzles, trained.identifiers)
         limit = _MOST_MEASURED if isinstance(file, PuzzleData) and file.rows[split] > _MOST_MEASURED else None
         data = EvaluationData(file, split, limit)
         fields = real_samples(file, split)

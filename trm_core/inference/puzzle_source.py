@@ -12,7 +12,7 @@ import numpy as np
 
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.puzzles.answers import readable, right, valid
-from trm_core.data.puzzles.identifiers import HINT, unknown_puzzles
+from trm_core.data.puzzles.identifiers import numbered_as_trained
 from trm_core.data.puzzles.meaning import Meaning
 from trm_core.data.puzzles.question_files import questions_of_file, questions_of_text
 from trm_core.data.puzzles.questions import Question
@@ -87,9 +87,7 @@ def _folder(data: PuzzleData, predictor: Predictor, split: str | None) -> Source
         if ours != theirs:
             raise DataError(f"{data.path}: its puzzles have {theirs} {name}, those of the model {ours}")
     if predictor.trained.config.arch.puzzle_emb_ndim:
-        why = unknown_puzzles(data, shape.num_puzzles, predictor.trained.identifiers)
-        if why is not None:
-            raise DataError(why, hint=HINT)
+        data = numbered_as_trained(data, shape.num_puzzles, predictor.trained.identifiers)
     split = split or next((name for name in ("test", "train") if data.rows.get(name)), "test")
     if not data.rows.get(split):
         raise UsageError(f"{data.path} has no split '{split}'", hint=f"it has: {', '.join(data.rows)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trm_core.data.puzzles.identifiers import unknown_puzzles
+from trm_core.data.puzzles.identifiers import shift_in
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.errors import CheckpointError
 from trm_core.model.trm import TinyRecursiveModel
@@ -39,7 +39,7 @@ def load_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[Puzzle
     own, notes = model.state_dict(), [f"weights from {source}"]
     if PUZZLES in own and PUZZLES in weights:
         count = len(weights[PUZZLES])
-        others = len(own[PUZZLES]) != count or any(unknown_puzzles(some, count, recorded) for some in puzzles)
+        others = len(own[PUZZLES]) != count or any(shift_in(some, count, recorded) != some.shift for some in puzzles)
     else:
         others = False
     if others:

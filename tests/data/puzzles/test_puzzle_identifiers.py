@@ -1,16 +1,29 @@
-"""No other folder's puzzles are answered under the embeddings of the training puzzles."""
+"""Every puzzle of several folders has a number of its own, and no other folder's puzzles are answered under the
+embeddings of the training puzzles.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_puzzles import ARCH, write_puzzles
 
-from trm_core.data.puzzles.identifiers import identifiers_record, unknown_puzzles
+from trm_core.data.dataset import open_stream
+from trm_core.data.puzzles.identifiers import (
+    identifiers_record,
+    numbered_as_trained,
+    numbered_together,
+    shift_in,
+)
+from trm_core.data.puzzles.layout import BLANK, Metadata
 from trm_core.data.puzzles.reader import PuzzleData, open_puzzles
+from trm_core.errors import DataError
 
 NAMES = ["<blank>", "puzzle1", "puzzle2", "puzzle3"]
 
@@ -42,26 +55,106 @@ def opened(folder: Path, names: list[str] | None) -> PuzzleData:
 )
 def test_identifiers_of_another_folder(names: list[str] | None, why: str | None, tmp_path: Path) -> None:
     record = identifiers_record([opened(tmp_path / "ours", NAMES)])
-    found = unknown_puzzles(opened(tmp_path / "theirs", names), 4, json.loads(json.dumps(record)))
-    assert found == why or (
-        why is not None and found is not None and why in found and str(tmp_path / "theirs") in found
-    )
+    theirs, record = opened(tmp_path / "theirs", names), json.loads(json.dumps(record))
+    if why is None:
+        assert numbered_as_trained(theirs, 4, record).shift == 0
+        return
+    with pytest.raises(DataError, match=why) as caught:
+        numbered_as_trained(theirs, 4, record)
+    assert str(theirs.path) in caught.value.message
 
 
 def test_what_is_not_recorded_contradicts_nothing(tmp_path: Path) -> None:
     other = opened(tmp_path / "other", ["<blank>", "a", "b", "c"])
     assert identifiers_record([opened(tmp_path / "silent", None)]) is None
-    for record in (None, 7, "no base64 at all", "YQ==", [1]):
-        assert unknown_puzzles(other, 4, record) is None
+    for record in (None, 7, {"names": "no base64 at all"}, {"names": "YQ==", "begin": 7}, {"begin": ["a", -1]}, [1]):
+        assert shift_in(other, 4, record) == 0
 
 
 def test_several_training_folders_are_one_list(tmp_path: Path) -> None:
     short, silent, long = (
         opened(tmp_path / name, names) for name, names in (("a", NAMES[:2]), ("b", None), ("c", NAMES))
     )
-    record = identifiers_record([short, silent, long])
+    together = numbered_together([short, silent, long])
+    assert [folder.shift for folder in together] == [0, 0, 0]
+    record = identifiers_record(together)
     assert record == identifiers_record([long])
-    assert "identifier 3 is 'x'" in str(unknown_puzzles(opened(tmp_path / "d", [*NAMES[:3], "x"]), 4, record))
+    with pytest.raises(DataError, match="identifier 3 is 'x'"):
+        numbered_as_trained(opened(tmp_path / "d", [*NAMES[:3], "x"]), 4, record)
+
+
+def nothing_but(names: list[str]) -> PuzzleData:
+    """A folder of which only the identifiers matter."""
+    about = Metadata(
+        pad_id=0, vocab_size=3, seq_len=4, blank_identifier_id=0, ignore_label_id=0, sets=["all"],
+        num_puzzle_identifiers=len(names), total_groups=1, total_puzzles=1, mean_puzzle_examples=1,
+    )  # fmt: skip
+    return PuzzleData(Path("nowhere"), {"train": about}, {"train": []}, None, names)
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=5), min_size=1, max_size=5))
+def test_one_number_is_one_puzzle_and_folders_are_found_again(lists: list[list[str]]) -> None:
+    folders = numbered_together([nothing_but([BLANK, *names]) for names in lists])
+    owners: dict[int, str] = {}
+    for folder in folders:
+        for here, name in enumerate((folder.names or [])[1:], start=1):
+            assert owners.setdefault(here + folder.shift, name) == name
+            assert folder.name_of(here + folder.shift) == name
+        assert folder.name_of(0) == BLANK
+    total, record = max(folder.shift + folder.num_puzzles for folder in folders), identifiers_record(folders)
+    for folder in folders:
+        again = numbered_as_trained(nothing_but(folder.names or []), total, record)
+        assert again.shift == folder.shift
+
+
+def test_folders_that_were_built_apart_are_read_together(tmp_path: Path) -> None:
+    """A folder whose names contradict has the next numbers; the blank one is everybody's."""
+    ours, other = opened(tmp_path / "a", NAMES), opened(tmp_path / "b", ["<blank>", "x", "y", "z"])
+    together = numbered_together([ours, other, ours])
+    assert [folder.shift for folder in together] == [0, 4, 0]
+    assert ours.shift == other.shift == 0
+    rows = slice(0, other.rows["train"])
+    own, shifted = (folder.read("train", rows)["puzzles"] for folder in (other, together[1]))
+    assert np.array_equal(shifted, np.where(own == 0, 0, own + 4))
+    assert own.max() > 0
+    batch = open_stream([(folder, 1.0) for folder in together[:2]], "train", seed=0).take(200)
+    assert batch.puzzles is not None
+    assert {1, 2, 3, 5, 6, 7} <= set(batch.puzzles.tolist()) <= {0, 1, 2, 3, 5, 6, 7}
+    assert together[1].manifest["content_hash"] == other.manifest["content_hash"]
+
+
+def test_a_run_of_folders_that_were_built_apart(tmp_path: Path) -> None:
+    ours, other = named(tmp_path / "ours", NAMES), named(tmp_path / "other", ["<blank>", "x", "y", "z"], seed=1)
+    third = named(tmp_path / "third", ["<blank>", "q", "y", "z"], seed=2)
+    run, exported = tmp_path / "run", tmp_path / "exported"
+    settings = {"arch": ARCH, "training": {"run_dir": run, "total_steps": 4, "lr_warmup_steps": 1, "stop_at_step": 2}}
+    paths = f'data.path=["{ours}","{other}"]'
+    stopped = tiny.invoke("train", *tiny.as_overrides(**settings), paths, f"data.eval_path={other}")
+    assert stopped.returncode == 75, stopped.stderr
+    done = tiny.invoke(
+        "train", *tiny.as_overrides(**settings), paths, "--resume", str(run), "training.stop_at_step=null"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "dataset.json").read_text())["identifiers"]["begin"] == [0, 4]
+    assert tiny.invoke("export", str(run), "--format", "safetensors", "--out", str(exported)).returncode == 0
+    for folder in (ours, other):
+        evaluated = tiny.invoke("eval", str(run), "--data", str(folder))
+        assert evaluated.returncode == 0, evaluated.stderr
+        answers = [tmp_path / f"{folder.name} {number}" for number in (1, 2)]
+        for model, out in zip((run, exported), answers, strict=True):
+            found = tiny.invoke("predict", str(folder), "--model", str(model), "--out", str(out))
+            assert found.returncode == 0, found.stderr
+        assert answers[0].read_text() == answers[1].read_text() != ""
+    refused = tiny.invoke("eval", str(run), "--data", str(third))
+    assert refused.returncode == 4
+    assert "identifier 1 is 'q', another puzzle in training" in refused.stderr
+    begun = tiny.invoke(
+        "train", *tiny.as_overrides(data={"path": other}, arch=ARCH, training={
+            "run_dir": tmp_path / "again", "total_steps": 2, "lr_warmup_steps": 1, "init_from": run,
+        }),
+    )  # fmt: skip
+    assert begun.returncode == 0, begun.stderr
+    assert "4 puzzle embeddings begin at the mean of the 8" in begun.stderr
 
 
 def test_a_second_folder_by_every_way_in(tmp_path: Path) -> None:
@@ -74,7 +167,7 @@ def test_a_second_folder_by_every_way_in(tmp_path: Path) -> None:
         return tiny.invoke("train", *tiny.as_overrides(data={"path": ours, **data}, arch=ARCH, training=training))
 
     assert train(run).returncode == 0
-    assert isinstance(json.loads((run / "dataset.json").read_text())["identifiers"], str)
+    assert json.loads((run / "dataset.json").read_text())["identifiers"]["begin"] == [0]
     assert tiny.invoke("export", str(run), "--format", "safetensors", "--out", str(exported)).returncode == 0
     for folder, why in ((other, "identifiers.json: identifier 1 is 'x'"), (same, None), (silent, None)):
         answers = [tmp_path / f"{folder.name} {number}" for number in (1, 2)]

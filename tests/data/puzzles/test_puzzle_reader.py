@@ -401,13 +401,3 @@ def test_folders_of_other_lengths_do_not_merge(two: tuple[Path, Path]) -> None:
         edit(two[1] / split / "dataset.json", seq_len=SIZE - 2)
     with pytest.raises(DataError, match="seq_len is 4, and 6"):
         require_mergeable([open_puzzles(folder) for folder in two])
-
-
-def test_one_identifier_is_one_puzzle_in_all_folders(two: tuple[Path, Path], tmp_path: Path) -> None:
-    (two[1] / "identifiers.json").write_text(json.dumps(["<blank>", "other", "x"]))
-    with pytest.raises(DataError, match="identifier 1 is 'other', and 'puzzle1' in"):
-        require_mergeable([open_puzzles(folder) for folder in two])
-    short = write_puzzles(tmp_path / "short", identifiers=1)
-    third = write_puzzles(tmp_path / "third", identifiers=3)
-    with pytest.raises(DataError, match=r"third/identifiers.json: identifier 1 is 'puzzle1', and 'other' in .*b"):
-        require_mergeable([open_puzzles(folder) for folder in (short, two[1], third)])

@@ -7,6 +7,7 @@ group numbers count through all of them.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -18,10 +19,8 @@ import numpy as np
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.puzzles.checked_files import PuzzleSet, read_manifest, read_metadata, read_names, read_set, refuse
 from trm_core.data.puzzles.layout import (
-    BLANK,
     DATASET,
     EXAMPLE_FIELDS,
-    IDENTIFIERS,
     INDEX_FIELDS,
     SPLITS,
     Manifest,
@@ -90,6 +89,7 @@ class PuzzleData:
         self.num_capsules = first.seq_len
         self.num_classes: int | None = first.vocab_size
         self.num_puzzles = first.num_puzzle_identifiers
+        self.shift = 0  # what a run adds to the identifiers, all but the blank one
         self.pad_id, self.ignore_label_id = first.pad_id, first.ignore_label_id
         self.blank_identifier_id = first.blank_identifier_id
         self.rows = {split: sum(len(part.inputs) for part in parts) for split, parts in sets.items()}
@@ -100,6 +100,17 @@ class PuzzleData:
         """What a run records of its data."""
         kind = "tokens" if self.about is None else self.about.kind
         return {"kind": f"puzzles: {kind}", "content_hash": self._fingerprint(), "class_names": None}
+
+    def numbered(self, shift: int) -> PuzzleData:
+        """The same folder with other numbers for its puzzles."""
+        other = copy.copy(self)
+        other.shift = shift
+        return other
+
+    def name_of(self, number: int) -> str:
+        """Of a puzzle, by the number that `read` gives it. Only where the folder names its identifiers."""
+        assert self.names is not None
+        return self.names[number if number == self.blank_identifier_id else number - self.shift]
 
     def has(self, field: str) -> bool:
         """True if the rows have this field."""
@@ -124,6 +135,7 @@ class PuzzleData:
             found["labels"][here] = part.read("labels", own)
             found["puzzles"][here] = part.identifiers[own]
             begin += len(part.inputs)
+        found["puzzles"][found["puzzles"] != self.blank_identifier_id] += self.shift
         if self.ignore_label_id is not None:
             found["labels"][found["labels"] == self.ignore_label_id] = IGNORE_LABEL
         return found
@@ -191,7 +203,7 @@ class PuzzleData:
 
 def require_mergeable(folders: Sequence[PuzzleData]) -> None:
     """Raises DataError where folders do not speak the same language."""
-    first, names = folders[0], list[tuple[str, Path]]()
+    first = folders[0]
     for other in folders:
         for name in ("num_capsules", "num_classes", "pad_id", "ignore_label_id", "blank_identifier_id"):
             mine, theirs = getattr(first, name), getattr(other, name)
@@ -201,14 +213,6 @@ def require_mergeable(folders: Sequence[PuzzleData]) -> None:
                     f"{other.path}: {what} is {theirs}, and {mine} in {first.path}: these cannot be merged",
                     hint="build them with the same vocabulary and length",
                 )
-        for number, theirs in enumerate(other.names or []):
-            mine, where = names[number] if number < len(names) else (theirs, other.path)
-            if mine != theirs and BLANK not in (mine, theirs):
-                raise DataError(
-                    f"{other.path / IDENTIFIERS}: identifier {number} is {theirs!r}, and {mine!r} in {where}",
-                    hint="build them together, so that every puzzle has an identifier of its own",
-                )
-            names[number : number + 1] = [(theirs, other.path) if mine == BLANK else (mine, where)]
 
 
 def _mean_visit(part: PuzzleSet) -> float:
