@@ -14,22 +14,25 @@ import numpy as np
 import torch
 
 from trm_core.config import LoadedConfig, load_config
-from trm_core.config.schema import Config, WeightedPath
-from trm_core.data.dataset import Dataset, open_dataset, rows_per_epoch
+from trm_core.config.aliases import weights_without_effect
+from trm_core.config.load import DEFAULT
+from trm_core.config.schema import Config, LossWeights, WeightedPath
+from trm_core.data.dataset import Dataset, open_dataset, require_mixable, rows_per_epoch
 from trm_core.data.encoding import Encoding
 from trm_core.data.puzzles.identifiers import identifiers_record, numbered_as_trained, numbered_together
 from trm_core.data.puzzles.meaning import meaning_of
-from trm_core.data.puzzles.reader import PuzzleData, require_mergeable
+from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.source import ensure_built
 from trm_core.devices import pick_device
 from trm_core.distributed.place import Place
-from trm_core.errors import ConfigError, DataError
+from trm_core.errors import ConfigError, DataError, UsageError
 from trm_core.evaluation.report import EvaluationData, pick_split
 from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.drift import refuse_drift
 from trm_core.training.estimate import MemoryEstimate, estimate_memory
 from trm_core.training.features import Features, resolve_features, resolved
+from trm_core.training.initial_weights import read_initial
 from trm_core.training.run_dir import CONFIG
 from trm_core.training.run_path import choose_run_path
 
@@ -55,6 +58,11 @@ class Prepared:
     device: torch.device
     notes: list[str]
 
+    @property
+    def puzzles(self) -> list[PuzzleData]:
+        """The folders that are trained on, where these are puzzles."""
+        return [file for file, _ in self.files if isinstance(file, PuzzleData)]
+
     def describe_data(self) -> dict[str, Any]:
         """`dataset.json`."""
         first = self.files[0][0]
@@ -62,8 +70,7 @@ class Prepared:
         if isinstance(first, PuzzleData):
             shown["puzzles"] = meaning_of(first).as_record()
             if self.config.arch.puzzle_emb_ndim:
-                folders = [file for file, _ in self.files if isinstance(file, PuzzleData)]
-                shown["identifiers"] = identifiers_record(folders)
+                shown["identifiers"] = identifiers_record(self.puzzles)
         else:
             shown["prices"] = first.prices.tolist()
             shown["masked"] = any(file.has("mask") for file, _ in self.files)
@@ -119,18 +126,18 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
     files = [(open_dataset(path), weight) for path, weight in entries]
     for file, _ in files:
         file.require_trainable()
+    require_mixable([file for file, _ in files], "train")
     for file, _ in files[1:]:
         if not np.array_equal(file.prices, files[0][0].prices):
             raise ConfigError(
                 f"{file.path} and {files[0][0].path} have different prices", hint="build both with one list"
             )
     puzzles = [file for file, _ in files if isinstance(file, PuzzleData)]
-    if puzzles and len(puzzles) == len(files):
-        require_mergeable(puzzles)
+    if puzzles:
         puzzles = numbered_together(puzzles)
         files = [(some, weight) for some, (_, weight) in zip(puzzles, files, strict=True)]
     num_puzzles = max((some.shift + some.num_puzzles for some in puzzles), default=0)
-    features = resolve_features(config, files[0][0], num_puzzles)
+    features = resolve_features(config, files[0][0], num_puzzles, place.world_size)
     eval_file = open_dataset(data.eval_path) if data.eval_path else files[0][0]
     if puzzles and not data.eval_path:
         eval_file = next((some for some in puzzles if some.rows.get("test")), puzzles[0])
@@ -149,14 +156,41 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
             eval_file = numbered_as_trained(eval_file, num_puzzles, identifiers_record(puzzles))
         except DataError as error:
             raise ConfigError(error.message, hint=error.hint) from error
-    split, reason = pick_split(eval_file, data.eval_split)
+    try:
+        split, reason = pick_split(eval_file, data.eval_split)
+    except UsageError as error:
+        raise ConfigError(f"data.eval_split={data.eval_split}: {error.message}", hint=error.hint) from error
     device, chosen = pick_device(config.training.device, place.local_rank)
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
-    notes += [chosen, place.why]
+    notes += [chosen, place.why, *settled(config, features)]
     return Prepared(
         resolved(config, features), features, files, EvaluationData(eval_file, split), reason, device, notes
     )
+
+
+def settled(config: Config, features: Features) -> list[str]:
+    """What `auto` came to, and why."""
+    asked = {"enable_capsule_expansion": config.arch.enable_capsule_expansion, "enable_dqn": config.dqn.enabled}
+    names = {"enable_capsule_expansion": "EXPAND", "enable_dqn": "Q-learning"}
+    return [
+        f"{names[one.name]} {'on' if one.on else 'off'}: {one.reason.removeprefix('auto: ')}"
+        for one in features.status
+        if asked.get(one.name) == "auto"
+    ]
+
+
+def weights_left_over(loaded: LoadedConfig, prepared: Prepared) -> list[str]:
+    """Loss weights that were given and that the data leave without effect: what `auto` came to decides."""
+    default = LossWeights()
+    given = [
+        key
+        for key, origin in loaded.origins.items()
+        if origin != DEFAULT
+        and key.startswith("loss_weights.")
+        and getattr(loaded.config.loss_weights, key.split(".")[1]) != getattr(default, key.split(".")[1])
+    ]
+    return [note for note in weights_without_effect(prepared.config, given) if note not in loaded.notes]
 
 
 def require_same_task(train: Dataset, other: Dataset) -> None:
@@ -182,18 +216,22 @@ def changes_on_resume(run: Path, config: Config) -> list[str]:
 
 def dry_run(loaded: LoadedConfig, hooks: RunHooks, processes: int = 1, resume: str | None = None) -> DryRun:
     """Everything up to the first step, without writing a run directory. Refuses what training would refuse."""
+    run, going_on = choose_run_path(loaded.config, resume)
     prepared = prepare(loaded.config, hooks, Place(world_size=processes))
-    if resume is not None:
-        run, going_on = choose_run_path(loaded.config, resume)
-        for change in changes_on_resume(run, prepared.config) if going_on else ():
-            hooks.log(change)
+    for change in changes_on_resume(run, prepared.config) if going_on else ():
+        hooks.log(change)
+    for note in [*prepared.notes, *weights_left_over(loaded, prepared)]:
+        hooks.log(note)
     config, shape = prepared.config, prepared.features.shape
     with shapes_only():
         model = TinyRecursiveModel(config, shape, with_cmi=prepared.features.cmi)
+    if config.training.init_from is not None and not going_on:
+        for note in read_initial(model, Path(config.training.init_from), prepared.puzzles).notes:
+            hooks.log(note)
     rows = sum(rows_per_epoch(file, "train") for file, _ in prepared.files)
     return DryRun(
         prepared,
         sum(p.numel() for p in model.parameters()),
-        estimate_memory(config, prepared.features, prepared.device.type),
+        estimate_memory(config, prepared.features, prepared.device.type, processes),
         rows / config.training.global_batch_size,
     )

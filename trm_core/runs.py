@@ -21,7 +21,7 @@ from trm_core.errors import ExitCode, Interrupted, ResourceError, StoppedEarly, 
 from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
 from trm_core.evaluation.report import EvaluationData, Evaluator
 from trm_core.model.trm import TinyRecursiveModel
-from trm_core.prepare import Prepared, RunHooks, changes_on_resume, prepare
+from trm_core.prepare import Prepared, RunHooks, changes_on_resume, prepare, weights_left_over
 from trm_core.training import run_dir
 from trm_core.training.deadline import deadline
 from trm_core.training.environment import record_start
@@ -83,6 +83,8 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunR
             cleanup.enter_context(run_dir.locked(path))
             hooks = replace(hooks, log=run_dir.log_into(path, hooks.log))
         run = begin(path, prepared, going_on, stop, hooks, place)
+        for note in weights_left_over(loaded, prepared):
+            hooks.log(note)
         with reported(run):
             with peers_watched(place):
                 train(run)
@@ -136,10 +138,8 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
         run_dir.write_atomic(path / run_dir.CONFIG, dump_config(config))
         run_dir.write_json(path / run_dir.DATASET, prepared.describe_data())
         record_start(path, prepared.device, config.training.seed, [*prepared.notes, *trainer.notes])
-    hooks.log(f"run directory: {path}")
-    if trained_as.training.init_from is not None:
-        for note in trainer.notes:
-            hooks.log(note)
+    for note in [f"run directory: {path}", *prepared.notes, *trainer.notes]:
+        hooks.log(note)
     return Run(path, prepared, trainer, stop, hooks, place)
 
 

@@ -109,8 +109,10 @@ def weights_without_effect(config: Config, given: Collection[str]) -> list[str]:
         reasons["dqn_loss"] = "dqn.enabled is false"
     if config.dqn.enabled is False or not config.dqn.enable_entropy_regularization:
         reasons["entropy_bonus"] = "entropy regularization is off"
+    if config.dqn.expansion_selector != "cmi":
+        reasons["cmi_loss"] = f"dqn.expansion_selector is {config.dqn.expansion_selector}"
     if no_expansion:
-        reasons["cmi_loss"] = "EXPAND is off"
+        reasons |= dict.fromkeys(("cmi_loss", "reconstruction_loss"), "EXPAND is off")
     return [
         f"loss_weights.{name} has no effect: {reason}"
         for name, reason in reasons.items()

@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from trm_core.data.batch import WHOLE, CapsuleBatch, Part
-from trm_core.data.puzzles.reader import PuzzleData, is_puzzle_folder, open_puzzles
+from trm_core.data.puzzles.reader import PuzzleData, is_puzzle_folder, open_puzzles, require_mergeable
 from trm_core.data.puzzles.stream import PuzzleStream, batch_of_puzzles
 from trm_core.data.store import CapsuleFile, open_capsules
-from trm_core.data.stream import SampleStream, sequential_batches, spread
+from trm_core.data.stream import SampleStream, require_same_shape, sequential_batches, spread
 from trm_core.errors import ConfigError, DataError
 
 Dataset = CapsuleFile | PuzzleData
@@ -25,14 +25,25 @@ def open_dataset(path: str | Path) -> Dataset:
     return open_capsules(path)
 
 
+def require_mixable(datasets: Sequence[Dataset], split: str) -> None:
+    """Raises DataError where rows of these cannot be trained on together."""
+    files = [some for some in datasets if isinstance(some, CapsuleFile)]
+    puzzles = [some for some in datasets if isinstance(some, PuzzleData)]
+    if files and puzzles:
+        raise DataError(f"{files[0].path} and {puzzles[0].path}: capsules and puzzles cannot be mixed")
+    for file in files[1:]:
+        require_same_shape(files[0], file, split)
+    if puzzles:
+        require_mergeable(puzzles)
+
+
 def open_stream(entries: Sequence[tuple[Dataset, float]], split: str, *, seed: int, num_workers: int = 0) -> Stream:
     """Endless rows of one or several datasets of a kind, with their weights. Raises ConfigError or DataError."""
     files = [(file, weight) for file, weight in entries if isinstance(file, CapsuleFile)]
     puzzles = [(file, weight) for file, weight in entries if isinstance(file, PuzzleData)]
     if not puzzles:
         return SampleStream(files, split, seed=seed, num_workers=num_workers)
-    if files:
-        raise DataError(f"{files[0][0].path} and {puzzles[0][0].path}: capsules and puzzles cannot be mixed")
+    require_mixable([dataset for dataset, _ in entries], split)
     if len({weight for _, weight in puzzles}) > 1:
         raise ConfigError(
             "data.path: folders of puzzles have no weights, each group of puzzles is visited once in an epoch",

@@ -51,7 +51,7 @@ class SampleStream:
         if not files or block_rows < 1:
             raise ValueError(f"need files and block_rows >= 1; got {len(files)} files, {block_rows=}")
         for file, _ in files:
-            _require_same_shape(files[0][0], file, split)
+            require_same_shape(files[0][0], file, split)
         self._files = [file for file, _ in files]
         weights = np.array([weight for _, weight in files], np.float64)
         self._bounds = np.cumsum(weights / weights.sum())[:-1]
@@ -228,7 +228,8 @@ def _no_split(file: CapsuleFile, split: str) -> DataError:
     return DataError(f"{file.path}: has no {split} split", hint=f"it has {', '.join(file.rows)}")
 
 
-def _require_same_shape(first: CapsuleFile, file: CapsuleFile, split: str) -> None:
+def require_same_shape(first: CapsuleFile, file: CapsuleFile, split: str) -> None:
+    """Raises DataError where rows of two files cannot be mixed."""
     if split not in file.rows:
         raise _no_split(file, split)
     for what in ("num_capsules", "dim", "num_children", "checksum_dim", "label_rank", "fields", "num_classes", "task"):

@@ -262,7 +262,7 @@ class Evaluator:
 def default_policies(config: Config) -> list[str]:
     """What a finished run is compared with."""
     if not config.arch.enable_capsule_expansion:
-        return (["learned"] if config.dqn.enabled else []) + ["act", "never"]
+        return (["learned", "threshold"] if config.dqn.enabled else []) + ["act", "never"]
     return ["learned", "threshold", "never", "all", "random"]
 
 

@@ -54,15 +54,18 @@ class Features:
     status: list[Feature]
 
 
-def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0) -> Features:
+def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0, processes: int = 1) -> Features:
     """Raises ConfigError with every contradiction between the config and the file, each with the key to change.
 
-    num_puzzles: identifiers in all folders, where there are several.
+    num_puzzles: identifiers in all folders, where there are several. processes: that share the batch, each with a
+    replay buffer of its own.
     """
     arch, dqn = config.arch, config.dqn
     problems: list[str] = []
     has_children = file.num_children > 0
-    expansion = has_children if arch.enable_capsule_expansion == "auto" else arch.enable_capsule_expansion
+    expansion = arch.enable_capsule_expansion
+    if expansion == "auto":
+        expansion = has_children and dqn.enabled is not False
     if expansion and not has_children:
         problems.append(
             f"arch.enable_capsule_expansion=true, but {file.path} has no children: there is nothing to open. "
@@ -89,12 +92,18 @@ def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0) -> Fea
             f"training.predictor_steps={training.predictor_steps} exceeds training.total_steps={training.total_steps}: "
             f"for a short trial set training.predictor_steps={training.total_steps * 2 // 3}, or null"
         )
-    if use_dqn and dqn.buffer_capacity < (least := 2 * config.training.global_batch_size * arch.max_steps):
+    rows = config.training.global_batch_size // processes
+    if use_dqn and dqn.buffer_capacity < (least := 2 * rows * arch.max_steps):
         problems.append(
             f"dqn.buffer_capacity={dqn.buffer_capacity} is overwritten before episodes end: at least {least} "
-            "(2 * training.global_batch_size * arch.max_steps)"
+            f"(2 * training.global_batch_size{f' / {processes} processes' if processes > 1 else ''} * arch.max_steps)"
         )
-    if isinstance(arch.num_concepts, int) and file.task == "concepts" and file.num_classes != arch.num_concepts + 4:
+    if (
+        arch.enable_concepts
+        and isinstance(arch.num_concepts, int)
+        and file.task == "concepts"
+        and file.num_classes != arch.num_concepts + 4
+    ):
         problems.append(
             f"arch.num_concepts={arch.num_concepts}, but {file.path} has {(file.num_classes or 4) - 4} concepts: "
             "set it to auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,11 +22,30 @@ PUZZLES = "embedding.puzzles.weights"
 _MAY_LACK = ("q_head.value_net.", "q_head.continue_net.", "mtp.", "memory.", "concepts.", "cmi_head.", "opening_worth.")
 
 
+@dataclass(frozen=True)
+class Initial:
+    """Weights that fit a model, and what there is to say of them."""
+
+    weights: dict[str, Tensor]
+    notes: list[str]
+
+
 def load_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[PuzzleData] = ()) -> list[str]:
-    """Put the weights of a run, or of a checkpoint file of the public TRM or HRM code, into the model; what there is to
-    say of it. puzzles: folders to train on; embeddings of other puzzles, or of another number of them, begin at the
-    mean of those that there are, as in the public code where the number differs. Raises CheckpointError where the
-    weights are another network's.
+    """Put what `read_initial` finds into the model; what there is to say of it."""
+    initial, own = read_initial(model, path, puzzles), model.state_dict()
+    with torch.no_grad():
+        for name, value in one_value_each(model, initial.weights).items():
+            own[name].copy_(value)
+    if model.memory is not None:
+        model.memory.begin_anew()
+    return initial.notes
+
+
+def read_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[PuzzleData] = ()) -> Initial:
+    """The weights of a run, or of a checkpoint file of the public TRM or HRM code, for this model (shapes are enough).
+    puzzles: folders to train on; embeddings of other puzzles, or of another number of them, begin at the mean of those
+    that there are, as in the public code where the number differs. Raises CheckpointError where the weights are another
+    network's.
     """
     public = path.is_file()
     recorded = None
@@ -58,13 +78,8 @@ def load_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[Puzzle
                 f"{source}: {name} is {list(value.shape)}, and {list(own[name].shape)} in this model",
                 hint=_hint(public),
             )
-    with torch.no_grad():
-        for name, value in one_value_each(model, weights).items():
-            own[name].copy_(value)
-    if model.memory is not None:
-        model.memory.begin_anew()
     parts = sorted({name.split(".")[0] + "." + name.split(".")[1] for name in lacking})
-    return [*notes, *([f"begin by chance: {', '.join(parts)}"] if parts else [])]
+    return Initial(weights, [*notes, *([f"begin by chance: {', '.join(parts)}"] if parts else [])])
 
 
 def _difference(name: str, own: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
