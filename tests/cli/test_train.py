@@ -218,6 +218,62 @@ def test_a_dry_run_refuses_what_training_refuses(tmp_path: Path, capsule_file: P
     same = tiny.invoke("train", "--dry-run", "--resume", trained_run, "training.base_lr=0.002")
     assert same.returncode == 0, same.stderr
     assert "changed on resume: training.base_lr" in same.stderr
+    many = tiny.write_capsules(tmp_path / "many.h5", {"train": 20, "validation": 4}, label_rank=2)
+    halves = tiny.write_capsules(tmp_path / "halves.h5", {"train": 20, "validation": 4})
+    for asked, code, words in (
+        ({"training": {"run_dir": trained_run}}, 2, "is not empty"),
+        ({"training": {"init_from": tmp_path / "nothing"}}, 4, "nothing has no checkpoint"),
+        ({"data": {"path": f'["{capsule_file}","{many}"]'}}, 4, "these files cannot be mixed"),
+        ({"data": {"path": halves, "eval_split": "test"}}, 3, "data.eval_split=test"),
+    ):
+        for dry in ([], ["--dry-run"]):
+            refused = tiny.invoke("train", *dry, *overrides(capsule_file, tmp_path / "run", **asked))
+            assert refused.returncode == code, refused.stderr
+            assert words in refused.stderr
+
+
+def test_a_dry_run_is_of_one_of_the_processes(tmp_path: Path, capsule_file: Path) -> None:
+    """Each has a part of the batch, and a replay buffer of its own."""
+    settings = overrides(capsule_file, tmp_path / "run", training={"global_batch_size": 512})
+    capacity = 2 * 256 * 3
+    settings += [f"dqn.buffer_capacity={capacity}", "--json"]
+    alone = tiny.invoke("train", "--dry-run", *settings)
+    assert alone.returncode == 3
+    assert f"at least {2 * capacity} (2 * training.global_batch_size * arch.max_steps)" in alone.stderr
+    two, four = (tiny.invoke("train", "--dry-run", "--nproc", n, *settings) for n in ("2", "4"))
+    activations = [json.loads(done.stdout)["memory_mb"]["activations"] for done in (two, four)]
+    assert 0.4 < activations[1] / activations[0] < 0.6
+
+
+def test_what_was_chosen_and_what_does_nothing_is_said(tmp_path: Path, capsule_file: Path, sudoku_folder: Path) -> None:
+    steps = {"total_steps": 1, "lr_warmup_steps": 0}
+    for dry in ([], ["--dry-run"]):
+        done = tiny.invoke("train", *dry, *overrides(capsule_file, tmp_path / f"run{len(dry)}", training=steps))
+        assert done.returncode == 0, done.stderr
+        for line in (
+            "device cpu",
+            "EXPAND on: tiny.h5 has 2 children per capsule",
+            "Q-learning on: EXPAND needs a policy",
+        ):
+            assert line in done.stderr
+    puzzles = [f"data.path={sudoku_folder}", "data.num_workers=1", "loss_weights.reconstruction_loss=2"]
+    done = tiny.invoke("train", "--dry-run", *puzzles)
+    assert done.returncode == 0, done.stderr
+    assert "data.num_workers has no effect on puzzles" in done.stderr
+    assert "loss_weights.reconstruction_loss has no effect: EXPAND is off" in done.stderr
+    assert "Q-learning off: halting by the halt logit" in done.stderr
+
+
+def test_without_a_policy_nothing_is_opened(tmp_path: Path, capsule_file: Path) -> None:
+    done = tiny.invoke("train", "--dry-run", "--json", *overrides(capsule_file, tmp_path / "run"), "dqn.enabled=false")
+    assert done.returncode == 0, done.stderr
+    features = {f["feature"]: f for f in json.loads(done.stdout)["features"]}
+    assert not features["enable_capsule_expansion"]["on"]
+    assert "dqn.enabled=false" in features["enable_capsule_expansion"]["reason"]
+    both = [*overrides(capsule_file, tmp_path / "run"), "dqn.enabled=false", "arch.enable_capsule_expansion=true"]
+    done = tiny.invoke("train", "--dry-run", *both)
+    assert done.returncode == 3
+    assert "dqn.enabled=false leaves nobody to choose EXPAND" in done.stderr
 
 
 def test_the_best_is_the_best_of_what_is_evaluated_now(tmp_path: Path, capsule_file: Path) -> None:

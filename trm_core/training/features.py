@@ -216,6 +216,8 @@ def _status(config: Config, file: Dataset, expansion: bool, use_dqn: bool) -> li
         if file.num_children
         else "the file has no children"
     )
+    if arch.enable_capsule_expansion == "auto" and file.num_children and not expansion:
+        children = "dqn.enabled=false leaves nobody to choose it"
     asked = {"auto": "auto: "}.get(str(arch.enable_capsule_expansion), "by the config; ")
     entropy = dqn.enable_entropy_regularization and dqn.entropy_regularization_weight > 0
     off = "halting by the halt logit" if isinstance(file, PuzzleData) else "nothing to buy"
