@@ -343,7 +343,7 @@ class TrainingConfig(Section):
         "adamatan2", description="muon: torch.optim.Muon for the matrices of f, AdamW for the rest."
     )
     muon_lr: Positive = Field(0.02, description="Peak rate of Muon's matrices, where optimizer is muon.")
-    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="Moment decay of AdamAtan2 and AdamW.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="Moment decay of AdamAtan2 and AdamW (TRM's).")
     weight_decay: NonNegative = Field(0.01, description="Decoupled weight decay.")
     grad_clip_norm: Positive = Field(1.0, description="Gradient norm above which the model's gradient is scaled down.")
     puzzle_emb_lr: NonNegative = Field(1e-2, description="Peak rate of the puzzle embeddings' sign-SGD.")
