@@ -1,0 +1,42 @@
+"""Which row of which file holds NaN or infinity. Looked for where an outcome is not finite, and nowhere else, so that
+healthy data pay nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trm_core.data.batch import CapsuleBatch
+from trm_core.data.dataset import Dataset, batches_of
+from trm_core.data.fields import FIELDS
+from trm_core.data.store import CapsuleFile
+from trm_core.errors import DataError
+
+_PIECE_BYTES = 8 << 20
+EMBEDDINGS = tuple(name for name, field in FIELDS.items() if field.is_embedding)
+
+
+def require_finite(file: Dataset, split: str, batch: CapsuleBatch) -> None:
+    """Raise DataError for a row of this batch of a split whose embeddings are not finite. Puzzles have none."""
+    if not isinstance(file, CapsuleFile):
+        return
+    for name in EMBEDDINGS:
+        values = getattr(batch, name)
+        if values is None:
+            continue
+        bad = ~values.isfinite().flatten(1).all(1)
+        if bool(bad.any()):
+            raise DataError(
+                f"{file.path}: {split}/{name}: row {int(batch.rows[bad][0])} holds NaN or infinity",
+                hint=f"build the file again from data without them; trm inspect-dataset {file.path} says in how many "
+                "rows they are",
+            )
+
+
+def require_finite_split(files: Iterable[Dataset], split: str) -> None:
+    """Raise DataError for the first such row of a split of several files. Reads all of it, piece by piece."""
+    for file in files:
+        if isinstance(file, CapsuleFile):
+            rows = max(1, _PIECE_BYTES // file.layout.bytes_per_row)
+            for batch in batches_of(file, split, rows):
+                require_finite(file, split, batch)
