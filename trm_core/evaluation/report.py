@@ -12,7 +12,7 @@ from trm_core.config.schema import Config
 from trm_core.data.batch import WHOLE, CapsuleBatch, Part
 from trm_core.data.dataset import Dataset, batches_of, label_batches
 from trm_core.data.fields import IGNORE_LABEL
-from trm_core.data.finite import require_finite
+from trm_core.data.sound import require_checksums, require_finite
 from trm_core.distributed.collectives import on_every_rank, rank, world_size
 from trm_core.errors import UsageError
 from trm_core.evaluation.answer_shares import AnswerShares, answer_shares
@@ -82,10 +82,11 @@ class EvaluationData:
 
 def pick_split(file: Dataset, asked: str) -> tuple[str, str]:
     """The split to evaluate, and why. Raises UsageError if the file lacks the one asked for, and DataError if its
-    labels are no classes.
+    labels are no classes, or its checksums not those of its children.
     """
     split, reason = _choose_split(file, asked)
     file.require_labels(split)
+    require_checksums(file, split)
     return split, reason
 
 

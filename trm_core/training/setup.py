@@ -9,8 +9,8 @@ import torch
 from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
 from trm_core.data.dataset import Dataset, batches_of, open_stream
-from trm_core.data.finite import require_finite_split
 from trm_core.data.puzzles.reader import PuzzleData
+from trm_core.data.sound import require_finite_split
 from trm_core.distributed.collectives import rank, world_size
 from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.learner import TargetNetwork

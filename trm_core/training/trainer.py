@@ -17,7 +17,7 @@ import torch
 
 from trm_core.config.schema import Config
 from trm_core.data.dataset import Dataset
-from trm_core.data.finite import require_finite_split
+from trm_core.data.sound import require_finite_split
 from trm_core.distributed.collectives import of_first_rank, on_every_rank, world_size
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training import measure

@@ -1,5 +1,5 @@
-"""Which row of which file holds NaN or infinity. Looked for where an outcome is not finite, and nowhere else, so that
-healthy data pay nothing.
+"""What a capsule file promises of its numbers, looked at where it is used. That they are finite: where an outcome is
+not, so that healthy data pay nothing. That checksums belong to their children: in some rows. `verify` looks at all.
 """
 
 from __future__ import annotations
@@ -10,17 +10,39 @@ from trm_core.data.batch import CapsuleBatch
 from trm_core.data.dataset import Dataset, batches_of
 from trm_core.data.fields import FIELDS
 from trm_core.data.store import CapsuleFile
+from trm_core.data.store.verify import strange_checksums
+from trm_core.data.stream import spread
 from trm_core.errors import DataError
 
+CHECKSUM_ROWS = 64  # of a split that are verified before it is used
 _PIECE_BYTES = 8 << 20
-EMBEDDINGS = tuple(name for name, field in FIELDS.items() if field.is_embedding)
+_EMBEDDINGS = tuple(name for name, field in FIELDS.items() if field.is_embedding)
+
+
+def require_checksums(file: Dataset, split: str) -> None:
+    """Raise DataError where, in rows spread over a split, checksums do not belong to their children.
+    Puzzles have none.
+    """
+    if not isinstance(file, CapsuleFile):
+        return
+    rows = spread(file.rows[split], CHECKSUM_ROWS)
+    strange = strange_checksums(file, split, rows)
+    if not len(strange):
+        return
+    for batch in batches_of(file, split, CHECKSUM_ROWS, CHECKSUM_ROWS):
+        require_finite(file, split, batch)
+    raise DataError(
+        f"{file.path}: {split}/checksums: row {strange[0]} does not belong to its children ({len(strange)} of "
+        f"{len(rows)} rows that were looked at do not)",
+        hint=f"build the file again from its source; trm inspect-dataset {file.path} looks at all rows",
+    )
 
 
 def require_finite(file: Dataset, split: str, batch: CapsuleBatch) -> None:
     """Raise DataError for a row of this batch of a split whose embeddings are not finite. Puzzles have none."""
     if not isinstance(file, CapsuleFile):
         return
-    for name in EMBEDDINGS:
+    for name in _EMBEDDINGS:
         values = getattr(batch, name)
         if values is None:
             continue
