@@ -22,6 +22,7 @@ from trm_core.data.encoding import Encoding
 from trm_core.data.puzzles.identifiers import identifiers_record, numbered_as_trained, numbered_together
 from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.data.puzzles.reader import PuzzleData
+from trm_core.data.sound import require_checksums
 from trm_core.data.source import ensure_built
 from trm_core.devices import pick_device
 from trm_core.distributed.place import Place
@@ -126,6 +127,7 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
     files = [(open_dataset(path), weight) for path, weight in entries]
     for file, _ in files:
         file.require_trainable()
+        require_checksums(file, "train")
     require_mixable([file for file, _ in files], "train")
     for file, _ in files[1:]:
         if not np.array_equal(file.prices, files[0][0].prices):

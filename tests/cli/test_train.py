@@ -170,7 +170,7 @@ def test_data_that_make_the_scale_of_the_input_nan(tmp_path: Path, name: str, va
         file[f"train/{name}"][5, 1] = value
     done = tiny.invoke("train", *overrides(path, tmp_path / "run"))
     assert done.returncode == 4, done.stderr
-    assert f"{path}: train/{name} holds NaN or infinity" in done.stderr
+    assert f"{path}: train/{name}: row 5 holds NaN or infinity" in done.stderr
 
 
 def test_a_folder_in_use_or_not_empty_is_refused(tmp_path: Path, capsule_file: Path, trained_run: Path) -> None:

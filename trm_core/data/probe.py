@@ -121,9 +121,12 @@ def in_words(value: Mapping[str, Any] | None) -> list[str]:
         f"(a linear probe of {value['train_rows']} {what}, measured on {value['eval_rows']} of {value['split']}; "
         f"always guessing the most frequent class: {percent['chance']})"
     )
+    peeked = []
+    if "checksums" in percent:
+        peeked = [f"from sketches and checksums, at which only the selector checksum peeks: {percent['checksums']}"]
     if "children" not in percent:
-        return [f"there is nothing to open; from the sketches alone: {percent['sketches']}", measured]
-    lines = [f"what EXPAND can be worth here: {percent['sketches']} -> {percent['children']}", measured]
+        return [f"there is nothing to open; from the sketches alone: {percent['sketches']}", measured, *peeked]
+    lines = [f"what EXPAND can be worth here: {percent['sketches']} -> {percent['children']}", measured, *peeked]
     gain = value["children"] - value["sketches"]
     # Twice the standard error of a difference of two shares near one half would hide real gains near 100 %.
     noise = 2 * float(np.sqrt(max(value["children"] * (1 - value["children"]), 1e-4) / value["eval_rows"]))

@@ -12,6 +12,7 @@ from trm_core.config.schema import Config
 from trm_core.data.batch import WHOLE, CapsuleBatch, Part
 from trm_core.data.dataset import Dataset, batches_of, label_batches
 from trm_core.data.fields import IGNORE_LABEL
+from trm_core.data.sound import require_checksums, require_finite
 from trm_core.distributed.collectives import on_every_rank, rank, world_size
 from trm_core.errors import UsageError
 from trm_core.evaluation.answer_shares import AnswerShares, answer_shares
@@ -81,10 +82,11 @@ class EvaluationData:
 
 def pick_split(file: Dataset, asked: str) -> tuple[str, str]:
     """The split to evaluate, and why. Raises UsageError if the file lacks the one asked for, and DataError if its
-    labels are no classes.
+    labels are no classes, or its checksums not those of its children.
     """
     split, reason = _choose_split(file, asked)
     file.require_labels(split)
+    require_checksums(file, split)
     return split, reason
 
 
@@ -168,19 +170,23 @@ class Evaluator:
         return found
 
     def run_part(self, policy: Policy) -> tuple[torch.Tensor, Outcome]:
-        """The batches of this process: the numbers [n] of their rows, and their outcome."""
+        """The batches of this process: the numbers [n] of their rows, and their outcome. Raises DataError where rows
+        that are not finite made it so.
+        """
         part = Part(rank(), world_size())
         numbers = self.data.numbers(part)
         idle = not numbers  # more processes than batches: this one repeats the first, for the shape of an outcome
         if idle:
             part = Part(0, world_size())
             numbers = self.data.numbers(part)
-        outcomes = [
-            rollout(
+        outcomes = []
+        for rows, batch in zip(numbers, self.data.batches(part), strict=True):
+            outcome = rollout(
                 self.model, self.config, [batch], policy, self.prices, self.on_rows, self.thinking, first=rows.start
             )
-            for rows, batch in zip(numbers, self.data.batches(part), strict=True)
-        ]
+            if not outcome.finite():
+                require_finite(self.data.file, self.data.split, batch)
+            outcomes.append(outcome)
         mine = torch.tensor([number for rows in numbers for number in rows])
         found = Outcome.join(outcomes)
         return (mine[:0], take_rows(found, slice(0, 0))) if idle else (mine, found)

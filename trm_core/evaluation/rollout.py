@@ -66,6 +66,10 @@ class Outcome:
             )
         )
 
+    def finite(self) -> bool:
+        """Whether every row has an answer that is a number. One look, for a GPU has to be waited for."""
+        return bool(torch.stack([self.loss, self.confidence, self.halt_logit]).isfinite().all())
+
     @staticmethod
     def join(parts: list[Outcome]) -> Outcome:
         return Outcome(*(torch.cat([getattr(p, name) for p in parts]) for name in Outcome.__dataclass_fields__))

@@ -77,6 +77,11 @@ class CapsuleState:
         """[B] int64, open capsules."""
         return self.expanded.sum(1)
 
+    def finite(self) -> bool:
+        """Whether every number of the samples is finite, those of unopened capsules too."""
+        given = (self.sketches, self.children, self.checksums)
+        return all(bool(values.isfinite().all()) for values in given if values is not None)
+
     def valid(self) -> Tensor:
         """[B, k] bool: capsules that are not padding."""
         return torch.ones_like(self.expanded) if self.mask is None else self.mask

@@ -10,11 +10,12 @@ from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
 from trm_core.data.dataset import Dataset, batches_of, open_stream
 from trm_core.data.puzzles.reader import PuzzleData
+from trm_core.data.sound import require_finite_split
 from trm_core.distributed.collectives import rank, world_size
 from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.learner import TargetNetwork
 from trm_core.dqn.replay import ReplayBuffer
-from trm_core.errors import ConfigError, DataError
+from trm_core.errors import ConfigError
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import build_optimizers
 from trm_core.optim.ema import WeightAverage
@@ -92,7 +93,9 @@ def stream_like(file: Dataset, rows: int) -> CapsuleBatch:
 
 
 def fit_input_scale(model: TinyRecursiveModel, files: list[tuple[Dataset, float]], seed: int) -> None:
-    """Standardise the input with a sample of the training rows, drawn as training draws them. Tokens have no scale."""
+    """Standardise the input with a sample of the training rows, drawn as training draws them. Tokens have no scale.
+    Raises DataError for rows that are not finite.
+    """
     if model.data.tokens:
         return
     stream = open_stream(files, "train", seed=seed)
@@ -103,11 +106,6 @@ def fit_input_scale(model: TinyRecursiveModel, files: list[tuple[Dataset, float]
     if batch.mask is not None:
         sketches = sketches[batch.mask]
         children = None if children is None else children[batch.mask]
-    for name, values in (("sketches", sketches), ("children", children)):
-        if values is not None and not bool(values.isfinite().all()):
-            raise DataError(
-                f"{', '.join(str(file.path) for file, _ in files)}: train/{name} holds NaN or infinity, which would "
-                "make the scale of the input, and so every step, NaN",
-                hint="build the file again from data without them",
-            )
+    if not all(bool(values.isfinite().all()) for values in (sketches, children) if values is not None):
+        require_finite_split([file for file, _ in files], "train")  # it would make the scale, and so every step, NaN
     model.capsule_embedding.fit_scale(sketches, children)

@@ -17,7 +17,8 @@ import torch
 
 from trm_core.config.schema import Config
 from trm_core.data.dataset import Dataset
-from trm_core.distributed.collectives import of_first_rank, world_size
+from trm_core.data.sound import require_finite_split
+from trm_core.distributed.collectives import of_first_rank, on_every_rank, world_size
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training import measure
 from trm_core.training.agreement import Standing, exchange, require_alike
@@ -61,6 +62,7 @@ class Trainer:
     ) -> None:
         """run: where to save; None: nowhere. about: what checkpoints should say of model and data."""
         self.config, self.features, self.device = config, features, device
+        self.files = [file for file, _ in files]
         self.state, episodes = build(config, features, files, device)
         self.taker = StepTaker(config, self.state, episodes)
         self.keeper = None if run is None else Keeper(run, config.training.keep_checkpoints, self.state, about or {})
@@ -150,9 +152,10 @@ class Trainer:
 
     def skip(self, fault: NotFinite, logger: MetricsLogger, log: Log) -> bool:
         """Leave a step out that is not finite, or go back to the last healthy checkpoint (True). Raises DivergedError
-        to give up.
+        to give up, and DataError where the data are to blame.
         """
         state, training, faults = self.state, self.config.training, self.state.faults
+        on_every_rank(self.require_finite_samples)
         state.optimizers.zero_grad()
         if state.model.memory is not None:
             state.model.memory.forget_pending()
@@ -172,6 +175,12 @@ class Trainer:
             raise faults.diverged(state.step, fault.what, training, "there is no checkpoint to go back to")
         self.roll_back(self.keeper, logger, log)
         return True
+
+    def require_finite_samples(self) -> None:
+        """Raise DataError where a sample that is thought about now is not finite: no step can mend that."""
+        if not self.state.carry.capsules.finite():
+            # A carry does not know where its rows come from.
+            require_finite_split(self.files, "train")
 
     def roll_back(self, keeper: Keeper, logger: MetricsLogger, log: Log) -> None:
         """Go back to the newest healthy checkpoint, on the data that follows now, at half the rate."""

@@ -32,7 +32,11 @@ def test_detail_that_decides_is_found_in_the_children_alone(build: Build, tmp_pa
     assert value["checksums"] > 0.85  # six numbers of detail, projected on six
     words = in_words(value)
     assert words[0].startswith("what EXPAND can be worth here: ")
-    assert "paying for detail can help" in words[2]
+    assert words[2].endswith(f"peeks: {100 * value['checksums']:.1f} %")
+    assert "paying for detail can help" in words[3]
+    without = in_words({**value, "checksums": None})
+    assert without == [*words[:2], *words[3:]]
+    assert in_words({**value, "children": None})[2] == words[2], "there may be checksums of children that are not there"
 
 
 def test_inspection_measures_the_same(build: Build, tmp_path: Path) -> None:

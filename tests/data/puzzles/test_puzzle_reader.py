@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from tiny_puzzles import SIZE, VOCAB, write_puzzles
 
 from trm_core.data.puzzles.reader import PuzzleData, open_puzzles, require_mergeable
@@ -359,6 +360,18 @@ def test_nothing_to_learn_from(folder: Path, tmp_path: Path) -> None:
         (only_test / "test" / path.name).write_bytes(path.read_bytes())
     with pytest.raises(DataError, match="has no training puzzles"):
         open_puzzles(only_test).require_trainable()
+
+
+def test_labels_that_are_all_alike_teach_nothing(folder: Path) -> None:
+    """Those that are ignored do not count, and of the test set nothing is learned."""
+    change(array(folder, "labels"), lambda a: np.where(a == 0, 0, 3))
+    with pytest.raises(DataError, match="all training labels are the token 3"):
+        open_puzzles(folder).require_trainable()
+    done = tiny.invoke("train", *tiny.as_overrides(data={"path": folder}, training={"run_dir": folder / "run"}))
+    assert done.returncode == 4, done.stderr
+    assert f"{folder}: all training labels are the token 3" in done.stderr
+    change(array(folder, "labels"), lambda a: np.where(np.arange(a.size).reshape(a.shape) == 0, 2, a))
+    open_puzzles(folder).require_trainable()
 
 
 def test_an_empty_set_is_read(folder: Path) -> None:

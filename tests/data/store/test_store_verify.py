@@ -13,6 +13,7 @@ import pytest
 import tiny
 
 from trm_core.data.checksum import checksums
+from trm_core.data.sound import require_checksums
 from trm_core.data.store import CapsuleFile, CapsuleWriter, Problem, open_capsules
 from trm_core.data.store.guard import inspect_structure
 from trm_core.errors import DataError
@@ -220,3 +221,48 @@ def test_file_changed_while_in_use(capsule_path: Path) -> None:
         h5["train/labels"][50] = 1
     with pytest.raises(DataError, match="was changed while in use"):
         file.read("train", slice(0, 1))
+
+
+# --- what training and evaluation look at ---
+
+
+def with_strange_checksums(path: Path, split: str, rows: slice | int, value: float = 0.5) -> Path:
+    tiny.write_capsules(path, {"train": 96, "validation": 40, "test": 30})
+    with h5py.File(path, "r+") as h5:
+        h5[f"{split}/checksums"][rows] = value
+    return path
+
+
+def test_checksums_of_other_children_are_refused_for_training(tmp_path: Path) -> None:
+    path = with_strange_checksums(tmp_path / "a.h5", "train", slice(None))
+    done = tiny.invoke("train", *tiny.as_overrides(data={"path": path}, training={"run_dir": tmp_path / "run"}))
+    assert done.returncode == 4, done.stderr
+    assert f"{path}: train/checksums: row 0 does not belong to its children (64 of 64 rows" in done.stderr
+    assert "build the file again from its source" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_checksums_of_other_children_are_refused_in_an_evaluation(tmp_path: Path, trained_run: Path) -> None:
+    path = with_strange_checksums(tmp_path / "a.h5", "test", 17)
+    evaluated = tiny.invoke("eval", trained_run, "--data", path, "--policy", "never", "--split", "test")
+    assert evaluated.returncode == 4, evaluated.stderr
+    assert f"{path}: test/checksums: row 17 does not belong to its children (1 of 30 rows" in evaluated.stderr
+    settings = {"data": {"path": path, "eval_split": "test"}, "training": {"run_dir": tmp_path / "run"}}
+    assert "row 17 does not" in tiny.invoke("train", *tiny.as_overrides(**settings)).stderr
+    # Validation is whole, and all that is used here.
+    assert tiny.invoke("eval", trained_run, "--data", path, "--policy", "never").returncode == 0
+
+
+def test_checksums_that_are_no_numbers_are_called_so(tmp_path: Path) -> None:
+    path = with_strange_checksums(tmp_path / "a.h5", "train", 0, np.nan)
+    with open_capsules(path) as file, pytest.raises(DataError, match="train/checksums: row 0 holds NaN"):
+        require_checksums(file, "train")
+
+
+def test_what_cannot_be_verified_passes(tmp_path: Path) -> None:
+    """Of legacy files nobody knows the seed, and without children there is nothing to compare with."""
+    path = with_strange_checksums(tmp_path / "a.h5", "train", slice(None))
+    with h5py.File(path, "r+") as h5:
+        edit_manifest(h5, checksum_seed=None)
+    with open_capsules(path) as file:
+        require_checksums(file, "train")

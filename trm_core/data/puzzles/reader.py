@@ -145,12 +145,19 @@ class PuzzleData:
         return float(sum(_mean_visit(part) for part in self.sets[split]))
 
     def require_trainable(self) -> None:
-        """Raise DataError if there is nothing to learn from, or a token is none of the vocabulary."""
+        """Raise DataError if there is nothing to learn from (no labels, or all alike), or a token is none of the
+        vocabulary.
+        """
         if not self.rows.get("train"):
             raise DataError(f"{self.path}: has no training puzzles", hint=f"it has {', '.join(self.rows)}")
         low, high = self.require_labels("train")
         if low > high:
             raise DataError(f"{self.path}: every training label is to be ignored", hint="give the folder with answers")
+        if low == high:
+            raise DataError(
+                f"{self.path}: all training labels are the token {low}, so there is nothing to learn",
+                hint="give the folder with answers",
+            )
 
     def require_labels(self, split: str) -> tuple[int, int]:
         """The least and the greatest label of a split that counts (the first is larger where there are none). Raises
