@@ -78,6 +78,16 @@ def test_a_policy_that_never_expands_has_no_expansions(tmp_path: Path) -> None:
     assert sum(line["train/num_open_at_start"] for line in late) > 0
 
 
+@pytest.mark.parametrize(("threshold", "left"), [(-1e9, 100.0), (1e9, 0.0)])
+def test_rows_that_leave_the_h_loop_are_counted_in_both_phases(tmp_path: Path, threshold: float, left: float) -> None:
+    file = tiny.write_capsules(tmp_path / "capsules.h5", {"train": 64, "validation": 20})
+    arch = {"enable_adaptive_hcycles": "true", "H_cycles": 2, "hcycle_confidence_threshold": threshold}
+    training = {"run_dir": tmp_path / "run", "predictor_steps": 6}
+    assert tiny.invoke("train", *tiny.as_overrides(data={"path": file}, arch=arch, training=training)).returncode == 0
+    lines = [line for line in tiny.metrics_without_clock(tmp_path / "run") if "train/loss" in line]
+    assert [line.get("train/hcycle_exit_pct") for line in lines] == [left] * 12
+
+
 def test_what_is_logged_is_registered(names: set[str]) -> None:
     assert not [name for name in names if describe(name) is None]
 

@@ -121,8 +121,10 @@ def now(
     cycle = cycle_error(model, capsules, output)
     if cycle is not None:
         yield _over("cycle_loss", cycle, capsules.valid())
-    if output.early and model.leave_above is not None:
-        left = torch.stack([reading.halt_logit > model.leave_above for reading in output.early]).any(0)
+    if model.leave_above is not None and model.recursion.H_cycles > 1:
+        left = output.cycles < model.recursion.H_cycles
+        for reading in output.early:  # every cycle is run while the predictor learns, whatever the earlier ones say
+            left = left | (reading.halt_logit > model.leave_above)
         yield _mean("hcycle_exit_pct", 100.0 * left.float())
     going_on = decision.settled
     if model.cmi_head is not None:

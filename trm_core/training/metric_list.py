@@ -329,7 +329,12 @@ ACTIONS = _group(
         "steps",
         Range("ours: at max_steps a policy that never halts", high=0.98, of="arch.max_steps"),
     ),
-    Metric("train/hcycle_exit_pct", "rows that left the H loop before its last cycle", "percent"),
+    Metric(
+        "train/hcycle_exit_pct",
+        "rows that leave the H loop before its last cycle; while the predictor learns, which takes every cycle:"
+        " those that would leave",
+        "percent",
+    ),
     Metric(
         "train/cos_sim_mean",
         "cosine between the sketches and their prediction from z_H",
