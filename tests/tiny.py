@@ -134,6 +134,7 @@ def make_carry(model: TinyRecursiveModel, rows: int = 4, seed: int = 0, mask: Te
         min_steps=torch.ones(rows, dtype=torch.int64),
         halted=torch.zeros(rows, dtype=torch.bool),
         capsules=capsules,
+        open_at_start=torch.zeros_like(opened),
         labels=torch.randint(shape.num_classes, (rows, shape.answers)),
         price=torch.full((rows,), 0.02),
         q_state=torch.rand(rows, model.q_head.state_width),

@@ -191,6 +191,21 @@ def test_it_fails_on_its_fault(
     assert finding.why.count(". ") <= 1, "two sentences"
 
 
+def test_a_replay_buffer_is_filled_by_the_rows_of_its_process(data: DataFacts) -> None:
+    late = {"dqn": {"buffer_min_size": 200}, "training": {"global_batch_size": 16, "total_steps": 200}}
+    seen = evidence(data, late, {})
+    assert look(BY_ID["buffer-min-size"], seen).finding.evidence.startswith("Q-learning begins at about step 12 of 200")
+    for starts, step in (([{"processes": 1}, {"processes": 2}], 25), ([{"processes": "2"}], 12), ([{}], 12)):
+        seen.run = RunFacts(data.file.path.parent, {}, {}, {"starts": starts}, {}, ())
+        assert look(BY_ID["buffer-min-size"], seen).finding.numbers["begins_at_step"] == pytest.approx(step, abs=0.5)
+    slow = evidence(data, {**late, "dqn": {"buffer_min_size": 200, "max_age": 20}}, {})
+    assert look(BY_ID["buffer-min-size"], slow).finding.verdict is Verdict.OK
+    slow.run = RunFacts(data.file.path.parent, {}, {}, {"starts": [{"processes": 2}]}, {}, ())
+    finding = look(BY_ID["buffer-min-size"], slow).finding
+    assert finding.evidence == "dqn.max_age=20 leaves 160 transitions to draw from, and Q-learning waits for 200"
+    assert finding.fix["dqn.buffer_min_size"] == 200 * 8 // 50
+
+
 def test_a_rate_that_is_too_high_is_no_decay_that_is_too_strong(data: DataFacts) -> None:
     rate = {"training": {"base_lr": 3.0, "weight_decay": 0.1}}
     assert found(data, "regularisation", rate, {}).verdict is Verdict.OK

@@ -53,6 +53,14 @@ def test_a_rise_of_exactly_the_minimum_is_enough() -> None:
     assert reward.expansion_bonus.tolist() == [0.0, 1.0, 1.0]
 
 
+def test_a_rise_of_at_least_0_is_any_rise_and_not_none() -> None:
+    dqn = tiny.make_config(dqn={"reward_min_rise": 0.0, "reward_expansion_bonus": 1.0, "memory_reward_bonus": 2.0}).dqn
+    before, after, nothing = torch.full((3,), 0.5), torch.tensor([0.4, 0.5, 0.501]), torch.zeros(3)
+    reward = step_reward(dqn, before, after, torch.full((3,), Action.EXPAND), nothing, nothing, remembers=True)
+    assert reward.expansion_bonus.tolist() == [0.0, 0.0, 1.0]
+    assert reward.memory_bonus.tolist() == [0.0, 0.0, 2.0]
+
+
 def test_terminal_reward_goes_by_accuracy() -> None:
     dqn = tiny.make_config(dqn={"reward_terminal_correct": 2.0, "reward_terminal_incorrect": -1.0}).dqn
     assert terminal_reward(dqn, torch.tensor([0.0, 1.0, 0.5])).tolist() == [-1.0, 2.0, 0.5]

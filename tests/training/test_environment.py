@@ -67,6 +67,7 @@ def test_every_start_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     record(run)
     first, second = starts(run)
     assert first["seed"] == second["seed"] == 5
+    assert first["processes"] == 1
     assert first["working_directory"] == str(tmp_path)
     assert first["choices"] == ["device cpu: by the test"]
     assert first["packages"]["torch"] == torch.__version__

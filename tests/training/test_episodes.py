@@ -21,6 +21,8 @@ from trm_core.model.carry import Carry, tensors_of
 from trm_core.model.q_head import NUM_SCALARS
 from trm_core.model.trm import StepOutput
 from trm_core.training.episodes import Episodes
+from trm_core.training.measure import every_step
+from trm_core.training.upkeep import Upkeep
 
 ROWS, HIDDEN = 6, 16
 WIDTH = HIDDEN + NUM_SCALARS
@@ -190,6 +192,30 @@ def test_begin_replaces_exactly_the_halted_rows(halted: Tensor, seed: int) -> No
     assert bool((after.pending.slot[halted] == -1).all())
     assert not after.pending.opened[halted].any()
     assert not torch.equal(after.price[halted], carry.price[halted])
+
+
+def test_what_was_open_at_the_start_is_no_expansion() -> None:
+    dqn = {"random_open_fraction": 1.0, "epsilon_start": 1.0, "epsilon_end": 1.0, "expand_count": 2}
+    episodes = make_episodes(tiny.make_config(arch={"max_steps": 4}, dqn=dqn))
+    carry = episodes.initial_carry(tiny.make_batch(ROWS))
+    at_start, bought = torch.zeros(ROWS, tiny.K, dtype=torch.bool), torch.zeros(ROWS, tiny.K, dtype=torch.bool)
+    seen = torch.zeros(3)
+    for step in range(20):
+        new = carry.halted
+        before = episodes.begin(carry, tiny.make_batch(int(new.sum()), seed=step), step)
+        at_start[new], bought[new] = before.capsules.expanded[new], False
+        result = scripted(step)
+        carry, decision = episodes.decide(before, result, step)
+        bought |= decision.opened
+        measured = {
+            name: (total, weight) for name, total, weight in every_step(before, carry, result, decision, Upkeep())
+        }
+        ended = carry.halted
+        expected = (bought[ended].sum(), (bought[ended] * PRICES).sum(), at_start[ended].sum())
+        for place, name in enumerate(("num_expansions", "expansion_cost", "num_open_at_start")):
+            assert measured[f"train/{name}"] == (expected[place], ended.sum()), (step, name)
+        seen += torch.stack(expected)
+    assert bool((seen > 0).all())
 
 
 def test_a_new_episode_forgets_what_the_q_head_remembered() -> None:

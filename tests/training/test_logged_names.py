@@ -64,6 +64,30 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return everything | halting
 
 
+def test_a_policy_that_never_expands_has_no_expansions(tmp_path: Path) -> None:
+    file = tiny.write_capsules(tmp_path / "capsules.h5", {"train": 64, "validation": 20})
+    dqn = {"epsilon_start": 0, "epsilon_end": 0, "halt_exploration": 0, "expansion_cost_per_child": 50}
+    settings = tiny.as_overrides(
+        data={"path": file}, dqn={**dqn, "random_open_fraction": 1}, training={"run_dir": tmp_path / "run"}
+    )
+    assert tiny.invoke("train", *settings).returncode == 0
+    lines = [line for line in tiny.metrics_without_clock(tmp_path / "run") if "train/loss" in line]
+    late = [line for line in lines if line["train/action_2_expand"] == 0 and "train/num_expansions" in line][4:]
+    assert late
+    assert all(line["train/num_expansions"] == line["train/expansion_cost"] == 0 for line in late)
+    assert sum(line["train/num_open_at_start"] for line in late) > 0
+
+
+@pytest.mark.parametrize(("threshold", "left"), [(-1e9, 100.0), (1e9, 0.0)])
+def test_rows_that_leave_the_h_loop_are_counted_in_both_phases(tmp_path: Path, threshold: float, left: float) -> None:
+    file = tiny.write_capsules(tmp_path / "capsules.h5", {"train": 64, "validation": 20})
+    arch = {"enable_adaptive_hcycles": "true", "H_cycles": 2, "hcycle_confidence_threshold": threshold}
+    training = {"run_dir": tmp_path / "run", "predictor_steps": 6}
+    assert tiny.invoke("train", *tiny.as_overrides(data={"path": file}, arch=arch, training=training)).returncode == 0
+    lines = [line for line in tiny.metrics_without_clock(tmp_path / "run") if "train/loss" in line]
+    assert [line.get("train/hcycle_exit_pct") for line in lines] == [left] * 12
+
+
 def test_what_is_logged_is_registered(names: set[str]) -> None:
     assert not [name for name in names if describe(name) is None]
 

@@ -470,7 +470,7 @@ class DQNConfig(Section):
     reward_expansion_bonus: NonNegative = Field(
         0.1, description="Paid for an EXPAND after which u rose by reward_min_rise."
     )
-    reward_min_rise: NonNegative = Field(0.05, description="Rise of u that counts as helpful.")
+    reward_min_rise: NonNegative = Field(0.05, description="Rise of u that counts as helpful; 0: any rise.")
     enable_entropy_regularization: bool = Field(False, description="Add the entropy term (biases Q; epsilon explores).")
     entropy_regularization_weight: NonNegative = Field(0.0, description="Weight of the entropy term.")
     temperature_start: Positive = Field(1.0, description="First temperature of the entropy term's softmax(Q / tau).")

@@ -70,6 +70,11 @@ class Evidence:
         return training.predictor_steps or training.total_steps
 
     @property
+    def rows_per_process(self) -> float:
+        """Each process has a replay buffer of its own for these. Without a run: of a single process."""
+        return self.settings.training.global_batch_size / (self.run.processes if self.run else 1)
+
+    @property
     def facts(self) -> RunFacts:
         """The run directory, for checks that need it."""
         assert self.run is not None

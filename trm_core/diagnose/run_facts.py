@@ -44,6 +44,12 @@ class RunFacts:
         return found if isinstance(found, dict) else {}
 
     @property
+    def processes(self) -> int:
+        """How many trained together in that start; 1 where it does not say."""
+        found = self.last_start.get("processes")
+        return found if isinstance(found, int) and found > 0 else 1
+
+    @property
     def was_killed(self) -> bool:
         """Whether it runs, as status.json says, and its process is gone."""
         pid = self.status.get("pid")

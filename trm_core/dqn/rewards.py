@@ -43,7 +43,7 @@ def step_reward(
     remembers: the memory bank is on.
     """
     rise = after - before
-    helped = rise >= config.reward_min_rise
+    helped = (rise > 0) & (rise >= config.reward_min_rise)
     return StepReward(
         improvement=rise,
         step=torch.full_like(rise, -config.reward_step_penalty),

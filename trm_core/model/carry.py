@@ -35,6 +35,7 @@ class Carry:
     min_steps: Tensor  # [B] int64: steps before which this episode may not halt (exploration)
     halted: Tensor  # [B] bool: the episode is over
     capsules: CapsuleState
+    open_at_start: Tensor  # [B, k] bool: capsules that nobody bought, open since the episode began
     labels: Tensor  # [B, P] int64
     price: Tensor  # [B] price level of the episode
     q_state: Tensor  # [B, S] state after the last step

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from trm_core.distributed.collectives import world_size
 from trm_core.training import run_dir
 from trm_core.training.git_state import DIFF_LIMIT, Repository, code_repository, repository
 from trm_core.training.hardware import describe_hardware
@@ -69,6 +70,7 @@ def record_start(run: Path, device: torch.device, seed: int, notes: list[str]) -
         "pid": os.getpid(),
         "seed": seed,
         "device": str(device),
+        "processes": world_size(),
         "threads": torch.get_num_threads(),
         "choices": notes,
         "git": {name: save_diff(run, checkout) for name, checkout in repositories.items()},

@@ -52,8 +52,10 @@ def every_step(before: Carry, after: Carry, result: StepResult, decision: Decisi
     yield _over("exact_accuracy", quality.exact, rows)
     yield _over("final_accuracy", quality.accuracy, halted & rows)
     yield _over("halt_accuracy", ((result.output.halt_logit > 0) == (quality.right > 0.5)).float(), rows)
-    yield _over("num_expansions", after.capsules.num_opened, halted)
-    yield _over("expansion_cost", after.capsules.spent, halted)
+    bought = after.capsules.expanded & ~after.open_at_start
+    yield _over("num_expansions", bought.sum(1), halted)
+    yield _over("expansion_cost", (bought * after.capsules.prices).sum(1), halted)
+    yield _over("num_open_at_start", after.open_at_start.sum(1), halted)
     yield _over("ponder_cost", after.steps, halted)
     counts = torch.bincount(action, minlength=3).double()
     for number, name in enumerate(("action_0_continue", "action_1_halt", "action_2_expand")):
@@ -119,8 +121,10 @@ def now(
     cycle = cycle_error(model, capsules, output)
     if cycle is not None:
         yield _over("cycle_loss", cycle, capsules.valid())
-    if output.early and model.leave_above is not None:
-        left = torch.stack([reading.halt_logit > model.leave_above for reading in output.early]).any(0)
+    if model.leave_above is not None and model.recursion.H_cycles > 1:
+        left = output.cycles < model.recursion.H_cycles
+        for reading in output.early:  # every cycle is run while the predictor learns, whatever the earlier ones say
+            left = left | (reading.halt_logit > model.leave_above)
         yield _mean("hcycle_exit_pct", 100.0 * left.float())
     going_on = decision.settled
     if model.cmi_head is not None:

@@ -308,15 +308,20 @@ ACTIONS = _group(
     ),
     Metric(
         "train/num_expansions",
-        "capsules open in rows that halted",
+        "capsules that EXPAND opened, in rows that halted",
         "capsules",
         Range("pipeline.md: above 0 where EXPAND is on", above=0),
     ),
     Metric(
         "train/expansion_cost",
-        "price units spent by rows that halted",
+        "price units that EXPAND spent, in rows that halted",
         "price units",
         Range("pipeline.md Workflow 1: above 0 where EXPAND is on", above=0),
+    ),
+    Metric(
+        "train/num_open_at_start",
+        "capsules open, and not paid for, from the first step on, in rows that halted (dqn.random_open_fraction)",
+        "capsules",
     ),
     Metric(
         "train/ponder_cost",
@@ -324,7 +329,12 @@ ACTIONS = _group(
         "steps",
         Range("ours: at max_steps a policy that never halts", high=0.98, of="arch.max_steps"),
     ),
-    Metric("train/hcycle_exit_pct", "rows that left the H loop before its last cycle", "percent"),
+    Metric(
+        "train/hcycle_exit_pct",
+        "rows that leave the H loop before its last cycle; while the predictor learns, which takes every cycle:"
+        " those that would leave",
+        "percent",
+    ),
     Metric(
         "train/cos_sim_mean",
         "cosine between the sketches and their prediction from z_H",

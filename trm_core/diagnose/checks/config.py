@@ -45,8 +45,8 @@ def buffer_min_size(evidence: Evidence) -> Finding:
     config = evidence.settings
     if not has_policy(evidence):
         return unknown("no policy is learned")
-    rows, least, total = config.training.global_batch_size, config.dqn.buffer_min_size, config.training.total_steps
-    # Every row completes about one transition per step.
+    rows, least, total = evidence.rows_per_process, config.dqn.buffer_min_size, config.training.total_steps
+    # Every row completes about one transition per step, in the buffer of its process.
     begins = least / rows
     held = evidence.metrics["train/dqn_buffer_size"]
     numbers = {"begins_at_step": begins, "total_steps": float(total)}
@@ -57,18 +57,19 @@ def buffer_min_size(evidence: Evidence) -> Finding:
     oldest = config.dqn.max_age
     if oldest is not None and oldest * rows < least:
         begins = math.inf
-        text = f"dqn.max_age={oldest} leaves {oldest * rows} transitions to draw from, and Q-learning waits for {least}"
+        left = f"dqn.max_age={oldest} leaves {oldest * rows:.0f} transitions to draw from"
+        text = f"{left}, and Q-learning waits for {least}"
     share = begins / total
     late = Verdict.FAIL if share > 0.25 else Verdict.WARN if share > 0.1 else Verdict.OK
     if late is Verdict.OK:
         return ok(text, **numbers)
-    fitting = max(min(1000, total * rows // 50), 1)
+    fitting = max(min(1000, int(total * rows / 50)), 1)
     return Finding(
         late,
         text,
         numbers=numbers,
         why="dqn_loss is 0 until dqn.buffer_min_size transitions can be drawn. "
-        "Each row of a batch completes about one per step.",
+        "Each row of a batch completes about one per step, and each process has a buffer of its own.",
         fix={"dqn.buffer_min_size": fitting} | ({"dqn.max_age": None} if math.isinf(begins) else {}),
     )
 
