@@ -156,22 +156,6 @@ def test_tensors(newest: Path, name: str, change: Any, words: str) -> None:
     refused(newest, words)
 
 
-def test_a_carry_that_does_not_say_what_was_open_at_the_start_goes_on(newest: Path, tmp_path: Path) -> None:
-    whole = Path(shutil.copytree(newest.parents[1], tmp_path / "whole"))
-    path = newest / "rank0.safetensors"
-    tensors = load_file(path)
-    del tensors["carry.open_at_start"]
-    save_file(tensors, path)
-    tiny.vouch_for(newest)
-    for run in (newest.parents[1], whole):
-        done = tiny.invoke("train", "--resume", run, "training.total_steps=70")
-        assert done.returncode == 0, done.stderr
-    after, wanted = (tiny.metrics_without_clock(run)[-1] for run in (newest.parents[1], whole))
-    assert after == wanted
-    weights = [(run / "checkpoints/step_00000070/model.safetensors").read_bytes() for run in (newest.parents[1], whole)]
-    assert weights[0] == weights[1]
-
-
 def test_averaged_weights_of_another_shape_are_not_broadcast(newest: Path) -> None:
     path = newest / "model.safetensors"
     tensors = load_file(path)

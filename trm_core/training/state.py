@@ -143,10 +143,7 @@ class TrainingState:
             valid, why = self.replay.check_valid()
             if not valid:
                 raise ValueError(f"replay: {why}")
-        saved = _part(own.tensors, "carry.")
-        # Carries of before this was kept do not say what was bought of what is open: they count it as not bought.
-        saved.setdefault("open_at_start", saved["capsules.expanded"])
-        carry = with_tensors(self.carry, saved)
+        carry = with_tensors(self.carry, _part(own.tensors, "carry."))
         require_known(carry, self.model.data)
         self.carry = carry
         if "generator" in own.tensors:
