@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ import torch
 from trm_core.diagnose.check import GROUPS, Check, Finding, Verdict
 from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.diagnose import diagnose, look
-from trm_core.diagnose.evidence import Evidence, RunFacts
+from trm_core.diagnose.evidence import Evidence, RunFacts, of_run
 from trm_core.diagnose.fix import chosen, fixed
 from trm_core.diagnose.read_metrics import read_metrics
 from trm_core.diagnose.registry import CHECKS, of_group
 from trm_core.diagnose.series import Metrics, Series, from_lines, together
+from trm_core.diagnose.watch import Watch
 from trm_core.errors import CheckFailed
 from trm_core.optim.schedule import lr_factor
 from trm_core.training.step import movement
@@ -194,16 +197,35 @@ def test_it_fails_on_its_fault(
 def test_a_replay_buffer_is_filled_by_the_rows_of_its_process(data: DataFacts) -> None:
     late = {"dqn": {"buffer_min_size": 200}, "training": {"global_batch_size": 16, "total_steps": 200}}
     seen = evidence(data, late, {})
-    assert look(BY_ID["buffer-min-size"], seen).finding.evidence.startswith("Q-learning begins at about step 12 of 200")
-    for starts, step in (([{"processes": 1}, {"processes": 2}], 25), ([{"processes": "2"}], 12), ([{}], 12)):
-        seen.run = RunFacts(data.file.path.parent, {}, {}, {"starts": starts}, {}, ())
-        assert look(BY_ID["buffer-min-size"], seen).finding.numbers["begins_at_step"] == pytest.approx(step, abs=0.5)
+    for seen.processes, step in ((1, "12"), (2, "25")):
+        finding = look(BY_ID["buffer-min-size"], seen).finding
+        assert finding.evidence.startswith(f"Q-learning begins at about step {step} of 200")
     slow = evidence(data, {**late, "dqn": {"buffer_min_size": 200, "max_age": 20}}, {})
     assert look(BY_ID["buffer-min-size"], slow).finding.verdict is Verdict.OK
-    slow.run = RunFacts(data.file.path.parent, {}, {}, {"starts": [{"processes": 2}]}, {}, ())
+    slow.processes = 2
     finding = look(BY_ID["buffer-min-size"], slow).finding
     assert finding.evidence == "dqn.max_age=20 leaves 160 transitions to draw from, and Q-learning waits for 200"
     assert finding.fix["dqn.buffer_min_size"] == 200 * 8 // 50
+
+
+@pytest.mark.parametrize(("starts", "processes"), [([{"processes": 1}, {"processes": 2}], 2), ([{}], 1), ("x", 1)])
+def test_how_many_processes_trained_a_run_is_read_off_its_record(
+    tmp_path: Path, trained_run: Path, starts: Any, processes: int
+) -> None:
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    (run / "environment.json").write_text(json.dumps({"starts": starts}))
+    assert of_run(run).processes == processes
+
+
+@pytest.mark.parametrize(("processes", "said"), [(1, False), (4, True)])
+def test_training_that_is_watched_knows_its_processes(data: DataFacts, processes: int, said: bool) -> None:
+    config = tiny.make_config(
+        dqn={"buffer_min_size": 200}, training={"global_batch_size": 16, "total_steps": 100, "lr_warmup_steps": 10}
+    )
+    warnings: list[str] = []
+    watch = Watch(config, data.file.path, warnings.append, processes)
+    watch.log(20, {"train/dqn_buffer_size": 100.0})
+    assert ("buffer-min-size" in watch.said) == said, warnings
 
 
 def test_a_rate_that_is_too_high_is_no_decay_that_is_too_strong(data: DataFacts) -> None:

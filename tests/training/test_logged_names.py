@@ -88,6 +88,22 @@ def test_rows_that_leave_the_h_loop_are_counted_in_both_phases(tmp_path: Path, t
     assert [line.get("train/hcycle_exit_pct") for line in lines] == [left] * 12
 
 
+def test_what_is_replayed_is_absent_and_not_0_until_there_is_enough(tmp_path: Path) -> None:
+    file = tiny.write_capsules(tmp_path / "capsules.h5", {"train": 64, "validation": 20})
+    dqn = {"buffer_min_size": 40, "enable_entropy_regularization": "true", "entropy_regularization_weight": 0.01}
+    settings = tiny.as_overrides(data={"path": file}, dqn=dqn, training={"run_dir": tmp_path / "run"})
+    assert tiny.invoke("train", *settings).returncode == 0
+    lines = [line for line in tiny.metrics_without_clock(tmp_path / "run") if "train/loss" in line]
+    # A line tells what the buffer holds after its step, which replayed what there was before it.
+    enough = [False] + [line["train/dqn_buffer_size"] >= 40 for line in lines[:-1]]
+    assert set(enough) == {False, True}
+    for name in ("train/dqn_loss", "train/entropy_bonus"):
+        assert [name in line for line in lines] == enough
+        metric = describe(name)
+        assert metric is not None
+        assert "absent before" in metric.meaning
+
+
 def test_what_is_logged_is_registered(names: set[str]) -> None:
     assert not [name for name in names if describe(name) is None]
 

@@ -37,6 +37,7 @@ class Evidence:
     run: RunFacts | None = None
     checkpoints: list[CheckpointFacts] | None = None
     notes: list[str] = field(default_factory=list)  # what could not be read, and why
+    processes: int = 1  # that train together
 
     def has(self, part: str) -> bool:
         """Whether a part that a check needs is there."""
@@ -71,8 +72,8 @@ class Evidence:
 
     @property
     def rows_per_process(self) -> float:
-        """Each process has a replay buffer of its own for these. Without a run: of a single process."""
-        return self.settings.training.global_batch_size / (self.run.processes if self.run else 1)
+        """Each process has a replay buffer of its own for these."""
+        return self.settings.training.global_batch_size / self.processes
 
     @property
     def facts(self) -> RunFacts:
@@ -93,7 +94,7 @@ def of_run(path: Path) -> Evidence:
         metrics = read_metrics(path / run_dir.METRICS, config.training.eval_interval)
         data = opened.result()
     found = checkpoint_facts(path, _HASHED_BYTES)
-    evidence = Evidence(config, metrics, data, run, found, list(metrics.notes))
+    evidence = Evidence(config, metrics, data, run, found, list(metrics.notes), run.processes)
     if sum(one.bytes for one in found) > _HASHED_BYTES:
         evidence.notes.append(f"large checkpoints: only sizes were compared; trm checkpoints {path} reads every byte")
     evidence.notes += about_data

@@ -37,10 +37,10 @@ class Kept:
 class Watch(Kept):
     """Looks at what it keeps, as training goes on."""
 
-    def __init__(self, config: Config, data: Path, warn: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, data: Path, warn: Callable[[str], None], processes: int) -> None:
         super().__init__()
         self.warn = warn
-        self.evidence = Evidence(config, data=facts_of(data))
+        self.evidence = Evidence(config, data=facts_of(data), processes=processes)
         self.every = max(config.training.total_steps // _LOOKS, 20)
         self.due = self.every
         self.said: set[str] = set()

@@ -68,7 +68,7 @@ def buffer_min_size(evidence: Evidence) -> Finding:
         late,
         text,
         numbers=numbers,
-        why="dqn_loss is 0 until dqn.buffer_min_size transitions can be drawn. "
+        why="There is no dqn_loss until dqn.buffer_min_size transitions can be drawn. "
         "Each row of a batch completes about one per step, and each process has a buffer of its own.",
         fix={"dqn.buffer_min_size": fitting} | ({"dqn.max_age": None} if math.isinf(begins) else {}),
     )
@@ -374,7 +374,7 @@ CHECKS = (
     Check(
         "buffer-min-size",
         ("dqn", "config"),
-        "dqn_loss is always 0",
+        "dqn_loss is always 0, or never there",
         "pipeline.md Issue 3",
         ("config",),
         buffer_min_size,
