@@ -137,7 +137,8 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
         truncate_after(path / run_dir.METRICS, trainer.state.step)
         run_dir.write_atomic(path / run_dir.CONFIG, dump_config(config))
         run_dir.write_json(path / run_dir.DATASET, prepared.describe_data())
-        record_start(path, prepared.device, config.training.seed, [*prepared.notes, *trainer.notes])
+        notes = [*prepared.notes, *trainer.notes]
+        record_start(path, prepared.device, config.training.seed, trainer.state.step, notes)
     for note in [f"run directory: {path}", *prepared.notes, *trainer.notes]:
         hooks.log(note)
     return Run(path, prepared, trainer, stop, hooks, place)

@@ -499,6 +499,33 @@ def test_its_fix_is_a_config_that_passes(
     assert look(BY_ID[name], anew).finding.verdict is not Verdict.FAIL
 
 
+OTHER_CONFIGS: list[dict[str, dict[str, Any]]] = [
+    {"training": {"total_steps": 150, "lr_warmup_steps": 15}, "dqn": {"epsilon_decay": 75, "target_tau": 0.03}},
+    {"training": {"global_batch_size": 9, "optimizer": "muon", "weight_decay": 0.1}},
+]
+
+
+@pytest.mark.parametrize("other", OTHER_CONFIGS, ids=["short", "muon"])
+@pytest.mark.parametrize(("name", "sections", "series"), FAULTS, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(FAULTS)])
+def test_a_fix_fails_no_other_check(
+    data: DataFacts,
+    name: str,
+    sections: dict[str, dict[str, Any]],
+    series: dict[str, Any],
+    other: dict[str, dict[str, Any]],
+) -> None:
+    """Nor is it a config that does not load: `fixed` raises for both."""
+    names = other.keys() | sections.keys()
+    both = {key: {**other.get(key, {}), **sections.get(key, {})} for key in names}
+    training = both["training"]
+    if "lr_warmup_steps" in training:
+        training["lr_warmup_steps"] = min(training["lr_warmup_steps"], training.get("total_steps", STEPS))
+    given = evidence(data, both, series)
+    report = [one for one in diagnose(CHECKS, given) if one.check.id == name]
+    if chosen(report):
+        fixed(given, report)
+
+
 def test_the_fix_of_a_cause_wins(data: DataFacts) -> None:
     broken = {"training": {"base_lr": 1.0}}
     diagnoses = diagnose(CHECKS, evidence(data, broken, {"update_ratio": 0.5 * ONE, "accuracy": 0.3 * ONE}))

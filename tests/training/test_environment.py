@@ -57,7 +57,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def record(run: Path) -> None:
     run.mkdir(exist_ok=True)
-    record_start(run, torch.device("cpu"), 5, ["device cpu: by the test"])
+    record_start(run, torch.device("cpu"), 5, 40, ["device cpu: by the test"])
 
 
 def test_every_start_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,17 @@ class Answered:
 _LOGGED = ("accuracy", "labels_left_out", "answers_in_excess", "answer_top_share", "label_top_share")
 
 
+def newest(evidence: Evidence, score: str) -> tuple[int, float]:
+    """Step and value of a score of held-out rows, logged during training or that of the finished run; NaN without."""
+    logged = evidence.metrics[f"eval/{score}"].finite()
+    last = (int(logged.steps[-1]), logged.last) if len(logged) else (0, math.nan)
+    recorded = {} if evidence.run is None else evidence.run.evaluation
+    step, value = recorded.get("step"), _first_score(recorded).get(score)
+    if isinstance(step, int) and step > last[0] and isinstance(value, int | float) and 0 <= value <= 1:
+        return step, float(value)
+    return last
+
+
 def answered(evidence: Evidence) -> list[Answered]:
     """Evaluations that count their answers, oldest first; the last may be that of the finished run."""
     at_step: dict[int, list[object]] = {}
@@ -46,12 +58,16 @@ def answered(evidence: Evidence) -> list[Answered]:
     return found
 
 
+def _first_score(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    scores = evaluation.get("scores")
+    return scores[0] if isinstance(scores, list) and scores and isinstance(scores[0], dict) else {}
+
+
 def _recorded(evaluation: Mapping[str, Any]) -> Answered | None:
     """The first policy of evaluation.json: the one that training logs."""
-    step, scores = evaluation.get("step"), evaluation.get("scores")
-    score = scores[0] if isinstance(scores, list) and scores else None
-    shares = score.get("answers") if isinstance(score, dict) else None
-    if not isinstance(step, int) or not isinstance(score, dict) or not isinstance(shares, dict):
+    step, score = evaluation.get("step"), _first_score(evaluation)
+    shares = score.get("answers")
+    if not isinstance(step, int) or not isinstance(shares, dict):
         return None
     names = ("left_out", "in_excess", "top_answer", "top_label")
     return _shares(step, [score.get("accuracy"), *(shares.get(name) for name in names)])

@@ -12,6 +12,7 @@ from trm_core.config.schema import Config
 from trm_core.diagnose.check import Diagnosis, Finding, Verdict
 from trm_core.diagnose.diagnose import look
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.registry import CHECKS
 from trm_core.diagnose.series import Metrics
 from trm_core.errors import CheckFailed
 
@@ -45,24 +46,38 @@ def chosen(found: Iterable[Diagnosis]) -> dict[str, Any]:
 
 
 def fixed(evidence: Evidence, found: list[Diagnosis]) -> tuple[Config, dict[str, Any]]:
-    """A config with the fixes, and these. It goes into a run of its own, so `training.run_dir` is null.
+    """A config with the fixes, and these. It goes into a run of its own, so `training.run_dir` is null. What a fix
+    brings about (a shorter run, whose buffer fills too late) is mended with it.
 
     Raises CheckFailed if there is nothing to fix, or if a check that can judge a config does not pass the fixed one.
     """
     fix = chosen(found)
     if not fix:
         raise CheckFailed("no finding has overrides that mend it", hint="see the advice beside each finding")
-    plain = evidence.settings.model_dump(mode="json")
-    config = load_config_dict(plain, [*overrides(fix), "training.run_dir=null"], name="the fixed config").config
-    # What was measured belongs to the old config; a check that needs it has to see a new run.
-    anew = replace(evidence, config=config, metrics=Metrics({}))
-    still = [
-        one.check.id
-        for one in found
-        if one.finding.verdict is Verdict.FAIL
-        and set(one.finding.fix) & set(fix)
-        and look(one.check, anew).finding.verdict is Verdict.FAIL
-    ]
+    failed = {one.check.id for one in found if one.finding.verdict is Verdict.FAIL}
+    before = {one.check.id for one in _failing(evidence, evidence.settings)}
+    for follows in _failing(evidence, _with(evidence, fix)):
+        if follows.check.id not in before | failed:
+            fix = {**follows.finding.fix, **fix}
+    config = _with(evidence, fix)
+    touched = {one.check.id for one in found if set(one.finding.fix) & set(fix)}
+    failing = [one.check.id for one in _failing(evidence, config)]
+    still = [name for name in failing if name in touched or name not in before]
     if still:
         raise CheckFailed(f"the fixed config does not pass {', '.join(still)}", hint="change what its finding names")
     return config, fix
+
+
+def _with(evidence: Evidence, fix: Mapping[str, Any]) -> Config:
+    plain = evidence.settings.model_dump(mode="json")
+    return load_config_dict(plain, [*overrides(fix), "training.run_dir=null"], name="the fixed config").config
+
+
+def _failing(evidence: Evidence, config: Config) -> list[Diagnosis]:
+    """Checks that a config fails before its run. What was measured and logged belongs to another config, and what is
+    said of the data alone no config mends.
+    """
+    ahead = [check for check in CHECKS if "config" in check.needs and set(check.needs) <= {"config", "data"}]
+    anew = replace(evidence, config=config, metrics=Metrics({}), run=None, checkpoints=None)
+    looked = [look(check, anew) for check in ahead]
+    return [one for one in looked if one.finding.verdict is Verdict.FAIL]

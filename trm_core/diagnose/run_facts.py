@@ -38,6 +38,12 @@ class RunFacts:
         return self.starts[-1] if self.starts else {}
 
     @property
+    def log_of_last_start(self) -> tuple[str, ...]:
+        """What an earlier one said may have been mended since."""
+        begun = [number for number, line in enumerate(self.log) if "run directory: " in line]
+        return self.log[begun[-1] :] if begun else self.log
+
+    @property
     def hardware(self) -> Mapping[str, Any]:
         """Of that start."""
         found = self.last_start.get("hardware")

@@ -52,9 +52,9 @@ _VARIABLES = {
 _PREFIXES = ("NCCL_", "TORCH_NCCL_")
 
 
-def record_start(run: Path, device: torch.device, seed: int, notes: list[str]) -> None:
-    """Add this process to `environment.json`, with its uncommitted diffs beside it. `notes`: automatic choices with
-    their reasons.
+def record_start(run: Path, device: torch.device, seed: int, step: int, notes: list[str]) -> None:
+    """Add this process to `environment.json`, with its uncommitted diffs beside it. `step`: how many were done before;
+    `notes`: automatic choices with their reasons.
     """
     path = run / run_dir.ENVIRONMENT
     starts = earlier_starts(path)
@@ -69,6 +69,7 @@ def record_start(run: Path, device: torch.device, seed: int, notes: list[str]) -
         "working_directory": str(working),
         "pid": os.getpid(),
         "seed": seed,
+        "step": step,
         "device": str(device),
         "processes": world_size(),
         "threads": torch.get_num_threads(),

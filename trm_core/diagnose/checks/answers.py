@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
-from trm_core.diagnose.answered import answered
+from trm_core.diagnose.answered import answered, newest
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.checks.extremes import most_decay
 from trm_core.diagnose.checks.puzzles import puzzles_of
-from trm_core.diagnose.checks.settings import halts_on_whole_answers, slower
+from trm_core.diagnose.checks.settings import cost_of_guessing, halts_on_whole_answers, slower
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Series, together
 from trm_core.diagnose.statistics import block_means, mean_interval, rising
 
 _WHOLE_GAP = 0.6  # sound ARC and Sudoku-Extreme runs learn all training puzzles, and solve half of the others
-_EXACT = "eval/exact_accuracy"
+_FIRST_STEPS = 100
 _MOST = 0.5  # of the mistakes
+_BY_LUCK = 0.01
+_FAR = 6  # standard deviations of what came after: no best of some hundred evaluations is so lucky
 _FEWER = 0.9  # of the mistakes since the middle of the run: with less than that it is still learning
 
 
@@ -31,6 +35,8 @@ def loss_falls(evidence: Evidence) -> Finding:
     text = f"lm_loss {means[0]:.3g} -> {means[-1]:.3g}"
     if chance > 0.95 or means[-1] < 0.9 * means[0]:
         return ok(text, **numbers)
+    if evidence.settings.training.init_from is not None and means[-1] < 0.9 * cost_of_guessing(evidence):
+        return ok(f"{text}: it began with weights that know the answers", **numbers)
     return Finding(
         Verdict.WARN,
         f"{text}: no trend that chance would not give (p = {1 - chance:.2g})",
@@ -137,6 +143,9 @@ def halting_wrong(evidence: Evidence) -> Finding:
     if len(knows) < 20:
         return unknown("too few steps were logged")
     knows, right = knows.tail(0.3), right.tail(0.3)
+    begun = max(min(evidence.settings.training.lr_warmup_steps, evidence.learning_steps // 2), _FIRST_STEPS)
+    if knows.steps[0] < begun:
+        return unknown(f"before step {begun} halt logits have learned too little to say")
     if np.ptp(block_means(right, 3)) > 0.1:
         return unknown("the share of right answers is changing, and halt logits follow it late")
     told, half = mean_interval(knows)
@@ -185,11 +194,14 @@ def _halts_on_something_else(loss: Series, knows: Series) -> Finding | None:
 
 
 def generalises(evidence: Evidence) -> Finding:
-    train, held_out = evidence.metrics["train/final_accuracy"].tail(0.2, 10), evidence.metrics["eval/accuracy"]
-    if len(train.finite()) < 5 or not math.isfinite(held_out.last):
+    at, there = newest(evidence, "accuracy")
+    # Training as it was when that was measured: it may have gone on for long.
+    train = evidence.metrics["train/final_accuracy"].between(0, at).tail(0.2, 10).finite()
+    if len(train) < 5 or not math.isfinite(there):
         return unknown("no evaluation was logged")
-    mean, what, there, allowed = mean_interval(train)[0], "accuracy", held_out.last, 0.2
-    exact, exact_there = evidence.metrics["train/exact_accuracy"].tail(0.2, 10).finite(), evidence.metrics[_EXACT].last
+    mean, what, allowed = mean_interval(train)[0], "accuracy", 0.2
+    exact = evidence.metrics["train/exact_accuracy"].between(0, at).tail(0.2, 10).finite()
+    exact_there = newest(evidence, "exact_accuracy")[1]
     if len(exact) >= 5 and mean - there < allowed and mean_interval(exact)[0] - exact_there > _WHOLE_GAP:
         # Most cells of a puzzle are given or easy, so a model that solves none may be right on most of them.
         mean, what, there, allowed = mean_interval(exact)[0], "exact accuracy", exact_there, _WHOLE_GAP
@@ -217,14 +229,19 @@ def generalises(evidence: Evidence) -> Finding:
             "The training puzzles are learned by heart.",
             advice="more puzzles, or more copies of each: trm build-puzzles --augmentations",
         )
-    decay = evidence.settings.training.weight_decay
+    training, more = evidence.settings.training, {}
+    decay = min(max(10 * training.weight_decay, 0.1), most_decay(evidence))
+    if decay > training.weight_decay:
+        more["training.weight_decay"] = decay
+    if evidence.settings.arch.dropout < 0.1:
+        more["arch.dropout"] = 0.1
     return Finding(
         Verdict.WARN,
         text,
         "likely",
         {"gap": gap},
         "The training samples are learned by heart. More samples (copies: data.build.augment_*) help more than decay.",
-        {"training.weight_decay": max(10 * decay, 0.1), "arch.dropout": 0.1},
+        more,
     )
 
 
@@ -234,18 +251,31 @@ def plateau(evidence: Evidence) -> Finding:
         return unknown("fewer than six evaluations")
     best = int(np.argmax(series.values))
     fall = float(series.values[best] - series.values[-2:].mean())
-    top, at = 100 * series.values[best], series.steps[best]
+    top, at = 100 * series.values[best], int(series.steps[best])
     text = f"held-out accuracy {100 * series.last:.1f} %, best {top:.1f} % at step {at}"
     if fall < 0.05 or best > len(series) // 2:
         return ok(text, fall=fall)
+    # The best of many evaluations was lucky, also where skill stays the same; those after it owe nothing to that luck.
+    after = Series(series.steps[best + 1 :], -series.values[best + 1 :])
+    far_below = len(after) >= 5 and fall > _FAR * after.values.std(ddof=1)
+    if not rising(after) < _BY_LUCK and not far_below:
+        return ok(f"{text}; single evaluations differ as much", fall=fall)
     return Finding(
         Verdict.WARN,
         text,
         "likely",
         {"fall": fall},
-        "It has been falling for half of the run.",
-        {"training.total_steps": int(series.steps[best]) or 1},
+        "What was learned up to there has been lost for half of the run.",
+        _shorter(evidence, at),
     )
+
+
+def _shorter(evidence: Evidence, steps: int) -> dict[str, Any]:
+    """Overrides for a run of as many steps, with a warm-up that fits into it."""
+    fix = {"training.total_steps": max(steps, 1)}
+    if evidence.config is not None and evidence.config.training.lr_warmup_steps > steps / 2:
+        fix["training.lr_warmup_steps"] = max(steps // 20, min(10, steps // 2), 1)
+    return fix
 
 
 def reconstruction(evidence: Evidence) -> Finding:

@@ -6,6 +6,7 @@ import math
 
 from trm_core.config.schema import WeightRange
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.checks.data import children_tell_nothing
 from trm_core.diagnose.checks.settings import can_expand, has_policy, slower
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import NOTHING
@@ -16,6 +17,8 @@ def expansion_off(evidence: Evidence) -> Finding:
     config, children = evidence.settings, evidence.file.file.num_children
     if config.arch.enable_capsule_expansion is not False or not children:
         return ok("EXPAND is on" if children else "there is nothing to open", children=children)
+    if children_tell_nothing(evidence):
+        return ok("the children tell no more than their sketches, and EXPAND is off", children=children)
     wanted = config.dqn.enabled is True
     return Finding(
         Verdict.FAIL if wanted else Verdict.WARN,
@@ -30,7 +33,7 @@ def expansion_off(evidence: Evidence) -> Finding:
 def two_actions(evidence: Evidence) -> Finding:
     config, children = evidence.settings, evidence.file.file.num_children
     actions = config.arch.q_head_num_actions
-    if actions == 3 or not children or not has_policy(evidence):
+    if actions == 3 or not children or not has_policy(evidence) or children_tell_nothing(evidence):
         return ok(f"{actions} actions", actions=actions)
     return Finding(
         Verdict.FAIL,
@@ -63,7 +66,7 @@ def buffer_min_size(evidence: Evidence) -> Finding:
     late = Verdict.FAIL if share > 0.25 else Verdict.WARN if share > 0.1 else Verdict.OK
     if late is Verdict.OK:
         return ok(text, **numbers)
-    fitting = max(min(1000, int(total * rows / 50)), 1)
+    fitting = min(max(min(1000, int(total * rows / 50)), 1), least)  # which fits into the buffer
     return Finding(
         late,
         text,
@@ -230,7 +233,8 @@ def warmup_missing(evidence: Evidence) -> Finding:
     begun = max(0.1 * training.total_steps, 50)
     loss = evidence.metrics["train/lm_loss"].between(0, begun).finite().values
     moved = evidence.metrics["train/update_ratio"].between(0, begun).finite().values
-    fix = {"training.lr_warmup_steps": max(training.total_steps // 20, 10)}
+    total = training.total_steps
+    fix = {"training.lr_warmup_steps": max(total // 20, min(10, total // 2), 1)}
     why = "At its first steps an adaptive optimiser knows nothing of the gradients' size, and full steps go anywhere."
     classes = evidence.file.file.num_classes if evidence.data is not None else None
     guessing = math.log(classes) if classes else float(loss[0]) if len(loss) else math.inf
@@ -329,9 +333,7 @@ def wandb_ready(evidence: Evidence) -> Finding:
     logging = evidence.settings.logging
     if not logging.wandb:
         return ok("Weights & Biases is off; metrics.jsonl is always written")
-    log = evidence.run.log if evidence.run else ()
-    starts = [number for number, line in enumerate(log) if "run directory: " in line]
-    since = log[starts[-1] :] if starts else log  # what an earlier start said may be mended
+    since = evidence.run.log_of_last_start if evidence.run else ()
     said = [line for line in since if "Weights & Biases" in line and "warn" in line]
     if said:
         return Finding(

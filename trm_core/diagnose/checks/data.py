@@ -184,6 +184,18 @@ def labels_leaked(evidence: Evidence) -> Finding:
 
 
 def children_equal_sketch(evidence: Evidence) -> Finding:
+    config = evidence.config
+    if config is not None and config.arch.enable_capsule_expansion is False and evidence.file.file.num_children:
+        return ok("EXPAND is off, so nothing is paid for children")
+    return _children_against_sketch(evidence)
+
+
+def children_tell_nothing(evidence: Evidence) -> bool:
+    """Whether it is right to leave them closed."""
+    return _children_against_sketch(evidence).verdict is Verdict.FAIL
+
+
+def _children_against_sketch(evidence: Evidence) -> Finding:
     detail, probe = evidence.file.detail, evidence.file.probe
     if detail is None:
         return unknown("the file has no children")
@@ -194,7 +206,7 @@ def children_equal_sketch(evidence: Evidence) -> Finding:
         text,
         numbers=numbers,
         why="Opening a capsule shows what its sketch has shown already, so no policy can gain by it.",
-        fix={"arch.enable_capsule_expansion": False},
+        fix={"arch.enable_capsule_expansion": False, "dqn.enabled": "auto"},  # which is off with it
         advice="build sketches that are coarser than the children: build.sketch=leading build.sketch_dims=...",
     )
     if detail < 0.01:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from trm_core.diagnose.answered import newest
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import can_expand, halts_on_whole_answers, has_policy
 from trm_core.diagnose.evidence import Evidence
@@ -12,6 +13,7 @@ from trm_core.diagnose.statistics import mean_interval, median
 
 _HALTING = "action_1_halt"
 _FORGOTTEN = 50  # steps: weights that decay within so few hold nothing
+_LASTING = 200  # within so many they hold enough
 _USUAL_RATE = 0.02
 _DEFAULT_GAMMA = 0.99
 
@@ -87,24 +89,22 @@ def future_discounted(evidence: Evidence) -> Finding:
 def regularisation(evidence: Evidence) -> Finding:
     training, dropout = evidence.settings.training, evidence.settings.arch.dropout
     smoothing = training.label_smoothing
-    rate = max(training.base_lr, training.muon_lr if training.optimizer == "muon" else 0.0)
-    rate = min(rate, _USUAL_RATE)  # a rate that is too high is a fault of its own
-    lasting = 1 / max(rate * training.weight_decay, 1e-12)
+    lasting = 1 / max(_usual_rate(evidence) * training.weight_decay, 1e-12)
     numbers = {"dropout": dropout, "smoothing": smoothing, "steps_to_decay": min(lasting, 1e12)}
     text = (
         f"arch.dropout={dropout:g}, training.label_smoothing={smoothing:g}; weights decay by weight_decay and rate "
         f"within {lasting:.3g} steps"
     )
     verdict = Verdict.FAIL if dropout > 0.7 or smoothing > 0.7 or lasting < _FORGOTTEN else Verdict.WARN
-    if dropout <= 0.5 and smoothing <= 0.3 and lasting >= 4 * _FORGOTTEN:
+    if dropout <= 0.5 and smoothing <= 0.3 and lasting >= _LASTING:
         return _harder_than_held_out(evidence) or ok(text, **numbers)
     fix: dict[str, float] = {}
     if dropout > 0.5:
         fix["arch.dropout"] = 0.1
     if smoothing > 0.3:
         fix["training.label_smoothing"] = 0.0
-    if lasting < 4 * _FORGOTTEN:
-        fix["training.weight_decay"] = 0.1
+    if lasting < _LASTING:
+        fix["training.weight_decay"] = min(0.1, most_decay(evidence))
     return Finding(
         verdict,
         text,
@@ -115,13 +115,25 @@ def regularisation(evidence: Evidence) -> Finding:
     )
 
 
+def most_decay(evidence: Evidence) -> float:
+    """The strongest decay with which weights still last."""
+    return 1 / (1.01 * _LASTING * max(_usual_rate(evidence), 1e-12))
+
+
+def _usual_rate(evidence: Evidence) -> float:
+    training = evidence.settings.training
+    rate = max(training.base_lr, training.muon_lr if training.optimizer == "muon" else 0.0)
+    return min(rate, _USUAL_RATE)  # a rate that is too high is a fault of its own
+
+
 def _harder_than_held_out(evidence: Evidence) -> Finding | None:
     """Training samples that are answered far worse than held-out ones."""
-    learning = evidence.metrics["train/final_accuracy"].between(0, evidence.learning_steps)
-    mean, half = mean_interval(learning.tail(0.2, 10))
-    gap = evidence.metrics["eval/accuracy"].last - mean
+    at, held_out = newest(evidence, "accuracy")
+    last = min(at, evidence.learning_steps)
+    mean, half = mean_interval(evidence.metrics["train/final_accuracy"].between(0, last).tail(0.2, 10))
+    gap = held_out - mean
     # Exploration halts before the answer is there, and has nothing opened that would be.
-    epsilon = mean_interval(evidence.metrics["train/dqn_epsilon"].between(0, evidence.learning_steps).tail(0.2, 10))[0]
+    epsilon = mean_interval(evidence.metrics["train/dqn_epsilon"].between(0, last).tail(0.2, 10))[0]
     explored = 0.0 if math.isnan(epsilon) else epsilon
     if not gap > 0.12 + explored + half:
         return None

@@ -10,12 +10,14 @@ import numpy as np
 from trm_core.config.schema import TrainingConfig
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.config import WARMUP
-from trm_core.diagnose.checks.settings import has_policy, slower
+from trm_core.diagnose.checks.settings import cost_of_guessing, has_policy, slower
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import block_means, median, rising
 from trm_core.optim.schedule import lr_factor
 
 _TINY = 1e-3  # a limit of the norm that is so far below it limits nothing any more, it scales
+_LINES_SINCE = 20  # of a resumed run, before its rate is compared with the schedule
+_RARE = 1000  # steps: a row that gives NaN once in as many is no reason to train slower
 _SKIPPED = re.compile(r"step (\d+): (.+); skipped")
 
 
@@ -36,7 +38,19 @@ def not_finite(evidence: Evidence) -> Finding:
     else:
         gone = holes if len(holes) else skipped.steps[skipped.values > 0]
         first = f"first seen at step {gone[0]}" if len(gone) else "log.txt does not say where"
-    many = gave_up or rollbacks > 0 or count > 2
+    seen = evidence.metrics.last_step
+    before = skipped.between(0, seen - _RARE)
+    recent = float(skipped.last - max(before.values, default=0.0)) if len(skipped) else 0.0
+    recent = max(recent, float(sum(step > seen - _RARE for step, _ in steps)))
+    many = gave_up or rollbacks > 0 or recent > 2 or count > max(2, seen / _RARE)
+    if not many and count <= seen / _RARE:
+        return Finding(
+            Verdict.WARN,
+            f"{count:.0f} of {seen} steps left out because loss or gradient was not finite; {first}",
+            numbers=numbers,
+            why="The steps were left out whole, so weights are intact. Once in a while a single row causes it.",
+            advice="look for that row if it comes again: trm inspect-dataset FILE",
+        )
     return Finding(
         Verdict.FAIL if many else Verdict.WARN,
         f"{count:.0f} steps left out because loss or gradient was not finite, {rollbacks:.0f} rollbacks; {first}",
@@ -98,8 +112,7 @@ def never_recovered(evidence: Evidence, peak: float, loss: float) -> bool:
     """
     if evidence.settings.arch.probabilities != "stablemax" or evidence.data is None:
         return False
-    guessing = evidence.file.label_spread * math.log(evidence.file.file.num_classes or 1)
-    return peak > 0.1 and loss > 0.95 * guessing > 0
+    return peak > 0.1 and loss > 0.95 * cost_of_guessing(evidence) > 0
 
 
 def lr_too_low(evidence: Evidence) -> Finding:
@@ -180,9 +193,10 @@ def way_to_go(evidence: Evidence) -> float:
 def rate_over_schedule(evidence: Evidence) -> float:
     """The logged learning rate over that of the config's schedule, as a median over the learning steps; NaN without."""
     training, learning = evidence.settings.training, evidence.learning_steps
-    rate = evidence.metrics["train/lr"].between(0, learning).tail(0.5).finite()
-    if not len(rate) or not training.base_lr:
+    rate = evidence.metrics["train/lr"].between(_began(evidence), learning).finite()
+    if len(rate) < (_LINES_SINCE if _went_on(evidence) else 1) or not training.base_lr:
         return math.nan
+    rate = rate.tail(0.5)
     expected = [
         training.base_lr * lr_factor(int(step) - 1, training.lr_warmup_steps, learning, training.lr_min_ratio)
         for step in rate.steps
@@ -190,6 +204,19 @@ def rate_over_schedule(evidence: Evidence) -> float:
     lowered = evidence.metrics["train/rate_factor"].finite()
     factor = np.interp(rate.steps, lowered.steps, lowered.values) if len(lowered) else 1.0
     return float(np.median(rate.values / (np.array(expected) * factor + 1e-30)))
+
+
+def _went_on(evidence: Evidence) -> bool:
+    """Whether training was resumed, perhaps with other settings than those of its first lines."""
+    return evidence.run is not None and len(evidence.run.starts) > 1
+
+
+def _began(evidence: Evidence) -> float:
+    """First step of the newest start; infinite where nobody knows it."""
+    if evidence.run is None or not _went_on(evidence):
+        return 0
+    step = evidence.run.last_start.get("step")
+    return step + 1 if isinstance(step, int) else math.inf
 
 
 def exploding(evidence: Evidence) -> Finding:
@@ -210,19 +237,21 @@ def exploding(evidence: Evidence) -> Finding:
     if limit < _TINY * early:
         limit = 0.1 * early  # next to a limit that is too small any norm is large
     grows = late / max(early, 1e-12)
-    if late > 10 * limit and (grows > 5 or late > 100 * limit):
+    # A norm that is large and stays so is held by the clip; see `clipping`.
+    if late > 10 * limit and (grows > 5 or (late > 100 * limit and grows > 2)):
         verdict = Verdict.FAIL
     elif (late > 10 * limit and rising(norm) < 0.001) or peak > 1000 * max(limit, early):
         verdict = Verdict.WARN
     else:
         return ok(text, **numbers)
+    tighter = {"training.grad_clip_norm": limit / 2} if grows > 2 else {}
     return Finding(
         verdict,
         text,
         "likely",
         numbers,
         "Clipping keeps the size of a step, but its direction is the largest term's. Norms that grow announce NaN.",
-        {**slower(evidence, 3), "training.grad_clip_norm": limit / 2},
+        {**slower(evidence, 3), **tighter},
     )
 
 

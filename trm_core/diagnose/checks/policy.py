@@ -13,6 +13,7 @@ from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import block_means, mean_interval, median
 from trm_core.dqn.schedules import epsilon_at
 
+_FIRST_STEPS = 20  # of Q-learning
 _ACTIONS = ("train/action_0_continue", "train/action_1_halt", "train/action_2_expand")
 
 
@@ -68,8 +69,16 @@ def values_diverge(evidence: Evidence) -> Finding:
         "likely",
         numbers,
         "Values feed on their own targets and run away. A slower target network and a lower rate hold them.",
-        {"dqn.target_tau": 0.005, "dqn.lr": (evidence.settings.dqn.lr or evidence.settings.training.base_lr) / 3},
+        _calmer(evidence),
     )
+
+
+def _calmer(evidence: Evidence) -> dict[str, float]:
+    """A lower rate of the Q-head, and a target network that is slower, as far as a run of this length can wait."""
+    dqn, training = evidence.settings.dqn, evidence.settings.training
+    rate, follows = dqn.lr or training.base_lr, dqn.target_tau or 1 / dqn.target_update_freq
+    tau = max(min(0.005, follows / 2), 4 / training.total_steps)
+    return ({"dqn.lr": rate / 3} if rate else {}) | ({"dqn.target_tau": tau} if tau < follows else {})
 
 
 def _run_away(evidence: Evidence) -> bool:
@@ -89,6 +98,9 @@ def collapse(evidence: Evidence) -> Finding:
     tails = [metrics[name].tail(0.2, 10) for name in names]
     if min(len(tail) for tail in tails) < 5:
         return unknown("too few steps were logged")
+    learned = metrics["train/dqn_td_error_mean"].finite()
+    if not len(learned) or metrics.last_step - learned.steps[0] < _FIRST_STEPS:
+        return unknown("Q-learning has not begun, or only just: the policy is still what was drawn at random")
     if _run_away(evidence):
         return unknown("values that run away prefer whatever they please; see q-values-diverge")
     shares = [float(np.mean(tail.finite().values)) for tail in tails]
@@ -108,7 +120,9 @@ def collapse(evidence: Evidence) -> Finding:
     # What is not chosen freely: HALT at the last step, and exploration.
     forced = 1 / config.arch.max_steps if top != 1 else 0.0
     # Exploration draws among all actions, the policy's own among them.
-    one_action = epsilon < 0.6 and others <= 1.15 * epsilon * (len(names) - 1) / len(names) + forced + 0.01
+    # Three quarters of the way from what chance does to what a policy does that knows nothing else.
+    chosen = epsilon < 0.2 or shares[top] > 1 / len(names) + 0.75 * (1 - epsilon) * (1 - 1 / len(names))
+    one_action = chosen and others <= 1.15 * epsilon * (len(names) - 1) / len(names) + forced + 0.01
     fix = {
         "dqn.enable_entropy_regularization": True,
         "dqn.entropy_regularization_weight": 0.05,
@@ -125,10 +139,11 @@ def collapse(evidence: Evidence) -> Finding:
         numbers["q_entropy"] = entropy
         text += f"; entropy of the Q-values {entropy:.2f} (below {lowest:.2f}: one action outweighs the rest)"
     # To open capsules to the end, or to halt at once, may be right: then the values of the others are near.
-    if (sure_of_one and shares[top] > 0.5) or (one_action and top == 0 and never_halts):
+    undecided = entropy > 0.9 * math.log(len(names))
+    if (sure_of_one and shares[top] > 0.5) or (one_action and not undecided and top == 0 and never_halts):
         return Finding(Verdict.FAIL, text, "likely", numbers, why, fix)
     # To open capsules to the end may be right; to think on without is hardly.
-    if never_halts and top == 0:
+    if never_halts and top == 0 and chosen:
         return Finding(Verdict.WARN, f"{text}: it never halts by itself", "likely", numbers, why, fix)
     return ok(text, **numbers)
 

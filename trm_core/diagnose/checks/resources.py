@@ -75,15 +75,16 @@ def slows_down(evidence: Evidence) -> Finding:
     early, late = float(np.median(means[: len(means) // 2])), float(np.median(means[-3:]))
     text = f"{early:.4g} samples/s in the first half, {late:.4g} now"
     quarters = [float(np.median(part)) for part in np.array_split(means, 4)]
-    # What another process takes, it takes at once; what grows with the steps slows every quarter.
-    steadily = sum(after < 0.95 * before for before, after in pairwise(quarters)) >= 2 and rising(rate) > 0.995
+    # What another process takes, it takes at once and gives back; what grows with the steps slows every quarter.
+    steadily = all(after < 0.95 * before for before, after in pairwise(quarters)) and rising(rate) > 0.995
     if steadily and quarters[-1] < 0.6 * quarters[0]:
         return Finding(
             Verdict.WARN,
             f"{', '.join(f'{quarter:.4g}' for quarter in quarters)} samples/s in the quarters of the run",
-            "likely",
+            "possible",
             {"early": quarters[0], "late": quarters[-1]},
-            "Each step takes longer than the one before: something is gone through that grows, a list or a history.",
+            "Each quarter is slower than the one before: something is gone through that grows, a list or a history, or "
+            "others use the machine more and more.",
             advice="look at code of your own that keeps something of every step; trm profile shows which stage it is",
         )
     if late > 0.5 * early:
@@ -141,18 +142,28 @@ def leak(evidence: Evidence) -> Finding:
 
 def out_of_memory(evidence: Evidence) -> Finding:
     facts = evidence.facts
-    said = [line for line in (*facts.log, str(facts.status.get("error", ""))) if _OUT_OF_MEMORY.search(line)]
+    lines = (*facts.log_of_last_start, str(facts.status.get("error", "")))
+    said = [line for line in lines if _OUT_OF_MEMORY.search(line)]
     if not said:
         return ok("no step ran out of memory")
-    training = evidence.settings.training
+    parts = _more_parts(evidence)
     return Finding(
         Verdict.FAIL,
         said[-1].strip()[:300],
         numbers={},
         why="Activations grow with the rows computed at a time. Parts of a batch need less for the same gradient.",
-        fix={"training.accumulation_steps": 2 * training.accumulation_steps},
+        fix={} if parts is None else {"training.accumulation_steps": parts},
         advice="trm profile --estimate shows what each owner takes",
     )
+
+
+def _more_parts(evidence: Evidence) -> int | None:
+    """At least twice as many parts as now, into which each process's rows can be divided; None where there are none."""
+    training, start = evidence.settings.training, evidence.facts.last_start
+    variables = start.get("variables")
+    size = str(variables.get("WORLD_SIZE", "")) if isinstance(variables, dict) else ""
+    rows = training.global_batch_size // (int(size) if size.isdecimal() and int(size) else 1)
+    return next((parts for parts in range(2 * training.accumulation_steps, rows + 1) if rows % parts == 0), None)
 
 
 def gpu_idle(evidence: Evidence) -> Finding:

@@ -14,7 +14,7 @@ _SPACE = re.compile(r"no space|quota|disk", re.IGNORECASE)
 
 def ranks(evidence: Evidence) -> Finding:
     facts = evidence.facts
-    said = [line for line in (str(facts.status.get("error", "")), *facts.log) if _DIVERGED.search(line)]
+    said = [line for line in (str(facts.status.get("error", "")), *facts.log_of_last_start) if _DIVERGED.search(line)]
     if not said:
         return ok("nothing says that processes differ")
     return Finding(
