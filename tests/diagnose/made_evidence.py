@@ -29,7 +29,8 @@ def made(
     for name, (at, values) in (series or {}).items():
         steps = np.asarray(at, np.int64)
         logged[name] = Series(steps, np.broadcast_to(np.asarray(values, float), steps.shape).copy())
-    return Evidence(load_config_dict({}, list(overrides)).config, Metrics(logged), data, run)
+    processes = 1 if run is None else run.processes
+    return Evidence(load_config_dict({}, list(overrides)).config, Metrics(logged), data, run, processes=processes)
 
 
 def run_of(log: Sequence[str] = (), **files: Mapping[str, Any]) -> RunFacts:

@@ -56,8 +56,7 @@ def test_detail_that_is_worth_something_is_still_missed(capsule_file: Path) -> N
 
 @pytest.mark.parametrize(("rows", "ranks", "parts"), [(768, 1, 2), (9, 1, 3), (6, 2, 3), (7, 1, 7), (1, 1, None)])
 def test_parts_of_a_batch_that_ran_out_of_memory(rows: int, ranks: int, parts: int | None) -> None:
-    start = {"variables": {"WORLD_SIZE": str(ranks)}}
-    run = run_of(["error: CUDA out of memory"], environment={"starts": [start]})
+    run = run_of(["error: CUDA out of memory"], environment={"starts": [{"processes": ranks}]})
     before = made([f"training.global_batch_size={rows}"], run=run)
     fix = told("out-of-memory", before).fix
     assert fix == ({} if parts is None else {"training.accumulation_steps": parts})

@@ -159,11 +159,8 @@ def out_of_memory(evidence: Evidence) -> Finding:
 
 def _more_parts(evidence: Evidence) -> int | None:
     """At least twice as many parts as now, into which each process's rows can be divided; None where there are none."""
-    training, start = evidence.settings.training, evidence.facts.last_start
-    variables = start.get("variables")
-    size = str(variables.get("WORLD_SIZE", "")) if isinstance(variables, dict) else ""
-    rows = training.global_batch_size // (int(size) if size.isdecimal() and int(size) else 1)
-    return next((parts for parts in range(2 * training.accumulation_steps, rows + 1) if rows % parts == 0), None)
+    parts, rows = evidence.settings.training.accumulation_steps, int(evidence.rows_per_process)
+    return next((more for more in range(2 * parts, rows + 1) if rows % more == 0), None)
 
 
 def gpu_idle(evidence: Evidence) -> Finding:
