@@ -84,6 +84,7 @@ def test_a_resumed_run_has_two_starts(tmp_path: Path, trained_run: Path) -> None
     after = starts(run)
     assert after[:-1] == before
     assert len(after) == len(before) + 1
+    assert [start["step"] for start in after] == [0, 60]
 
 
 @pytest.mark.parametrize("text", ['{"command": ["old form"]}', '{"starts": 3}', '[{"a": 1}', "\0"])

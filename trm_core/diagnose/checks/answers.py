@@ -207,7 +207,9 @@ def generalises(evidence: Evidence) -> Finding:
         mean, what, there, allowed = mean_interval(exact)[0], "exact accuracy", exact_there, _WHOLE_GAP
     gap = mean - there
     text = f"{what} {100 * mean:.1f} % in training, {100 * there:.1f} % held out"
-    if gap < allowed:
+    rows = 0 if evidence.data is None else evidence.data.file.rows.get(evidence.data.held_out or "", 0)
+    by_chance = math.sqrt(there * (1 - there) / rows) if rows else 0.0
+    if gap < allowed + by_chance:
         return ok(text, gap=gap)
     repeated = evidence.file.repeated if evidence.data is not None else 0.0
     if repeated > 0.5:
