@@ -210,7 +210,7 @@ class BuildConfig(Section):
     folds: Annotated[int, Field(ge=2)] | None = Field(
         None, description="Cross-validation: number of folds; overrides test."
     )
-    fold: Annotated[int, Field(ge=0)] = Field(0, description="Which fold is the test split.")
+    fold: Annotated[int, Field(ge=0)] = Field(0, description="Which of the folds is the test split.")
     shuffle: bool = Field(
         True, description="Shuffle before splitting; false keeps the source's order (contiguous blocks)."
     )
@@ -242,6 +242,8 @@ class BuildConfig(Section):
     def _check(self) -> BuildConfig:
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold={self.fold} must be below folds={self.folds}")
+        if self.folds is None and self.fold:
+            raise ValueError(f"fold={self.fold} is one of no folds: set folds to their number")
         if self.validation + (0.0 if self.folds else self.test) >= 1.0:
             raise ValueError("validation + test leave nothing to train on")
         return self
