@@ -217,7 +217,9 @@ class BuildConfig(Section):
     seed: int = Field(0, description="Seed of splits, projections and fitted encoders.")
     num_concepts: Count = Field(256, description="k-means concepts used as targets where the source has no labels.")
     label: str | None = Field(
-        None, description="Label column of a table or text file, or label array of an npz/h5 file."
+        None,
+        description="Label column of a table or text file, or label array of an npz/h5 file; none (where nothing is "
+        "called so): no labels, the targets are concepts.",
     )
     text: str | None = Field(None, description="Text column of a csv/tsv/jsonl file.")
     groups: dict[str, list[str]] | None = Field(None, description="Tables: capsule name -> its columns.")

@@ -202,7 +202,7 @@ def _open(sources: list[str], config: BuildConfig, log: Log) -> list[Modality]:
 
 
 _FOR = {
-    "label": {"text", "table", "arc", "images", "arrays", "legacy"},
+    "label": {"text", "table", "arc", "images", "digits", "arrays", "legacy"},
     "text": {"text", "table"},  # of a table it is refused with a hint of its own
     "groups": {"table"},
     "image_size": {"images", "digits"},  # the same
