@@ -36,7 +36,10 @@ def command(
         str | None,
         typer.Option("--kind", help="digits, images, text, arc, table, arrays or legacy; default: detected."),
     ] = None,
-    label: Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Column or array of labels.")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", metavar="COLUMN", help="Column or array of labels; none: build without labels."),
+    ] = None,
     text: Annotated[str | None, typer.Option("--text", metavar="COLUMN", help="Column of the text.")] = None,
     num_capsules: Annotated[
         int | None, typer.Option("--num-capsules", metavar="K", help="Capsules per sample.")

@@ -34,8 +34,7 @@ def as_overrides(section: str, flags: dict[str, Any]) -> list[str]:
 
 def load(section: str, config: Path | None, overrides: Sequence[str]) -> LoadedConfig:
     """A training config, or a file that holds nothing but the keys of `data.<section>`."""
-    from trm_cli.config_options import load_from_cli
-    from trm_core.config import load_config_dict
+    from trm_core.config import load_config, load_config_dict
     from trm_core.config.schema import DataConfig
     from trm_core.config.yaml_loader import read_document
 
@@ -44,7 +43,7 @@ def load(section: str, config: Path | None, overrides: Sequence[str]) -> LoadedC
         keys = type(getattr(DataConfig(), section)).model_fields
         if values and set(values) <= set(keys):
             return load_config_dict({"data": {section: values}}, overrides, name=str(config))
-    return load_from_cli(config, overrides)
+    return load_config(config, overrides)  # its notes are about training
 
 
 @contextmanager

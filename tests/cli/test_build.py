@@ -111,3 +111,26 @@ def test_mistakes_are_one_line_and_a_code(
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["people.csv"]
+
+
+def test_settings_that_nothing_heeds(tmp_path: Path, table: Path) -> None:
+    """Cross-validation that is none, a width of a sketch that is another, concepts where there are labels."""
+    fold = run(table, "--out", "t.h5", "--label", "verdict", "--fold", "2", cwd=tmp_path)
+    assert fold.returncode == 3, fold.stderr
+    assert "fold=2" in fold.stderr
+    assert "folds" in fold.stderr
+    dims = run("digits", "--out", "t.h5", "--sketch", "mean", "--sketch-dims", "3", cwd=tmp_path)
+    assert dims.returncode == 3, dims.stderr
+    assert "data.build.sketch_dims=3 is for sketch leading, and the sketch is mean" in dims.stderr
+    assert not (tmp_path / "t.h5").exists()
+    built = run(table, "--out", "t.h5", "--label", "verdict", "data.build.num_concepts=9", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    assert "data.build.num_concepts=9 has no effect: the targets are labels" in built.stderr
+
+
+def test_notes_about_training_are_not_said_of_a_build(tmp_path: Path, table: Path) -> None:
+    """A config may name the file that it is built into."""
+    (tmp_path / "c.yaml").write_text("data: {path: t.h5, build: {label: verdict}}\nloss_weights: {vq_loss: 0.5}\n")
+    built = run(table, "--config", "c.yaml", "--out", "t.h5", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    assert "no effect" not in built.stderr

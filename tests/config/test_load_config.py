@@ -295,3 +295,35 @@ def test_the_package_is_cheap_to_import() -> None:
         "trm_core.config.load_config(None); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_settings_of_a_build_beside_a_path_are_named(tmp_path: Path) -> None:
+    given = ["data.path=a.h5", "data.build.folds=5", "data.build.fold=2", "data.puzzles.size=4", "data.build.test=0.1"]
+    (note,) = load_config(None, given).notes
+    assert note == (
+        "data.build.folds, data.build.fold, data.puzzles.size: no effect, for data.path is given, and nothing is built"
+    )
+    assert load_config(None, given[1:]).notes == []
+    base, file = tmp_path / "base.yaml", tmp_path / "own.yaml"
+    base.write_text("data:\n  source: digits\n  build: {folds: 5, prices: {a: 2}}\n")
+    assert load_config(base, ["data.source=null", "data.path=a.h5"]).notes == [], "a worked example on another file"
+    (note,) = load_config(base, ["data.source=null", "data.path=a.h5", "data.build.prices.a=3"]).notes
+    assert note.startswith("data.build.prices: no effect")
+    file.write_text("extends: base.yaml\ndata:\n  source: null\n  path: a.h5\n  build: {seed: 1}\n")
+    (note,) = load_config(file).notes
+    assert note.startswith("data.build.seed: no effect")
+    file.write_text(dump_config(load_config(file).config))
+    assert "data.build.validation" not in "".join(load_config(file).notes), "a file of all keys is not asking for all"
+
+
+def test_no_shipped_config_speaks_of_a_build_without_effect() -> None:
+    for path in sorted(Path(__file__).parents[2].glob("configs/*.yaml")):
+        loaded = load_config(path, ["data.source=null", "data.path=a.h5"])
+        assert not any("nothing is built" in note for note in loaded.notes), path
+
+
+def test_a_fold_needs_folds() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load_config(None, ["data.build.fold=2"])
+    assert "fold=2 is one of no folds: set folds to their number" in caught.value.message
+    assert load_config(None, ["data.build.fold=0"]).config.data.build.folds is None

@@ -112,7 +112,34 @@ def _resolve(layers: Sequence[Layer], path: Path | None) -> LoadedConfig:
     if config is None or problems:
         raise InvalidConfig(sorted(problems, key=_reading_order))
     origins = {key: _origin(final[key]) if key in final else DEFAULT for key in leaves()}
-    return LoadedConfig(config, origins, weights_without_effect(config, final), path)
+    notes = [*weights_without_effect(config, final), *_builds_without_effect(config, final)]
+    return LoadedConfig(config, origins, notes, path)
+
+
+def _builds_without_effect(config: Config, final: Mapping[str, Setting]) -> list[str]:
+    """A sentence about settings of a build that were given beside data.path, or on the command line: nothing is built.
+    Those of another file belong to the source that data.path took the place of.
+    """
+    if config.data.path is None:
+        return []
+    sections = {"data.build": config.data.build, "data.puzzles": config.data.puzzles}
+    places = {COMMAND_LINE, _file_of(final["data.path"])}
+    moot = []
+    for key, setting in final.items():
+        section, _, name = key.rpartition(".")
+        # What has its default says nothing: a file of all keys, such as a run's, is full of them.
+        if section in sections and _file_of(setting) in places:
+            values = sections[section]
+            if getattr(values, name) != type(values).model_fields[name].default:
+                moot.append(key)
+    if not moot:
+        return []
+    return [f"{', '.join(moot)}: no effect, for data.path is given, and nothing is built"]
+
+
+def _file_of(setting: Setting) -> str:
+    """The file that a setting stands in, or the command line."""
+    return setting.where if setting.where == COMMAND_LINE else setting.where.rpartition(":")[0]
 
 
 def _reading_order(problem: Problem) -> tuple[bool, str, int]:

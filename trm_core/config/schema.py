@@ -210,14 +210,16 @@ class BuildConfig(Section):
     folds: Annotated[int, Field(ge=2)] | None = Field(
         None, description="Cross-validation: number of folds; overrides test."
     )
-    fold: Annotated[int, Field(ge=0)] = Field(0, description="Which fold is the test split.")
+    fold: Annotated[int, Field(ge=0)] = Field(0, description="Which of the folds is the test split.")
     shuffle: bool = Field(
         True, description="Shuffle before splitting; false keeps the source's order (contiguous blocks)."
     )
     seed: int = Field(0, description="Seed of splits, projections and fitted encoders.")
     num_concepts: Count = Field(256, description="k-means concepts used as targets where the source has no labels.")
     label: str | None = Field(
-        None, description="Label column of a table or text file, or label array of an npz/h5 file."
+        None,
+        description="Label column of a table or text file, or label array of an npz/h5 file; none (where nothing is "
+        "called so): no labels, the targets are concepts.",
     )
     text: str | None = Field(None, description="Text column of a csv/tsv/jsonl file.")
     groups: dict[str, list[str]] | None = Field(None, description="Tables: capsule name -> its columns.")
@@ -242,6 +244,8 @@ class BuildConfig(Section):
     def _check(self) -> BuildConfig:
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold={self.fold} must be below folds={self.folds}")
+        if self.folds is None and self.fold:
+            raise ValueError(f"fold={self.fold} is one of no folds: set folds to their number")
         if self.validation + (0.0 if self.folds else self.test) >= 1.0:
             raise ValueError("validation + test leave nothing to train on")
         return self

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trm_core.data.build.records import Log, Record, digest_array
+from trm_core.data.build.records import NO_LABELS, Log, Record, digest_array
 from trm_core.errors import ConfigError, DataError
 
 MAX_SIDE = 30
@@ -66,23 +66,22 @@ class RawTask:
 
 
 class ArcReader:
-    """Streams the pairs of all tasks. `label` None: no labels; "concept": a task's id without its number."""
+    """Streams the pairs of all tasks. `label` None or "none": no labels; "concept": a task's id without its number."""
 
     def __init__(self, path: str, label: str | None, log: Log) -> None:
-        if label not in (None, "concept"):
+        if label not in (None, NO_LABELS, "concept"):
             raise ConfigError(
                 f"data.build.label={label} is not known for ARC grids",
-                hint="use concept (ids like AboveBelow1), or none to predict the concepts of cells",
+                hint=f"use concept (ids like AboveBelow1), or {NO_LABELS} to predict the concepts of cells",
             )
         self.path = path
-        self.has_labels = label is not None
-        self._label = label
+        self.has_labels = label == "concept"
         self._log: Log | None = log
 
     def records(self, *, digests: bool) -> Iterator[Record]:
         unsolved = 0
         for task in raw_tasks(Path(self.path)):
-            label = self._concept(task.name) if self._label else None
+            label = self._concept(task.name) if self.has_labels else None
             for part in PARTS:
                 for grids in task.pairs(part):
                     unsolved += grids.output is None

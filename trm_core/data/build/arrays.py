@@ -17,7 +17,7 @@ from trm_core.data.build.array_files import ArrayFile, MemoryArray, open_arrays
 from trm_core.data.build.encoders import Encoded, State
 from trm_core.data.build.forest import is_forest
 from trm_core.data.build.recorded import Arrays, Spec
-from trm_core.data.build.records import Log, Record, digest_bytes
+from trm_core.data.build.records import Log, Record, digest_bytes, label_among
 from trm_core.data.fields import FIELDS, IGNORE_LABEL
 from trm_core.errors import DataError
 
@@ -147,10 +147,13 @@ def _roles(
 ) -> tuple[dict[str, ArrayFile], ArrayFile | None]:
     """Which array is which field, and which one holds the labels."""
     left = dict(arrays)
-    if label is not None and label not in left:
-        raise DataError(f"{path}: has no array {label!r}; there are: {', '.join(left)}")
-    name = label or next((candidate for candidate in LABEL_ARRAYS if candidate in left), None)
+    name = label_among(left, label, LABEL_ARRAYS)
+    if name is not None and name not in left:
+        raise DataError(f"{path}: has no array {name!r}; there are: {', '.join(left)}")
     labels = left.pop(name) if name is not None else None
+    if label is not None and name is None:
+        dropped = [other for other in LABEL_ARRAYS if left.pop(other, None) is not None]
+        log(f"{path}: {', '.join(dropped) or 'nothing'} left out, as told: concepts are the targets")
     fields = {field: left.pop(field) for field in _EMBEDDINGS if field in left}
     parents = left.pop("parents", None)
     if not fields and len(left) == 1:

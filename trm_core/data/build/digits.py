@@ -19,18 +19,22 @@ MAX_VALUE = 16.0
 class DigitsReader:
     """Streams the digits; content is a float32 picture [8, 8, 1] with values in [0, 1]."""
 
-    has_labels = True
     shape = (SIZE, SIZE, 1)
     path = "digits"
 
-    def __init__(self) -> None:
+    def __init__(self, labelled: bool = True) -> None:
+        self.has_labels = labelled
         table = _table()
         self._images = table[:, :-1].reshape(-1, SIZE, SIZE).astype(np.float32)
         self._labels = table[:, -1].astype(int)
 
     def records(self, *, digests: bool) -> Iterator[Record]:
         for image, label in zip(self._images, self._labels, strict=True):
-            yield Record(digit_picture(image), digest_array(image) if digests else 0, str(int(label)))
+            yield Record(
+                digit_picture(image),
+                digest_array(image) if digests else 0,
+                str(int(label)) if self.has_labels else None,
+            )
 
 
 def _table() -> np.ndarray:

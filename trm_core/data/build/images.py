@@ -11,7 +11,7 @@ import numpy as np
 from trm_core.data.build.array_files import ArrayFile, open_arrays
 from trm_core.data.build.arrays import LABEL_ARRAYS, class_name
 from trm_core.data.build.pictures import ImageFile, require_eight_bits
-from trm_core.data.build.records import Log, Record, digest_array
+from trm_core.data.build.records import Log, Record, digest_array, label_among
 from trm_core.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -25,9 +25,10 @@ class FolderReader:
     Sizes and colours of all pictures are looked at first (headers only). Contents are `ImageFile`s, decoded later.
     """
 
-    def __init__(self, path: str, size: int | None, log: Log) -> None:
+    def __init__(self, path: str, size: int | None, log: Log, labelled: bool = True) -> None:
+        """labelled: false where the sub-folders are no classes."""
         self.path = path
-        self._files = picture_files(Path(path), log)
+        self._files = [(file, label if labelled else None) for file, label in picture_files(Path(path), log)]
         self.has_labels = self._files[0][1] is not None
         self.size = size
         height, width, self._mode = self._examine()
@@ -154,9 +155,10 @@ def find_images(path: str, arrays: dict[str, ArrayFile], label: str | None) -> t
     images = next((arrays[name] for name in IMAGE_ARRAYS if name in arrays), None)
     if images is None or len(images.shape) not in (3, 4) or 0 in images.shape:
         raise DataError(f"{path}: has no array images (or x) of [N, H, W] or [N, H, W, C]; there are: {there}")
-    if label is not None and label not in arrays:
-        raise DataError(f"{path}: has no array {label!r}; there are: {there}")
-    return images, label or next((name for name in LABEL_ARRAYS if name in arrays), None)
+    name = label_among(arrays, label, LABEL_ARRAYS)
+    if name is not None and name not in arrays:
+        raise DataError(f"{path}: has no array {name!r}; there are: {there}")
+    return images, name
 
 
 def _holds_pictures(folder: Path) -> bool:

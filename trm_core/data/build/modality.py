@@ -23,7 +23,7 @@ from trm_core.data.build.encoders import Encoder, Layout
 from trm_core.data.build.extras import PICTURE_ENCODERS, TEXT_ENCODERS, is_pretrained, model_spec
 from trm_core.data.build.images import FolderReader, NpzImagesReader
 from trm_core.data.build.lattice import make_lattice
-from trm_core.data.build.records import Log, Reader
+from trm_core.data.build.records import NO_LABELS, Log, Reader
 from trm_core.data.build.tables import TableReader, united_columns
 from trm_core.data.build.text import ParagraphReader, RowTextReader, labelled_lines
 from trm_core.data.store.encoder_arrays import EncoderRecord
@@ -94,14 +94,18 @@ _Opened = tuple[Sequence[Reader], Encoder, np.ndarray | None]
 def _digits(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
     if config.image_size not in (None, SIZE):
         raise ConfigError(f"data.build.image_size={config.image_size}: the digits are {SIZE} x {SIZE} and stay so")
-    return [DigitsReader() for _ in paths], _picture_encoder(DigitsReader.shape, config, log), None
+    if config.label not in (None, NO_LABELS):
+        raise ConfigError(
+            f"data.build.label={config.label}: the digits have no columns", hint=f"leave it out, or say {NO_LABELS}"
+        )
+    return [DigitsReader(config.label is None) for _ in paths], _picture_encoder(DigitsReader.shape, config, log), None
 
 
 def _images(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
     readers: list[FolderReader | NpzImagesReader] = []
     for path in paths:
         if Path(path).is_dir():
-            readers.append(FolderReader(path, config.image_size, log))
+            readers.append(FolderReader(path, config.image_size, log, config.label != NO_LABELS))
         else:
             arrays = NpzImagesReader(path, config.label, log)
             if config.image_size is not None and arrays.shape[:2] != (config.image_size, config.image_size):
@@ -148,7 +152,7 @@ def _text(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
     readers: list[Reader] = []
     for path in paths:
         plain = Path(path).suffix.lower() == ".txt" and labelled_lines(Path(path)) is None
-        if plain and config.label is not None:
+        if plain and config.label not in (None, NO_LABELS):
             raise DataError(f"{path}: plain text has no column {config.label!r}", hint="leave data.build.label out")
         readers.append(ParagraphReader(path, log) if plain else RowTextReader(path, config.label, config.text, log))
     k, m = _or(config.num_capsules, _TEXT_CAPSULES), _or(config.num_children, _TEXT_CHILDREN)

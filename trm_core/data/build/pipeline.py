@@ -107,6 +107,8 @@ def _build(
             concepts = augmentation = None
             if adopted is None:
                 concepts = fit_all(modalities, layouts, plan, config, work, progress, say)
+                if concepts is None and config.num_concepts != BuildConfig.model_fields["num_concepts"].default:
+                    say(f"data.build.num_concepts={config.num_concepts} has no effect: the targets are labels")
                 augmentation = choose_augmentation({modality.kind for modality in modalities}, config)
             coder = Coder([modality.encoder for modality in modalities], layouts, concepts, augmentation)
             chunks = chunk_list(plan, layouts[0], augmentation)
@@ -200,7 +202,7 @@ def _open(sources: list[str], config: BuildConfig, log: Log) -> list[Modality]:
 
 
 _FOR = {
-    "label": {"text", "table", "arc", "images", "arrays", "legacy"},
+    "label": {"text", "table", "arc", "images", "digits", "arrays", "legacy"},
     "text": {"text", "table"},  # of a table it is refused with a hint of its own
     "groups": {"table"},
     "image_size": {"images", "digits"},  # the same
@@ -231,6 +233,12 @@ def _layouts(modalities: list[Modality], config: BuildConfig) -> list[Layout]:
     checksum_dim = min(_MAX_CHECKSUM_DIM, m * dim) if config.checksum_dim == "auto" else config.checksum_dim
     if m == 0:
         checksum_dim = encoders[0].given_checksums if len(encoders) == 1 else 0
+    sketches = [encoder.default_sketch if config.sketch == "auto" else config.sketch for encoder in encoders]
+    if config.sketch_dims != "auto" and "leading" not in sketches:
+        raise ConfigError(
+            f"data.build.sketch_dims={config.sketch_dims} is for sketch leading, and the sketch is {sketches[0]}",
+            hint="leave it out, or set data.build.sketch=leading",
+        )
     if config.sketch_dims != "auto" and config.sketch_dims > dim:
         raise ConfigError(f"data.build.sketch_dims={config.sketch_dims} exceeds the width of {dim}", hint="lower it")
     masked = any(encoder.masks or encoder.num_capsules < k for encoder in encoders)
@@ -240,14 +248,14 @@ def _layouts(modalities: list[Modality], config: BuildConfig) -> list[Layout]:
             num_children=m,
             dim=dim,
             checksum_dim=checksum_dim,
-            sketch=encoder.default_sketch if config.sketch == "auto" else config.sketch,
+            sketch=sketch,
             checksum_seed=config.seed % 2**31,
             dtype=np.dtype(config.dtype).name,
             with_mask=masked,
             with_parents=any(encoder.parents for encoder in encoders),
             sketch_dims=max(1, encoder.dim // 4) if config.sketch_dims == "auto" else config.sketch_dims,
         )
-        for encoder in encoders
+        for encoder, sketch in zip(encoders, sketches, strict=True)
     ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from trm_core.config.schema import BuildConfig
 from trm_core.data.build.modality import Modality
-from trm_core.data.build.records import Log, Progress, Record, label_order
+from trm_core.data.build.records import NO_LABELS, Log, Progress, Record, label_order
 from trm_core.data.build.splits import TEST, TRAIN, assign_splits, duplicate_groups
 from trm_core.data.fields import IGNORE_LABEL, SPLITS
 from trm_core.errors import DataError
@@ -147,7 +147,7 @@ def _class_ids(
         only = f"all {known[0]!r}" if known else "missing"
         raise DataError(
             f"the labels of the training split are {only}: there is nothing to learn",
-            hint="check the label column, or build without labels to predict concepts",
+            hint=f"check the label column, or predict concepts: --label {NO_LABELS} (data.build.label={NO_LABELS})",
         )
     labelled = int((raw >= 0).sum())
     if given is None and len(known) > max(20, labelled // 2):

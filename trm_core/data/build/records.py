@@ -8,13 +8,14 @@ labels, once for a bounded sample to fit the encoder on, and once to encode.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+NO_LABELS = "none"  # as the name of a label: the source has none, whatever stands in it
 Log = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
@@ -45,6 +46,13 @@ class Reader(Protocol):
     has_labels: bool
 
     def records(self, *, digests: bool) -> Iterator[Record]: ...
+
+
+def label_among(there: Collection[str], told: str | None, usual: Sequence[str]) -> str | None:
+    """The name of the labels: the one that was told, else a usual one that is there. None: there shall be no labels."""
+    if told is None:
+        return next((name for name in usual if name in there), None)
+    return None if told == NO_LABELS and told not in there else told
 
 
 def digest_bytes(*parts: bytes) -> int:

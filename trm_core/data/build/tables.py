@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trm_core.config.schema import BuildConfig
 from trm_core.data.build.delimited import Delimited, open_delimited
-from trm_core.data.build.records import Log, Record, digest_bytes
+from trm_core.data.build.records import Log, Record, digest_bytes, label_among
 from trm_core.data.build.text import LABEL_NAMES
 from trm_core.errors import DataError
 
@@ -39,8 +39,8 @@ class TableReader:
         self.path = path
         self._table: Delimited = open_delimited(Path(path))
         names = self._table.columns
-        label = config.label or next((name for name in LABEL_COLUMNS if name in names), None)
-        if config.label is None:
+        label = label_among(names, config.label, LABEL_COLUMNS)
+        if label is None or config.label is None:
             log(f"{path}: " + (f"label column {label!r}" if label else "no label column: concepts are the targets"))
         self._label = None if label is None else self._table.column(label)
         self.has_labels = self._label is not None

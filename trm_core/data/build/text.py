@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from trm_core.data.build.delimited import Delimited, looks_labelled, open_delimited, text_lines
-from trm_core.data.build.records import Log, Record, digest_bytes
+from trm_core.data.build.records import Log, Record, digest_bytes, label_among
 from trm_core.errors import DataError
 
 LABEL_NAMES = ("label", "target", "class", "category")
@@ -33,10 +33,10 @@ class RowTextReader:
                 )
             log(f"{path}: text column {text!r}")
         self._text = self._table.column(text)
-        if label is None:
-            label = next((name for name in LABEL_NAMES if name in self._table.columns and name != text), None)
-            log(f"{path}: " + (f"label column {label!r}" if label else "no label column: concepts are the targets"))
-        self._label = None if label is None else self._table.column(label)
+        found = label_among(self._table.columns, label, [name for name in LABEL_NAMES if name != text])
+        if found is None or label is None:
+            log(f"{path}: " + (f"label column {found!r}" if found else "no label column: concepts are the targets"))
+        self._label = None if found is None else self._table.column(found)
         self.has_labels = self._label is not None
 
     def records(self, *, digests: bool) -> Iterator[Record]:
