@@ -7,9 +7,11 @@ is imported when something is printed on a terminal.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import errno
 import functools
+import io
 import json
 import math
 import os
@@ -31,6 +33,13 @@ def is_terminal(stream: TextIO) -> bool:
 def clean(text: object) -> str:
     """`text` on one line, with control characters escaped: names in a stranger's file must not steer the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def take_any_text() -> None:
+    """Let stdout and stderr print every character: what their encoding lacks comes out as an escape such as \\xe9."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @functools.cache
@@ -115,7 +124,8 @@ def fits(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:
 
 def print_json(value: Any) -> None:
     """Print exactly one JSON document on stdout. NaN and infinity, which JSON lacks, become null."""
-    text = json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
+    utf_8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    text = json.dumps(_jsonable(value), indent=2, ensure_ascii=not utf_8, allow_nan=False)
     # Half a surrogate pair, as in the name of a file that is no UTF-8, is written as JSON's own escape of it.
     out(text.encode("utf-8", "backslashreplace").decode())
 
