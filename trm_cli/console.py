@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
+LEAST_WIDTH = 16  # characters of a table's column: longer cells may be folded, numbers must not be
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -89,37 +90,52 @@ def close_stdout() -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows to stdout: a Rich table on a terminal, aligned plain text with whole values elsewhere."""
+    """Print rows to stdout: a Rich table on a terminal, or where it is too narrow for one a line `column: value` for
+    each cell; aligned plain text with whole values elsewhere.
+    """
     cells = [[format_value(cell) for cell in row] for row in rows]
-    if is_terminal(sys.stdout):
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        grid = Table(title=Text(clean(title)) if title else None, title_justify="left")
-        for index, column in enumerate(columns):
-            numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
-            grid.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
-        for row in cells:
-            grid.add_row(*(Text(cell) for cell in row))
-        Console(highlight=False).print(grid)
+    if is_terminal(sys.stdout) and _is_wide_enough(columns, cells, LEAST_WIDTH):
+        _print_grid(title, columns, cells)
         return
-    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     if title:
         out(clean(title))
+    if is_terminal(sys.stdout):
+        for row in cells:
+            told = zip(columns, row, strict=True)
+            out("\n".join([*(f"{column}: {cell}" if column else cell for column, cell in told), ""]))
+        return
+    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     for line in [list(columns), *cells]:
         out("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def fits(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:
     """Whether a table of these is no wider than the terminal. Elsewhere nothing is too wide."""
-    if not is_terminal(sys.stdout):
-        return True
+    return not is_terminal(sys.stdout) or _is_wide_enough(columns, rows)
+
+
+def _print_grid(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=Text(clean(title)) if title else None, title_justify="left")
+    for index, column in enumerate(columns):
+        numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
+        grid.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        grid.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(grid)
+
+
+def _is_wide_enough(columns: Sequence[str], rows: Iterable[Sequence[str]], foldable: float = math.inf) -> bool:
+    """Whether the terminal has room for a table whose cells are folded only where they are longer than `foldable`."""
     from rich.cells import cell_len
     from rich.console import Console
 
     frame = 3  # characters around a cell
-    return 1 + sum(frame + max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)) <= Console().width
+    widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+    return 1 + sum(frame + min(width, foldable) for width in widths) <= Console().width
 
 
 def print_json(value: Any) -> None:
