@@ -7,9 +7,11 @@ is imported when something is printed on a terminal.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import errno
 import functools
+import io
 import json
 import math
 import os
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
+LEAST_WIDTH = 16  # characters of a table's column: longer cells may be folded, numbers must not be
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -31,6 +34,13 @@ def is_terminal(stream: TextIO) -> bool:
 def clean(text: object) -> str:
     """`text` on one line, with control characters escaped: names in a stranger's file must not steer the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def take_any_text() -> None:
+    """Let stdout and stderr print every character: what their encoding lacks comes out as an escape such as \\xe9."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @functools.cache
@@ -80,42 +90,58 @@ def close_stdout() -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows to stdout: a Rich table on a terminal, aligned plain text with whole values elsewhere."""
+    """Print rows to stdout: a Rich table on a terminal, or where it is too narrow for one a line `column: value` for
+    each cell; aligned plain text with whole values elsewhere.
+    """
     cells = [[format_value(cell) for cell in row] for row in rows]
-    if is_terminal(sys.stdout):
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        grid = Table(title=Text(clean(title)) if title else None, title_justify="left")
-        for index, column in enumerate(columns):
-            numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
-            grid.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
-        for row in cells:
-            grid.add_row(*(Text(cell) for cell in row))
-        Console(highlight=False).print(grid)
+    if is_terminal(sys.stdout) and _is_wide_enough(columns, cells, LEAST_WIDTH):
+        _print_grid(title, columns, cells)
         return
-    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     if title:
         out(clean(title))
+    if is_terminal(sys.stdout):
+        for row in cells:
+            told = zip(columns, row, strict=True)
+            out("\n".join([*(f"{column}: {cell}" if column else cell for column, cell in told), ""]))
+        return
+    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     for line in [list(columns), *cells]:
         out("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def fits(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:
     """Whether a table of these is no wider than the terminal. Elsewhere nothing is too wide."""
-    if not is_terminal(sys.stdout):
-        return True
+    return not is_terminal(sys.stdout) or _is_wide_enough(columns, rows)
+
+
+def _print_grid(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=Text(clean(title)) if title else None, title_justify="left")
+    for index, column in enumerate(columns):
+        numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
+        grid.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        grid.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(grid)
+
+
+def _is_wide_enough(columns: Sequence[str], rows: Iterable[Sequence[str]], foldable: float = math.inf) -> bool:
+    """Whether the terminal has room for a table whose cells are folded only where they are longer than `foldable`."""
     from rich.cells import cell_len
     from rich.console import Console
 
     frame = 3  # characters around a cell
-    return 1 + sum(frame + max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)) <= Console().width
+    widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+    return 1 + sum(frame + min(width, foldable) for width in widths) <= Console().width
 
 
 def print_json(value: Any) -> None:
     """Print exactly one JSON document on stdout. NaN and infinity, which JSON lacks, become null."""
-    text = json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
+    utf_8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    text = json.dumps(_jsonable(value), indent=2, ensure_ascii=not utf_8, allow_nan=False)
     # Half a surrogate pair, as in the name of a file that is no UTF-8, is written as JSON's own escape of it.
     out(text.encode("utf-8", "backslashreplace").decode())
 

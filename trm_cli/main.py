@@ -33,7 +33,7 @@ from trm_cli import (
 )
 from trm_cli import eval as evaluate
 from trm_cli.commands import Built, group_of
-from trm_cli.console import OUT_OF_SPACE, close_stdout, error
+from trm_cli.console import OUT_OF_SPACE, close_stdout, error, take_any_text
 from trm_cli.processes import this_process
 from trm_cli.version import print_version
 from trm_core.errors import (
@@ -151,6 +151,7 @@ def options(
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    take_any_text()
     try:
         app(prog_name="trm")
     except SystemExit as end:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trm_cli.console import clean, is_terminal, log, out, print_json
+from trm_cli.console import clean, is_terminal, log, out, print_json, warn
 
 if TYPE_CHECKING:
     from trm_core.data.puzzles.meaning import Meaning
@@ -97,7 +97,8 @@ def show_thinking(predictor: Predictor, source: Source, policy: Policy, row: int
     if show:
         _print_thinking(thinking)
     if gif is not None:
-        write_animation(thinking, gif)
+        for note in write_animation(thinking, gif):
+            warn(note)
         log(f"animation: {gif}")
 
 

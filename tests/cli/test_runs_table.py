@@ -291,3 +291,20 @@ def test_newest_is_what_other_commands_take(trained_run: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     assert names(document()) == ["b", "c", "a"]
     assert tiny.invoke("checkpoints").stdout.startswith("runs/b")
+
+
+def test_names_that_stdout_cannot_encode_are_escaped(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "größe")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(tiny.ROOT)}
+    printed = {}
+    for flags in ((), ("--json",)):
+        done = subprocess.run(
+            [sys.executable, "-m", "trm_cli.main", "runs", run, *flags],
+            capture_output=True,
+            env=environment,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        printed[flags] = done.stdout.decode("ascii")
+    assert r"gr\xf6\xdfe" in printed[()]
+    assert json.loads(printed[("--json",)])["runs"][0]["run"] == str(run)

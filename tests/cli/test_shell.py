@@ -308,3 +308,17 @@ def test_help_lists_commands_without_building_one() -> None:
     assert done.exit_code == 0
     assert "serve  Answer requests." in done.stdout
     assert isinstance(CliRunner().invoke(one, ["serve"]).exception, AssertionError)
+
+
+def test_a_table_that_a_narrow_terminal_would_fold_is_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "is_terminal", lambda stream: True)
+    columns, rows = ["policy", "accuracy %", "steps"], [("learned " * 4, "97.35", 1.5), ("all", "98.00", None)]
+    monkeypatch.setenv("COLUMNS", "30")
+    table("scores", columns, rows)
+    first = f"policy: {'learned ' * 4}\naccuracy %: 97.35\nsteps: 1.5\n"
+    assert capsys.readouterr().out == f"scores\n{first}\npolicy: all\naccuracy %: 98.00\nsteps: -\n\n"
+    monkeypatch.setenv("COLUMNS", "45")  # only the long text is folded
+    table("scores", columns, rows)
+    assert "│      97.35 │   1.5 │" in capsys.readouterr().out

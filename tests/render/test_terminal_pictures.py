@@ -92,6 +92,24 @@ def test_any_number_of_capsules_fits(count: int, width: int) -> None:
         assert cell_len(line) <= width
 
 
+def test_what_leads_after_a_step_stands_in_its_panel() -> None:
+    thinking = thoughts.changing_its_mind(12)
+    panels = printed(CapsulePanels(thinking), width=40).split("╰")
+    for number, panel in enumerate(panels[:-1]):
+        assert any(line.split()[1] == str(number) and "#" in line.replace("█", "#") for line in panel.splitlines()[4:])
+    assert thinking.leaders(5)[0] == 11
+
+
+def test_beliefs_that_are_no_numbers_are_shown_as_such() -> None:
+    thinking = CapsuleThinking(4, [CapsuleStep(np.full(3, np.nan)), CapsuleStep(np.array([0.0, np.nan, 1.0]))])
+    assert " nan%" in printed(CapsulePanels(thinking))
+
+
+def test_long_rows_of_capsules_are_wrapped() -> None:
+    lattices = [CapsuleThinking(count, [CapsuleStep(np.ones(1))]).lattice for count in (1, 7, 24, 30, 49, 500)]
+    assert lattices == [(1, 1), (1, 7), (1, 24), (2, 24), (7, 7), (16, 32)]
+
+
 def test_thinking_that_does_not_fit_its_puzzle_is_a_mistake() -> None:
     sudoku = thoughts.sudoku()
     with pytest.raises(AssertionError):

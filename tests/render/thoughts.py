@@ -49,3 +49,11 @@ def capsules(count: int = 16, names: list[str] | None = None) -> CapsuleThinking
         ],
         names,
     )
+
+
+def changing_its_mind(steps: int) -> CapsuleThinking:
+    """After each step another class leads, the last (the answer) by little. There are twice as many classes."""
+    beliefs = np.full((steps, 2 * steps), 0.01)
+    beliefs[np.arange(steps), np.arange(steps)] = 0.9
+    beliefs[-1, steps - 1] = 0.1
+    return CapsuleThinking(4, [CapsuleStep(belief) for belief in beliefs])

@@ -96,3 +96,12 @@ def test_a_second_signal_does_not_overtake_the_first(monkeypatch: pytest.MonkeyP
             assert int(child.stdout.readline()) == signal.SIGUSR1
         finally:
             child.kill()
+
+
+def test_a_process_whose_name_is_no_text_is_a_process() -> None:
+    rename = "import pathlib; pathlib.Path('/proc/self/comm').write_bytes(b'\\xc3'); print('up', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", rename], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert child.pid in launch.children()
+        child.kill()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,6 +28,11 @@ class Drawing(Protocol):
         """Width and height in inches, the same for every frame."""
         ...
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What cannot be drawn as it is, in sentences."""
+        ...
+
     def draw(self, figure: Figure, number: int, *, final: bool) -> None:
         """The state after step `number` (from 0); `final`: as the answer."""
         ...
@@ -38,13 +43,12 @@ def drawing_of(thinking: PuzzleThinking | CapsuleThinking) -> Drawing:
     return PuzzleDrawing(thinking) if isinstance(thinking, PuzzleThinking) else CapsuleDrawing(thinking)
 
 
-def frames(thinking: PuzzleThinking | CapsuleThinking) -> Iterator[np.ndarray]:
+def frames(drawing: Drawing, steps: int) -> Iterator[np.ndarray]:
     """uint8 [height, width, 3]: a frame for each step, then the one of the answer."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawing = drawing_of(thinking)
-    last = len(thinking.steps) - 1
+    last = steps - 1
     for number, final in [*((number, False) for number in range(last + 1)), (last, True)]:
         figure = Figure(figsize=drawing.size, dpi=_DPI, layout="constrained", facecolor="white")
         canvas = FigureCanvasAgg(figure)
@@ -55,8 +59,9 @@ def frames(thinking: PuzzleThinking | CapsuleThinking) -> Iterator[np.ndarray]:
 
 def write_animation(
     thinking: PuzzleThinking | CapsuleThinking, path: Path, *, seconds: float = 0.7, hold_seconds: float = 3.0
-) -> None:
-    """Write `path`, a GIF that repeats; each step stays for `seconds`, the answer for `hold_seconds`.
+) -> Sequence[str]:
+    """Write `path`, a GIF that repeats; each step stays for `seconds`, the answer for `hold_seconds`. Returns what
+    could not be drawn as it is, in sentences.
 
     Raises `UsageError` for a path that is no GIF's or cannot be written.
     """
@@ -64,9 +69,12 @@ def write_animation(
 
     if path.suffix.lower() != ".gif":
         raise UsageError(f"cannot animate into {path}", hint="use a name that ends in .gif")
-    images = [Image.fromarray(frame).quantize(_COLOURS, dither=Image.Dither.NONE) for frame in frames(thinking)]
+    drawing = drawing_of(thinking)
+    drawn = frames(drawing, len(thinking.steps))
+    images = [Image.fromarray(frame).quantize(_COLOURS, dither=Image.Dither.NONE) for frame in drawn]
     durations = [round(1000 * seconds)] * (len(images) - 1) + [round(1000 * hold_seconds)]
     try:
         images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0, disposal=1)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    return drawing.notes

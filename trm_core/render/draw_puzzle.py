@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,8 @@ _COURSE = 1.1
 
 class PuzzleDrawing:
     """Frames of one thinking."""
+
+    notes: Sequence[str] = ()
 
     def __init__(self, thinking: PuzzleThinking) -> None:
         self._thinking = thinking

@@ -5,6 +5,8 @@ A capsule shows the number of the step that opened it; without colours those of 
 
 from __future__ import annotations
 
+import math
+
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
@@ -32,7 +34,8 @@ class CapsulePanels:
         plain = console.color_system is None
         width = options.max_width - 4
         bar, empty = ("#", ".") if options.ascii_only else ("█", "░")
-        leaders = self._thinking.leaders(_CLASSES)
+        # What leads after a step must stand in its panel, and all panels show the same classes.
+        leaders = self._thinking.leaders(max(_CLASSES, len(self._thinking.winners())))
         panels = []
         for number, step in enumerate(self._thinking.steps):
             halt = "" if step.halt is None else f", halt {step.halt:.0%}"
@@ -64,13 +67,13 @@ class CapsulePanels:
         lines: list[Text] = []
         for leader, name in zip(leaders, names, strict=True):
             share, moved = float(belief[leader]), float(belief[leader] - before[leader])
-            full = round(bar_width * share)
+            full = 0 if math.isnan(share) else round(bar_width * share)
             first = leader == int(belief.argmax())
             line = Text(f"{set_cell_size(name, name_width)} ", Style(bold=first))
             line.append(marks[0] * full, Style(color="#2f6db5"))
             line.append(marks[1] * (bar_width - full), Style(dim=True))
             line.append(f" {share:4.0%}", Style(bold=first))
-            line.append(f" {moved:+4.0%}" if round(100 * moved) else "     ", Style(dim=True))
+            line.append(f" {moved:+4.0%}" if abs(moved) >= 0.005 else "     ", Style(dim=True))
             lines.append(line)
         return lines
 

@@ -5,12 +5,15 @@ S cells of a puzzle, k capsules, V classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from trm_core.data.puzzles.layout import Manifest
+
+_LONGEST_ROW = 24  # capsules; of more than 288 the rows get longer, half as many as they have capsules
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,12 @@ class CapsuleThinking:
 
     @property
     def lattice(self) -> tuple[int, int]:
-        """Rows and columns: a square if k is one, else one row."""
+        """Rows and columns: a square if k is one, else one row, which is wrapped where it is long."""
         side = round(self.num_capsules**0.5)
-        return (side, side) if side * side == self.num_capsules else (1, self.num_capsules)
+        if side * side == self.num_capsules:
+            return side, side
+        columns = min(self.num_capsules, max(_LONGEST_ROW, math.ceil((2 * self.num_capsules) ** 0.5)))
+        return math.ceil(self.num_capsules / columns), columns
 
     def name(self, number: int) -> str:
         """The class as a human reads it; control characters in a stranger's names must not steer a terminal."""
@@ -81,8 +87,15 @@ class CapsuleThinking:
                 found.setdefault(capsule, number)
         return found
 
+    def winners(self) -> list[int]:
+        """The classes that lead after some step, the answer first, then backwards."""
+        return list(dict.fromkeys(int(step.belief.argmax()) for step in reversed(self.steps)))
+
     def leaders(self, most: int) -> list[int]:
-        """Classes worth showing: those with the greatest belief at any step, ordered by the last belief."""
+        """Classes worth showing, ordered by the last belief: the winners, then those with the greatest belief at any
+        step.
+        """
         beliefs = np.stack([step.belief for step in self.steps])
-        shown = np.argsort(-beliefs.max(axis=0), kind="stable")[:most]
-        return sorted(shown.tolist(), key=lambda number: -float(beliefs[-1, number]))
+        strong = np.argsort(-beliefs.max(axis=0), kind="stable").tolist()
+        shown = list(dict.fromkeys([*self.winners(), *strong]))[:most]
+        return sorted(shown, key=lambda number: -float(beliefs[-1, number]))

@@ -130,7 +130,7 @@ def children() -> list[int]:
         if entry.name.isdigit():
             # "pid (name) state parent ..."; the name may hold anything, so from its last bracket on.
             with suppress(FileNotFoundError, ProcessLookupError):
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
                 found += [int(entry.name)] * (int(parent) == os.getpid())
     return found
 

@@ -1,0 +1,37 @@
+"""Fonts for text in any script: what matplotlib's own font lacks comes from the installed ones that have it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+_OWN = "DejaVu Sans"  # ships with matplotlib
+_BOXES = "Last Resort"  # so does this one, which has a box for everything
+
+
+@dataclass(frozen=True)
+class Fonts:
+    """families: matplotlib takes each character from the first that has it; missing: characters that none has."""
+
+    families: Sequence[str]
+    missing: frozenset[str]
+
+
+def fonts_for(text: str) -> Fonts:
+    """Fonts that have as many of the characters of `text` as the installed ones allow."""
+    from matplotlib.font_manager import fontManager, get_font
+
+    upright = {font.name: font.fname for font in fontManager.ttflist if font.style == "normal" and font.weight == 400}
+    families, missing = [_OWN], set(text)
+    for family in [_OWN, *sorted(upright.keys() - {_OWN})]:
+        if not missing:
+            break
+        if family.startswith(_BOXES):
+            continue
+        with suppress(OSError):  # matplotlib remembers fonts that are gone by now
+            found = missing & {chr(code) for code in get_font(upright[family]).get_charmap()}
+            missing -= found
+            if found and family != _OWN:
+                families.append(family)
+    return Fonts(families, frozenset(missing))
