@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from trm_core.config import LoadedConfig, load_config
-from trm_core.config.aliases import weights_without_effect
+from trm_core.config.aliases import without_effect
 from trm_core.config.load import DEFAULT
 from trm_core.config.schema import Config, LossWeights, WeightedPath
 from trm_core.data.dataset import Dataset, open_dataset, require_mixable, rows_per_epoch
@@ -192,7 +192,7 @@ def weights_left_over(loaded: LoadedConfig, prepared: Prepared) -> list[str]:
         and key.startswith("loss_weights.")
         and getattr(loaded.config.loss_weights, key.split(".")[1]) != getattr(default, key.split(".")[1])
     ]
-    return [note for note in weights_without_effect(prepared.config, given) if note not in loaded.notes]
+    return [note for note in without_effect(prepared.config, given) if note not in loaded.notes]
 
 
 def require_same_task(train: Dataset, other: Dataset) -> None:

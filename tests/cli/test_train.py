@@ -208,6 +208,25 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsule_file: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "on", "reason"),
+    [
+        ({}, False, "epsilon explores; the term would bias Q"),
+        ({"enable_entropy_regularization": "true"}, False, "dqn.entropy_regularization_weight is 0"),
+        ({"entropy_regularization_weight": 0.05}, False, "dqn.entropy_regularization_weight=0.05 alone does nothing"),
+        ({"enable_entropy_regularization": "true", "entropy_regularization_weight": 0.05}, True, "weight 0.05"),
+    ],
+)
+def test_a_dry_run_says_why_the_entropy_term_is_off(
+    tmp_path: Path, capsule_file: Path, changes: dict[str, Any], on: bool, reason: str
+) -> None:
+    done = tiny.invoke("train", "--dry-run", "--json", *overrides(capsule_file, tmp_path / "run", dqn=changes))
+    assert done.returncode == 0, done.stderr
+    found = {each["feature"]: each for each in json.loads(done.stdout)["features"]}["enable_entropy_regularization"]
+    assert (found["on"], found["reason"]) == (on, reason)
+    assert done.stderr.count("note: ") == (len(changes) == 1), done.stderr
+
+
 def test_a_dry_run_refuses_what_training_refuses(tmp_path: Path, capsule_file: Path, trained_run: Path) -> None:
     odd = tiny.invoke("train", "--dry-run", "--nproc", "3", *overrides(capsule_file, tmp_path / "run"))
     assert odd.returncode == 3

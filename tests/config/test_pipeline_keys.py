@@ -265,5 +265,22 @@ def test_weights_without_effect_are_said_once(tmp_path: Path) -> None:
     off = load_config(None, ["dqn.enabled=false", "loss_weights.dqn_loss=0.5"])
     assert [note.split()[0] for note in off.notes] == ["loss_weights.dqn_loss"]
     assert load_config(None, ["loss_weights.vq_loss=0"]).notes == []  # nothing was asked for
-    on = load_config(None, ["dqn.enable_entropy_regularization=true", "loss_weights.entropy_bonus=1"])
-    assert on.notes == []
+    both = ["dqn.enable_entropy_regularization=true", "dqn.entropy_regularization_weight=0.05"]
+    assert load_config(None, [*both, "loss_weights.entropy_bonus=1"]).notes == []
+
+
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        (
+            "dqn.enable_entropy_regularization=true",
+            "dqn.enable_entropy_regularization has no effect: dqn.entropy_regularization_weight is 0",
+        ),
+        (
+            "dqn.entropy_regularization_weight=0.05",
+            "dqn.entropy_regularization_weight has no effect: dqn.enable_entropy_regularization is false",
+        ),
+    ],
+)
+def test_half_of_the_entropy_term_is_said_to_do_nothing(given: str, note: str) -> None:
+    assert load_config(None, [given]).notes == [note]

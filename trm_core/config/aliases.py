@@ -92,8 +92,10 @@ def canonical_value(key: str, value: Any) -> Any:
     return value
 
 
-def weights_without_effect(config: Config, given: Collection[str]) -> list[str]:
-    """One sentence per loss weight that was `given` but has nothing to weigh with these settings."""
+def without_effect(config: Config, given: Collection[str]) -> list[str]:
+    """One sentence per loss weight that was `given` but has nothing to weigh with these settings, and for half of the
+    entropy term without the other.
+    """
     no_expansion = config.arch.enable_capsule_expansion is False or config.arch.q_head_num_actions == 2
     reasons = {
         "expansion_cost": "it is a metric now; EXPAND is paid for in the reward (dqn.expansion_cost_per_child)",
@@ -113,8 +115,14 @@ def weights_without_effect(config: Config, given: Collection[str]) -> list[str]:
         reasons["cmi_loss"] = f"dqn.expansion_selector is {config.dqn.expansion_selector}"
     if no_expansion:
         reasons |= dict.fromkeys(("cmi_loss", "reconstruction_loss"), "EXPAND is off")
+    reasons = {f"loss_weights.{name}": reason for name, reason in reasons.items()}
+    entropy, weight = "dqn.enable_entropy_regularization", "dqn.entropy_regularization_weight"
+    if not config.dqn.enable_entropy_regularization:
+        reasons[weight] = f"{entropy} is false"
+    elif config.dqn.entropy_regularization_weight == 0:
+        reasons[entropy] = f"{weight} is 0"
     return [
-        f"loss_weights.{name} has no effect: {reason}"
-        for name, reason in reasons.items()
-        if f"loss_weights.{name}" in given and getattr(config.loss_weights, name) != 0
+        f"{key} has no effect: {reason}"
+        for key, reason in reasons.items()
+        if key in given and functools.reduce(getattr, key.split("."), config) != 0
     ]

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trm_core.config.aliases import weights_without_effect
+from trm_core.config.aliases import without_effect
 from trm_core.config.layers import (
     COMMAND_LINE,
     Layer,
@@ -112,7 +112,7 @@ def _resolve(layers: Sequence[Layer], path: Path | None) -> LoadedConfig:
     if config is None or problems:
         raise InvalidConfig(sorted(problems, key=_reading_order))
     origins = {key: _origin(final[key]) if key in final else DEFAULT for key in leaves()}
-    notes = [*weights_without_effect(config, final), *_builds_without_effect(config, final)]
+    notes = [*without_effect(config, final), *_builds_without_effect(config, final)]
     return LoadedConfig(config, origins, notes, path)
 
 

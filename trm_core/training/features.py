@@ -22,8 +22,6 @@ from trm_core.model.data_shape import DataShape
 from trm_core.model.token_embedding import prefix_length
 
 _OF_CAPSULES = (
-    "enable_capsule_expansion",
-    "q_head_num_actions: 3",
     "reconstruction",
     "checksums",
     "enable_hierarchical_attention",
@@ -211,15 +209,11 @@ def _contradictions(config: Config, file: Dataset, expansion: bool, use_dqn: boo
 
 def _status(config: Config, file: Dataset, expansion: bool, use_dqn: bool) -> list[Feature]:
     arch, dqn = config.arch, config.dqn
-    children = (
-        f"{file.path.name} has {file.num_children} children per capsule"
-        if file.num_children
-        else "the file has no children"
-    )
+    nothing = "a puzzle has nothing to open" if isinstance(file, PuzzleData) else "the file has no children"
+    children = f"{file.path.name} has {file.num_children} children per capsule" if file.num_children else nothing
     if arch.enable_capsule_expansion == "auto" and file.num_children and not expansion:
         children = "dqn.enabled=false leaves nobody to choose it"
     asked = {"auto": "auto: "}.get(str(arch.enable_capsule_expansion), "by the config; ")
-    entropy = dqn.enable_entropy_regularization and dqn.entropy_regularization_weight > 0
     off = "halting by the halt logit" if isinstance(file, PuzzleData) else "nothing to buy"
     why = "EXPAND needs a policy" if expansion else "by the config" if use_dqn else off
     return [
@@ -229,13 +223,13 @@ def _status(config: Config, file: Dataset, expansion: bool, use_dqn: bool) -> li
             use_dqn,
             why,
         ),
-        Feature("q_head_num_actions: 3", expansion, "CONTINUE, HALT, EXPAND" if expansion else "CONTINUE, HALT"),
-        Feature("dqn_buffer_min_size", use_dqn, f"Q-learning starts after {dqn.buffer_min_size} transitions"),
         Feature(
-            "enable_entropy_regularization",
-            entropy,
-            "epsilon explores; the term would bias Q" if not entropy else "by the config",
+            "q_head_num_actions: 3",
+            expansion,
+            "CONTINUE, HALT, EXPAND" if expansion else "CONTINUE, HALT; EXPAND is off",
         ),
+        Feature("dqn_buffer_min_size", use_dqn, f"Q-learning starts after {dqn.buffer_min_size} transitions"),
+        _entropy(config, use_dqn),
         Feature(
             "reconstruction",
             config.loss_weights.reconstruction_loss > 0,
@@ -265,6 +259,21 @@ def _status(config: Config, file: Dataset, expansion: bool, use_dqn: bool) -> li
         Feature("curiosity", use_dqn and dqn.enable_curiosity, f"weight {dqn.curiosity_weight}"),
         Feature("expansion_selector", expansion, dqn.expansion_selector + _peeks(dqn.expansion_selector)),
     ]
+
+
+def _entropy(config: Config, use_dqn: bool) -> Feature:
+    name, weight = "enable_entropy_regularization", config.dqn.entropy_regularization_weight
+    if not config.dqn.enable_entropy_regularization:
+        alone = f"dqn.entropy_regularization_weight={weight:g} alone does nothing"
+        return Feature(name, False, alone if weight else "epsilon explores; the term would bias Q")
+    factors = {
+        "dqn.entropy_regularization_weight": weight,
+        "loss_weights.entropy_bonus": config.loss_weights.entropy_bonus,
+    }
+    for key, value in factors.items():
+        if value == 0:
+            return Feature(name, False, f"{key} is 0")
+    return Feature(name, use_dqn, f"weight {weight:g}" if use_dqn else "no Q-values are learned")
 
 
 def _puzzle_status(config: Config, shape: DataShape) -> list[Feature]:
