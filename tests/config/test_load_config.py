@@ -75,14 +75,15 @@ trainng: {a: 1}
     assert problems_of(path, "dqn.gama=1", "dqn.gamma=2", "nonsense", "name=[") == [
         f"{path}:2: training.base_lrr: is not a known key; did you mean training.base_lr?",
         f"{path}:3: training.total_steps: expected a whole number >= 1; got 'ten'",
-        f"{path}:4: training.base_lr: expected a number >= 0; got inf",
+        f"{path}:4: training.base_lr: expected a number >= 0 and <= 1e9; got inf",
         f"{path}:5: training.base_lr: given twice, on line 4 and on line 5",
         f"{path}:7: arch.num_concepts: expected a whole number >= 1 or 'auto'; got 'x'",
         f"{path}:8: arch.q_head_type: expected 'linear', 'mlp', 'rnn' or 'attention'; got 'mpl'; did you mean 'mlp'?",
         f"{path}:9: arch.num_layers: expected a whole number >= 1 and <= 1000; got true",
         f"{path}:10: arch.tied: expected true or false; got 'yes'",
         f"{path}:11: arch: num_heads=8 must divide hidden_size=10",
-        f"{path}:12: loss_weights.dqn_loss: expected a number >= 0 or a mapping {{low, high}}; got {{'low': -1}}",
+        f"{path}:12: loss_weights.dqn_loss: expected a number >= 0 and <= 1e9 or a mapping {{low, high}}; "
+        "got {'low': -1}",
         f"{path}:13: data.build: expected a mapping of keys such as `kind: ...`; got 7",
         f"{path}:13: data.path: expected text, a list of (text or a mapping {{path, weight}}) or null; "
         "got ['a', {'path': 'b', 'wieght': 1}]",
@@ -101,6 +102,36 @@ def test_a_network_that_could_not_be_built_is_refused(setting: str) -> None:
     """Building it would not come back, or end in an overflow."""
     with pytest.raises(InvalidConfig, match=r"expected a .*number .* and <= 1000"):
         load_config(None, [f"arch.{setting}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("extends=foo.yaml", "extends: belongs at the top of a config file; did you mean --config foo.yaml?"),
+        ("training={base_lr: 1, base_lr: 2}", "training.base_lr: given twice"),
+        ("training.total_steps=1__0", "training.total_steps: expected a whole number >= 1; got '1__0'"),
+        ("training.base_lr=1_.5", "training.base_lr: expected a number >= 0 and <= 1e9; got '1_.5'"),
+        (".training.base_lr=3", ".training.base_lr: is not a known key; did you mean training.base_lr?"),
+        (
+            "loss_weights.dqn_loss=0.5-0.005",
+            "loss_weights: dqn_loss: low=0.5 exceeds high=0.005, and the weight rises: write 0.005-0.5",
+        ),
+        ("training.base_lr=1e38", "training.base_lr: expected a number >= 0 and <= 1e9; got 1e+38"),
+        ("dqn.lr=1e38", "dqn.lr: expected a number > 0 and <= 1e9 or null; got 1e+38"),
+        (
+            "data.build.prices.leaf=1e38",
+            "data.build.prices.leaf: expected a mapping of names to numbers > 0 and <= 1e9 or null; "
+            "got {'leaf': 1e+38}",
+        ),
+        (
+            "arch.halt_threshold=-1e39",
+            "arch.halt_threshold: expected a number >= -1e9 and <= 1e9; got -1e+39",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_override(override: str, said: str) -> None:
+    (problem,) = problems_of(None, override)
+    assert problem == f"command line: {said}"
 
 
 def test_suggestions_know_last_parts_and_aliases() -> None:
@@ -232,7 +263,7 @@ def test_a_file_that_is_no_config_ends_soon(tmp_path: Path) -> None:
 words = st.one_of(
     st.text(max_size=8), st.sampled_from(["1e-4", "no", "true", "~", "", "1_0", "0x1", "a: b", "*x", "x\ny"])
 )
-positive = st.floats(1e-300, 1e300)
+positive = st.floats(1e-300, 1e9)
 counts = st.integers(1, 10**9)
 
 
@@ -259,8 +290,10 @@ configs = maybe(
         betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
         seed=st.integers(0, 2**32 - 1),
     ),
-    dqn=maybe(enabled=st.sampled_from([True, False, "auto"]), reward_terminal_correct=st.floats(0, 1e308)),
-    loss_weights=maybe(dqn_loss=st.one_of(positive, st.fixed_dictionaries({"low": positive, "high": positive}))),
+    dqn=maybe(enabled=st.sampled_from([True, False, "auto"]), reward_terminal_correct=st.floats(0, 1e9)),
+    loss_weights=maybe(
+        dqn_loss=st.one_of(positive, st.tuples(positive, positive).map(lambda two: {"low": min(two), "high": max(two)}))
+    ),
 )
 
 

@@ -45,9 +45,10 @@ def aliases() -> dict[str, str]:
 
 def canonical(dotted: str) -> str:
     """The schema's spelling of a dotted key; an unknown one comes back with its known sections replaced."""
-    name = ""
-    for part in dotted.split("."):
-        name = f"{name}.{part}" if name else part
+    first, *rest = dotted.split(".")
+    name = aliases().get(first, first)
+    for part in rest:
+        name = f"{name}.{part}"
         name = aliases().get(name, name)
     return name
 

@@ -66,7 +66,10 @@ def layer_of_overrides(overrides: Sequence[str]) -> Layer:
         try:
             value = parse_value(text, COMMAND_LINE)
         except InvalidConfig as error:
-            layer.problems += [Problem(COMMAND_LINE, written, problem.what) for problem in error.problems]
+            layer.problems += [
+                Problem(COMMAND_LINE, f"{written}.{problem.key}" if problem.key else written, problem.what)
+                for problem in error.problems
+            ]
             continue
         _assign(written, value, Document(COMMAND_LINE, {}), (), layer)
     return layer
@@ -123,6 +126,8 @@ def _assign(written: str, value: Any, document: Document, path: tuple[str, ...],
         if guess is None and len(layer.problems) < 20:
             guess = nearest(written, all_spellings())
         what = "is not a known key" + (f"; did you mean {guess}?" if guess else "")
+        if written == "extends":  # in a file it was read before this
+            what = f"belongs at the top of a config file; did you mean --config {value}?"
         layer.problems.append(Problem(where, written, what))
     elif not _is_text(value) or not _is_text(item):
         layer.problems.append(Problem(where, leaf, "holds characters that are no valid Unicode text"))

@@ -1,8 +1,8 @@
 """Which plain YAML words are numbers, booleans or null: the rules that loading and dumping share.
 
 YAML 1.2's, because PyYAML's own (YAML 1.1) read `1e-4` as text, `no` as false, `1:30` as ninety and `010` as eight:
-`true`/`false`, `null`/`~`/nothing, decimal and `0x` integers (underscores allowed), floats with an optional dot and
-exponent, `.inf` and `.nan`. Everything else is text.
+`true`/`false`, `null`/`~`/nothing, decimal and `0x` integers (underscores allowed between digits), floats with an
+optional dot and exponent, `.inf` and `.nan`. Everything else is text.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ STR_TAG = "tag:yaml.org,2002:str"
 LIST_TAG = "tag:yaml.org,2002:seq"
 MAPPING_TAG = "tag:yaml.org,2002:map"
 
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
 _SHORT = rf"(?=.{{1,{LONGEST_NUMBER}}}\Z)"
 PATTERNS = {
     BOOL_TAG: re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
-    INT_TAG: re.compile(_SHORT + r"(?:[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+)\Z"),
+    INT_TAG: re.compile(_SHORT + rf"(?:[-+]?{_DIGITS}|0x[0-9a-fA-F]+)\Z"),
     FLOAT_TAG: re.compile(
-        _SHORT + r"(?:[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+        _SHORT + rf"(?:[-+]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?[0-9]+)?"
         r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
     ),
     NULL_TAG: re.compile(r"(?:~|null|Null|NULL|)\Z"),

@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
+# Nobody means more, and where a few such numbers are multiplied they leave float32.
+Positive = Annotated[float, Field(gt=0.0, le=1e9)]
+NonNegative = Annotated[float, Field(ge=0.0, le=1e9)]
+Signed = Annotated[float, Field(ge=-1e9, le=1e9)]
 Count = Annotated[int, Field(ge=1)]
 Cycles = Annotated[int, Field(ge=1, le=1000)]  # more would not come back from a single step
 
@@ -29,10 +31,10 @@ class Section(BaseModel):
 class HierarchyBias(Section):
     """What hierarchical attention adds to its logits, by how the attending capsule is related to the other."""
 
-    parent_to_child: float = Field(1.0, description="A capsule looks at one of its children.")
-    child_to_parent: float = Field(0.5, description="A capsule looks at its parent.")
-    sibling: float = Field(0.5, description="A capsule looks at itself, or at one with the same parent.")
-    unrelated: float = Field(0.0, description="Any other pair.")
+    parent_to_child: Signed = Field(1.0, description="A capsule looks at one of its children.")
+    child_to_parent: Signed = Field(0.5, description="A capsule looks at its parent.")
+    sibling: Signed = Field(0.5, description="A capsule looks at itself, or at one with the same parent.")
+    unrelated: Signed = Field(0.0, description="Any other pair.")
 
 
 class ArchConfig(Section):
@@ -123,7 +125,7 @@ class ArchConfig(Section):
         description="Learn HRM's continue logit by its bootstrapped target (costs a second forward); ACT then "
         "halts where the halt logit exceeds it. Only without dqn.enabled.",
     )
-    halt_threshold: float = Field(
+    halt_threshold: Signed = Field(
         3.0,
         description="Halt logit above which `act` halts in evaluation and prediction (3.0 is 95 %); the episodes of "
         "training halt above 0, as TRM's.",
@@ -138,7 +140,7 @@ class ArchConfig(Section):
     enable_adaptive_hcycles: bool = Field(
         False, description="In evaluation, leave the H loop when the halt logit is high."
     )
-    hcycle_confidence_threshold: float = Field(
+    hcycle_confidence_threshold: Signed = Field(
         2.0, description="Halt logit above which the H loop is left (2.0 is 88 %)."
     )
     enable_hierarchical_attention: bool = Field(False, description="Bias attention by true parent ids.")
@@ -462,15 +464,15 @@ class DQNConfig(Section):
     expansion_cost_per_child: NonNegative = Field(
         0.01, description="Price level: reward paid per child of an opened capsule, times the capsule's own price."
     )
-    price_spread: Annotated[float, Field(ge=1.0)] = Field(
+    price_spread: Annotated[float, Field(ge=1.0, le=1e9)] = Field(
         10.0, description="Each episode's price level is drawn log-uniformly between level/spread and level*spread."
     )
     reward_signal: Literal["probability", "accuracy"] = Field(
         "probability", description="Utility u: mean probability of the right answer, or accuracy."
     )
     reward_step_penalty: NonNegative = Field(0.01, description="Cost of one more reasoning step.")
-    reward_terminal_correct: float = Field(1.0, description="HALT with a right answer.")
-    reward_terminal_incorrect: float = Field(-0.5, description="HALT with a wrong answer.")
+    reward_terminal_correct: Signed = Field(1.0, description="HALT with a right answer.")
+    reward_terminal_incorrect: Signed = Field(-0.5, description="HALT with a wrong answer.")
     reward_expansion_bonus: NonNegative = Field(
         0.1, description="Paid for an EXPAND after which u rose by reward_min_rise."
     )
@@ -508,7 +510,7 @@ class MemoryConfig(Section):
     value_dim: Count | Auto = Field("auto", description="Width of values, at most arch.hidden_size; auto: that.")
     num_heads: Count = Field(8, description="Retrieval heads; must divide key_dim and value_dim.")
     top_k: Count = Field(4, description="Slots read per position.")
-    reward_threshold: float = Field(0.5, description="A row is written at HALT if its terminal reward reaches this.")
+    reward_threshold: Signed = Field(0.5, description="A row is written at HALT if its terminal reward reaches this.")
     dedup_threshold: Fraction = Field(
         0.98, description="Cosine of keys from which a new entry replaces the nearest old one instead of taking a slot."
     )
@@ -556,6 +558,16 @@ class LossWeights(Section):
         "dqn.enable_entropy_regularization.",
     )
     rnd_loss: NonNegative = Field(1.0, description="Curiosity's predictor; with dqn.enable_curiosity.")
+
+    @model_validator(mode="after")
+    def _check(self) -> LossWeights:
+        weight = self.dqn_loss
+        if isinstance(weight, WeightRange) and weight.low > weight.high:
+            raise ValueError(
+                f"dqn_loss: low={weight.low:g} exceeds high={weight.high:g}, and the weight rises: write "
+                f"{weight.high:g}-{weight.low:g}"
+            )
+        return self
 
 
 class LoggingConfig(Section):

@@ -119,7 +119,7 @@ def _range(metadata: list[Any]) -> str:
 
 
 def _number(value: Any) -> str:
-    return str(value) if isinstance(value, int) else f"{value:g}"
+    return str(value) if isinstance(value, int) else f"{value:g}".replace("e+0", "e")
 
 
 def _either(words: list[str]) -> str:

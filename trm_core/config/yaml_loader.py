@@ -191,7 +191,8 @@ def _construct_mapping(node: MappingNode, path: KeyPath, document: Document) -> 
         key = key_node.value
         key_path = (*path, key)
         if key in values:
-            what = f"given twice, on line {document.lines[key_path]} and on line {line}"
+            first = document.lines[key_path]
+            what = "given twice" + (f", on line {first} and on line {line}" if line != first else "")
             document.problems.append(Problem(f"{document.name}:{line}", _dotted(key_path), what))
             continue
         document.lines[key_path] = line
