@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from tests.faults.capsules import write as write_capsules
+from tests.faults.healthy import messages
 from trm_core.config.schema import Config
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.store import CapsuleWriter
@@ -100,6 +102,10 @@ def verdicts(path: Path) -> dict[str, Verdict]:
     evidence = Evidence(data=DataFacts(path))
     checks = [check for check in OF_DATA if not check.id.startswith(("answers-", "identifiers-"))]
     return {check.id: check.look(evidence).verdict for check in checks}
+
+
+def verdict_of(facts: DataFacts, check: str) -> Verdict:
+    return BY_ID[check].look(Evidence(data=facts)).verdict
 
 
 def test_detail_that_was_filled_in(tmp_path: Path) -> None:
@@ -265,6 +271,24 @@ def test_copies_are_found_whatever_labels_are_like(tmp_path: Path, labels: str) 
         writer.append("validation", copies)
         writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays"})
     assert verdicts(tmp_path / "a.h5")["duplicate-across-splits"] is Verdict.FAIL
+
+
+@pytest.mark.parametrize("rows", [480, 960])
+def test_short_texts_are_spread_over_the_splits_as_chance_has_it(tmp_path: Path, rows: int) -> None:
+    """Late capsules are zeros in nearly all rows, so no two small splits of them spread alike."""
+    for seed in range(20):
+        write_capsules(messages(seed, rows), tmp_path / "a.h5")
+        assert verdict_of(DataFacts(tmp_path / "a.h5"), "splits-differ") is Verdict.OK, f"seed {seed}"
+
+
+@pytest.mark.parametrize("factor", [0.4, 2.5])
+def test_short_texts_in_another_scale_are_told(tmp_path: Path, factor: float) -> None:
+    for seed in range(5):
+        capsules = messages(seed)
+        for name in ("sketches", "children"):
+            capsules.splits["validation"][name] *= np.float32(factor)
+        write_capsules(capsules, tmp_path / "a.h5")
+        assert verdict_of(DataFacts(tmp_path / "a.h5"), "splits-differ") is Verdict.FAIL, f"seed {seed}"
 
 
 def test_samples_that_are_all_the_same_are_seen_as_they_are(tmp_path: Path) -> None:
