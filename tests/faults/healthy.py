@@ -62,14 +62,16 @@ def messages(seed: int, rows: int = 480, k: int = 8, m: int = 4, dim: int = 16) 
     """
     random = np.random.default_rng(seed)
     words = random.normal(size=(300, dim)) * (random.random((300, dim)) < 0.3)
+    words[150:, :2] += 1.5
     splits: dict[str, Arrays] = {}
     for split, n in (("train", rows), ("validation", rows // 8)):
         labels = random.integers(0, 2, n)
-        spoken = (random.integers(0, 200, (n, k, m)) + 100 * labels[:, None, None]) % 300
+        telling = random.random((n, k, m)) < np.where(labels, 0.9, 0.1)[:, None, None]
+        spoken = random.integers(0, 150, (n, k, m)) + 150 * telling
         there = np.arange(k) < np.minimum(random.geometric(0.45, (n, 1)), k)
         uttered = there[:, :, None] & (np.arange(m) < np.minimum(1 + random.geometric(0.8, (n, k, 1)), m))
         children = words[spoken] * uttered[..., None]
-        sketches = children.sum(2) + 0.5 * random.normal(size=(n, k, dim)) * there[:, :, None]
+        sketches = children.sum(2) + 2.0 * random.normal(size=(n, k, dim)) * there[:, :, None]
         splits[split] = {
             "sketches": sketches.astype(np.float32),
             "children": children.astype(np.float32),

@@ -111,7 +111,7 @@ class Shift:
     @property
     def apart(self) -> float:
         """1: half a standard deviation, or one and a half times the spread."""
-        return max(self.moved / 0.5, abs(math.log(max(self.scale, 1e-9))) / math.log(1.5))
+        return max(self.moved / 0.5, abs(math.log(max(self.scale, 1e-3))) / math.log(1.5))
 
 
 def shift_between(train: Array, other: Array) -> Shift:
@@ -139,7 +139,7 @@ def shift_by_chance(train: Array, other: Array) -> float:
 
 def _telling(train: Array, rows: int) -> NDArray[np.bool_]:
     """The coordinates of training [N, F] that can be compared with so many other rows: of those that vary, those whose
-    variation comes from enough of these rows. Where there are hardly any, all that vary.
+    variation would come from enough of these rows, and at least a tenth.
     """
     away = train.astype(float)
     largest = np.abs(away).max(0)
@@ -147,9 +147,11 @@ def _telling(train: Array, rows: int) -> NDArray[np.bool_]:
     squares = away**2
     total = squares.sum(0)
     varies: NDArray[np.bool_] = np.sqrt(total / len(train)) > _CONSTANT * (largest + 1e-12)
+    if not varies.any():
+        return varies
     carried = total**2 / np.maximum((squares**2).sum(0), 1e-300)  # as many rows as would vary alike, the others not
-    enough = varies & (carried * rows / len(train) >= _CARRIED)
-    return enough if enough.sum() >= 0.1 * varies.sum() else varies
+    least = min(_CARRIED * len(train) / rows, float(np.quantile(carried[varies], 0.9)))
+    return varies & (carried >= least)
 
 
 def _medians(moved: Array, spread: Array, theirs: Array) -> Shift:
