@@ -148,7 +148,9 @@ def train(run: Run) -> None:
     path, prepared, trainer, hooks = run.path, run.prepared, run.trainer, run.hooks
     loggers = open_loggers(path, prepared.config, hooks.log) if run.place.rank == 0 else AllLoggers([])
     if prepared.config.training.watch and run.place.rank == 0:
-        loggers.loggers.append(Watch(prepared.config, prepared.files[0][0].path, hooks.log))
+        loggers.loggers.append(
+            Watch(prepared.config, [(file.path, weight) for file, weight in prepared.files], hooks.log)
+        )
     sample = EvaluationData(prepared.evaluation.file, prepared.evaluation.split, _PERIODIC_ROWS)
     policy = "learned" if prepared.features.dqn else "act"
     compares = from_first_rank(sample.labelled)

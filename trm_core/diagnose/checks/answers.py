@@ -18,6 +18,7 @@ from trm_core.diagnose.statistics import block_means, mean_interval, rising
 _WHOLE_GAP = 0.6  # sound ARC and Sudoku-Extreme runs learn all training puzzles, and solve half of the others
 _EXACT = "eval/exact_accuracy"
 _MOST = 0.5  # of the mistakes
+_FREQUENT = 0.9  # share of one label past which accuracy says little
 _FEWER = 0.9  # of the mistakes since the middle of the run: with less than that it is still learning
 
 
@@ -42,23 +43,29 @@ def loss_falls(evidence: Evidence) -> Finding:
 
 
 def at_chance(evidence: Evidence) -> Finding:
-    metrics, chance = evidence.metrics, evidence.file.chance
+    metrics, chance = evidence.metrics, evidence.top_share
     accuracy = metrics["train/accuracy"].tail(0.2, 10)
     if chance is None or len(accuracy.finite()) < 5:
         return unknown("no labels, or too few steps were logged")
     if metrics.last_step < 100:
         return unknown(f"{metrics.last_step} steps are too early to say")
     mean, half = mean_interval(accuracy)
-    train_chance = evidence.file.top_share or chance
-    numbers = {"accuracy": mean, "chance": train_chance}
-    text = (
-        f"accuracy {100 * mean:.1f} % (+-{100 * half:.1f}), always the most frequent label {100 * train_chance:.1f} %"
-    )
-    if mean - half > train_chance:
+    numbers = {"accuracy": mean, "chance": chance}
+    text = f"accuracy {100 * mean:.1f} % (+-{100 * half:.1f}), always the most frequent label {100 * chance:.1f} %"
+    if mean - half > chance:
         return ok(text, **numbers)
     done = metrics.last_step / evidence.settings.training.total_steps
+    fails = done > 0.3 and mean < chance + 0.01
+    if chance > _FREQUENT:
+        # Naming that label may well be the best answer for every sample; how sure it is of it still tells them apart.
+        loss, guessing = mean_interval(metrics["train/lm_loss"].tail(0.2, 10)), evidence.guessing or 0.0
+        numbers |= {"loss": loss[0], "guessing": guessing}
+        text += f"; lm_loss {loss[0]:.3g} (+-{loss[1]:.2g}), guessing by how frequent labels are costs {guessing:.3g}"
+        if sum(loss) < guessing:
+            return ok(text, **numbers)
+        fails = False
     return Finding(
-        Verdict.FAIL if done > 0.3 and mean < train_chance + 0.01 else Verdict.WARN,
+        Verdict.FAIL if fails else Verdict.WARN,
         text,
         "likely",
         numbers,
@@ -75,7 +82,7 @@ def predictions_collapse(evidence: Evidence) -> Finding:
 
 def _whole_collapse(evidence: Evidence) -> Finding:
     share = evidence.metrics["train/prediction_top_share"].between(0, evidence.learning_steps).tail(0.2, 10)
-    top = evidence.file.top_share
+    top = evidence.top_share
     if len(share.finite()) < 5 or top is None:
         return unknown("too few steps were logged")
     mean = float(np.mean(share.finite().values))

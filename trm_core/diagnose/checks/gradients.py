@@ -98,8 +98,7 @@ def never_recovered(evidence: Evidence, peak: float, loss: float) -> bool:
     """
     if evidence.settings.arch.probabilities != "stablemax" or evidence.data is None:
         return False
-    guessing = evidence.file.label_spread * math.log(evidence.file.file.num_classes or 1)
-    return peak > 0.1 and loss > 0.95 * guessing > 0
+    return peak > 0.1 and loss > 0.95 * (evidence.guessing or math.inf)
 
 
 def lr_too_low(evidence: Evidence) -> Finding:
