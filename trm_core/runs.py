@@ -149,7 +149,8 @@ def train(run: Run) -> None:
     path, prepared, trainer, hooks = run.path, run.prepared, run.trainer, run.hooks
     loggers = open_loggers(path, prepared.config, hooks.log) if run.place.rank == 0 else AllLoggers([])
     if prepared.config.training.watch and run.place.rank == 0:
-        loggers.loggers.append(Watch(prepared.config, prepared.files[0][0].path, hooks.log, run.place.world_size))
+        files = [(file.path, weight) for file, weight in prepared.files]
+        loggers.loggers.append(Watch(prepared.config, files, hooks.log, run.place.world_size))
     sample = EvaluationData(prepared.evaluation.file, prepared.evaluation.split, _PERIODIC_ROWS)
     policy = "learned" if prepared.features.dqn else "act"
     compares = from_first_rank(sample.labelled)

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from tests.faults.capsules import write as write_capsules
+from tests.faults.healthy import messages
 from trm_core.config.schema import Config
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.store import CapsuleWriter
@@ -22,7 +24,7 @@ from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.linear_probe import broken_stretch, right_in_folds, told_apart
 from trm_core.diagnose.registry import CHECKS, OF_DATA
-from trm_core.diagnose.resemblance import told_by_sketches
+from trm_core.diagnose.resemblance import shift_between, shift_by_chance, told_by_sketches
 from trm_core.diagnose.series import Metrics, Series
 
 K, M, D, CLASSES = 4, 2, 6, 5
@@ -100,6 +102,10 @@ def verdicts(path: Path) -> dict[str, Verdict]:
     evidence = Evidence(data=DataFacts(path))
     checks = [check for check in OF_DATA if not check.id.startswith(("answers-", "identifiers-"))]
     return {check.id: check.look(evidence).verdict for check in checks}
+
+
+def verdict_of(facts: DataFacts, check: str) -> Verdict:
+    return BY_ID[check].look(Evidence(data=facts)).verdict
 
 
 def test_detail_that_was_filled_in(tmp_path: Path) -> None:
@@ -199,6 +205,18 @@ def test_a_frequent_category_is_no_filler(tmp_path: Path) -> None:
     assert filler == pytest.approx(0.85 / 2, abs=0.03)
 
 
+@pytest.mark.parametrize(("loss", "told"), [(0.08, Verdict.OK), (0.14, Verdict.WARN)])
+def test_accuracy_says_little_where_one_class_is_nearly_all(tmp_path: Path, loss: float, told: Verdict) -> None:
+    """To name it always is right for most samples; how sure the model is of it tells whether it knows more."""
+    facts = DataFacts(table(tmp_path / "a.h5", rows=3000, top=0.97))
+    at, noise = np.arange(5, 501, 5), 0.005 * np.random.default_rng(0).standard_normal(100)
+    values = {"accuracy": facts.top_share or 0.0, "lm_loss": loss}
+    metrics = Metrics({f"train/{name}": Series(at, value + noise) for name, value in values.items()})
+    config = tiny.make_config(training={"total_steps": 500, "lr_warmup_steps": 20})
+    finding = BY_ID["accuracy-at-chance"].look(Evidence(config, metrics, facts))
+    assert finding.verdict is told, finding
+
+
 def test_labels_that_no_column_tells_are_told_of(tmp_path: Path) -> None:
     found = verdicts(table(tmp_path / "a.h5", top=0.87, signal=0.0))
     assert found["labels-shuffled"] is Verdict.WARN
@@ -265,6 +283,33 @@ def test_copies_are_found_whatever_labels_are_like(tmp_path: Path, labels: str) 
         writer.append("validation", copies)
         writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays"})
     assert verdicts(tmp_path / "a.h5")["duplicate-across-splits"] is Verdict.FAIL
+
+
+def test_short_texts_are_spread_over_the_splits_as_chance_has_it(tmp_path: Path) -> None:
+    """Late capsules are zeros in nearly all rows, so no two small splits of them spread alike."""
+    for seed in range(8):
+        write_capsules(messages(seed), tmp_path / "a.h5")
+        assert verdict_of(DataFacts(tmp_path / "a.h5"), "splits-differ") is Verdict.OK, f"seed {seed}"
+
+
+@pytest.mark.parametrize("kinds", [60, 200, 1000])
+def test_rare_categories_are_spread_over_the_splits_as_chance_has_it(kinds: int) -> None:
+    """No coordinate varies in more than a few rows, so all that is left is what random deals give."""
+    random = np.random.default_rng(kinds)
+    for _ in range(20):
+        train, other = (np.eye(kinds)[random.integers(0, kinds, count)] for count in (480, 60))
+        assert shift_between(train, other).apart <= max(1.1 * shift_by_chance(train, other), 0.7)
+        assert shift_between(train, other + 1).apart > max(1.1 * shift_by_chance(train, other + 1), 1)
+
+
+@pytest.mark.parametrize("factor", [0.4, 2.5])
+def test_short_texts_in_another_scale_are_told(tmp_path: Path, factor: float) -> None:
+    for seed in range(5):
+        capsules = messages(seed)
+        for name in ("sketches", "children"):
+            capsules.splits["validation"][name] *= np.float32(factor)
+        write_capsules(capsules, tmp_path / "a.h5")
+        assert verdict_of(DataFacts(tmp_path / "a.h5"), "splits-differ") is Verdict.FAIL, f"seed {seed}"
 
 
 def test_samples_that_are_all_the_same_are_seen_as_they_are(tmp_path: Path) -> None:

@@ -56,6 +56,31 @@ def answer_per_capsule(seed: int) -> Capsules:
     return Capsules(with_checksums(splits, 3), about(4))
 
 
+def messages(seed: int, rows: int = 480, k: int = 8, m: int = 4, dim: int = 16) -> Capsules:
+    """A few hundred short texts: a capsule per sentence, a child per word. Most texts have few sentences and most
+    sentences few words, so that late capsules and late children are zeros in nearly every row.
+    """
+    random = np.random.default_rng(seed)
+    words = random.normal(size=(300, dim)) * (random.random((300, dim)) < 0.3)
+    words[150:, :2] += 1.5
+    splits: dict[str, Arrays] = {}
+    for split, n in (("train", rows), ("validation", rows // 8)):
+        labels = random.integers(0, 2, n)
+        telling = random.random((n, k, m)) < np.where(labels, 0.9, 0.1)[:, None, None]
+        spoken = random.integers(0, 150, (n, k, m)) + 150 * telling
+        there = np.arange(k) < np.minimum(random.geometric(0.45, (n, 1)), k)
+        uttered = there[:, :, None] & (np.arange(m) < np.minimum(1 + random.geometric(0.8, (n, k, 1)), m))
+        children = words[spoken] * uttered[..., None]
+        sketches = children.sum(2) + 2.0 * random.normal(size=(n, k, dim)) * there[:, :, None]
+        splits[split] = {
+            "sketches": sketches.astype(np.float32),
+            "children": children.astype(np.float32),
+            "labels": labels,
+            "mask": there,
+        }
+    return Capsules(with_checksums(splits, 4), about(2))
+
+
 def varied(name: str, base: str, settings: dict[str, Any]) -> Base:
     """A base run with other settings."""
     known = BASES[base]
@@ -97,6 +122,7 @@ HEALTHY = {
             },
             answer_per_capsule,
         ),
+        Base("messages", {**COMMON, "training.total_steps": 160}, messages),
         Base("wine", {**COMMON, "training.total_steps": 160, "training.weight_decay": 0.1}, lambda s: table("wine", s)),
         Base("cancer", {**COMMON, "dqn.expansion_selector": "static"}, lambda s: table("cancer", s)),
     )

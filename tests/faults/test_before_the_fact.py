@@ -79,7 +79,7 @@ def test_healthy_puzzles_are_let_alone(base: str, tmp_path: Path) -> None:
     assert loud(planned(NONE, "mild", base, 3), tmp_path / "puzzles") == []
 
 
-@pytest.mark.parametrize("base", ["digits", "generated", "generated-large", "answers", "wine", "cancer"])
+@pytest.mark.parametrize("base", ["digits", "generated", "generated-large", "answers", "messages", "wine", "cancer"])
 def test_healthy_data_are_let_alone(base: str, tmp_path: Path) -> None:
     assert base in HEALTHY
     told = loud(planned(NONE, "mild", base, 3), tmp_path / "a.h5")

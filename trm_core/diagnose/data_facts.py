@@ -33,10 +33,12 @@ from trm_core.diagnose.linear_probe import (
 )
 from trm_core.diagnose.resemblance import (
     Fit,
+    Shift,
     fit_by_stretch,
     fits_elsewhere,
     projected,
     shift_between,
+    shift_by_chance,
     told_by_sketches,
 )
 from trm_core.errors import DataError
@@ -273,8 +275,8 @@ class DataFacts:
         return right_elsewhere(x, own.labels, z, other.labels), inside[best], len(other.labels)
 
     @cached_property
-    def shift(self) -> dict[str, tuple[float, float]]:
-        """Of sketches and children, how the held-out ones lie beside those of training: see `shift_between`."""
+    def shift(self) -> dict[str, Shift]:
+        """Of sketches and children, how the held-out ones lie beside those of training."""
         if self.held_out in (None, "train"):
             return {}
         train, other = self._sample("train"), self._sample(str(self.held_out))
@@ -283,6 +285,11 @@ class DataFacts:
             for name in ("sketches", "children")
             if name in train and name in other and min(len(train[name]), len(other[name])) >= 50
         }
+
+    def shift_by_chance(self, name: str) -> float:
+        """Of sketches or children, how far apart random splits of these sizes can lie."""
+        train, other = self._sample("train"), self._sample(str(self.held_out))
+        return shift_by_chance(projected_less(train[name]), projected_less(other[name]))
 
     @property
     def unseen(self) -> float | None:

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from trm_core.diagnose.check import Check, Diagnosis, Verdict, unknown
-from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.data_facts import DataFacts
+from trm_core.diagnose.evidence import MOST_FILES, Evidence
 from trm_core.errors import DataError
 
 _ORDER = (Verdict.FAIL, Verdict.WARN, Verdict.UNKNOWN, Verdict.OK)
+_TELLING = (Verdict.FAIL, Verdict.WARN, Verdict.OK, Verdict.UNKNOWN)
 _MISSING = {
     "config": "no config",
     "data": "the data file is not there, or not built yet",
@@ -21,7 +23,12 @@ _MISSING = {
 
 
 def look(check: Check, evidence: Evidence) -> Diagnosis:
-    """One check; it cannot tell where a part of the evidence is missing."""
+    """One check; it cannot tell where a part of the evidence is missing. What asks of data alone is asked of each file
+    that is mixed in, and the worst answer counts.
+    """
+    if evidence.others and set(check.needs) == {"data"}:
+        files = [evidence.data, *(other.data for other in evidence.others)][:MOST_FILES]
+        return worst_of([_of_one_file(look(check, replace(evidence, data=data, others=[])), data) for data in files])
     missing = [part for part in check.needs if not evidence.has(part)]
     if missing:
         return Diagnosis(check, unknown(_MISSING[missing[0]]))
@@ -29,6 +36,19 @@ def look(check: Check, evidence: Evidence) -> Diagnosis:
         return Diagnosis(check, check.look(evidence))
     except (DataError, OSError) as error:  # a capsule file is read when it is first asked, and may be damaged inside
         return Diagnosis(check, unknown(f"the data cannot be read: {error}"))
+
+
+def _of_one_file(found: Diagnosis, data: DataFacts | None) -> Diagnosis:
+    """Its overrides would change how the other files are used as well."""
+    if data is None:
+        return found
+    said = f"{data.file.path}: {found.finding.evidence}"
+    return replace(found, finding=replace(found.finding, evidence=said, fix={}))
+
+
+def worst_of(found: Iterable[Diagnosis]) -> Diagnosis:
+    """Of the answers of one check to several data the first that is worst; any that tells something before none."""
+    return min(found, key=lambda one: _TELLING.index(one.finding.verdict))
 
 
 def diagnose(checks: Iterable[Check], evidence: Evidence) -> list[Diagnosis]:

@@ -5,11 +5,15 @@ Nothing here imports torch: a finished run is diagnosed in a fraction of a secon
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trm_core.config import load_config
 from trm_core.diagnose.data_facts import DataFacts
@@ -24,7 +28,18 @@ from trm_core.training.checkpoint_folders import CheckpointFacts, checkpoint_fac
 if TYPE_CHECKING:
     from trm_core.config.schema import Config
 
+MOST_FILES = 4  # whose samples are looked at; of all the labels are counted
 _HASHED_BYTES = 100 << 20
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A further file that is mixed in: how many of its samples are drawn for each of the first file's. None: it cannot
+    be opened.
+    """
+
+    data: DataFacts | None
+    weight: float = 1.0
 
 
 @dataclass
@@ -38,6 +53,7 @@ class Evidence:
     checkpoints: list[CheckpointFacts] | None = None
     notes: list[str] = field(default_factory=list)  # what could not be read, and why
     processes: int = 1  # that train together
+    others: list[Mixed] = field(default_factory=list)  # further training files; `data` is the first
 
     def has(self, part: str) -> bool:
         """Whether a part that a check needs is there."""
@@ -58,6 +74,32 @@ class Evidence:
         """The data, for checks that need it."""
         assert self.data is not None
         return self.data
+
+    @property
+    def label_shares(self) -> NDArray[np.float64] | None:
+        """Of each class among the training samples as they are drawn, over all files. None where labels are missing,
+        or a file is.
+        """
+        shares: NDArray[np.float64] = np.zeros(0)
+        for part in (Mixed(self.data), *self.others):
+            labels = None if part.data is None else part.data.labels.get("train")
+            if labels is None or not len(labels):
+                return None
+            counts = np.bincount(labels, minlength=len(shares))
+            shares = np.pad(shares, (0, len(counts) - len(shares))) + part.weight * counts / len(labels)
+        return shares / shares.sum()
+
+    @property
+    def top_share(self) -> float | None:
+        """Accuracy in training of always naming the most frequent label."""
+        shares = self.label_shares
+        return None if shares is None else float(shares.max())
+
+    @property
+    def guessing(self) -> float | None:
+        """Loss in training of an answer that knows the shares of the classes and nothing else: their entropy."""
+        shares = self.label_shares
+        return None if shares is None else float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
 
     @property
     def file_has_children(self) -> bool | None:
@@ -87,14 +129,15 @@ def of_run(path: Path) -> Evidence:
     run_dir.require_run(path)
     run = read_run_facts(path)
     about_data: list[str] = []
+    files, held_out = _files(run.dataset)
     # A stranger's file is looked at by a process of its own. Meanwhile there is enough to read.
     with ThreadPoolExecutor(1) as pool:
-        opened = pool.submit(_data, run.dataset, about_data)
+        opened = pool.submit(_open_all, files, held_out, about_data)
         config = load_config(path / run_dir.CONFIG).config
         metrics = read_metrics(path / run_dir.METRICS, config.training.eval_interval)
-        data = opened.result()
+        data, others = opened.result()
     found = checkpoint_facts(path, _HASHED_BYTES)
-    evidence = Evidence(config, metrics, data, run, found, list(metrics.notes), run.processes)
+    evidence = Evidence(config, metrics, data, run, found, list(metrics.notes), run.processes, others)
     if sum(one.bytes for one in found) > _HASHED_BYTES:
         evidence.notes.append(f"large checkpoints: only sizes were compared; trm checkpoints {path} reads every byte")
     evidence.notes += about_data
@@ -114,22 +157,40 @@ def of_config(config: Config) -> Evidence:
         else:
             evidence.notes.append(f"{config.data.source} is not built yet: --probe builds it")
         return evidence
-    first = config.data.path if not isinstance(config.data.path, list) else config.data.path[0]
-    if first is not None:
-        path = first if isinstance(first, str) else first.path
-        evidence.data = _open(path, None, evidence.notes)
+    paths = config.data.path if isinstance(config.data.path, list) else [config.data.path]
+    files = [(one, 1.0) if isinstance(one, str) else (one.path, one.weight) for one in paths if one is not None]
+    if files:
+        evidence.data, evidence.others = _open_all(files, (None, None), evidence.notes)
     return evidence
 
 
-def _data(dataset: Mapping[str, Any], notes: list[str]) -> DataFacts | None:
-    """The first training file that dataset.json names, with the split that the run evaluates."""
+def _files(dataset: Mapping[str, Any]) -> tuple[list[tuple[str, float]], tuple[str | None, str | None]]:
+    """The training files that dataset.json names, with their weights, and the file and split that the run evaluates.
+    No files where it is of another form.
+    """
     try:
-        path, held_out = str(dataset["train"][0]["path"]), dataset["eval"]
-        split = held_out["split"] if held_out["path"] == path else None
-    except (KeyError, IndexError, TypeError):
+        files = [(str(one["path"]), float(one.get("weight", 1.0))) for one in dataset["train"]]
+        path, split = dataset["eval"]["path"], dataset["eval"]["split"]
+    except (KeyError, AttributeError, TypeError, ValueError):
+        return [], (None, None)
+    ordered = all(0 < weight < math.inf for _, weight in files)
+    return files if ordered else [], (path, split if isinstance(split, str) else None)
+
+
+def _open_all(
+    files: Sequence[tuple[str, float]], held_out: tuple[str | None, str | None], notes: list[str]
+) -> tuple[DataFacts | None, list[Mixed]]:
+    """The first file, and the others beside it."""
+    if not files:
         notes.append("dataset.json does not say where the data lie")
-        return None
-    return _open(path, split if isinstance(split, str) else None, notes)
+        return None, []
+    opened = [_open(path, held_out[1] if path == held_out[0] else None, notes) for path, _ in files]
+    if len(files) > MOST_FILES:
+        left = ", ".join(path for path, _ in files[MOST_FILES:])
+        notes.append(f"of {len(files)} files the first {MOST_FILES} were looked at: trm inspect-dataset reads {left}")
+    return opened[0], [
+        Mixed(data, weight / files[0][1]) for data, (_, weight) in zip(opened[1:], files[1:], strict=True)
+    ]
 
 
 def _open(path: str, split: str | None, notes: list[str]) -> DataFacts | None:

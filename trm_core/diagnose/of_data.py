@@ -10,17 +10,15 @@ from collections.abc import Callable, Sequence
 
 from trm_core.data.inspect import Inspection, is_legacy
 from trm_core.data.puzzles.inspect import PuzzleInspection
-from trm_core.diagnose.check import Check, Diagnosis, Verdict
+from trm_core.diagnose.check import Check, Diagnosis
 from trm_core.diagnose.checks.puzzles import NO_PUZZLES
 from trm_core.diagnose.data_facts import DataFacts
-from trm_core.diagnose.diagnose import look, worst_first
+from trm_core.diagnose.diagnose import look, worst_first, worst_of
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.puzzle_facts import PuzzleFacts
 from trm_core.diagnose.registry import OF_DATA
 
 Progress = Callable[[str, int, int], None]
-
-_TELLING = (Verdict.FAIL, Verdict.WARN, Verdict.OK, Verdict.UNKNOWN)
 
 
 def checks_of_capsules(
@@ -51,8 +49,4 @@ def _judged(facts: DataFacts, progress: Progress, checks: Sequence[Check]) -> li
             progress("checks", len(seen), total)
             seen.append(look(check, evidence))
     progress("checks", total, total)
-    worst = [
-        min(seen[number :: len(checks)], key=lambda one: _TELLING.index(one.finding.verdict))
-        for number in range(len(checks))
-    ]
-    return worst_first(worst)
+    return worst_first(worst_of(seen[number :: len(checks)]) for number in range(len(checks)))

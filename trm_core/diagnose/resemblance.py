@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,9 @@ _FEATURES = 300
 _PAIRS = 2500
 _STRETCHES = 8
 _TOLD = 0.05  # size of what a linear map leaves of a child's own detail
+_DEALS = 200
+_CARRIED = 5  # rows that the variation of a coordinate comes from
+_CONSTANT = 1e-6  # of the largest value: a coordinate that varies by less is constant
 _TRIMMED = 4  # fits, each to the better half of the last one's pairs
 
 Array = NDArray[np.floating]
@@ -95,17 +99,68 @@ def _ridge(x: Array, y: Array) -> Array:
     return np.linalg.solve(gram + (1e-3 * np.trace(gram) / len(gram) + 1e-30) * np.eye(len(gram)), x.T @ y)
 
 
-def shift_between(train: Array, other: Array) -> tuple[float, float]:
-    """How far rows [n, F] lie from those of training [N, F], as medians over coordinates: distance of the means in
-    standard deviations of training, and ratio of the standard deviations. Coordinates that hardly vary are left out.
+@dataclass(frozen=True)
+class Shift:
+    """How far rows lie from those of training, as medians over coordinates: `moved`, distance of the means in standard
+    deviations of training, and `scale`, ratio of the standard deviations.
     """
-    train, other = train.astype(float), other.astype(float)
-    spread = train.std(0)
-    varies = np.isfinite(other).all(0) & (spread > 1e-6 * (np.abs(train).max(0) + 1e-12))
+
+    moved: float
+    scale: float
+
+    @property
+    def apart(self) -> float:
+        """1: half a standard deviation, or one and a half times the spread."""
+        return max(self.moved / 0.5, abs(math.log(max(self.scale, 1e-3))) / math.log(1.5))
+
+
+def shift_between(train: Array, other: Array) -> Shift:
+    """Of rows [n, F] beside those of training [N, F], over coordinates that can tell; see `_telling`."""
+    chosen = _telling(train, len(other))
+    train, other = train[:, chosen].astype(float), other[:, chosen].astype(float)
+    return _medians(np.abs(other.mean(0) - train.mean(0)), train.std(0), other.std(0))
+
+
+def shift_by_chance(train: Array, other: Array) -> float:
+    """The largest `Shift.apart` where the same rows are dealt at random over splits of these sizes, with the same
+    coordinates. Those of the capsules at the end of a text hardly spread alike in any two small splits.
+    """
+    chosen = _telling(train, len(other))
+    rows = np.concatenate([train[:, chosen], other[:, chosen]]).astype(float)
+    rows -= rows.mean(0)
+    held_out, random = np.arange(len(rows)) < len(other), np.random.default_rng(0)
+    dealt = np.stack([random.permutation(held_out) for _ in range(_DEALS)]).astype(float)
+    sums, squares, whole = dealt @ rows, dealt @ rows**2, (rows**2).sum(0)
+    mean, theirs = -sums / len(train), sums / len(other)
+    spread = np.sqrt(np.maximum((whole - squares) / len(train) - mean**2, 0))
+    spreads = np.sqrt(np.maximum(squares / len(other) - theirs**2, 0))
+    return max(_medians(*deal).apart for deal in zip(np.abs(theirs - mean), spread, spreads, strict=True))
+
+
+def _telling(train: Array, rows: int) -> NDArray[np.bool_]:
+    """The coordinates of training [N, F] that can be compared with so many other rows: of those that vary, those whose
+    variation would come from enough of these rows, and at least a tenth.
+    """
+    away = train.astype(float)
+    largest = np.abs(away).max(0)
+    away -= away.mean(0)
+    squares = away**2
+    total = squares.sum(0)
+    varies: NDArray[np.bool_] = np.sqrt(total / len(train)) > _CONSTANT * (largest + 1e-12)
     if not varies.any():
-        return 0.0, 1.0
-    moved = np.abs(other.mean(0) - train.mean(0))[varies] / spread[varies]
-    return float(np.median(moved)), float(np.median(other.std(0)[varies] / spread[varies]))
+        return varies
+    carried = total**2 / np.maximum((squares**2).sum(0), 1e-300)  # as many rows as would vary alike, the others not
+    least = min(_CARRIED * len(train) / rows, float(np.quantile(carried[varies], 0.9)))
+    return varies & (carried >= least)
+
+
+def _medians(moved: Array, spread: Array, theirs: Array) -> Shift:
+    """Over coordinates; `spread` is that of training."""
+    varies = spread > 0
+    if not varies.any():
+        return Shift(0.0, 1.0)
+    spread = spread[varies]
+    return Shift(float(np.median(moved[varies] / spread)), float(np.median(theirs[varies] / spread)))
 
 
 def told_by_sketches(sketches: Array, children: Array) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trm_core.config.schema import Config
 from trm_core.diagnose.check import Verdict
 from trm_core.diagnose.diagnose import diagnose
-from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.evidence import Evidence, Mixed
 from trm_core.diagnose.fix import in_words
 from trm_core.diagnose.puzzle_facts import facts_of
 from trm_core.diagnose.registry import CHECKS
@@ -37,10 +37,15 @@ class Kept:
 class Watch(Kept):
     """Looks at what it keeps, as training goes on."""
 
-    def __init__(self, config: Config, data: Path, warn: Callable[[str], None], processes: int) -> None:
+    def __init__(
+        self, config: Config, files: Sequence[tuple[Path, float]], warn: Callable[[str], None], processes: int
+    ) -> None:
+        """files: of training, with their weights."""
         super().__init__()
         self.warn = warn
-        self.evidence = Evidence(config, data=facts_of(data), processes=processes)
+        (first, its), *rest = files
+        others = [Mixed(facts_of(path), weight / its) for path, weight in rest]
+        self.evidence = Evidence(config, data=facts_of(first), processes=processes, others=others)
         self.every = max(config.training.total_steps // _LOOKS, 20)
         self.due = self.every
         self.said: set[str] = set()

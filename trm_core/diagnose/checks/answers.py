@@ -12,7 +12,7 @@ from trm_core.diagnose.answered import answered, newest
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.extremes import most_decay
 from trm_core.diagnose.checks.puzzles import puzzles_of
-from trm_core.diagnose.checks.settings import cost_of_guessing, halts_on_whole_answers, slower
+from trm_core.diagnose.checks.settings import halts_on_whole_answers, slower
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Series, together
 from trm_core.diagnose.statistics import block_means, mean_interval, rising
@@ -22,6 +22,7 @@ _FIRST_STEPS = 100
 _MOST = 0.5  # of the mistakes
 _BY_LUCK = 0.01
 _FAR = 6  # standard deviations of what came after: no best of some hundred evaluations is so lucky
+_FREQUENT = 0.9  # share of one label past which accuracy says little
 _FEWER = 0.9  # of the mistakes since the middle of the run: with less than that it is still learning
 
 
@@ -35,7 +36,8 @@ def loss_falls(evidence: Evidence) -> Finding:
     text = f"lm_loss {means[0]:.3g} -> {means[-1]:.3g}"
     if chance > 0.95 or means[-1] < 0.9 * means[0]:
         return ok(text, **numbers)
-    if evidence.settings.training.init_from is not None and means[-1] < 0.9 * cost_of_guessing(evidence):
+    guessing = math.inf if evidence.guessing is None else evidence.guessing
+    if evidence.settings.training.init_from is not None and means[-1] < 0.9 * guessing:
         return ok(f"{text}: it began with weights that know the answers", **numbers)
     return Finding(
         Verdict.WARN,
@@ -48,23 +50,29 @@ def loss_falls(evidence: Evidence) -> Finding:
 
 
 def at_chance(evidence: Evidence) -> Finding:
-    metrics, chance = evidence.metrics, evidence.file.chance
+    metrics, chance = evidence.metrics, evidence.top_share
     accuracy = metrics["train/accuracy"].tail(0.2, 10)
     if chance is None or len(accuracy.finite()) < 5:
         return unknown("no labels, or too few steps were logged")
     if metrics.last_step < 100:
         return unknown(f"{metrics.last_step} steps are too early to say")
     mean, half = mean_interval(accuracy)
-    train_chance = evidence.file.top_share or chance
-    numbers = {"accuracy": mean, "chance": train_chance}
-    text = (
-        f"accuracy {100 * mean:.1f} % (+-{100 * half:.1f}), always the most frequent label {100 * train_chance:.1f} %"
-    )
-    if mean - half > train_chance:
+    numbers = {"accuracy": mean, "chance": chance}
+    text = f"accuracy {100 * mean:.1f} % (+-{100 * half:.1f}), always the most frequent label {100 * chance:.1f} %"
+    if mean - half > chance:
         return ok(text, **numbers)
     done = metrics.last_step / evidence.settings.training.total_steps
+    fails = done > 0.3 and mean < chance + 0.01
+    if chance > _FREQUENT:
+        # Naming that label may well be the best answer for every sample; how sure it is of it still tells them apart.
+        loss, guessing = mean_interval(metrics["train/lm_loss"].tail(0.2, 10)), evidence.guessing or 0.0
+        numbers |= {"loss": loss[0], "guessing": guessing}
+        text += f"; lm_loss {loss[0]:.3g} (+-{loss[1]:.2g}), guessing by how frequent labels are costs {guessing:.3g}"
+        if sum(loss) < guessing:
+            return ok(text, **numbers)
+        fails = False
     return Finding(
-        Verdict.FAIL if done > 0.3 and mean < train_chance + 0.01 else Verdict.WARN,
+        Verdict.FAIL if fails else Verdict.WARN,
         text,
         "likely",
         numbers,
@@ -81,7 +89,7 @@ def predictions_collapse(evidence: Evidence) -> Finding:
 
 def _whole_collapse(evidence: Evidence) -> Finding:
     share = evidence.metrics["train/prediction_top_share"].between(0, evidence.learning_steps).tail(0.2, 10)
-    top = evidence.file.top_share
+    top = evidence.top_share
     if len(share.finite()) < 5 or top is None:
         return unknown("too few steps were logged")
     mean = float(np.mean(share.finite().values))

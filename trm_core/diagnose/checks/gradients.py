@@ -10,7 +10,7 @@ import numpy as np
 from trm_core.config.schema import TrainingConfig
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.config import WARMUP
-from trm_core.diagnose.checks.settings import cost_of_guessing, has_policy, slower
+from trm_core.diagnose.checks.settings import has_policy, slower
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import block_means, median, rising
 from trm_core.optim.schedule import lr_factor
@@ -112,7 +112,7 @@ def never_recovered(evidence: Evidence, peak: float, loss: float) -> bool:
     """
     if evidence.settings.arch.probabilities != "stablemax" or evidence.data is None:
         return False
-    return peak > 0.1 and loss > 0.95 * cost_of_guessing(evidence) > 0
+    return peak > 0.1 and loss > 0.95 * (evidence.guessing or math.inf)
 
 
 def lr_too_low(evidence: Evidence) -> Finding:

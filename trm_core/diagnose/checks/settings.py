@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from trm_core.diagnose.evidence import Evidence
 
 
@@ -33,10 +31,3 @@ def slower(evidence: Evidence, factor: float) -> dict[str, float]:
     if training.optimizer == "muon":
         fix["training.muon_lr"] = training.muon_lr / factor
     return fix
-
-
-def cost_of_guessing(evidence: Evidence) -> float:
-    """The lm_loss of always giving each label its share; infinite where nobody knows the labels."""
-    if evidence.data is None or evidence.data.top_share is None:
-        return math.inf
-    return evidence.data.label_spread * math.log(evidence.data.file.num_classes or 1)

@@ -9,6 +9,8 @@ from trm_core.diagnose.checks.puzzle_splits import splits_of_puzzles
 from trm_core.diagnose.checks.puzzles import puzzles_of
 from trm_core.diagnose.evidence import Evidence
 
+_APART = 0.7  # see `Shift.apart`
+
 
 def splits_differ(evidence: Evidence) -> Finding:
     puzzles = puzzles_of(evidence)
@@ -25,18 +27,21 @@ def splits_differ(evidence: Evidence) -> Finding:
         )
     if not evidence.file.shift:
         return unknown("there is no held-out split of 50 samples and more beside the training split")
-    name = max(evidence.file.shift, key=lambda name: _apart(*evidence.file.shift[name]))
-    moved, scale = evidence.file.shift[name]
+    shift = evidence.file.shift
+    chance = {name for name, one in shift.items() if one.apart >= _APART and _by_chance(evidence, name)}
+    name = max(shift, key=lambda name: (name not in chance, shift[name].apart))
+    moved, scale, apart = shift[name].moved, shift[name].scale, 0.0 if name in chance else shift[name].apart
     numbers = {"moved": moved, "scale": scale}
     text = (
         f"the {name} of the {split} split lie {moved:.2g} standard deviations from those of training "
         f"and spread {scale:.2g} times as far (medians over coordinates)"
     )
-    apart = _apart(moved, scale)
     carried = _carried_over(evidence, split or "held-out") if apart < 1 else None
     if carried is not None:
         return carried
-    if apart < 0.7:
+    if name in chance:
+        return ok(f"{text}; rows dealt over the splits at random can differ as much", **numbers)
+    if apart < _APART:
         return ok(text, **numbers)
     return Finding(
         Verdict.FAIL if apart >= 1 else Verdict.WARN,
@@ -70,9 +75,9 @@ def _carried_over(evidence: Evidence, split: str) -> Finding | None:
     )
 
 
-def _apart(moved: float, scale: float) -> float:
-    """1: half a standard deviation, or one and a half times the spread."""
-    return max(moved / 0.5, abs(math.log(max(scale, 1e-9))) / math.log(1.5))
+def _by_chance(evidence: Evidence, name: str) -> bool:
+    """Whether random splits of the same rows can lie about as far apart."""
+    return evidence.file.shift[name].apart <= 1.1 * evidence.file.shift_by_chance(name)
 
 
 def children_misplaced(evidence: Evidence) -> Finding:
