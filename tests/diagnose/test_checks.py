@@ -223,7 +223,7 @@ def test_training_that_is_watched_knows_its_processes(data: DataFacts, processes
         dqn={"buffer_min_size": 200}, training={"global_batch_size": 16, "total_steps": 100, "lr_warmup_steps": 10}
     )
     warnings: list[str] = []
-    watch = Watch(config, data.file.path, warnings.append, processes)
+    watch = Watch(config, [(data.file.path, 1.0)], warnings.append, processes)
     watch.log(20, {"train/dqn_buffer_size": 100.0})
     assert ("buffer-min-size" in watch.said) == said, warnings
 
