@@ -14,8 +14,10 @@ import pytest
 import tiny
 import torch
 
+from trm_core.config.schema import Config
 from trm_core.diagnose.check import GROUPS, Check, Finding, Verdict
-from trm_core.diagnose.data_facts import DataFacts
+from trm_core.diagnose.checks.resources import state_bytes
+from trm_core.diagnose.data_facts import DataFacts, ProbeAccuracies
 from trm_core.diagnose.diagnose import diagnose, look
 from trm_core.diagnose.evidence import Evidence, RunFacts, of_run
 from trm_core.diagnose.fix import chosen, fixed
@@ -665,3 +667,57 @@ def test_sketches_of_nothing_are_not_reconstructed(data: DataFacts) -> None:
     weight = {"loss_weights": {"reconstruction_loss": 0.1}}
     assert found(data, "reconstruction", weight, {"cos_sim_mean": 0 * ONE}).verdict is Verdict.UNKNOWN
     assert found(data, "reconstruction", weight, {"cos_sim_mean": -0.1 * ONE}).verdict is Verdict.WARN
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "rnn", "attention"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_stored_transition_is_as_large_as_the_buffer_makes_it(data: DataFacts, kind: str, dtype: str) -> None:
+    sections = {
+        "arch": {**HEALTHY["arch"], "q_head_type": kind, "q_head_hidden_dim": 96, "q_head_tokens": 3},
+        "dqn": {**HEALTHY["dqn"], "buffer_dtype": dtype},
+    }
+    stored = tiny.make_model(tiny.make_config(**sections)).q_head.state_width * np.dtype(dtype).itemsize
+    assert state_bytes(evidence(data, sections, {})) == pytest.approx(stored, abs=64)
+
+
+@pytest.mark.parametrize(
+    ("part", "sections", "told"),
+    [
+        ("reconstruction", {}, Verdict.FAIL),
+        ("reconstruction", {"loss_weights": {"reconstruction_loss": 0.0}}, Verdict.OK),
+        ("sketch_decoder", {"loss_weights": {"reconstruction_loss": 0.0}}, Verdict.OK),
+        ("cmi_head", {"loss_weights": {"reconstruction_loss": 0.0}}, Verdict.FAIL),
+        ("recursion", {"loss_weights": {"reconstruction_loss": 0.0}}, Verdict.FAIL),
+    ],
+)
+def test_a_part_that_was_switched_off_is_not_dead(
+    data: DataFacts, part: str, sections: dict[str, dict[str, Any]], told: Verdict
+) -> None:
+    assert found(data, "dead-layer", sections, {f"grad/layer_{part}": 0 * ONE}).verdict is told
+
+
+@pytest.mark.parametrize("steps", [20_000, 100_000, 500_000, 1_000_000, 10_000_000])
+def test_exploration_of_the_defaults_suffices_for_runs_of_any_length(data: DataFacts, steps: int) -> None:
+    config = Config.model_validate({"training": {"total_steps": steps}, "dqn": {"enabled": True}})
+    assert look(BY_ID["epsilon-zero"], Evidence(config, data=data)).finding.verdict is Verdict.OK
+    never = Config.model_validate(
+        {"training": {"total_steps": steps}, "dqn": {"enabled": True, "epsilon_start": 0.0, "epsilon_end": 0.0}}
+    )
+    assert look(BY_ID["epsilon-zero"], Evidence(never, data=data)).finding.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("expand", "sketches", "told"), [(True, 0.5, Verdict.FAIL), (False, 0.5, Verdict.OK), (False, 0.9, Verdict.FAIL)]
+)
+def test_classes_that_no_sketch_tells_apart_may_be_answered_one_way(
+    data: DataFacts, expand: bool, sketches: float, told: Verdict
+) -> None:
+    """With nothing to open, to answer one class of each pair always is right as often as anything else."""
+    shares = {"labels_left_out": 0.49, "answers_in_excess": 0.49, "answer_top_share": 0.5, "label_top_share": 0.26}
+    at = np.arange(100, STEPS + 1, 100)
+    seen = evidence(data, {} if expand else ACT, {})
+    shown = {f"eval/{name}": Series(at, value * np.ones(6)) for name, value in (shares | {"accuracy": 0.5}).items()}
+    facts = DataFacts(data.file.path)
+    facts.__dict__["probe"] = ProbeAccuracies(sketches, 0.95, 0.25, 500)
+    judged = replace(seen, metrics=Metrics({**seen.metrics.series, **shown}), data=facts)
+    assert look(BY_ID["predictions-collapse"], judged).finding.verdict is told

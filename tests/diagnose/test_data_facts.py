@@ -217,6 +217,21 @@ def test_accuracy_says_little_where_one_class_is_nearly_all(tmp_path: Path, loss
     assert finding.verdict is told, finding
 
 
+@pytest.mark.parametrize(("top", "told"), [(0.34, Verdict.OK), (0.98, Verdict.FAIL)])
+def test_classes_that_do_not_occur_are_not_counted(tmp_path: Path, top: float, told: Verdict) -> None:
+    """Three classes of a long list may be all that a file is about."""
+    random = np.random.default_rng(0)
+    with CapsuleWriter(tmp_path / "a.h5", num_capsules=2, num_children=1, dim=4, dtype="float32") as writer:
+        for split, count in (("train", 600), ("validation", 200)):
+            labels = random.choice([3, 700, 2051], count, p=[top, (1 - top) / 2, (1 - top) / 2])
+            sketches = random.standard_normal((count, 2, 4)).astype(np.float32)
+            writer.append(split, {"sketches": sketches, "children": sketches[:, :, None] + 1, "labels": labels})
+        writer.close({"task": "classes", "num_classes": 2052, "kind": "arrays"})
+    found = BY_ID["labels-constant"].look(Evidence(data=DataFacts(tmp_path / "a.h5")))
+    assert found.verdict is told, found
+    assert "one class of 3 that occur (2052 are known)" in found.evidence
+
+
 def test_labels_that_no_column_tells_are_told_of(tmp_path: Path) -> None:
     found = verdicts(table(tmp_path / "a.h5", top=0.87, signal=0.0))
     assert found["labels-shuffled"] is Verdict.WARN

@@ -133,14 +133,19 @@ class DataFacts:
         return None if train is None or not len(train) else float(np.bincount(train).max() / len(train))
 
     @property
+    def classes_that_occur(self) -> int:
+        """How many classes the training labels name."""
+        return len(np.unique(self.labels.get("train", ())))
+
+    @property
     def label_spread(self) -> float:
         """Entropy of the training labels over that of as many equally frequent classes, 0 to 1."""
-        train, classes = self.labels.get("train"), self.file.num_classes or 0
-        if train is None or not len(train) or classes < 2:
+        train = self.labels.get("train")
+        if train is None or self.classes_that_occur < 2:
             return 0.0
         shares = np.bincount(train) / len(train)
         shares = shares[shares > 0]
-        return float(-(shares * np.log(shares)).sum() / math.log(classes))
+        return float(-(shares * np.log(shares)).sum() / math.log(len(shares)))
 
     @cached_property
     def detail(self) -> float | None:

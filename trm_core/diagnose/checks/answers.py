@@ -12,7 +12,7 @@ from trm_core.diagnose.answered import answered, newest
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.extremes import most_decay
 from trm_core.diagnose.checks.puzzles import puzzles_of
-from trm_core.diagnose.checks.settings import halts_on_whole_answers, slower
+from trm_core.diagnose.checks.settings import can_expand, halts_on_whole_answers, slower
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Series, together
 from trm_core.diagnose.statistics import block_means, mean_interval, rising
@@ -118,6 +118,8 @@ def _half_collapse(evidence: Evidence) -> Finding | None:
     since = evaluations[middle:]
     lasts = len(since) > 1 and all(one.of_mistakes >= _MOST for one in since)
     unfinished = not lasts or newest.mistakes < _FEWER * since[0].mistakes
+    if not unfinished and _no_better_is_known(evidence, newest.accuracy):
+        return None
     return Finding(
         Verdict.WARN if unfinished else Verdict.FAIL,
         f"{100 * newest.left_out:.0f} % of the held-out labels are of classes that are hardly ever answered, "
@@ -134,6 +136,15 @@ def _half_collapse(evidence: Evidence) -> Finding | None:
         ),
         advice="compare the labels of the splits (trm inspect-dataset), and look at what weighs classes in the loss",
     )
+
+
+def _no_better_is_known(evidence: Evidence, accuracy: float) -> bool:
+    """Whether nothing can be opened and sketches tell a linear probe no more than the model knows. Where they do not
+    tell two classes apart, to answer one of them always is as good as any answer.
+    """
+    if evidence.file_has_children is False or can_expand(evidence) or evidence.file.probe is None:
+        return False
+    return accuracy > evidence.file.probe.sketches - 0.05
 
 
 def halting_wrong(evidence: Evidence) -> Finding:

@@ -12,6 +12,8 @@ from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import NOTHING
 from trm_core.diagnose.statistics import median
 
+_EXPLORED = 100_000  # decisions at random: a default batch makes as many in some 200 steps of trying everything
+
 
 def expansion_off(evidence: Evidence) -> Finding:
     config, children = evidence.settings, evidence.file.file.num_children
@@ -85,8 +87,10 @@ def epsilon_zero(evidence: Evidence) -> Finding:
     share = dqn.epsilon_decay / total
     text = f"epsilon falls from {dqn.epsilon_start:g} to {dqn.epsilon_end:g} over {dqn.epsilon_decay} of {total} steps"
     mean = dqn.epsilon_end + (dqn.epsilon_start - dqn.epsilon_end) * min(share, 1) / 2
-    numbers = {"mean_epsilon": mean}
-    if entropy or mean >= 0.05:
+    explored = mean * total * evidence.settings.training.global_batch_size
+    numbers = {"mean_epsilon": mean, "explored": explored}
+    # A long run may explore in a small part of its steps.
+    if entropy or mean >= 0.05 or explored >= _EXPLORED:
         return ok(text, **numbers)
     return Finding(
         Verdict.FAIL if mean < 0.02 else Verdict.WARN,

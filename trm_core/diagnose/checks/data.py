@@ -50,7 +50,8 @@ def labels_constant(evidence: Evidence) -> Finding:
     share, chance = evidence.file.top_share, evidence.file.chance
     if share is None:
         return unknown("the file has no labels")
-    classes = evidence.file.file.num_classes or 2
+    # A list of classes may be that of a larger collection.
+    classes, named = evidence.file.classes_that_occur, evidence.file.file.num_classes or 2
     held_out = chance if chance is not None else share
     spread = evidence.file.label_spread
     judged = len(evidence.file.labels.get(evidence.file.held_out or "train", ()))
@@ -58,6 +59,7 @@ def labels_constant(evidence: Evidence) -> Finding:
     noise = 3 * math.sqrt(share * (1 - share) * (1 / max(judged, 1) + 1 / known))
     numbers = {"top_share": share, "chance": held_out, "classes": float(classes), "spread": spread}
     text = f"{100 * share:.1f} % of the training labels are one class of {classes}"
+    text += "" if classes == named else f" that occur ({named} are known)"
     # The cells of a puzzle have their colours together, and tasks differ in theirs: `splits-differ` compares puzzles.
     more = share - held_out if puzzles_of(evidence) is None else 0.0
     # Two unbalanced classes are a task (fraud, spam); of many classes one that takes nearly all is hardly. What is

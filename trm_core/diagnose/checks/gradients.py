@@ -264,6 +264,12 @@ def dead_layer(evidence: Evidence) -> Finding:
     if metrics["train/memory_filled"].last == 0:
         # An empty bank gives back nothing, whatever is asked of it; why it is empty is asked elsewhere.
         groups = [name for name in groups if not name.endswith("memory")]
+    if evidence.settings.loss_weights.reconstruction_loss == 0:
+        # Left out on purpose: nothing else trains them, and only a selector by checksums asks them anything.
+        unused = {"train/grad/layer_sketch_decoder"}
+        if evidence.settings.dqn.expansion_selector != "checksum":
+            unused.add("train/grad/layer_reconstruction")
+        groups = [name for name in groups if name not in unused]
     warm = min(training.lr_warmup_steps, evidence.learning_steps // 4)
     dead = {}
     for name in groups:

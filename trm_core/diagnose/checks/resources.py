@@ -99,11 +99,12 @@ def slows_down(evidence: Evidence) -> Finding:
     )
 
 
-def _state_bytes(evidence: Evidence) -> float:
+def state_bytes(evidence: Evidence) -> float:
     """About what one stored transition takes: the pages of the buffer are touched as it fills."""
-    config = evidence.settings
-    tokens = config.arch.q_head_tokens if config.arch.q_head_type == "attention" else 1
-    return config.arch.hidden_size * tokens * (2 if config.dqn.buffer_dtype == "float16" else 4) + 64.0
+    arch, dtype = evidence.settings.arch, evidence.settings.dqn.buffer_dtype
+    width = arch.hidden_size * (arch.q_head_tokens if arch.q_head_type == "attention" else 1)
+    width += arch.q_head_hidden_dim if arch.q_head_type == "rnn" else 0  # what it remembers
+    return width * (2 if dtype == "float16" else 4) + 64.0
 
 
 def leak(evidence: Evidence) -> Finding:
@@ -114,7 +115,7 @@ def leak(evidence: Evidence) -> Finding:
     memory = memory.between(0.2 * metrics.last_step)
     filled = metrics["train/dqn_buffer_size"]
     if name == "train/rss_gb" and len(filled) and has_policy(evidence):
-        held = np.interp(memory.steps, filled.steps, filled.values) * _state_bytes(evidence) / 1e9
+        held = np.interp(memory.steps, filled.steps, filled.values) * state_bytes(evidence) / 1e9
         memory = Series(memory.steps, memory.values - held)
     means = block_means(memory)
     if len(means) < 8 or memory.steps[-1] - memory.steps[0] < _SETTLED:
