@@ -58,7 +58,8 @@ def test_a_process_that_starts_after_the_signal_gets_it(monkeypatch: pytest.Monk
 def test_processes_that_die_of_the_signal_have_stopped_as_asked(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    (tmp_path / "sleeper.py").write_text("import time; print('up', flush=True); time.sleep(60)")
+    # One write each: what two processes print may come out mixed.
+    (tmp_path / "sleeper.py").write_text("import os, time; os.write(1, b'up\\n'); time.sleep(60)")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
     command = [sys.executable, "-c", LAUNCHER]
     pipe = subprocess.PIPE

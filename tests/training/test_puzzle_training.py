@@ -139,7 +139,7 @@ def test_a_policy_learns_on_puzzles_and_never_opens(data: str, tmp_path: Path) -
     assert any(line.get("train/dqn_td_error_mean", 0) > 0 for line in trained)
     assert {line["train/action_1_halt"] for line in trained} != {0.0}
     record = json.loads((run / "evaluation.json").read_text())
-    assert [score["policy"] for score in record["scores"]] == ["learned", "act", "never"]
+    assert [score["policy"] for score in record["scores"]] == ["learned", "threshold", "act", "never"]
     assert all(score["opened"] == score["spent"] == 0 for score in record["scores"])
 
 
