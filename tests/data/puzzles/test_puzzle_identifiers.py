@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny_puzzles import ARCH, write_puzzles
 
@@ -67,7 +67,14 @@ def test_identifiers_of_another_folder(names: list[str] | None, why: str | None,
 def test_what_is_not_recorded_contradicts_nothing(tmp_path: Path) -> None:
     other = opened(tmp_path / "other", ["<blank>", "a", "b", "c"])
     assert identifiers_record([opened(tmp_path / "silent", None)]) is None
-    for record in (None, 7, {"names": "no base64 at all"}, {"names": "YQ==", "begin": 7}, {"begin": ["a", -1]}, [1]):
+    for record in (
+        None,
+        7,
+        {"names": "no base64 at all"},
+        {"names": "YQ==", "begin": 7},
+        {"begin": ["a", -1, 9, 8, 10**30]},
+        [1],
+    ):
         assert shift_in(other, 4, record) == 0
 
 
@@ -93,6 +100,7 @@ def nothing_but(names: list[str]) -> PuzzleData:
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=5), min_size=1, max_size=5))
+@example([["a"], ["b"], ["a", "c"]])  # the first range agrees and is too short
 def test_one_number_is_one_puzzle_and_folders_are_found_again(lists: list[list[str]]) -> None:
     folders = numbered_together([nothing_but([BLANK, *names]) for names in lists])
     owners: dict[int, str] = {}
@@ -105,6 +113,16 @@ def test_one_number_is_one_puzzle_and_folders_are_found_again(lists: list[list[s
     for folder in folders:
         again = numbered_as_trained(nothing_but(folder.names or []), total, record)
         assert again.shift == folder.shift
+
+
+def test_folders_without_names_keep_their_numbers() -> None:
+    """Also where they have more of them than the first folder, and another has the numbers behind it."""
+    silent = [nothing_but([BLANK] * 6), nothing_but([BLANK])]
+    lists = [nothing_but([BLANK, "a"]), nothing_but([BLANK, "b"]), *silent]
+    folders = numbered_together(lists)
+    assert [folder.shift for folder in folders] == [0, 6, 0, 0]
+    record = identifiers_record(folders)
+    assert [shift_in(folder, 8, record) for folder in lists] == [0, 6, 0, 0]
 
 
 def test_folders_that_were_built_apart_are_read_together(tmp_path: Path) -> None:

@@ -23,21 +23,15 @@ def numbered_together(folders: Sequence[PuzzleData]) -> list[PuzzleData]:
     """Training folders, each puzzle with a number of its own: a folder whose names contradict the numbers that are
     given so far has the next ones. Folders without names keep theirs, as in the public code.
     """
-    ends: dict[int, int] = {}  # of ranges by their beginnings, in order
-    given = np.zeros(0, np.uint32)
-    found = []
-    for folder in folders:
-        marks, last = _marks(folder.names or []), max(ends, default=0)
-        shift = next(
-            (
-                begin
-                for begin, end in (ends or {0: 0}).items()
-                if (begin == last or begin + folder.num_puzzles <= end) and _agree(marks, given[begin:])
-            ),
-            len(given),
-        )
-        ends[shift] = max(ends.get(shift, 0), shift + folder.num_puzzles)
-        given = _laid(given, marks, shift, ends[max(ends)])
+    marks = [_marks(folder.names or []) for folder in folders]
+    nameless = [folder.num_puzzles for folder, own in zip(folders, marks, strict=True) if not own.any()]
+    given, begin, found = np.zeros(max(nameless, default=0), np.uint32), [0], []
+    for folder, own in zip(folders, marks, strict=True):
+        shift = _place(own, folder.num_puzzles, given, begin)
+        if shift is None:
+            shift = len(given)
+            begin.append(shift)
+        given = _laid(given, own, shift, shift + folder.num_puzzles)
         found.append(folder.numbered(shift))
     return found
 
@@ -61,22 +55,33 @@ def shift_in(data: PuzzleData, trained: int, record: Any) -> int | None:
     """What to add to the identifiers of `data` to have those under which a model with embeddings of `trained` puzzles,
     those of `record`, knows them; None where it does not.
     """
-    marks, (known, begin) = _marks(data.names or []), _read(record)
-    fitting = (shift for shift in begin if shift + data.num_puzzles <= trained and _agree(marks, known[shift:]))
-    return next(fitting, None)
+    return _place(_marks(data.names or []), data.num_puzzles, *_read(record, trained), trained)
 
 
 def numbered_as_trained(data: PuzzleData, trained: int, record: Any) -> PuzzleData:
     """A folder by the numbers of `shift_in`. Raises DataError where the model does not know its puzzles."""
     if (shift := shift_in(data, trained, record)) is not None:
         return data.numbered(shift)
-    if data.num_puzzles > trained:
-        why = f"{data.path} has {data.num_puzzles} puzzle identifiers, the training puzzles {trained}"
+    names, (known, begin) = data.names or [], _read(record, trained)
+    end = [*begin[1:], trained][0]
+    if len(wrong := _contradictions(_marks(names), known[:end])):
+        name = f"identifier {wrong[0]} is {names[wrong[0]]!r:.80}"
+        why = f"{data.path / IDENTIFIERS}: {name}, another puzzle in training"
     else:
-        names = data.names or []
-        number = _contradictions(_marks(names), _read(record)[0])[0]
-        why = f"{data.path / IDENTIFIERS}: identifier {number} is {names[number]!r:.80}, another puzzle in training"
+        why = f"{data.path} has {data.num_puzzles} puzzle identifiers, the training puzzles {end}"
     raise DataError(why, hint="build training and test puzzles together, or train with arch.puzzle_emb_ndim=0")
+
+
+def _place(
+    marks: np.ndarray, size: int, known: np.ndarray, begin: Sequence[int], total: int | None = None
+) -> int | None:
+    """The first range of numbers where as many have room and contradict nobody. Ranges begin there; the last one ends
+    at `total`, or nowhere.
+    """
+    for first, end in zip(begin, [*begin[1:], total], strict=True):
+        if (end is None or first + size <= end) and not len(_contradictions(marks, known[first:end])):
+            return first
+    return None
 
 
 def _marks(names: list[str]) -> np.ndarray:
@@ -91,10 +96,6 @@ def _contradictions(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.flatnonzero((a != b) & (a != _NOBODY) & (b != _NOBODY))
 
 
-def _agree(some: np.ndarray, others: np.ndarray) -> bool:
-    return len(_contradictions(some, others)) == 0
-
-
 def _laid(given: np.ndarray, marks: np.ndarray, shift: int, length: int) -> np.ndarray:
     """`given`, at least so long, with these marks where they belong."""
     found = np.zeros(max(len(given), length), np.uint32)
@@ -104,12 +105,13 @@ def _laid(given: np.ndarray, marks: np.ndarray, shift: int, length: int) -> np.n
     return found
 
 
-def _read(record: Any) -> tuple[np.ndarray, list[int]]:
+def _read(record: Any, trained: int) -> tuple[np.ndarray, list[int]]:
     """(marks, beginnings), 0 the first; no marks where a run was recorded without, or says what makes no sense."""
     names, begin = (record.get("names"), record.get("begin")) if isinstance(record, dict) else (None, None)
     try:
         data = base64.b64decode(names, validate=True) if isinstance(names, str) else b""
     except (binascii.Error, ValueError):
         data = b""
-    later = [place for place in begin if isinstance(place, int) and place > 0] if isinstance(begin, list) else []
-    return np.frombuffer(data[: len(data) // 4 * 4], "<u4"), [0, *later]
+    told = begin if isinstance(begin, list) else []
+    later = {place for place in told if isinstance(place, int) and 0 < place < trained}
+    return np.frombuffer(data[: len(data) // 4 * 4], "<u4"), [0, *sorted(later)]
