@@ -211,7 +211,9 @@ def limited(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (
             ["training.global_batch_size=9000", "dqn.buffer_capacity=100000"],
-            r"after step \d",  # which allocation is the one too many is the heap's affair, and not all say their size
+            # The tensors of a step exceed the limit. Which allocation is the one too many is the heap's affair, and
+            # not all say their size.
+            r"after step \d",
             "tensors (measured, activations estimated), MB: activations ",
         ),
         (
@@ -228,7 +230,7 @@ def test_a_run_that_does_not_fit_names_one_that_does(
     run = tmp_path / "run"
     common = tiny.as_overrides(
         data={"path": capsule_file},
-        arch={"hidden_size": 64, "num_layers": 2},
+        arch={"hidden_size": 64, "num_layers": 6},
         training={"run_dir": run, "total_steps": 3},
         dqn={"buffer_dtype": "float32"},
     )

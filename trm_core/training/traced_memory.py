@@ -93,8 +93,9 @@ def trace(
     """Of one part of `rows` rows, or of several (`training.accumulation_steps`) of so many each. device: its type; what
     a GPU's kernels want beside their results is not known.
     """
-    # The batch and the buffer do not change what is traced: one trace serves all their sizes.
-    training = config.training.model_copy(update={"global_batch_size": config.training.accumulation_steps})
+    # The batch, its parts from two on and the buffer do not change what is traced: one trace serves all their sizes.
+    parts = min(config.training.accumulation_steps, 2)
+    training = config.training.model_copy(update={"global_batch_size": parts, "accumulation_steps": parts})
     replay = config.dqn.model_copy(update={"buffer_capacity": 1, "buffer_min_size": 1})
     same = config.model_copy(update={"training": training, "dqn": replay})
     return _trace(same.model_dump_json(), shape, dqn, cmi, curiosity, rows, device)
@@ -126,7 +127,7 @@ def _trace(text: str, shape: DataShape, dqn: bool, cmi: bool, curiosity: bool, r
                     parameter.register_post_accumulate_grad_hook(live.gradient_is_there)
         for tensor in [*tensors_of(carry).values(), *([] if replayed is None else vars(replayed).values())]:
             live.ignore(tensor)
-        parts = min(config.training.accumulation_steps, 2)  # the second finds the gradients of the first
+        parts = config.training.accumulation_steps  # at most two: the second finds the gradients of the first
         results = []
         with live:
             for number in range(1, parts + 1):

@@ -146,11 +146,21 @@ def override_that_fits(
 def parts_that_fit(config: Config, total: Callable[[Config], int], budget: float, ranks: int) -> int | None:
     """The fewest `training.accumulation_steps`, more than now, with which the batch fits; None if none do."""
     training = config.training
-    for parts in range(training.accumulation_steps + 1, training.global_batch_size // (ranks * _ROWS) + 1):
-        changed = config.model_copy(update={"training": training.model_copy(update={"accumulation_steps": parts})})
-        if training.global_batch_size % (ranks * parts) == 0 and total(changed) <= budget:
-            return parts
-    return None
+    rows = training.global_batch_size
+    candidates = [
+        parts
+        for parts in range(training.accumulation_steps + 1, rows // (ranks * _ROWS) + 1)
+        if rows % (ranks * parts) == 0
+    ]
+
+    def fits(place: int) -> bool:
+        changed = training.model_copy(update={"accumulation_steps": candidates[-place]})
+        return total(config.model_copy(update={"training": changed})) <= budget
+
+    # Each look traces a step, and parts need less the more they are: halving from the end, which is asked first.
+    if not candidates or not fits(1):
+        return None
+    return candidates[-_largest(len(candidates), fits)]
 
 
 def _largest(most: int, holds: Callable[[int], bool]) -> int:
