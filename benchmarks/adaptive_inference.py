@@ -1,8 +1,8 @@
 """How much time halting and adaptive H-cycles save at inference, on the same opened capsules.
 
-    python -m benchmarks.adaptive_inference RUN --out benchmarks/results/adaptive_inference.json
+    python -m benchmarks.adaptive_inference RUN... --out benchmarks/results/adaptive_inference.json
 
-RUN is of capsules or of puzzles. The learned policy first decides which capsules each test sample opens (of a puzzle:
+RUNs are of capsules or of puzzles. The learned policy first decides which capsules each test sample opens (of a puzzle:
 none). Then two ways of thinking read exactly those, open from the start:
 
     all       every sample runs T steps with every cycle; T: the smallest within 0.1 points of the best of 1..max_steps,
@@ -14,12 +14,14 @@ A puzzle is right when all of its cells are.
 Wall-clock on one thread, in alternation, for all samples and for the easier and the harder half (by confidence after
 the first step, opened capsules as above). The halt logit to halt at is the smallest of a few within 0.3 points of `all`
 on the validation samples; where there are none (training puzzles are known by heart), the run's `arch.halt_threshold`.
+Of several runs the median ratio is told with the ends of all intervals, and the mean accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,6 +41,7 @@ from trm_core.evaluation.rollout import Outcome, rollout
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.trm import TinyRecursiveModel
 
+PARTS = ("all samples", "easy half", "hard half")
 HALTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
@@ -111,14 +114,9 @@ def whole_split(file: Dataset, split: str, limit: int = 4000) -> CapsuleBatch:
     return next(batches_of(file, split, rows, rows))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--repetitions", type=int, default=30)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    loaded = load_run(arguments.run, torch.device("cpu"))
+def measured(run: Path, repetitions: int) -> dict[str, Any]:
+    """The record of one run."""
+    loaded = load_run(run, torch.device("cpu"))
     config, model = loaded.config, loaded.model
     threshold = model.leave_above
     file = open_dataset(loaded.data["eval"]["path"])
@@ -136,10 +134,9 @@ def main() -> None:
     confidence = bench.run(float("inf"), 1, None).confidence
     order = confidence.argsort(descending=True)
     half = len(order) // 2
-    parts = {"all samples": torch.arange(len(order)), "easy half": order[:half], "hard half": order[half:]}
+    parts = dict(zip(PARTS, (torch.arange(len(order)), order[:half], order[half:]), strict=True))
     record: dict[str, Any] = {
-        "machine": describe_machine(threads=1),
-        "run": arguments.run.name,
+        "run": run.name,
         "T": steps,
         "accuracy by T on the test split": curve,
         "halt logit": halt,
@@ -156,7 +153,7 @@ def main() -> None:
             return bench.run(float("inf"), steps, None, rows)
 
         works: dict[str, Callable[[], object]] = {"all": everything, "adaptive": adaptive}
-        seconds = alternate(works, arguments.repetitions)
+        seconds = alternate(works, repetitions)
         fast, slow = adaptive(), everything()
         record[name] = {
             "times faster": ratio(seconds["all"], seconds["adaptive"]),
@@ -164,7 +161,37 @@ def main() -> None:
             "steps": {"all": float(slow.steps.float().mean()), "adaptive": float(fast.steps.float().mean())},
             "cycles": {"all": float(slow.cycles.float().mean()), "adaptive": float(fast.cycles.float().mean())},
         }
-    publish(record, arguments.out)
+    return record
+
+
+def together(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Each part of the samples over all runs, then the runs."""
+    parts: dict[str, Any] = {}
+    for part in PARTS:
+        faster = [record[part]["times faster"] for record in records]
+        parts[part] = {
+            "times faster": {
+                "ratio": statistics.median(one["ratio"] for one in faster),
+                "low": min(one["low"] for one in faster),
+                "high": max(one["high"] for one in faster),
+            },
+            "accuracy": {
+                way: statistics.mean(record[part]["accuracy"][way] for record in records) for way in ("all", "adaptive")
+            },
+        }
+    return {**parts, "runs": list(records)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--repetitions", type=int, default=30)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    machine = describe_machine(threads=1)
+    records = [measured(run, arguments.repetitions) for run in arguments.runs]
+    publish({"machine": machine, **together(records)}, arguments.out)
 
 
 if __name__ == "__main__":

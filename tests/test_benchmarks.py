@@ -171,9 +171,14 @@ def test_adaptive_inference_and_the_learned_policy(tmp_path: Path) -> None:
     where = tmp_path / "run"
     settings = [*TINY, "arch.H_cycles=2", "arch.max_steps=3", "arch.enable_adaptive_hcycles=true"]
     runs.train(ROOT / "configs" / "quickstart.yaml", where, settings)
-    record = run(tmp_path, "adaptive_inference", where, "--repetitions", "1")
-    assert record["all samples"]["steps"]["all"] == record["T"]
-    assert record["easy half"]["cycles"]["all"] == 2 * record["T"]
+    record = run(tmp_path, "adaptive_inference", where, where, "--repetitions", "1")
+    one, other = record["runs"]
+    assert one["all samples"]["steps"]["all"] == one["T"]
+    assert one["easy half"]["cycles"]["all"] == 2 * one["T"]
+    faster = [found["easy half"]["times faster"] for found in (one, other)]
+    found = record["easy half"]["times faster"]
+    assert found["ratio"] == pytest.approx((faster[0]["ratio"] + faster[1]["ratio"]) / 2)
+    assert (found["low"], found["high"]) == (min(f["low"] for f in faster), max(f["high"] for f in faster))
     policy = run(tmp_path, "learned_policy", "--run", f"digits={where}")
     assert policy["digits"]["seeds"] == 1
 
