@@ -70,8 +70,8 @@ def _lost(evidence: Evidence, holes: NDArray[np.int64]) -> Finding:
         Verdict.FAIL if len(holes) > max(2, lines / _RARE) else Verdict.WARN,
         f"the loss is not finite in {len(holes)} of {lines} lines, first at step {holes[0]}",
         numbers={"lines": float(len(holes))},
-        why="Nothing says that these steps were left out, so the weights may be lost with them. Rates too high for these "
-        "data or broken inputs cause it.",
+        why="Nothing says that these steps were left out, so the weights may be lost with them. Rates too high for "
+        "these data or broken inputs cause it.",
         fix=_tamer(evidence),
     )
 
