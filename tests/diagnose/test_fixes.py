@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,19 @@ def test_children_that_equal_their_sketch_are_left_closed_for_good(equal: DataFa
     assert after.settings.arch.enable_capsule_expansion is False
     for name in ("children-equal-sketch", "expansion-off", "two-actions"):
         assert told(name, after).verdict is Verdict.OK, name
+
+
+def test_how_to_build_anew_is_said_as_the_command_takes_it(equal: DataFacts, tmp_path: Path) -> None:
+    path = tiny.write_capsules(tmp_path / "bare.h5", {"train": 96, "validation": 40}, m=0, checksum_dim=0)
+    bare = made(["arch.enable_capsule_expansion=true"], data=DataFacts(path))
+    known = tiny.invoke("build-capsules", "--help").stdout
+    for name, data in (("children-equal-sketch", made(data=equal)), ("children-missing", bare)):
+        finding = told(name, data)
+        assert finding.verdict is Verdict.FAIL
+        options = re.findall(r"--[a-z-]+", finding.advice or "")
+        assert options
+        assert all(option in known for option in options), options
+        assert "build." not in (finding.advice or "")
 
 
 def test_where_capsules_are_left_closed_nothing_is_left_to_a_policy(equal: DataFacts) -> None:

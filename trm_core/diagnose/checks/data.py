@@ -43,7 +43,7 @@ def children_missing(evidence: Evidence) -> Finding:
         text,
         numbers={"children": 0},
         why="EXPAND shows the children of a capsule. Without them a policy can only choose when to halt.",
-        advice="build the file again with children: trm build-capsules SOURCE build.num_children=4",
+        advice="build the file again with children: trm build-capsules SOURCE --num-children 4",
     )
 
 
@@ -221,7 +221,8 @@ def _children_against_sketch(evidence: Evidence) -> Finding:
         numbers=numbers,
         why="Opening a capsule shows what its sketch has shown already, so no policy can gain by it.",
         fix=_left_closed(evidence),
-        advice="build sketches that are coarser than the children: build.sketch=leading build.sketch_dims=...",
+        advice="build sketches that are coarser than the children: trm build-capsules SOURCE --sketch leading "
+        "--sketch-dims N",
     )
     if detail < 0.01:
         return fail
