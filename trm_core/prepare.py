@@ -192,7 +192,10 @@ def weights_left_over(loaded: LoadedConfig, prepared: Prepared) -> list[str]:
         and key.startswith("loss_weights.")
         and getattr(loaded.config.loss_weights, key.split(".")[1]) != getattr(default, key.split(".")[1])
     ]
-    return [note for note in without_effect(prepared.config, given) if note not in loaded.notes]
+    found = without_effect(prepared.config, given)
+    if prepared.puzzles and "loss_weights.reconstruction_loss" in given:
+        found.append("loss_weights.reconstruction_loss has no effect: puzzles have no sketches to predict")
+    return [note for note in found if note not in loaded.notes]
 
 
 def require_same_task(train: Dataset, other: Dataset) -> None:

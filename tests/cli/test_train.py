@@ -279,8 +279,21 @@ def test_what_was_chosen_and_what_does_nothing_is_said(tmp_path: Path, capsule_f
     done = tiny.invoke("train", "--dry-run", *puzzles)
     assert done.returncode == 0, done.stderr
     assert "data.num_workers has no effect on puzzles" in done.stderr
-    assert "loss_weights.reconstruction_loss has no effect: EXPAND is off" in done.stderr
+    assert "loss_weights.reconstruction_loss has no effect: puzzles have no sketches to predict" in done.stderr
     assert "Q-learning off: halting by the halt logit" in done.stderr
+
+
+def test_sketches_are_reconstructed_where_nothing_is_opened(tmp_path: Path, capsule_file: Path) -> None:
+    """So its weight is not said to do nothing."""
+    losses = []
+    for weight in (0, 2):
+        closed = {"arch": {"enable_capsule_expansion": False}, "loss_weights": {"reconstruction_loss": weight}}
+        done = tiny.invoke("train", *overrides(capsule_file, tmp_path / f"run{weight}", **closed))
+        assert done.returncode == 0, done.stderr
+        assert "reconstruction_loss has no effect" not in done.stderr
+        lines = (tmp_path / f"run{weight}" / "metrics.jsonl").read_text().splitlines()
+        losses.append(json.loads(lines[-1])["train/loss"])
+    assert losses[0] != losses[1]
 
 
 def test_without_a_policy_nothing_is_opened(tmp_path: Path, capsule_file: Path) -> None:

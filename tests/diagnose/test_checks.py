@@ -610,6 +610,16 @@ def test_a_run_on_another_machine_is_not_called_dead(data: DataFacts) -> None:
         assert look(BY_ID["run-ended"], Evidence(run=run)).finding.verdict is verdict
 
 
+@pytest.mark.parametrize("code", [4, 6])
+def test_a_run_that_failed_goes_on_when_the_reason_is_mended(data: DataFacts, code: int) -> None:
+    """And not where the data are built again: it would be refused."""
+    status = {"state": "failed", "step": 3, "total_steps": 9, "exit_code": code, "error": "row 700 holds NaN"}
+    run = RunFacts(data.file.path.parent, status, {}, {}, {}, ())
+    advice = look(BY_ID["run-ended"], Evidence(run=run)).finding.advice or ""
+    assert "mend what it names" in advice
+    assert ("training.init_from=" in advice) is (code == 4)
+
+
 def test_a_gpu_that_was_left_idle_is_seen(data: DataFacts) -> None:
     one = evidence(data, {}, {})
     for gpus, verdict in (([{"name": "H100", "memory_gb": 80}], Verdict.WARN), ([], Verdict.OK)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.fix import fixed
 from trm_core.diagnose.registry import CHECKS
 from trm_core.diagnose.series import Metrics
+from trm_core.training.features import resolve_features
 
 SHORT = ("training.lr_warmup_steps=0", "dqn.enabled=false")
 
@@ -47,6 +49,39 @@ def test_children_that_equal_their_sketch_are_left_closed_for_good(equal: DataFa
     assert after.settings.arch.enable_capsule_expansion is False
     for name in ("children-equal-sketch", "expansion-off", "two-actions"):
         assert told(name, after).verdict is Verdict.OK, name
+
+
+def test_how_to_build_anew_is_said_as_the_command_takes_it(equal: DataFacts, tmp_path: Path) -> None:
+    path = tiny.write_capsules(tmp_path / "bare.h5", {"train": 96, "validation": 40}, m=0, checksum_dim=0)
+    bare = made(["arch.enable_capsule_expansion=true"], data=DataFacts(path))
+    known = tiny.invoke("build-capsules", "--help").stdout
+    for name, data in (("children-equal-sketch", made(data=equal)), ("children-missing", bare)):
+        finding = told(name, data)
+        assert finding.verdict is Verdict.FAIL
+        options = re.findall(r"--[a-z-]+", finding.advice or "")
+        assert options
+        assert all(option in known for option in options), options
+        assert "build." not in (finding.advice or "")
+
+
+def test_where_capsules_are_left_closed_nothing_is_left_to_a_policy(equal: DataFacts) -> None:
+    policy = ["dqn.enabled=true", "dqn.enable_curiosity=true", "training.predictor_steps=3000"]
+    after = mended(made(policy, data=equal), "children-equal-sketch")
+    resolve_features(after.settings, equal.file)  # raises what training would refuse
+
+
+def test_capsules_that_may_be_opened_are_no_contradiction(capsule_file: Path) -> None:
+    off = ["arch.enable_capsule_expansion=false", "dqn.enabled=false", "arch.enable_q_continue=true"]
+    after = mended(made(off, data=DataFacts(capsule_file)), "expansion-off")
+    resolve_features(after.settings, after.file.file)
+
+
+def test_a_shorter_run_has_a_predictor_that_rests_within_it() -> None:
+    at = np.arange(1000, 20001, 1000)
+    series = {"eval/accuracy": (at, 0.8 - 0.3 * np.linspace(0, 1, 20))}
+    after = mended(made(["training.total_steps=20000", "training.predictor_steps=15000"], series), "accuracy-falls")
+    assert after.settings.training.total_steps == 1000
+    assert after.settings.training.predictor_steps == 750
 
 
 def test_detail_that_is_worth_something_is_still_missed(capsule_file: Path) -> None:

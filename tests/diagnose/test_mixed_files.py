@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_puzzles import SIZE, write_puzzles
 
 from tests.faults.capsules import generated, write
 from trm_core.config.load import load_config_dict
@@ -55,6 +56,21 @@ def test_labels_are_counted_as_they_are_drawn(tmp_path: Path) -> None:
     assert shares is not None
     assert shares[0] == pytest.approx(0.25 * 0.9 + 0.75 * 0.25, abs=0.03)
     assert shares.sum() == pytest.approx(1)
+
+
+def test_of_puzzle_folders_the_groups_count(tmp_path: Path) -> None:
+    """An epoch visits each once, so a small folder says little."""
+    large, small = (write_puzzles(tmp_path / str(groups), groups=groups) for groups in (30, 6))
+    labels = np.full((12, SIZE), 1, np.uint8)
+    labels[0, 0] = 2  # not all alike
+    np.save(small / "train" / "all__labels.npy", labels)
+    of_large, shares = (
+        of_config(load_config_dict({"data": {"path": paths}}).config).label_shares
+        for paths in ([str(large)], [str(large), str(small)])
+    )
+    assert of_large is not None
+    assert shares is not None
+    assert shares[1] == pytest.approx(30 / 36 * of_large[1] + 6 / 36, abs=0.01)
 
 
 def test_accuracy_is_judged_by_all_files(tmp_path: Path) -> None:

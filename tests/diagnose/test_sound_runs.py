@@ -46,6 +46,20 @@ def test_single_rows_of_nan_in_a_long_run(counted: Any, verdict: Verdict, fix: b
     assert bool(finding.fix) is fix
 
 
+@pytest.mark.parametrize(
+    ("lost", "verdict"),
+    [(range(100, 1000), Verdict.FAIL), ([500], Verdict.WARN), ([], Verdict.OK)],
+)
+def test_a_loss_that_is_lost_in_a_log_that_counts_no_skipped_steps(lost: Any, verdict: Verdict) -> None:
+    """Nothing there says that weights are intact."""
+    loss = np.ones(1000)
+    loss[list(lost)] = np.nan
+    finding = told("nan", made(series={"train/loss": (np.arange(1, 1001), loss)}))
+    assert finding.verdict is verdict
+    assert "left out whole" not in finding.why
+    assert bool(finding.fix) is (verdict is not Verdict.OK)
+
+
 def resumed(steps: int, more: int, logged: int, begun: object) -> Any:
     """A run that was extended from `steps` to `more`, `logged` lines later."""
     at = np.arange(1, steps + logged + 1)

@@ -115,7 +115,7 @@ def without_effect(config: Config, given: Collection[str]) -> list[str]:
     if config.dqn.expansion_selector != "cmi":
         reasons["cmi_loss"] = f"dqn.expansion_selector is {config.dqn.expansion_selector}"
     if no_expansion:
-        reasons |= dict.fromkeys(("cmi_loss", "reconstruction_loss"), "EXPAND is off")
+        reasons["cmi_loss"] = "EXPAND is off"
     reasons = {f"loss_weights.{name}": reason for name, reason in reasons.items()}
     entropy, weight = "dqn.enable_entropy_regularization", "dqn.entropy_regularization_weight"
     if not config.dqn.enable_entropy_regularization:

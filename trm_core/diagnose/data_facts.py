@@ -133,6 +133,11 @@ class DataFacts:
         return None if train is None or not len(train) else float(np.bincount(train).max() / len(train))
 
     @property
+    def visits(self) -> float:
+        """How often rows of this are drawn beside those of others, apart from the weights that the config gives."""
+        return 1.0
+
+    @property
     def classes_that_occur(self) -> int:
         """How many classes the training labels name."""
         return len(np.unique(self.labels.get("train", ())))

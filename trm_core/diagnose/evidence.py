@@ -83,10 +83,11 @@ class Evidence:
         shares: NDArray[np.float64] = np.zeros(0)
         for part in (Mixed(self.data), *self.others):
             labels = None if part.data is None else part.data.labels.get("train")
-            if labels is None or not len(labels):
+            if part.data is None or labels is None or not len(labels):
                 return None
             counts = np.bincount(labels, minlength=len(shares))
-            shares = np.pad(shares, (0, len(counts) - len(shares))) + part.weight * counts / len(labels)
+            drawn = part.weight * part.data.visits
+            shares = np.pad(shares, (0, len(counts) - len(shares))) + drawn * counts / len(labels)
         return shares / shares.sum()
 
     @property

@@ -191,8 +191,8 @@ another; with `--config` beside it more checks can tell.
 
 A finished run is read without torch. Of a long metrics.jsonl some thousand lines are read, of a capsule file some
 thousand samples, of checkpoints past 100 MB only sizes: `trm inspect-dataset` and `trm checkpoints` read everything.
-Of several training files (data.path as a list) the labels are counted over all, by their weights, and the samples of
-the first four files are looked at.
+Of several training files (data.path as a list) the labels are counted over all, by their weights (folders of puzzles:
+by their groups), and the samples of the first four files are looked at.
 
 The checks that need nothing but data are also shown by `trm inspect-dataset FILE`, which needs no config: with every
 held-out split beside training (the worst is named), and equal samples counted over all rows. `--quick` leaves them out.

@@ -60,6 +60,11 @@ class PuzzleFacts(DataFacts):
         """Of the held-out split, if there is one."""
         return None if self.held_out in (None, "train") else self.survey(str(self.held_out))
 
+    @property
+    def visits(self) -> float:
+        """An epoch visits every group of all folders once."""
+        return self.puzzles.rows_per_epoch("train")
+
     @cached_property
     def labels(self) -> dict[str, NDArray[np.int64]]:
         """Every answered cell of the examples that are read, in the order of its token."""

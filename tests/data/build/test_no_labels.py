@@ -60,6 +60,14 @@ def test_a_column_of_that_name_is_the_label(build: Build, tmp_path: Path) -> Non
     assert built.manifest["class_names"] == ["0", "1"]
 
 
+def test_the_label_column_of_a_table_becomes_no_feature(build: Build, tmp_path: Path) -> None:
+    rows: list[list[object]] = [[row % 7, row, row % 2] for row in range(60)]
+    table = small_sources.write_table(tmp_path / "t.csv", rows, ["a", "b", "label"])
+    built = build(table, label="none", num_concepts=4)
+    assert built.all("sketches").shape[1] == 2
+    assert any("label column 'label' left out, as told" in message for message in built.messages)
+
+
 def test_the_digits_have_no_columns(build: Build) -> None:
     with pytest.raises(ConfigError, match="label=digit: the digits have no columns"):
         build("digits", label="digit")

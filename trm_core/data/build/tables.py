@@ -40,11 +40,16 @@ class TableReader:
         self._table: Delimited = open_delimited(Path(path))
         names = self._table.columns
         label = label_among(names, config.label, LABEL_COLUMNS)
-        if label is None or config.label is None:
+        # What is no target is no feature either: new samples come without it.
+        dropped = label_among(names, None, LABEL_COLUMNS) if label is None else None
+        if dropped is not None:
+            log(f"{path}: label column {dropped!r} left out, as told: concepts are the targets")
+        elif label is None or config.label is None:
             log(f"{path}: " + (f"label column {label!r}" if label else "no label column: concepts are the targets"))
         self._label = None if label is None else self._table.column(label)
         self.has_labels = self._label is not None
-        self._indices = [index for index in range(len(names)) if index != self._label]
+        aside = self._label if dropped is None else self._table.column(dropped)
+        self._indices = [index for index in range(len(names)) if index != aside]
         if not self._indices:
             raise DataError(f"{path}: has no columns besides the label")
         self.columns, self.categories = self._examine()

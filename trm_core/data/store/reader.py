@@ -117,7 +117,7 @@ class CapsuleFile:
         if not self.has("labels"):
             raise DataError(
                 f"{self.path}: has no labels, so there is nothing to learn",
-                hint="build it with a label column (build.label=NAME), or from text or images with concept targets",
+                hint="build it with a label column (--label NAME), or from text or images with concept targets",
             )
         low, high = self.require_labels("train")
         if low > high:

@@ -292,10 +292,16 @@ def plateau(evidence: Evidence) -> Finding:
 
 
 def _shorter(evidence: Evidence, steps: int) -> dict[str, Any]:
-    """Overrides for a run of as many steps, with a warm-up that fits into it."""
-    fix = {"training.total_steps": max(steps, 1)}
-    if evidence.config is not None and evidence.config.training.lr_warmup_steps > steps / 2:
+    """Overrides for a run of as many steps, with a warm-up and a predictor's part that fit into it."""
+    steps = max(steps, 1)
+    fix = {"training.total_steps": steps}
+    if evidence.config is None:
+        return fix
+    training = evidence.config.training
+    if training.lr_warmup_steps > steps / 2:
         fix["training.lr_warmup_steps"] = max(steps // 20, min(10, steps // 2), 1)
+    if training.predictor_steps is not None and training.predictor_steps > steps:
+        fix["training.predictor_steps"] = max(steps * training.predictor_steps // training.total_steps, 1)
     return fix
 
 

@@ -28,7 +28,9 @@ def expansion_off(evidence: Evidence) -> Finding:
         sure="certain" if wanted else "possible",
         numbers={"children": float(children)},
         why="The detail is there and nobody may buy it: expansion_cost and action_2_expand stay 0.",
-        fix={"arch.enable_capsule_expansion": True, "arch.q_head_num_actions": 3, "dqn.enabled": True},
+        fix={"arch.enable_capsule_expansion": True, "arch.q_head_num_actions": 3, "dqn.enabled": True}
+        # A continue logit is for halting without a policy.
+        | ({"arch.enable_q_continue": False} if config.arch.enable_q_continue else {}),
     )
 
 

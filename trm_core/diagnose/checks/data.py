@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.puzzle_splits import copies_across_splits
@@ -42,7 +43,7 @@ def children_missing(evidence: Evidence) -> Finding:
         text,
         numbers={"children": 0},
         why="EXPAND shows the children of a capsule. Without them a policy can only choose when to halt.",
-        advice="build the file again with children: trm build-capsules SOURCE build.num_children=4",
+        advice="build the file again with children: trm build-capsules SOURCE --num-children 4",
     )
 
 
@@ -197,6 +198,17 @@ def children_tell_nothing(evidence: Evidence) -> bool:
     return _children_against_sketch(evidence).verdict is Verdict.FAIL
 
 
+def _left_closed(evidence: Evidence) -> dict[str, Any]:
+    """Overrides with which nothing is opened, nor a policy learned, nor asked for what only a policy can."""
+    fix: dict[str, Any] = {"arch.enable_capsule_expansion": False, "dqn.enabled": "auto"}
+    config = evidence.config
+    if config is not None and config.training.predictor_steps is not None:
+        fix["training.predictor_steps"] = None
+    if config is not None and config.dqn.enable_curiosity:
+        fix["dqn.enable_curiosity"] = False
+    return fix
+
+
 def _children_against_sketch(evidence: Evidence) -> Finding:
     detail, probe = evidence.file.detail, evidence.file.probe
     if detail is None:
@@ -208,8 +220,9 @@ def _children_against_sketch(evidence: Evidence) -> Finding:
         text,
         numbers=numbers,
         why="Opening a capsule shows what its sketch has shown already, so no policy can gain by it.",
-        fix={"arch.enable_capsule_expansion": False, "dqn.enabled": "auto"},  # which is off with it
-        advice="build sketches that are coarser than the children: build.sketch=leading build.sketch_dims=...",
+        fix=_left_closed(evidence),
+        advice="build sketches that are coarser than the children: trm build-capsules SOURCE --sketch leading "
+        "--sketch-dims N",
     )
     if detail < 0.01:
         return fail

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trm_core.config.schema import TrainingConfig
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
@@ -31,8 +33,8 @@ def not_finite(evidence: Evidence) -> Finding:
     count = max(count, float(len(steps)))
     gave_up = evidence.run is not None and evidence.run.status.get("exit_code") == 5
     numbers = {"skipped_steps": count, "rollbacks": float(rollbacks)}
-    if not count and not rollbacks and not len(holes) and not gave_up:
-        return ok("no NaN or Inf in loss or gradient", **numbers)
+    if not count and not rollbacks and not gave_up:
+        return _lost(evidence, holes) if len(holes) else ok("no NaN or Inf in loss or gradient", **numbers)
     if steps:
         first = f"first at step {steps[0][0]}: {steps[0][1]}"
     else:
@@ -57,8 +59,25 @@ def not_finite(evidence: Evidence) -> Finding:
         numbers=numbers,
         why="The steps were left out whole, so weights are intact. Rates too high for these data or broken inputs "
         "cause it; once in a while a single row does.",
-        fix={**slower(evidence, 2), "training.grad_clip_norm": evidence.settings.training.grad_clip_norm / 2},
+        fix=_tamer(evidence),
     )
+
+
+def _lost(evidence: Evidence, holes: NDArray[np.int64]) -> Finding:
+    """Lines without a loss in the log of a program that leaves no step out."""
+    lines = len(evidence.metrics["train/loss"])
+    return Finding(
+        Verdict.FAIL if len(holes) > max(2, lines / _RARE) else Verdict.WARN,
+        f"the loss is not finite in {len(holes)} of {lines} lines, first at step {holes[0]}",
+        numbers={"lines": float(len(holes))},
+        why="Nothing says that these steps were left out, so the weights may be lost with them. Rates too high for "
+        "these data or broken inputs cause it.",
+        fix=_tamer(evidence),
+    )
+
+
+def _tamer(evidence: Evidence) -> dict[str, Any]:
+    return {**slower(evidence, 2), "training.grad_clip_norm": evidence.settings.training.grad_clip_norm / 2}
 
 
 def lr_too_high(evidence: Evidence) -> Finding:

@@ -7,6 +7,8 @@ import shutil
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.run_facts import RunFacts
+from trm_core.errors import ExitCode
 
 _DIVERGED = re.compile(r"no longer alike")
 _SPACE = re.compile(r"no space|quota|disk", re.IGNORECASE)
@@ -76,7 +78,7 @@ def ended(evidence: Evidence) -> Finding:
             f"{text}: {str(status.get('error', ''))[:300]}",
             numbers={},
             why="The run ended with an error.",
-            advice=f"go on with: trm train --resume {evidence.facts.path}",
+            advice=_go_on(evidence.facts),
         )
     if evidence.facts.was_killed:
         return Finding(
@@ -89,6 +91,14 @@ def ended(evidence: Evidence) -> Finding:
     if not status:
         return Finding(Verdict.WARN, "status.json is missing or unreadable", why="Nobody can tell how the run ended.")
     return ok(text)
+
+
+def _go_on(facts: RunFacts) -> str:
+    mended = f"mend what it names, and go on with: trm train --resume {facts.path}"
+    if facts.status.get("exit_code") != ExitCode.DATA:
+        return mended
+    # Their rows are in another order, so a position among the old ones means nothing.
+    return f"{mended}; data that are built again are others: begin a run with training.init_from={facts.path}"
 
 
 def disk(evidence: Evidence) -> Finding:
