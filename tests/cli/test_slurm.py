@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import pytest
 import tiny
 import yaml
 from fake_slurm import SCRIPTS, Cluster
+from forked_shell import trm_program
 
 LONG = "training.total_steps=100000"
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Cluster:
-    return Cluster(tmp_path)
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path)
+    with trm_program(tmp_path / "commands" / "trm"):
+        yield cluster
 
 
 @pytest.fixture
