@@ -46,7 +46,7 @@ def trm_program(path: Path) -> Iterator[None]:
         address = f"\0trm-{os.getpid()}-{os.urandom(4).hex()}"  # a name that is no file
         listener.bind(address)
         listener.listen()
-        server = multiprocessing.get_context("forkserver").Process(target=serve, args=(listener,), daemon=True)
+        server = multiprocessing.get_context("forkserver").Process(target=serve, args=(listener,))
         server.start()
     path.write_text(PROGRAM.format(python=sys.executable, address=address))
     path.chmod(0o755)
