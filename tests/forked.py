@@ -62,6 +62,9 @@ class Forked:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
@@ -102,7 +105,9 @@ def run_here(arguments: list[str], cwd: Path, environment: dict[str, str], strea
     os.environ.update(environment)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - multiprocessing's own is the null device
+    # The server's are of other files.
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.argv = ["trm", *arguments]
     from trm_cli.main import main
 
@@ -112,7 +117,7 @@ def run_here(arguments: list[str], cwd: Path, environment: dict[str, str], strea
         code = 0
     except SystemExit as end:
         code = end.code or 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - said as Python says it, without its end
         traceback.print_exc()
     finally:
         sys.stdout.flush()
