@@ -39,7 +39,7 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, capsule_file: Path) ->
 def sudoku_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sudokus of 4 x 4: 270 groups of 9 to train on, 30 to test. Only to be read."""
     folder = tmp_path_factory.mktemp("puzzles") / "sudoku"
-    settings = [f"data.puzzles.{name}" for name in ("size=4", "count=300", "augmentations=8", "workers=1")]
+    settings = [f"data.puzzles.{name}" for name in ("size=4", "count=300", "augmentations=8", "workers=0")]
     done = tiny.invoke("build-puzzles", "sudoku", "--out", folder, *settings)
     assert done.returncode == 0, done.stderr
     return folder

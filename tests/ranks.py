@@ -1,4 +1,7 @@
-"""Real gloo processes for tests of what several ranks do together."""
+"""Real gloo processes for tests of what several ranks do together.
+
+They are forked as those of `forked`, as their start would take longer than what is tested.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from forked import start_server
 
 
-def _worker(rank: int, world: int, folder: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _worker(
+    rank: int,
+    environment: dict[str, str],
+    world: int,
+    folder: str,
+    work: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
@@ -32,5 +45,7 @@ def on_ranks(world: int, folder: Path, work: Callable[..., Any], *arguments: Any
     `work` is a module-level function (it is pickled); its result is made of tensors, numbers, strings and containers.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    mp.spawn(_worker, args=(world, str(folder), work, arguments), nprocs=world, join=True)
+    start_server()
+    given = (dict(os.environ), world, str(folder), work, arguments)
+    mp.start_processes(_worker, args=given, nprocs=world, join=True, start_method="forkserver")
     return [torch.load(folder / f"result{rank}.pt", weights_only=True) for rank in range(world)]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from forked import forked_workers
 
 from benchmarks import learning_speed, policy_wins, runs, sudoku
 from benchmarks.mutants import changes
@@ -263,7 +264,8 @@ def test_loader_build_start_and_growth_at_a_tiny_size(tmp_path: Path, trained_ru
     messages = tmp_path / "messages.tsv"
     lines = [f"{'spam' if n % 3 else 'ham'}\tword{n % 7} other{n % 11} third{n % 5}" for n in range(60)]
     messages.write_text("\n".join(lines))
-    build = run_alone(tmp_path, "build", "--rows", "120", "--rounds", "1", "--text", messages)
+    with forked_workers():
+        build = run(tmp_path, "build", "--rows", "120", "--rounds", "1", "--text", messages)
     for kind in ("pictures", "messages"):
         assert build[kind]["overhead"]["ratio"] > -1
         assert set(build[kind]["seconds by stage"]["two"]) == {"scan", "fit", "encode", "write", "probe"}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import tiny
 import tiny_puzzles
 import torch
 import yaml
+from forked_shell import trm_program
 from public_formulas import Sizes, weights
 from written_commands import blocks, prompts, require_parses, trm_calls
 
@@ -130,7 +130,7 @@ def public_checkpoint(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], subprocess.CompletedProcess[str]]:
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
     """A shell in a folder with configs/ and everything that the README's commands read, and with `trm` on its path."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "configs").symlink_to(tiny.ROOT / "configs")
@@ -149,11 +149,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], subproces
     )
     tiny_puzzles.write_puzzles(folder / "data/sudoku-extreme")
     public_checkpoint(folder / "step_50000")
-    program = folder / "bin/trm"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m trm_cli.main "$@"\n')
-    program.chmod(0o755)
-    path = os.pathsep.join([str(program.parent), os.environ["PATH"]])
+    (folder / "bin").mkdir()
+    path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
     environment = {**tiny.environment(folder), "PATH": path, "HOME": str(folder)}
 
     def run(line: str) -> subprocess.CompletedProcess[str]:
@@ -161,7 +158,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], subproces
             ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
 
-    return run
+    with trm_program(folder / "bin" / "trm"):
+        yield run
 
 
 @pytest.mark.slow(minutes=2)

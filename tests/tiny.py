@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -239,7 +239,15 @@ def environment(cwd: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TRM_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
 
 
-def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
+class Process(Protocol):
+    """As `subprocess.Popen` has it."""
+
+    def poll(self) -> int | None: ...
+
+    def communicate(self) -> tuple[str, str]: ...
+
+
+def wait_for_step(process: Process, run: Path, step: int) -> None:
     """Until the run that `process` trains has logged that many lines."""
     for _ in range(1800):
         path = run / "metrics.jsonl"

@@ -63,12 +63,6 @@ if sys.argv[1] == "show" and answer.exists():
     print(answer.read_text())
 """
 
-TRM = """
-import runpy
-
-runpy.run_module("trm_cli.main", run_name="__main__")
-"""
-
 
 @dataclass
 class Job:
@@ -92,14 +86,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where jobs run: a folder with the commands, and what they wrote."""
+    """Where jobs run: a folder with the commands (`trm` itself is put there by the tests), and what they wrote."""
 
     folder: Path
 
     def __post_init__(self) -> None:
         commands = self.folder / "commands"
         commands.mkdir()
-        for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("trm", TRM)):
+        for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
             (commands / name).write_text(f"#!{sys.executable}\n{text}")
             (commands / name).chmod(0o755)
 

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from trm_core.data.store.reader import open_capsules
 
 
-def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "trm_cli.main", "build-capsules", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
-        check=False,
-    )
+def run(*arguments: str | Path, cwd: Path) -> tiny.Outcome:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        return tiny.invoke("build-capsules", *arguments)
 
 
 @pytest.fixture
@@ -38,7 +31,8 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_the_digits_in_words(tmp_path: Path) -> None:
-    result = run("digits", "--out", "digits.h5", cwd=tmp_path)
+    """As a user runs it, in a process of its own."""
+    result = tiny.run_trm("build-capsules", "digits", "--out", "digits.h5", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "digits: digits (the embedded handwritten digits)" in result.stderr
     assert "\r" not in result.stderr

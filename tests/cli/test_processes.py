@@ -13,12 +13,13 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from forked import Forked, places, run_together
 from launched import find_worker
 
 PATIENCE_S = 240
@@ -86,12 +87,12 @@ def test_two_processes_stop_and_go_on_exactly(tmp_path: Path, capsule_file: Path
     done = tiny.run_trm("train", *overrides(capsule_file, whole), "--nproc", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("run directory:") == 1, "one process speaks"
-    stop = ["training.stop_at_step=11", "data.num_workers=1", "--nproc", "2"]
-    stopped = tiny.run_trm("train", *overrides(capsule_file, parts), *stop, cwd=tmp_path)
-    assert stopped.returncode == 75, stopped.stderr
+    stop = ["training.stop_at_step=11", "data.num_workers=1"]
+    for stopped in run_together(2, "train", *overrides(capsule_file, parts), *stop, cwd=tmp_path):
+        assert stopped.returncode == 75, stopped.stderr
     shutil.copytree(parts, tmp_path / "alone")
-    resumed = tiny.run_trm("train", "--resume", str(parts), "training.stop_at_step=null", "--nproc=2", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
+    for resumed in run_together(2, "train", "--resume", parts, "training.stop_at_step=null", cwd=tmp_path):
+        assert resumed.returncode == 0, resumed.stderr
     assert len(hashes(whole, 24)) == 4, "shared weights and state, and each rank's own"
     again = tiny.invoke("eval", whole, "--json")
     assert json.loads(again.stdout) == json.loads((whole / "evaluation.json").read_text())
@@ -123,10 +124,10 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(tmp_path: Path, caps
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 6)
     last = 5 * (status["step"] // 5)
-    resumed = ["--resume", "auto", f"training.stop_at_step={last + 3}", "--nproc", "2"]
-    done = tiny.run_trm("train", *arguments, *resumed, cwd=tmp_path)
-    assert done.returncode == 75, done.stderr
-    assert "resuming from step_" in done.stderr
+    resumed = ["--resume", "auto", f"training.stop_at_step={last + 3}"]
+    first, second = run_together(2, "train", *arguments, *resumed, cwd=tmp_path)
+    assert (first.returncode, second.returncode) == (75, 75), first.stderr
+    assert "resuming from step_" in first.stderr
 
 
 @pytest.mark.parametrize(
@@ -157,11 +158,9 @@ def test_a_signal_ends_the_waiting_for_others(
     tmp_path: Path, capsule_file: Path, number: signal.Signals, code: int
 ) -> None:
     """Of two processes that should meet only one was started."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with started(*overrides(capsule_file, tmp_path / "run"), cwd=tmp_path, **place) as process:
+    place = places(2)[0]
+    port = int(place["MASTER_PORT"])
+    with closing(Forked("train", *overrides(capsule_file, tmp_path / "run"), cwd=tmp_path, **place)) as process:
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             with socket.socket() as other:
@@ -202,9 +201,9 @@ def test_mistakes_are_told_once_and_keep_their_code(tmp_path: Path, capsule_file
     assert done.returncode == 3
     assert done.stderr.count("cannot be divided among 2 processes") == 1
     assert not (tmp_path / "odd").exists()
-    gone = tiny.run_trm("train", *overrides(tmp_path / "gone.h5", tmp_path / "run"), "--nproc", "2", cwd=tmp_path)
-    assert gone.returncode == 4
-    assert "Traceback" not in gone.stderr
+    for gone in run_together(2, "train", *overrides(tmp_path / "gone.h5", tmp_path / "run"), cwd=tmp_path):
+        assert gone.returncode == 4
+        assert "Traceback" not in gone.stderr
 
 
 def test_another_batch_goes_on(tmp_path: Path, capsule_file: Path) -> None:
@@ -219,6 +218,17 @@ def test_another_batch_goes_on(tmp_path: Path, capsule_file: Path) -> None:
     odd = tiny.invoke("train", *overrides(capsule_file, tmp_path / "odd"), "training.accumulation_steps=3")
     assert odd.returncode == 3
     assert "training.accumulation_steps=3" in odd.stderr
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """A process that takes a core."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow
@@ -240,14 +250,16 @@ def test_the_end_does_not_wait_for_threads_of_the_group(tmp_path: Path, capsule_
     """
     (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(starve))
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
-    try:
-        for number in range(2):
-            arguments = overrides(capsule_file, tmp_path / f"run{number}", total_steps=3)
-            with started(*arguments, "--nproc", "2", cwd=tmp_path, PYTHONPATH=path) as process:
+    for number in range(2):
+        run = tmp_path / f"run{number}"
+        arguments = overrides(capsule_file, run, total_steps=3)
+        with ExitStack() as stack:
+            ranks = [
+                stack.enter_context(started(*arguments, cwd=tmp_path, PYTHONPATH=path, **place)) for place in places(2)
+            ]
+            wait_for(run, 3, ranks[0])  # what comes before the end need not take its time
+            for _ in range(os.cpu_count() or 1):
+                stack.enter_context(busy())
+            for process in ranks:
                 _, err = process.communicate(timeout=PATIENCE_S)
-            assert process.returncode == 0, err
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
+                assert process.returncode == 0, err

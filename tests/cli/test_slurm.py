@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import pytest
 import tiny
 import yaml
 from fake_slurm import SCRIPTS, Cluster
+from forked_shell import trm_program
 
 LONG = "training.total_steps=100000"
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Cluster:
-    return Cluster(tmp_path)
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path)
+    with trm_program(tmp_path / "commands" / "trm"):
+        yield cluster
 
 
 @pytest.fixture
@@ -81,12 +85,12 @@ def test_the_end_of_the_job_stops_it_in_time(cluster: Cluster, config: Path, tmp
     the next start is not taken for the stop before it.
     """
     margin = "training.time_margin=15"
-    job = cluster.submit("one_node.sbatch", config, tmp_path / "a", LONG, margin, SLURM_JOB_END_TIME=end_in(40))
+    job = cluster.submit("one_node.sbatch", config, tmp_path / "a", LONG, margin, SLURM_JOB_END_TIME=end_in(24))
     assert job.end() == 75, job.output.read_text()
     assert cluster.asked() == []
     assert_stopped_by_the_limit(job.output.read_text())
 
-    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 40))
+    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 24))
     (tmp_path / "job").write_text(f"JobId={os.getpid()} StartTime=2020-01-01T00:00:00 EndTime={at} Deadline=N/A")
     job = cluster.submit("one_node.sbatch", config, tmp_path / "b", LONG, margin)
     assert job.end() == 75, job.output.read_text()

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import pytest
 import tiny
+from forked import Forked
 
 from trm_core.config import load_config
 from trm_core.dqn.replay import ReplayBuffer
@@ -275,8 +276,8 @@ def test_what_was_chosen_and_what_does_nothing_is_said(tmp_path: Path, capsule_f
             "Q-learning on: EXPAND needs a policy",
         ):
             assert line in done.stderr
-    puzzles = [f"data.path={sudoku_folder}", "data.num_workers=1", "loss_weights.reconstruction_loss=2"]
-    done = tiny.invoke("train", "--dry-run", *puzzles)
+    unheeded = {"data": {"num_workers": 1}, "loss_weights": {"reconstruction_loss": 2}}
+    done = tiny.invoke("train", "--dry-run", *overrides(sudoku_folder, tmp_path / "puzzles", **unheeded))
     assert done.returncode == 0, done.stderr
     assert "data.num_workers has no effect on puzzles" in done.stderr
     assert "loss_weights.reconstruction_loss has no effect: puzzles have no sketches to predict" in done.stderr
@@ -467,15 +468,9 @@ def test_resume_needs_a_run(tmp_path: Path, capsule_file: Path) -> None:
     assert started.returncode == 0, "auto starts a run where there is none"
 
 
-def start(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "trm_cli.main", "train", *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, env=tiny.environment(cwd), stdout=pipe, stderr=pipe, text=True)
-
-
 def test_signals_save_and_stop_and_the_run_goes_on(tmp_path: Path, capsule_file: Path) -> None:
     run = tmp_path / "run"
-    process = start(overrides(capsule_file, run, training={"total_steps": 100_000}), tmp_path)
+    process = Forked("train", *overrides(capsule_file, run, training={"total_steps": 100_000}), cwd=tmp_path)
     try:
         tiny.wait_for_step(process, run, 3)
         process.send_signal(signal.SIGINT)
@@ -488,7 +483,7 @@ def test_signals_save_and_stop_and_the_run_goes_on(tmp_path: Path, capsule_file:
         reached = status["step"]
         assert len(hashes(run)) == 3
 
-        process = start(["--resume", str(run)], tmp_path)
+        process = Forked("train", "--resume", run, cwd=tmp_path)
         tiny.wait_for_step(process, run, reached + 3)
         refused = tiny.invoke("train", "--resume", run)
         assert refused.returncode == 2

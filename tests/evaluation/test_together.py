@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from forked import run_together
 from ranks import on_ranks
 
 from trm_core.distributed.collectives import rank
@@ -94,12 +95,14 @@ def test_the_command_in_two_processes(trained_run: Path, sudoku_run: Path, tmp_p
     for run in (trained_run, sudoku_run):
         alone = tiny.invoke("eval", run, "--json")
         assert alone.returncode == 0, alone.stderr
-        together = tiny.run_trm("eval", str(run), "--json", "--nproc", "2", cwd=tmp_path)
-        assert together.returncode == 0, together.stderr
-        assert json.loads(together.stdout) == json.loads(alone.stdout)
-    failed = tiny.run_trm("eval", str(trained_run), "--min-accuracy", "1", "--nproc=2", cwd=tmp_path)
+        first, second = run_together(2, "eval", run, "--json", cwd=tmp_path)
+        assert (first.returncode, second.returncode) == (0, 0), first.stderr
+        assert json.loads(first.stdout) == json.loads(alone.stdout)
+        assert not second.stdout, "one process speaks"
+    failed = tiny.run_trm("eval", str(trained_run), "--json", "--min-accuracy", "1", "--nproc=2", cwd=tmp_path)
+    assert json.loads(failed.stdout), "one document"
     assert failed.returncode == 1, failed.stderr
     assert failed.stderr.count("is below 1") == 1
-    odd = tiny.run_trm("eval", str(trained_run), "--policy", "best", "--nproc", "2", cwd=tmp_path)
-    assert odd.returncode == 2
-    assert odd.stderr.count("unknown policy") == 1
+    odd = run_together(2, "eval", trained_run, "--policy", "best", cwd=tmp_path)
+    assert [one.returncode for one in odd] == [2, 2]
+    assert "".join(one.stderr for one in odd).count("unknown policy") == 1

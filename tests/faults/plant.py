@@ -112,7 +112,11 @@ def train(plan: Plan) -> int:
     return 0
 
 
+def main(arguments: list[str]) -> int:
+    """Of this process; its exit code."""
+    name, severity, base, seed, path = arguments
+    return run(planned(name, severity, base, int(seed)), Path(path).resolve(), arguments)
+
+
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    name, severity, base, seed, path = given
-    sys.exit(run(planned(name, severity, base, int(seed)), Path(path).resolve(), given))
+    sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from tests.faults.plant import FAULTS, NONE, PUZZLE_BASES, PUZZLE_FAULTS
 from tests.faults.sixth_faults import FAULTS as SIXTH
 
 ROOT = Path(__file__).parent.parent.parent
+PATIENCE_S = 120
 ALL = {**FAULTS, **PUZZLE_FAULTS}
 
 
@@ -67,7 +68,19 @@ def entries(only: list[str], seeds: list[int]) -> Iterator[Entry]:
                         yield Entry(fault.name, severity, base, seed, fault.expected)
 
 
-def make(fault: str | None, severity: str | None, base: str, seed: int, out: Path) -> Path:
+Starter = Callable[[list[str], dict[str, str]], tuple[int, str]]
+
+
+def started(arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """`tests.faults.plant` in a process of its own: its exit code, and what it said."""
+    command = [sys.executable, "-m", "tests.faults.plant", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+    )
+    return done.returncode, done.stderr
+
+
+def make(fault: str | None, severity: str | None, base: str, seed: int, out: Path, start: Starter = started) -> Path:
     """The run directory; made now if it is not there. A fault may end the run with an error: that is no failure."""
     run = out / Entry(fault, severity, base, seed).folder
     note = run.with_name(run.name + ".json")
@@ -77,19 +90,10 @@ def make(fault: str | None, severity: str | None, base: str, seed: int, out: Pat
     run.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRM_CACHE": os.environ.get("TRM_CACHE", str(out / "cache"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.plant", fault or NONE, severity or SEVERITIES[0], base, str(seed),
-         str(run.resolve())],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )  # fmt: skip
+    code, said = start([fault or NONE, severity or SEVERITIES[0], base, str(seed), str(run.resolve())], environment)
     if not (run / "config.yaml").is_file():
-        raise RuntimeError(f"{run} was not made (exit code {done.returncode}):\n{done.stderr}")
-    note.write_text(json.dumps({"exit_code": done.returncode, "seconds": round(time.monotonic() - began, 1)}))
+        raise RuntimeError(f"{run} was not made (exit code {code}):\n{said}")
+    note.write_text(json.dumps({"exit_code": code, "seconds": round(time.monotonic() - began, 1)}))
     return run
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from forked import Forked
 
 from trm_core.data.store import open_capsules
 from trm_core.inference import sources
@@ -72,16 +71,20 @@ def test_only_opened_detail_is_read(trained_run: Path, large: Path, tmp_path: Pa
     assert opened
 
 
+@pytest.fixture(scope="module")
+def whole(trained_run: Path, large: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a call that nobody stops writes."""
+    out = tmp_path_factory.mktemp("whole") / "whole"
+    done = tiny.invoke("predict", large, "--model", trained_run, "--batch", "2", "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_call_goes_on(trained_run: Path, large: Path, tmp_path: Path, number: int) -> None:
+def test_a_stopped_call_goes_on(trained_run: Path, large: Path, whole: Path, tmp_path: Path, number: int) -> None:
     command = ["predict", large, "--model", trained_run, "--batch", "2"]
-    whole = tiny.invoke(*command, "--out", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
-    arguments = [sys.executable, "-m", "trm_cli.main", *map(str, command), "--out", str(tmp_path / "a")]
-    process = subprocess.Popen(
-        arguments, env=tiny.environment(tmp_path), cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+    process = Forked(*command, "--out", tmp_path / "a", cwd=tmp_path)
     part = tmp_path / "a.part"
     for _ in range(1200):
         if part.exists() and part.stat().st_size > 2000:
@@ -100,7 +103,7 @@ def test_a_stopped_call_goes_on(trained_run: Path, large: Path, tmp_path: Path, 
     assert done.returncode == 0, done.stderr
     assert "went on after row" in done.stderr
     assert [line["row"] for line in lines(tmp_path / "a")] == list(range(ROWS))
-    for a, b in zip(lines(tmp_path / "a"), lines(tmp_path / "whole"), strict=True):
+    for a, b in zip(lines(tmp_path / "a"), lines(whole), strict=True):
         assert a["prediction"] == b["prediction"]
         assert a["confidence"] == pytest.approx(b["confidence"], abs=2e-6)
     assert not list(tmp_path.glob("*.part*"))

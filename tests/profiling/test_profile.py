@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from forked import run_together
 from torch.autograd import DeviceType
 
 import trm_core.training.step
@@ -22,7 +23,7 @@ from trm_core.prepare import RunHooks, prepare
 from trm_core.profiling.attach import Watched, attached
 from trm_core.profiling.changes import changes
 from trm_core.profiling.operators import times_of
-from trm_core.profiling.profile import Profile, profile_steps, whole_intervals
+from trm_core.profiling.profile import Profile, Timing, profile_steps, time_steps, whole_intervals
 from trm_core.profiling.stages import STAGES, StageClock, watched_in
 from trm_core.profiling.steps import Stepper
 
@@ -41,9 +42,9 @@ def make_stepper(config: Config) -> Stepper:
     return stepper
 
 
-def profiled(config: Config, steps: int = 20) -> Profile:
+def timed(config: Config) -> Timing:
     with closing(make_stepper(config)) as stepper:
-        return profile_steps(stepper, steps, None, lambda message: None)
+        return time_steps(stepper, 20, lambda message: None)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_named_stages_make_up_the_step(sections: dict[str, dict[str, object]], c
         sections = {**sections, "arch": {"enable_capsule_expansion": False}}
     config = tiny.make_config(data={"path": str(capsule_file)}, **sections)
     # A machine that is busy takes its time from whatever runs, and a step is a few milliseconds: three tries.
-    tries = (profiled(config) for _ in range(3))
+    tries = (timed(config) for _ in range(3))
     found = next((one for one in tries if one.accounted >= 0.95), None)
     assert found is not None
     assert [one.name for one in found.stages] == list(STAGES)
@@ -138,7 +139,8 @@ def test_whole_log_intervals_are_timed() -> None:
 
 def test_rules_decide_what_is_tried_first(capsule_file: Path) -> None:
     config = tiny.make_config(data={"path": str(capsule_file)})
-    found = profiled(config, 2)
+    with closing(make_stepper(config)) as stepper:
+        found = profile_steps(stepper, 2, None, lambda message: None)
     # A busy machine may be slow in any stage: times of a quiet one.
     quiet = [type(one)(one.name, min(one.milliseconds, 0.1 * found.watched_ms, 5.0), 0.0) for one in found.stages]
     found = Profile(**{**vars(found), "stages": quiet})
@@ -160,7 +162,7 @@ def test_command_prints_tables_and_writes_no_run(
     tmp_path: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = tiny.run_trm("profile", *overrides(capsule_file), "--no-try", "--steps", "4", cwd=tmp_path)
+    done = tiny.invoke("profile", *overrides(capsule_file), "--no-try", "--steps", "4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("step: ")
     for text in ("time by stage", "forward: recursion", "operators by their own time", "aten::", "at the peak"):
@@ -248,11 +250,10 @@ def test_waiting_after_the_last_gradient_is_not_backward() -> None:
 
 
 def test_mistakes_of_processes_have_their_code(tmp_path: Path, capsule_file: Path) -> None:
-    done = tiny.run_trm(
-        "profile", *overrides(capsule_file), "--nproc", "2", "training.global_batch_size=5", cwd=tmp_path
-    )
-    assert done.returncode == 3
-    assert "training.global_batch_size" in done.stderr
+    arguments = [*overrides(capsule_file), "training.global_batch_size=5"]
+    first, second = run_together(2, "profile", *arguments, cwd=tmp_path)
+    assert (first.returncode, second.returncode) == (3, 3)
+    assert "training.global_batch_size" in first.stderr
 
 
 def test_a_step_that_is_not_finite_is_an_error(capsule_file: Path) -> None:

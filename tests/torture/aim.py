@@ -11,9 +11,10 @@ from pathlib import Path
 from nursery import Life
 
 from trm_core.training.checkpoint_folders import is_checkpoint_name
-from trm_core.training.run_dir import CHECKPOINTS
+from trm_core.training.run_dir import CHECKPOINTS, METRICS
 
 POLL_S = 0.0001
+IDLE_S = 0.005  # before there is anything to see
 FILES = 5  # that one process writes before the manifest
 
 
@@ -82,14 +83,31 @@ def inside_a_save(draw: random.Random, run: Path) -> Moment:
     return now
 
 
-def end_at(life: Life, moment: Moment) -> None:
-    """Kill it then, unless it ends by itself before."""
+def trains(run: Path) -> Callable[[], bool]:
+    """Whether this life has logged a step, before which it saves nothing."""
+    path = run / METRICS
+
+    def written() -> float:
+        return path.stat().st_mtime_ns if path.exists() else 0
+
+    before, found = written(), False
+
+    def now() -> bool:
+        nonlocal found
+        found = found or written() != before
+        return found
+
+    return now
+
+
+def end_at(life: Life, moment: Moment, training: Callable[[], bool]) -> None:
+    """Kill it then, unless it ends by itself before. Looks seldom until it trains, as looking takes a core."""
     looked = time.monotonic()
     while not moment():
         if time.monotonic() - looked > 0.05:
             looked = time.monotonic()
             if life.over:
                 return
-        time.sleep(POLL_S)
+        time.sleep(POLL_S if training() else IDLE_S)
     if not life.over:
         life.kill()

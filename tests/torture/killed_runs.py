@@ -40,8 +40,9 @@ def killed_until_done(
     for _ in range(MOST_LIVES):
         before = aim.folders(run)
         moment = aim.inside_a_save(draw, run) if draw.random() < AIMED else aim.at_a_time(draw, longest)
+        training = aim.trains(run)
         life = nursery.start(configuration.arguments(data, run))
-        aim.end_at(life, moment)
+        aim.end_at(life, moment, training)
         code = nursery.end(life)
         if code == 0:
             return kills

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from forked import Forked
 from ranks import on_ranks
 from safetensors.torch import load_file, save_file
 from tiny_puzzles import ARCH, SIZE, write_puzzles
@@ -213,10 +212,7 @@ def test_a_run_whose_data_are_cut_ends_with_the_files_name(tmp_path: Path) -> No
     folder, run = write_puzzles(tmp_path / "puzzles"), tmp_path / "run"
     training = {"run_dir": run, "total_steps": 1_000_000, "log_interval": 1, "eval_interval": 1_000_000}
     overrides = tiny.as_overrides(data={"path": folder}, arch=ARCH, training=training)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trm_cli.main", "train", *overrides],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=tiny.environment(tmp_path),
-    )  # fmt: skip
+    process = Forked("train", *overrides, cwd=tmp_path)
     try:
         tiny.wait_for_step(process, run, 2)
         os.truncate(folder / "train" / "all__labels.npy", 0)

@@ -30,7 +30,7 @@ class StageTime:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Timing:
     """Times are per step, in milliseconds."""
 
     steps: int  # that were timed, with nothing watched
@@ -38,6 +38,12 @@ class Profile:
     watched_ms: float  # of as many steps with their stages watched, in turn with these
     stages: list[StageTime]
     accounted: float  # share of the watched step that lies in a stage with a name
+
+
+@dataclass(frozen=True)
+class Profile(Timing):
+    """With what a step is made of besides."""
+
     operators: list[Operator]
     memory: MemoryUse
     flops: float  # of a step
@@ -64,10 +70,9 @@ def whole_intervals(steps: int, log_interval: int) -> int:
     return -(-steps // log_interval) * log_interval if log_interval <= 10 * steps else steps
 
 
-def profile_steps(stepper: Stepper, steps: int, trace: Path | None, log: Callable[[str], None]) -> Profile:
-    """Profile a stepper that is warm. trace: folder for the traces."""
+def time_steps(stepper: Stepper, steps: int, log: Callable[[str], None]) -> Timing:
+    """Where the time of a stepper goes that is warm."""
     of = stepper.trainer
-    known = set() if trace is None else set(trace.glob("*.pt.trace.json"))
     steps = -(-whole_intervals(steps, of.config.training.log_interval) // _ROUNDS)
     steps = whole_intervals(steps, of.config.training.log_interval)
     log(f"timing {_ROUNDS * steps} steps, and as many with their stages watched")
@@ -80,16 +85,26 @@ def profile_steps(stepper: Stepper, steps: int, trace: Path | None, log: Callabl
             watched += stepper.take(steps).seconds
             clock.stop()
     count, total = _ROUNDS * steps, sum(clock.seconds.values())
-    log("counting operators, memory and operations")
-    operators = operators_of(stepper, _PROFILED, trace)
-    logged = min(max(_PROFILED, of.config.training.log_interval), steps)
-    memory = memory_of(of.state, lambda: stepper.take(logged), activities_of(of.device))
-    return Profile(
+    return Timing(
         steps=count,
         step_ms=1e3 * clean / count,
         watched_ms=1e3 * watched / count,
         stages=[StageTime(name, 1e3 * time / count, time / total) for name, time in clock.seconds.items()],
         accounted=1.0 - clock.seconds[OTHER] / total,
+    )
+
+
+def profile_steps(stepper: Stepper, steps: int, trace: Path | None, log: Callable[[str], None]) -> Profile:
+    """Profile a stepper that is warm. trace: folder for the traces."""
+    of = stepper.trainer
+    known = set() if trace is None else set(trace.glob("*.pt.trace.json"))
+    timing = time_steps(stepper, steps, log)
+    log("counting operators, memory and operations")
+    operators = operators_of(stepper, _PROFILED, trace)
+    logged = min(max(_PROFILED, of.config.training.log_interval), timing.steps // _ROUNDS)
+    memory = memory_of(of.state, lambda: stepper.take(logged), activities_of(of.device))
+    return Profile(
+        **vars(timing),
         operators=operators,
         memory=memory,
         flops=flops_of_step(stepper),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import pickle
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from built_file import Build
+from forked import Forked
 from small_sources import random_table, write_arc, write_messages, write_pictures
 
 from trm_core.config.schema import BuildConfig
@@ -27,17 +27,7 @@ SMALL = {"num_capsules": 4, "num_children": 2, "dim": 16}
 FLAGS = ["--num-capsules", "4", "--num-children", "2", "--dim", "16"]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "trm_cli.main", "build-capsules", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def wait_for_chunks(work: Path, count: int, process: subprocess.Popen[str]) -> None:
+def wait_for_chunks(work: Path, count: int, process: Forked) -> None:
     deadline = time.monotonic() + 120
     while len(list(work.glob("chunk-*.npz"))) < count:
         assert process.poll() is None, process.communicate()
@@ -50,7 +40,13 @@ def hash_of(path: Path) -> str:
         return str(file.manifest["content_hash"])
 
 
-def test_a_killed_build_goes_on_and_ends_the_same(build: Build, tmp_path: Path) -> None:
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Forked]:
+    """`trm build-capsules` in a process of its own, which says what it says elsewhere."""
+    return functools.partial(Forked, "build-capsules", cwd=tmp_path_factory.mktemp("said"))
+
+
+def test_a_killed_build_goes_on_and_ends_the_same(build: Build, tmp_path: Path, start: Callable[..., Forked]) -> None:
     source = write_messages(tmp_path / "messages.tsv", 4000)
     out = tmp_path / "killed.h5"
     process = start(str(source), "--out", str(out), *FLAGS)
@@ -78,7 +74,7 @@ def test_a_killed_build_goes_on_and_ends_the_same(build: Build, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.h5", "messages.tsv", "whole.h5"]
 
 
-def test_sigterm_ends_with_75_and_ctrl_c_with_130(tmp_path: Path) -> None:
+def test_sigterm_ends_with_75_and_ctrl_c_with_130(tmp_path: Path, start: Callable[..., Forked]) -> None:
     source = write_messages(tmp_path / "messages.tsv", 4000)
     out = tmp_path / "out.h5"
     for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
