@@ -260,6 +260,9 @@ def test_a_dry_run_is_of_one_of_the_processes(tmp_path: Path, capsule_file: Path
     alone = tiny.invoke("train", "--dry-run", *settings)
     assert alone.returncode == 3
     assert f"at least {2 * capacity} (2 * training.global_batch_size * arch.max_steps)" in alone.stderr
+    assert "or training.global_batch_size=256" in alone.stderr
+    smaller = tiny.invoke("train", "--dry-run", *settings, "training.global_batch_size=256")
+    assert smaller.returncode == 0, smaller.stderr
     two, four = (tiny.invoke("train", "--dry-run", "--nproc", n, *settings) for n in ("2", "4"))
     activations = [json.loads(done.stdout)["memory_mb"]["activations"] for done in (two, four)]
     assert 0.4 < activations[1] / activations[0] < 0.6

@@ -90,11 +90,13 @@ def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0, proces
             f"training.predictor_steps={training.predictor_steps} exceeds training.total_steps={training.total_steps}: "
             f"for a short trial set training.predictor_steps={training.total_steps * 2 // 3}, or null"
         )
-    rows = config.training.global_batch_size // processes
+    rows, room = config.training.global_batch_size // processes, dqn.buffer_capacity // (2 * arch.max_steps)
     if use_dqn and dqn.buffer_capacity < (least := 2 * rows * arch.max_steps):
         problems.append(
             f"dqn.buffer_capacity={dqn.buffer_capacity} is overwritten before episodes end: at least {least} "
             f"(2 * training.global_batch_size{f' / {processes} processes' if processes > 1 else ''} * arch.max_steps)"
+            # A run that goes on keeps its buffer: with fewer processes than before its batch can be smaller.
+            + (f", or training.global_batch_size={fits}" if (fits := room * processes) else "")
         )
     if (
         arch.enable_concepts
