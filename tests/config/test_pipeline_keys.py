@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from trm_core.config import InvalidConfig, LoadedConfig, load_config
 
@@ -267,6 +268,15 @@ def test_weights_without_effect_are_said_once(tmp_path: Path) -> None:
     assert load_config(None, ["loss_weights.vq_loss=0"]).notes == []  # nothing was asked for
     both = ["dqn.enable_entropy_regularization=true", "dqn.entropy_regularization_weight=0.05"]
     assert load_config(None, [*both, "loss_weights.entropy_bonus=1"]).notes == []
+
+
+def test_of_a_file_of_all_keys_only_what_is_no_default_was_said(tmp_path: Path) -> None:
+    """As a run's config.yaml, from which the next one begins."""
+    path = tmp_path / "config.yaml"
+    config = load_config(None, ["loss_weights.mtp_loss=0.7"]).config
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    said = load_config(path, ["loss_weights.vq_loss=0.25"]).notes
+    assert sorted(note.split()[0] for note in said) == ["loss_weights.mtp_loss", "loss_weights.vq_loss"]
 
 
 @pytest.mark.parametrize(

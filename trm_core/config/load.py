@@ -11,6 +11,7 @@ directory, as on a command line. Everything that is wrong is reported at once, a
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -38,6 +39,7 @@ from trm_core.config.yaml_loader import Document, read_document
 
 DEFAULT = "default"
 OVERRIDE = "override"
+_NEARLY_ALL = 0.9  # of the keys; one that an earlier version wrote lacks some
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,29 @@ def _resolve(layers: Sequence[Layer], path: Path | None) -> LoadedConfig:
     if config is None or problems:
         raise InvalidConfig(sorted(problems, key=_reading_order))
     origins = {key: _origin(final[key]) if key in final else DEFAULT for key in leaves()}
-    notes = [*without_effect(config, final), *_builds_without_effect(config, final)]
+    notes = [*without_effect(config, _said(layers, final, config)), *_builds_without_effect(config, final)]
     return LoadedConfig(config, origins, notes, path)
+
+
+def _said(layers: Sequence[Layer], final: Mapping[str, Setting], config: Config) -> list[str]:
+    """The keys that somebody gave. A file of (nearly) all keys is one that a run, or a mend, has written: what has its
+    default there was said by nobody.
+    """
+    written = {_file_of(layer.settings[0]) for layer in layers if len(layer.settings) > _NEARLY_ALL * len(leaves())} - {
+        COMMAND_LINE
+    }
+    fields = leaves()
+
+    def is_default(key: str) -> bool:
+        section, _, name = key.rpartition(".")
+        holder = functools.reduce(getattr, filter(None, section.split(".")), config)
+        return bool(getattr(holder, name) == fields[key].default)
+
+    return [
+        key
+        for key, setting in final.items()
+        if _file_of(setting) not in written or key not in fields or not is_default(key)
+    ]
 
 
 def _builds_without_effect(config: Config, final: Mapping[str, Setting]) -> list[str]:
