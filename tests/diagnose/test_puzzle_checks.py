@@ -11,7 +11,7 @@ import tiny
 from tiny_puzzles import ARCH, VOCAB, write_puzzles
 
 from trm_core.diagnose.check import Verdict
-from trm_core.diagnose.checks import answers, gradients
+from trm_core.diagnose.checks import answers, rates
 from trm_core.diagnose.checks import data as data_checks
 from trm_core.diagnose.checks import puzzles as puzzle_checks
 from trm_core.diagnose.diagnose import look
@@ -209,7 +209,7 @@ def test_a_rate_that_threw_the_weights_away(
         for step in range(1, 201)
     ]
     evidence = Evidence(config, from_lines(lines), facts_of(folder))
-    (check,) = [check for check in gradients.CHECKS if check.id == "lr-too-high"]
+    check = rates.TOO_HIGH
     assert look(check, evidence).finding.verdict is expected
 
 

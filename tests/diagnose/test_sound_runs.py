@@ -168,6 +168,16 @@ def test_fine_tuning_begins_where_the_loss_has_fallen(capsule_file: Any, loss: f
     assert told("loss-not-falling", made(overrides, series, data)).verdict is Verdict.WARN
 
 
+def test_a_start_with_other_processes_has_a_speed_of_its_own() -> None:
+    at = np.arange(1, 401)
+    series = {"train/samples_per_sec": (at, np.where(at <= 200, 97.8, 45.7))}
+    assert told("slows-down", made(series=series)).verdict is Verdict.WARN
+    run = run_of(environment={"starts": [{"step": 0, "processes": 1}, {"step": 200, "processes": 2}]})
+    assert told("slows-down", made(series=series, run=run)).verdict is Verdict.OK
+    slower = {"train/samples_per_sec": (at, np.where(at <= 200, 97.8, np.where(at <= 300, 45.7, 20.0)))}
+    assert told("slows-down", made(series=slower, run=run)).verdict is Verdict.WARN
+
+
 def test_a_machine_that_others_use_is_no_growth() -> None:
     at = np.arange(1, 401)
     busy = np.repeat([413.0, 231.0, 256.0, 112.0], 100) - 0.01 * at

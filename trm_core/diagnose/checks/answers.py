@@ -12,13 +12,12 @@ from trm_core.diagnose.answered import answered, newest
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.extremes import most_decay
 from trm_core.diagnose.checks.puzzles import puzzles_of
-from trm_core.diagnose.checks.settings import can_expand, halts_on_whole_answers, slower
+from trm_core.diagnose.checks.settings import can_expand, slower
 from trm_core.diagnose.evidence import Evidence
-from trm_core.diagnose.series import Series, together
+from trm_core.diagnose.series import Series
 from trm_core.diagnose.statistics import block_means, mean_interval, rising
 
 _WHOLE_GAP = 0.6  # sound ARC and Sudoku-Extreme runs learn all training puzzles, and solve half of the others
-_FIRST_STEPS = 100
 _MOST = 0.5  # of the mistakes
 _BY_LUCK = 0.01
 _FAR = 6  # standard deviations of what came after: no best of some hundred evaluations is so lucky
@@ -147,71 +146,6 @@ def _no_better_is_known(evidence: Evidence, accuracy: float) -> bool:
     return accuracy > evidence.file.probe.sketches - 0.05
 
 
-def halting_wrong(evidence: Evidence) -> Finding:
-    """Whether halt logits know more of the answers than how often these are right."""
-    if not halts_on_whole_answers(evidence):
-        return unknown("the halt logit does not learn whether whole answers are right, or the data are not there")
-    loss, knows, right = (
-        evidence.metrics[f"train/{name}"].between(0.05 * evidence.learning_steps, evidence.learning_steps)
-        for name in ("q_halt_loss", "halt_accuracy", "exact_accuracy")
-    )
-    other = _halts_on_something_else(*together(loss, knows))
-    if other is not None:
-        return other
-    knows, right = together(knows, right)
-    if len(knows) < 20:
-        return unknown("too few steps were logged")
-    knows, right = knows.tail(0.3), right.tail(0.3)
-    begun = max(min(evidence.settings.training.lr_warmup_steps, evidence.learning_steps // 2), _FIRST_STEPS)
-    if knows.steps[0] < begun:
-        return unknown(f"before step {begun} halt logits have learned too little to say")
-    if np.ptp(block_means(right, 3)) > 0.1:
-        return unknown("the share of right answers is changing, and halt logits follow it late")
-    told, half = mean_interval(knows)
-    same = float(right.values.mean())
-    same = max(same, 1 - same)
-    worse = same - told
-    numbers = {"halt_accuracy": told, "constant": same}
-    text = (
-        f"the halt logit is right of {100 * told:.0f} % of the rows, and {100 * same:.0f} % would be right if it said "
-        "the same of all"
-    )
-    if not worse - half > 0.1:
-        return ok(text, **numbers)
-    return Finding(
-        Verdict.FAIL if worse > 0.2 else Verdict.WARN,
-        text,
-        "likely",
-        numbers,
-        "Rows halt on wrong answers, or go on with right ones. A halt target that is turned around, constant, or of "
-        "other rows looks like this.",
-        advice="compare what the halt logit is trained on with which answers are right (losses.q_halt_loss)",
-    )
-
-
-def _halts_on_something_else(loss: Series, knows: Series) -> Finding | None:
-    """The halt loss and the share of halt logits with the right sign cannot both be: a row with the wrong one costs at
-    least ln 2, one with the right one at most.
-    """
-    wrong, ln2 = 1 - knows.values, math.log(2)
-    below = (ln2 * wrong > 0.2) & (loss.values < 0.5 * ln2 * wrong)
-    above = (wrong < 0.002) & (loss.values > ln2 + 0.5)
-    if np.count_nonzero(below | above) < max(3, 0.1 * len(loss)):
-        return None
-    worst = int(np.argmax(np.where(below, ln2 * wrong - loss.values, np.where(above, loss.values - ln2, 0.0))))
-    bound = f"at least {ln2 * wrong[worst]:.2g}" if below[worst] else f"at most {ln2:.2g}"
-    return Finding(
-        Verdict.FAIL,
-        f"at step {loss.steps[worst]} q_halt_loss is {loss.values[worst]:.2g}; the halt logit has the right sign in "
-        f"{100 * knows.values[worst]:.0f} % of the rows, with which it is {bound}",
-        "certain" if below[worst] else "likely",
-        {"q_halt_loss": float(loss.values[worst]), "halt_accuracy": float(knows.values[worst])},
-        "The halt logit is trained on something else than whether whole answers are right: on cells, on other rows, or "
-        "turned around.",
-        advice="look at the target of losses.q_halt_loss",
-    )
-
-
 def generalises(evidence: Evidence) -> Finding:
     at, there = newest(evidence, "accuracy")
     # Training as it was when that was measured: it may have gone on for long.
@@ -338,14 +272,6 @@ COLLAPSE = Check(
     watched=True,
 )
 CHECKS = (
-    Check(
-        "halting-wrong",
-        ("accuracy", "dqn"),
-        "rows halt on wrong answers, or never",
-        "ours",
-        ("config", "metrics"),
-        halting_wrong,
-    ),
     Check(
         "accuracy-at-chance",
         ("accuracy",),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-from trm_core.config.schema import WeightRange
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.data import children_tell_nothing
-from trm_core.diagnose.checks.settings import can_expand, has_policy, slower
+from trm_core.diagnose.checks.loss_weights import ENTROPY_WEIGHT, LOSS_WEIGHTS
+from trm_core.diagnose.checks.settings import can_expand, has_policy
 from trm_core.diagnose.evidence import Evidence
-from trm_core.diagnose.series import NOTHING
 from trm_core.diagnose.statistics import median
 
 _EXPLORED = 100_000  # decisions at random: a default batch makes as many in some 200 steps of trying everything
@@ -229,112 +228,6 @@ def budget_too_small(evidence: Evidence) -> Finding:
     )
 
 
-def warmup_missing(evidence: Evidence) -> Finding:
-    training = evidence.settings.training
-    share = training.lr_warmup_steps / training.total_steps
-    numbers: dict[str, float] = {"warmup_steps": training.lr_warmup_steps, "share": share}
-    text = f"training.lr_warmup_steps={training.lr_warmup_steps} of {training.total_steps}"
-    if training.lr_warmup_steps >= min(10, 0.02 * training.total_steps):
-        return ok(text, **numbers)
-    begun = max(0.1 * training.total_steps, 50)
-    loss = evidence.metrics["train/lm_loss"].between(0, begun).finite().values
-    moved = evidence.metrics["train/update_ratio"].between(0, begun).finite().values
-    total = training.total_steps
-    fix = {"training.lr_warmup_steps": max(total // 20, min(10, total // 2), 1)}
-    why = "At its first steps an adaptive optimiser knows nothing of the gradients' size, and full steps go anywhere."
-    classes = evidence.file.file.num_classes if evidence.data is not None else None
-    guessing = math.log(classes) if classes else float(loss[0]) if len(loss) else math.inf
-    if len(loss) and loss.max() > 1.5 * guessing:
-        numbers["worst"] = float(loss.max())
-        text += f"; lm_loss went up to {loss.max():.3g} in the first steps, guessing costs {guessing:.3g}"
-    elif len(moved) and moved.max() > 0.03:
-        numbers["update_ratio"] = float(moved.max())
-        text += f"; a step changed the weights by {moved.max():.2g} of their norm"
-    if len(numbers) > 2:
-        # Where the first steps did this much harm, the rate is too high as well.
-        return Finding(Verdict.FAIL, text, "likely", numbers, why, {**fix, **slower(evidence, 10)})
-    return Finding(Verdict.WARN, text, "possible", numbers, why, fix)
-
-
-def entropy_and_exploration(evidence: Evidence) -> Finding:
-    dqn = evidence.settings.dqn
-    on, weight = dqn.enable_entropy_regularization, dqn.entropy_regularization_weight
-    if on and weight == 0:
-        return Finding(
-            Verdict.WARN,
-            "dqn.enable_entropy_regularization=true with entropy_regularization_weight=0",
-            numbers={"weight": weight},
-            why="A term of weight 0 is not in the loss.",
-            fix={"dqn.entropy_regularization_weight": 0.01},
-        )
-    return ok(f"entropy term {'on' if on else 'off'}, weight {weight:g}", weight=weight)
-
-
-def weights_zero(evidence: Evidence) -> Finding:
-    weights = evidence.settings.loss_weights
-    dqn = weights.dqn_loss
-    highest = dqn.high if isinstance(dqn, WeightRange) else dqn
-    if weights.lm_loss == 0:
-        return Finding(
-            Verdict.FAIL,
-            "loss_weights.lm_loss=0",
-            numbers={"lm_loss": 0},
-            why="Nothing teaches the answers.",
-            fix={"loss_weights.lm_loss": 1.0},
-        )
-    if has_policy(evidence) and highest == 0:
-        return Finding(
-            Verdict.FAIL,
-            "loss_weights.dqn_loss=0",
-            numbers={"dqn_loss": 0},
-            why="Nothing teaches the Q-head.",
-            fix={"loss_weights.dqn_loss": 0.5},
-        )
-    if weights.q_halt_loss == 0 and evidence.settings.arch.max_steps > 1 and not has_policy(evidence):
-        return Finding(
-            Verdict.FAIL,
-            "loss_weights.q_halt_loss=0, and the halt logit is what halts",
-            numbers={"q_halt_loss": 0},
-            why="Nothing teaches when to halt.",
-            fix={"loss_weights.q_halt_loss": 0.5},
-        )
-    drowned = _drowned(evidence)
-    if drowned is not None:
-        return drowned
-    return ok(f"lm_loss {weights.lm_loss:g}, dqn_loss up to {highest:g}", lm_loss=weights.lm_loss, dqn_loss=highest)
-
-
-def _drowned(evidence: Evidence) -> Finding | None:
-    """An auxiliary term next to which the answer's hardly counts. dqn_loss and cmi_loss have an optimiser of their own;
-    the entropy term and the curiosity's predictor do not touch the model.
-    """
-    weights = evidence.settings.loss_weights
-    # Early: an answer that is learned by heart has no loss left to compare with.
-    early = {name: series.head(0.5) for name, series in evidence.metrics.series.items()}
-    answer = weights.lm_loss * median(early.get("train/lm_loss", NOTHING))
-    for name in ("reconstruction_loss", "vq_loss", "mtp_loss", "q_halt_loss", "q_continue_loss"):
-        weight, value = float(getattr(weights, name)), median(early.get(f"train/{name}", NOTHING))
-        share = weight * value / max(weight * value + answer, 1e-12)
-        numbers = {"weight": weight, "share": share}
-        # Without a run, only what no task can want.
-        apart = weight > 200 * weights.lm_loss if math.isnan(share) else share > 0.97
-        if apart and (math.isnan(share) or weight > 5 * weights.lm_loss):
-            said = (
-                ""
-                if math.isnan(share)
-                else f"; it makes {100 * share:.1f} % of the two, {value:.3g} against {answer:.3g}"
-            )
-            return Finding(
-                Verdict.FAIL,
-                f"loss_weights.{name}={weight:g} beside lm_loss={weights.lm_loss:g}{said}",
-                "likely",
-                numbers,
-                "Gradients are clipped together: beside a term of this weight that of the answer all but disappears.",
-                {f"loss_weights.{name}": type(weights).model_fields[name].default},
-            )
-    return None
-
-
 def wandb_ready(evidence: Evidence) -> Finding:
     logging = evidence.settings.logging
     if not logging.wandb:
@@ -369,7 +262,7 @@ CHECKS = (
         ("config", "data"),
         expansion_off,
     ),
-    Check("loss-weights", ("config", "accuracy", "dqn"), "a loss term does nothing", "ours", ("config",), weights_zero),
+    LOSS_WEIGHTS,
     Check(
         "rewards-zero",
         ("dqn", "config"),
@@ -421,14 +314,7 @@ CHECKS = (
         ("config", "data"),
         budget_too_small,
     ),
-    Check(
-        "entropy-weight",
-        ("config", "dqn", "expansion"),
-        "the entropy term does nothing",
-        "pipeline.md Issue 4",
-        ("config",),
-        entropy_and_exploration,
-    ),
+    ENTROPY_WEIGHT,
     Check(
         "wandb-ready",
         ("config", "environment"),
@@ -437,13 +323,4 @@ CHECKS = (
         ("config",),
         wandb_ready,
     ),
-)
-WARMUP = Check(
-    "warmup-missing",
-    ("gradients", "config", "accuracy"),
-    "loss jumps in the first steps",
-    "pipeline.md Workflow 2",
-    ("config",),
-    warmup_missing,
-    watched=True,
 )

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
-from trm_core.diagnose.checks.settings import has_policy
+from trm_core.diagnose.checks.settings import begun_at, has_policy
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Metrics, Series
 from trm_core.diagnose.statistics import block_means, median, rising
@@ -69,7 +69,8 @@ def logging(evidence: Evidence) -> Finding:
 
 def slows_down(evidence: Evidence) -> Finding:
     rate = evidence.metrics["train/samples_per_sec"].finite()
-    means = block_means(rate.between(evidence.metrics.last_step * 0.05))
+    # An earlier start may have had another machine, or other processes beside it.
+    means = block_means(rate.between(max(evidence.metrics.last_step * 0.05, begun_at(evidence))))
     if len(means) < 8:
         return unknown("too few steps were logged")
     early, late = float(np.median(means[: len(means) // 2])), float(np.median(means[-3:]))

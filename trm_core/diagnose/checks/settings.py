@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from trm_core.diagnose.evidence import Evidence
 
 
@@ -31,3 +33,16 @@ def slower(evidence: Evidence, factor: float) -> dict[str, float]:
     if training.optimizer == "muon":
         fix["training.muon_lr"] = training.muon_lr / factor
     return fix
+
+
+def went_on(evidence: Evidence) -> bool:
+    """Whether training was resumed, perhaps with other settings than those of its first lines."""
+    return evidence.run is not None and len(evidence.run.starts) > 1
+
+
+def begun_at(evidence: Evidence) -> float:
+    """First step of the newest start; infinite where nobody knows it."""
+    if evidence.run is None or not went_on(evidence):
+        return 0
+    step = evidence.run.last_start.get("step")
+    return step + 1 if isinstance(step, int) else math.inf
