@@ -16,6 +16,7 @@ from trm_core.config.schema import Config
 from trm_core.prepare import Prepared, RunHooks, prepare
 from trm_core.profiling.memory import MemoryUse, memory_of
 from trm_core.profiling.steps import Stepper
+from trm_core.training import traced_memory
 from trm_core.training.estimate import estimate_memory, trace_at
 from trm_core.training.traced_memory import trace
 
@@ -82,6 +83,18 @@ def test_memory_is_traced_once_for_many_batch_sizes(capsule_file: Path) -> None:
         assert at.peak == pytest.approx(whole.peak, rel=0.02)
         found.append(at.peak)
     assert found == sorted(found)
+
+
+def test_parts_share_a_trace(capsule_file: Path) -> None:
+    prepared = prepared_with(capsule_file)
+    shape, before = prepared.features.shape, traced_memory._trace.cache_info().misses
+    found = []
+    for parts in (2, 3, 6):
+        changed = prepared.config.training.model_copy(update={"accumulation_steps": parts})
+        config = prepared.config.model_copy(update={"training": changed})
+        found.append(trace(config, shape, True, prepared.features.cmi, False, 20))
+    assert found[0] == found[1] == found[2]
+    assert traced_memory._trace.cache_info().misses - before <= 1
 
 
 def test_a_gpu_keeps_more_than_a_processor(capsule_file: Path) -> None:

@@ -112,6 +112,15 @@ def test_a_batch_in_parts_fits_too() -> None:
     assert parts_that_fit(config, in_parts, 1000, 1) == 2
     assert parts_that_fit(config, in_parts, 210, 1) == 6, "5 parts would fit, but do not divide the batch"
     assert parts_that_fit(config, in_parts, 80, 1) is None, "more parts would have fewer than 8 rows"
+    asked: list[int] = []
+
+    def counted(config: Config) -> int:
+        asked.append(config.training.accumulation_steps)
+        return in_parts(config)
+
+    many = tiny.make_config(training={"global_batch_size": 5040}, dqn={"buffer_capacity": 50_000})
+    assert parts_that_fit(many, counted, 10, 1) == 105, "100 parts would fit, but do not divide the batch"
+    assert len(asked) <= 8, "each look traces a step"
     config = tiny.make_config(training={"global_batch_size": 96, "accumulation_steps": 4})
     assert parts_that_fit(config, in_parts, 1000, 1) == 6
     # Batches stay divisible by the parts.

@@ -125,36 +125,28 @@ def _said(layers: Sequence[Layer], final: Mapping[str, Setting], config: Config)
     written = {_file_of(layer.settings[0]) for layer in layers if len(layer.settings) > _NEARLY_ALL * len(leaves())} - {
         COMMAND_LINE
     }
-    fields = leaves()
+    return [key for key, setting in final.items() if _file_of(setting) not in written or not _is_default(config, key)]
 
-    def is_default(key: str) -> bool:
-        section, _, name = key.rpartition(".")
-        holder = functools.reduce(getattr, filter(None, section.split(".")), config)
-        return bool(getattr(holder, name) == fields[key].default)
 
-    return [
-        key
-        for key, setting in final.items()
-        if _file_of(setting) not in written or key not in fields or not is_default(key)
-    ]
+def _is_default(config: Config, key: str) -> bool:
+    field = leaves().get(key)
+    return field is not None and bool(functools.reduce(getattr, key.split("."), config) == field.default)
 
 
 def _builds_without_effect(config: Config, final: Mapping[str, Setting]) -> list[str]:
     """A sentence about settings of a build that were given beside data.path, or on the command line: nothing is built.
-    Those of another file belong to the source that data.path took the place of.
+    Those of another file belong to the source that data.path took the place of; one that has its default says nothing.
     """
     if config.data.path is None:
         return []
-    sections = {"data.build": config.data.build, "data.puzzles": config.data.puzzles}
     places = {COMMAND_LINE, _file_of(final["data.path"])}
-    moot = []
-    for key, setting in final.items():
-        section, _, name = key.rpartition(".")
-        # What has its default says nothing: a file of all keys, such as a run's, is full of them.
-        if section in sections and _file_of(setting) in places:
-            values = sections[section]
-            if getattr(values, name) != type(values).model_fields[name].default:
-                moot.append(key)
+    moot = [
+        key
+        for key, setting in final.items()
+        if key.startswith(("data.build.", "data.puzzles."))
+        and _file_of(setting) in places
+        and not _is_default(config, key)
+    ]
     if not moot:
         return []
     return [f"{', '.join(moot)}: no effect, for data.path is given, and nothing is built"]
