@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 
-from trm_core.devices import pick_device
+import trm_core.prepare
+from trm_core.devices import pick_device, reduced_precision
 from trm_core.distributed.place import Place
 from trm_core.distributed.processes import peers_watched
 from trm_core.errors import ConfigError, ResourceError, is_out_of_memory
+from trm_core.prepare import RunHooks, prepare
 
 
 def test_a_device_without_double_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,3 +79,16 @@ def test_not_every_error_of_nccl_is_a_lost_process(text: str, lost: bool) -> Non
 )
 def test_the_words_of_a_gpu_without_memory(text: str, out: bool) -> None:
     assert is_out_of_memory(RuntimeError(text)) == out
+
+
+def test_a_gpu_that_only_emulates_bfloat16_is_told_of_float16(
+    capsule_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is here: what torch says of one is put in its place."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert reduced_precision(torch.device("cuda")) == "float16"
+    assert reduced_precision(torch.device("cpu")) == "bfloat16"
+    monkeypatch.setattr(trm_core.prepare, "reduced_precision", lambda device: reduced_precision(torch.device("cuda")))
+    for precision, told in (("bfloat16", True), ("float16", False)):
+        config = tiny.make_config(data={"path": str(capsule_file)}, training={"precision": precision})
+        assert any("training.precision=float16" in note for note in prepare(config, RunHooks()).notes) == told

@@ -36,7 +36,7 @@ FEATURES: dict[str, list[Any]] = {
     "training.ema_decay": ["0.9", "null"],
     "training.accumulation_steps": [1, 2],
     "training.halt_gradient": ["trunk", "head"],
-    "training.precision": ["float32", "bfloat16"],
+    "training.precision": ["float32", "bfloat16", "float16"],
     "training.activation_checkpointing": ["false", "true"],
     "training.freeze": ["[]", "[embedding.*]"],
     "training.predictor_steps": ["null", 15],

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LEAST_WIDTH = 16  # characters of a table's column: longer cells may be folded, numbers must not be
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
+documents_printed = 0  # by `print_json`, in this process
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -140,6 +141,8 @@ def _is_wide_enough(columns: Sequence[str], rows: Iterable[Sequence[str]], folda
 
 def print_json(value: Any) -> None:
     """Print exactly one JSON document on stdout. NaN and infinity, which JSON lacks, become null."""
+    global documents_printed
+    documents_printed += 1
     utf_8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
     text = json.dumps(_jsonable(value), indent=2, ensure_ascii=not utf_8, allow_nan=False)
     # Half a surrogate pair, as in the name of a file that is no UTF-8, is written as JSON's own escape of it.

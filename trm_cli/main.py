@@ -21,6 +21,7 @@ from trm_cli import (
     build_capsules,
     build_puzzles,
     checkpoints,
+    console,
     convert,
     diagnose,
     export,
@@ -33,75 +34,38 @@ from trm_cli import (
 )
 from trm_cli import eval as evaluate
 from trm_cli.commands import Built, group_of
-from trm_cli.console import OUT_OF_SPACE, close_stdout, error, take_any_text
+from trm_cli.console import close_stdout, take_any_text
+from trm_cli.failures import BEFALLS_ALL, failure_of
 from trm_cli.processes import this_process
 from trm_cli.version import print_version
-from trm_core.errors import (
-    NEEDS_LESS_MEMORY,
-    CheckFailed,
-    ExitCode,
-    Interrupted,
-    StoppedEarly,
-    TrmError,
-    is_out_of_memory,
-)
+from trm_core.errors import TrmError
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-# What befalls all processes of a run alike, and is said by the first.
-BEFALLS_ALL = {ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED, ExitCode.CONFIG, ExitCode.USAGE}
-
-
-def report(exception: BaseException) -> ExitCode:
-    """Say on stderr what happened, in one line (one per problem), and return the exit code for it."""
-    if isinstance(exception, TrmError):
-        if exception.exit_code in BEFALLS_ALL and this_process().rank:
-            return exception.exit_code
-        label = "error"
-        if isinstance(exception, CheckFailed):
-            label = "failed"
-        elif isinstance(exception, (StoppedEarly, Interrupted)):
-            label = "stopped"
-        error(exception.message, label=label, hint=exception.hint)
-        return exception.exit_code
-    if isinstance(exception, KeyboardInterrupt):
-        error("interrupted", label="stopped")
-        return ExitCode.INTERRUPTED
-    if is_out_of_memory(exception):
-        error(
-            f"out of memory: {_first_line(exception)}",
-            hint=NEEDS_LESS_MEMORY,
-        )
-        return ExitCode.RESOURCES
-    if _is_out_of_space(exception):
-        error(f"no space left on the disk: {_first_line(exception)}", hint="free some space and run the command again")
-        return ExitCode.RESOURCES
-    if isinstance(exception, OSError) and exception.filename is not None:
-        # The state of the disk, not of our code: a folder that may not be written, a file that is a folder.
-        error(f"cannot use {exception.filename}: {exception.strerror}")
-        return ExitCode.USAGE
-    error(
-        f"internal error: {type(exception).__name__}: {_first_line(exception)}",
-        hint="this is a bug in trm: please report it with the output of the same command with --debug",
-    )
-    return ExitCode.INTERNAL
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with a `--debug` option, its errors reported by `report`."""
+    """`command` with a `--debug` option, its errors told by `trm_cli.failures`."""
     signature = inspect.signature(command, eval_str=True)
     debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugOption)
 
     @functools.wraps(command)
     def run(*, debug: bool = False, **arguments: Any) -> None:
+        before = console.documents_printed
+
+        def fail(exception: BaseException) -> typer.Exit:
+            # A command that failed after its result was printed has kept what --json promises.
+            document = bool(arguments.get("json")) and console.documents_printed == before
+            return typer.Exit(_fail(exception, debug, document))
+
         try:
             command(**arguments)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise  # typer's own: usage errors end with 2
         except BrokenPipeError as exception:
             if not _stdout_is_closed():
-                raise typer.Exit(_fail(exception, debug)) from exception
+                raise fail(exception) from exception
         except (Exception, KeyboardInterrupt) as exception:  # the one place where errors end
-            raise typer.Exit(_fail(exception, debug)) from exception
+            raise fail(exception) from exception
 
     parameters = [*signature.parameters.values(), debug]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -162,15 +126,21 @@ def main() -> None:
             os._exit(end.code if isinstance(end.code, int) else 0)
         raise
     except OSError as exception:  # of typer itself: a home in which --install-completion may not write
-        sys.exit(report(exception))
+        sys.exit(_fail(exception, debug=False, document=False))
     finally:
         _flush()
 
 
-def _fail(exception: BaseException, debug: bool) -> int:
+def _fail(exception: BaseException, debug: bool, document: bool) -> int:
+    """Say what happened, once for all processes of a run where it befalls them all; the exit code for it."""
     if debug:
         traceback.print_exception(exception)
-    return int(report(exception))
+    failure, first = failure_of(exception), this_process().rank == 0
+    if first or not (isinstance(exception, TrmError) and failure.code in BEFALLS_ALL):
+        failure.tell()
+    if document and first:
+        failure.print_document()
+    return int(failure.code)
 
 
 def _flush() -> None:
@@ -178,18 +148,6 @@ def _flush() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         close_stdout()
-
-
-def _first_line(exception: BaseException) -> str:
-    lines = str(exception).strip().splitlines()
-    return lines[0] if lines else type(exception).__name__
-
-
-def _is_out_of_space(exception: BaseException) -> bool:
-    """Also HDF5's, which carries the errno only in its text."""
-    if not isinstance(exception, OSError):
-        return False
-    return exception.errno in OUT_OF_SPACE or any(f"errno = {code}," in str(exception) for code in OUT_OF_SPACE)
 
 
 def _stdout_is_closed() -> bool:

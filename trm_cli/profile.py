@@ -106,7 +106,7 @@ def measure(
         if seconds is None:
             return found, None
         gains = []
-        for change in changes(config, found):
+        for change in changes(config, found, prepared.device):
             if possible(change, files[0][0]):
                 log(f"trying {change.override}{f': {change.why}' if change.why else ''}")
                 gains.append(try_change(stepper, change, found, features, files, seconds))

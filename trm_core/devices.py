@@ -9,6 +9,12 @@ import torch
 from trm_core.errors import ConfigError
 
 
+def reduced_precision(device: torch.device) -> str:
+    """What `training.precision` is fast there besides float32: GPUs before Ampere only emulate bfloat16."""
+    emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return "float16" if emulated else "bfloat16"
+
+
 def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
     """The device of `training.device`, and why: of several processes each takes a GPU of its own. Raises ConfigError
     for one that does not exist here, or that another process has.

@@ -24,7 +24,7 @@ from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.sound import require_checksums
 from trm_core.data.source import ensure_built
-from trm_core.devices import pick_device
+from trm_core.devices import pick_device, reduced_precision
 from trm_core.distributed.place import Place
 from trm_core.errors import ConfigError, DataError, UsageError
 from trm_core.evaluation.report import EvaluationData, pick_split
@@ -166,6 +166,8 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     notes += [chosen, place.why, *settled(config, features)]
+    if config.training.precision == "bfloat16" and reduced_precision(device) != "bfloat16":
+        notes.append("this GPU only emulates bfloat16, which is slow: training.precision=float16 is faster on it")
     return Prepared(
         resolved(config, features), features, files, EvaluationData(eval_file, split), reason, device, notes
     )

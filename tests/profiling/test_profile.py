@@ -27,6 +27,7 @@ from trm_core.profiling.profile import Profile, Timing, profile_steps, time_step
 from trm_core.profiling.stages import STAGES, StageClock, watched_in
 from trm_core.profiling.steps import Stepper
 
+CPU = torch.device("cpu")
 EVERYTHING = {
     "memory": {"enabled": True, "capacity": 64, "top_k": 2, "num_heads": 2},
     "arch": {"enable_concepts": True, "num_concepts": 8},
@@ -144,14 +145,14 @@ def test_rules_decide_what_is_tried_first(capsule_file: Path) -> None:
     # A busy machine may be slow in any stage: times of a quiet one.
     quiet = [type(one)(one.name, min(one.milliseconds, 0.1 * found.watched_ms, 5.0), 0.0) for one in found.stages]
     found = Profile(**{**vars(found), "stages": quiet})
-    assert all(not change.why for change in changes(config, found))
+    assert all(not change.why for change in changes(config, found, CPU))
     slow = [type(one)(one.name, 10 * found.watched_ms if one.name == "metrics" else 0.0, 0.0) for one in found.stages]
     slow = [type(one)(one.name, max(one.milliseconds, 11.0 * (one.name == "metrics")), 0.0) for one in slow]
-    first = changes(config, Profile(**{**vars(found), "stages": slow}))[0]
+    first = changes(config, Profile(**{**vars(found), "stages": slow}), CPU)[0]
     assert first.override == "training.log_interval=10"
     assert "metrics take" in first.why
     waits = [type(one)(one.name, found.watched_ms * (one.name == "data"), 0.0) for one in found.stages]
-    assert changes(config, Profile(**{**vars(found), "stages": waits}))[0].override == "data.num_workers=2"
+    assert changes(config, Profile(**{**vars(found), "stages": waits}), CPU)[0].override == "data.num_workers=2"
 
 
 def overrides(data: Path, **sections: dict[str, object]) -> list[str]:

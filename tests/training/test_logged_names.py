@@ -60,6 +60,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         file,
         arch={"enable_capsule_expansion": "false", "q_head_num_actions": 2, "enable_q_continue": "true"},
         dqn={"enabled": "false"},
+        training={"precision": "float16"},
     )
     return everything | halting
 

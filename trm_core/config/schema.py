@@ -370,8 +370,10 @@ class TrainingConfig(Section):
     freeze: list[str] = Field(
         [], description="Patterns of parameter names that do not learn, e.g. ['embedding.*']; for fine-tuning."
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of the recursion's matrix products and attention; weights and states stay float32."
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="Of the recursion's matrix products and attention; weights and states stay float32. float16 is for"
+        " GPUs without bfloat16, and scales the loss.",
     )
     activation_checkpointing: bool = Field(
         False, description="Compute the recursion again for its gradient: less memory, the same gradient, more time."

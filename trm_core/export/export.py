@@ -86,7 +86,7 @@ def export_run(
 def in_float32(trained: Trained) -> Trained:
     """The model as others get it: weights are float32 whatever `training.precision` says, and graphs compute in it."""
     training = trained.config.training.model_copy(update={"precision": "float32"})
-    trained.model.recursion.reduced = False
+    trained.model.recursion.precision = "float32"
     return replace(trained, config=trained.config.model_copy(update={"training": training}))
 
 

@@ -9,8 +9,9 @@ All but the last `grad_cycles` high-level cycles run without gradient, and of th
 low-level updates. One tied network serves both levels (TRM), or one
 each (`tied: false`, HRM).
 
-`precision: bfloat16` is autocast around one cycle, never around several: autocast keeps the weights that it has cast,
-and those cast without gradient, for the first cycles, would be used again, without gradient, in the ones that learn.
+`precision: bfloat16` (and float16) is autocast around one cycle, never around several: autocast keeps the weights that
+it has cast, and those cast without gradient, for the first cycles, would be used again, without gradient, in the ones
+that learn.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Recursion(nn.Module):
 
     def __init__(self, arch: ArchConfig, training: TrainingConfig, positions: int) -> None:
         super().__init__()
-        self.reduced, self.recompute = training.precision == "bfloat16", training.activation_checkpointing
+        self.precision, self.recompute = training.precision, training.activation_checkpointing
         self.H_cycles, self.L_cycles, self.grad_cycles = arch.H_cycles, arch.L_cycles, arch.grad_cycles
         self.before_gradient = 0 if arch.grad_low_cycles is None else arch.L_cycles - arch.grad_low_cycles
         self.low = Network(arch, positions)
@@ -50,7 +51,8 @@ class Recursion(nn.Module):
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """The precision that the networks compute in."""
-        return torch.autocast(device.type, torch.bfloat16) if self.reduced else nullcontext()
+        reduced = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self.precision)
+        return nullcontext() if reduced is None else torch.autocast(device.type, reduced)
 
     def apply_network(self, network: Network, z: Tensor, bias: Tensor | None) -> Tensor:
         """The network, without what is between its layers kept for the gradient where that is computed again."""

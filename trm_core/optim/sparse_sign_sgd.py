@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from trm_core.distributed.collectives import all_rows
+from trm_core.distributed.collectives import all_rows, all_sum
 from trm_core.model.token_embedding import PuzzleEmbedding
 
 
@@ -38,6 +38,12 @@ class SparseSignSGD:
         total.index_add_(0, where, gradients.double())
         lr = self.lr * self.factor
         weights[touched] = weights[touched] * (1.0 - lr * self.weight_decay) - lr * total.sign().to(weights.dtype)
+
+    def all_finite(self) -> bool:
+        """Whether the gradients of every process are. Every process calls it."""
+        grads = [rows.grad for _, rows in self.embedding.used if rows.grad is not None]
+        wrong = sum((~grad.isfinite()).sum() for grad in grads)
+        return not bool(all_sum(torch.as_tensor(wrong, dtype=torch.float32, device=self.embedding.weights.device)))
 
     def forget(self) -> None:
         """Drop what was read and its gradients: after a step, or instead of one."""

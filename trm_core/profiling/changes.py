@@ -16,6 +16,7 @@ import torch
 
 from trm_core.config.schema import Config
 from trm_core.data.dataset import Dataset
+from trm_core.devices import reduced_precision
 from trm_core.errors import ConfigError
 from trm_core.profiling.compare import alternate, ratio
 from trm_core.profiling.profile import Profile
@@ -53,12 +54,12 @@ class Gain:
         return self.samples[1] > 1.0
 
 
-def changes(config: Config, found: Profile) -> list[Change]:
+def changes(config: Config, found: Profile, device: torch.device) -> list[Change]:
     """What may be tried, those first that the profile speaks for."""
-    return sorted(_changes(config, found), key=lambda change: not change.why)
+    return sorted(_changes(config, found, device), key=lambda change: not change.why)
 
 
-def _changes(config: Config, found: Profile) -> Iterator[Change]:
+def _changes(config: Config, found: Profile, device: torch.device) -> Iterator[Change]:
     training, threads = config.training, found.threads
 
     def change(section: str, key: str, value: int | bool | str, why: str, price: str) -> Change:
@@ -77,7 +78,9 @@ def _changes(config: Config, found: Profile) -> Iterator[Change]:
         if rows % training.accumulation_steps == 0 and rows > 0:
             yield change("training", "global_batch_size", rows, why, "another batch learns differently")
     if training.precision == "float32":
-        yield change("training", "precision", "bfloat16", why, "products with 8 bits of mantissa")
+        reduced = reduced_precision(device)
+        price = {"bfloat16": "products with 8 bits of mantissa", "float16": "products in float16's range"}[reduced]
+        yield change("training", "precision", reduced, why, price)
     if not training.compile:
         yield change("training", "compile", True, why, "the first steps wait for the compiler")
     if training.activation_checkpointing:

@@ -494,6 +494,18 @@ RESOURCES = _group(
         Range("ours: one or two may be bad data", high=2),
     ),
     Metric(
+        "train/loss_scale",
+        "with `training.precision: float16`: factor on the loss, which its gradient is divided by again",
+        "",
+        Range("ours: at 1 whatever leaves float16's range is a fault", above=1.0),
+    ),
+    Metric(
+        "train/loss_scale_overflow",
+        "with `training.precision: float16`: share of steps left out because the gradient left its range",
+        "share",
+        Range("ours: some at the start, then one in thousands", high=0.1),
+    ),
+    Metric(
         "train/rollbacks",
         "times that training went back to a checkpoint so far because steps in a row were not finite",
         "",

@@ -20,6 +20,7 @@ from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import build_optimizers
 from trm_core.optim.ema import WeightAverage
 from trm_core.optim.freeze import freeze
+from trm_core.optim.loss_scale import LossScale
 from trm_core.training.episodes import Episodes
 from trm_core.training.features import Features
 from trm_core.training.initial_weights import load_initial
@@ -78,6 +79,7 @@ def build(
         intrinsic_scale=episodes.intrinsic_scale,
         stream=stream,
         carry=episodes.initial_carry(stream_like(files[0][0], rows).to(device)),
+        loss_scale=LossScale() if training.precision == "float16" else None,
     )
     if rank():
         # Built from one seed, the processes are alike; dropout should not be.

@@ -21,6 +21,7 @@ from trm_core.model.carry import Carry, tensors_of, with_tensors
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.optim.build import Optimizers
 from trm_core.optim.ema import WeightAverage
+from trm_core.optim.loss_scale import LossScale
 from trm_core.training.checkpoint import Checkpoint, OwnState, load_weights, require_weights
 from trm_core.training.faults import Faults
 from trm_core.training.saved_state import require_known, require_optimizer_state, take_numbers
@@ -32,7 +33,7 @@ class TrainingState:
     | --- | --- |
     | model | model.safetensors (the average, if there is one); raw weights in training.safetensors |
     | optimizers, average, target, curiosity | training.safetensors, numbers in state.json |
-    | stream, reward scales, faults, step | state.json |
+    | stream, reward scales, loss scale, faults, step | state.json |
     | carry, replay, torch's generators (dropout) | rank<r>.safetensors, numbers in rank<r>.json |
 
     All but the last row is alike in all processes. Exploration, prices and replay draws are functions of seed, step and
@@ -49,6 +50,7 @@ class TrainingState:
     intrinsic_scale: RewardScale
     stream: Stream
     carry: Carry
+    loss_scale: LossScale | None = None
     step: int = 0
     faults: Faults = field(default_factory=Faults)
 
@@ -62,6 +64,8 @@ class TrainingState:
         tensors = {f"weights.{name}": value for name, value in weights.items()} if self.average else {}
         numbers: dict[str, Any] = {"step": self.step, "stream": self.stream.state_dict()}
         numbers |= {"scale": vars(self.scale), "intrinsic_scale": vars(self.intrinsic_scale)}
+        if self.loss_scale is not None:
+            numbers["loss_scale"] = vars(self.loss_scale)
         numbers["faults"] = asdict(self.faults)
         numbers["optimizers"] = []
         for index, optimizer in enumerate(self.optimizers.all):
@@ -123,6 +127,9 @@ class TrainingState:
                 self.curiosity.load_state_dict(_part(tensors, "curiosity."))
             take_numbers(self.scale, numbers["scale"])
             take_numbers(self.intrinsic_scale, numbers["intrinsic_scale"])
+            if self.loss_scale is not None:
+                take_numbers(self.loss_scale, numbers["loss_scale"])
+                self.loss_scale.require_valid()
             self.faults = Faults()
             take_numbers(self.faults, numbers["faults"])
             self.restore_own(saved.own)

@@ -164,8 +164,9 @@ class StepTaker:
         for number, part in enumerate(parts, start=1):
             with nullcontext() if number == count or isinstance(learner, StepLoss) else learner.no_sync():
                 results.append(learner(*part, state.step, policy_only, divisors))
-                if results[-1].loss.requires_grad:
-                    results[-1].loss.backward()
+                loss = results[-1].loss
+                if loss.requires_grad:
+                    (loss if state.loss_scale is None else loss * state.loss_scale.value).backward()
         return joined(results)
 
     def logs_at(self, step: int) -> bool:
@@ -173,17 +174,44 @@ class StepTaker:
         return step % self.config.training.log_interval == 0 or step == self.config.training.total_steps
 
     def update(self, step: int, kept: Carry) -> None:
-        """Clip, step every optimiser at its rate, and let averages and target follow. Raises NotFinite first."""
-        state, training, optimizers = self.state, self.config.training, self.state.optimizers
-        norms: tuple[Tensor, ...]
-        if self.gradients is None:
-            norms = optimizers.norms()
-        else:
-            measured = self.gradients.measure()
-            norms = measured.totals
+        """Move the weights, and let averages and target follow. Raises NotFinite before that."""
+        state = self.state
+        norms = self.norms(kept)
+        if norms is not None:
+            self.move(step, norms)
+        state.optimizers.zero_grad()
+        if norms is not None and state.average is not None:
+            state.average.update(state.model)
+        if state.target is not None:
+            self.follow(state.target, step + 1)
+
+    def norms(self, kept: Carry) -> tuple[Tensor, ...] | None:
+        """The norm of each part's gradient; None where it left the range of float16, and the step is left out. Raises
+        NotFinite where nothing explains that it is not finite.
+        """
+        optimizers, scale = self.state.optimizers, self.state.loss_scale
+        if scale is not None:
+            optimizers.divide_gradients(scale.value)
+        measured = None if self.gradients is None else self.gradients.measure()
+        norms = optimizers.norms() if measured is None else measured.totals
+        finite = bool(torch.stack(norms).isfinite().all())
+        if scale is not None:
+            finite = finite and (optimizers.puzzles is None or optimizers.puzzles.all_finite())
+            self.averages.add_mean("train/loss_scale", torch.tensor(scale.value))
+            self.averages.add_mean("train/loss_scale_overflow", torch.tensor(float(not finite)))
+            if finite:
+                scale.hold()
+            elif scale.lower():
+                return None
+        if measured is not None:
             self.averages.add_vector(measured.names, measured.values)
-        if not bool(torch.stack(norms).isfinite().all()):
+        if not finite:
             raise NotFinite("the gradient is not finite", kept, torch.zeros_like(kept.halted))
+        return norms
+
+    def move(self, step: int, norms: tuple[Tensor, ...]) -> None:
+        """Clip, and step every optimiser at its rate."""
+        state, training, optimizers = self.state, self.config.training, self.state.optimizers
         limits = (training.grad_clip_norm, self.config.dqn.grad_clip_norm)
         for part, norm, limit in zip(("", "policy_"), norms, limits, strict=True):
             self.averages.add_mean(f"train/{part}grad_norm", norm)
@@ -200,11 +228,6 @@ class StepTaker:
         optimizers.step()
         if groups:
             self.add_movement(groups, before)
-        optimizers.zero_grad()
-        if state.average is not None:
-            state.average.update(state.model)
-        if state.target is not None:
-            self.follow(state.target, step + 1)
 
     def add_movement(self, groups: Mapping[str, Sequence[Tensor]], before: Mapping[str, list[Tensor]]) -> None:
         """Measure how far a step has moved the weights of the groups that learn now."""

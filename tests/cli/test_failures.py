@@ -1,0 +1,74 @@
+"""With --json a command that fails prints one document as well; a failed check has printed its own."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from trm_cli.failures import failure_of
+from trm_core.errors import CheckFailed, ConfigError, ExitCode, Interrupted, StoppedEarly
+
+
+def document(*arguments: object, code: int) -> Any:
+    done = tiny.invoke(*map(str, arguments), "--json")
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_mistake_is_one_document(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    for command in ("eval", "export", "inspect-dataset", "checkpoints"):
+        found = document(command, missing, code=4)
+        assert found.keys() == {"exit_code", "status", "message", "hint"}
+        assert (found["exit_code"], found["status"]) == (4, "error")
+        assert str(missing) in found["message"]
+    found = document("train", "--dry-run", "training.base_lr=fast", code=3)
+    assert "training.base_lr" in found["message"]
+
+
+def test_a_run_that_stops_early_says_so(capsule_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    training = {"run_dir": run, "total_steps": 6, "stop_at_step": 3}
+    found = document("train", *tiny.as_overrides(data={"path": capsule_file}, training=training), code=75)
+    assert (found["exit_code"], found["status"]) == (75, "stopped")
+    assert str(run) in found["message"] + found["hint"]
+    finished = document("train", "--resume", run, "training.stop_at_step=null", code=0)
+    assert "policies" in finished or "scores" in finished, finished.keys()
+
+
+def test_a_check_that_fails_has_printed_its_document(trained_run: Path) -> None:
+    found = document("eval", trained_run, "--policy", "never", "--min-accuracy", "1", code=1)
+    assert "exit_code" not in found
+    # The count is of one command: the next one in the same process fails with a document of its own.
+    assert document("eval", trained_run / "nothing", code=4)["status"] == "error"
+
+
+def test_without_json_stdout_stays_empty(tmp_path: Path) -> None:
+    done = tiny.invoke("eval", str(tmp_path / "missing"))
+    assert (done.returncode, done.stdout) == (4, "")
+
+
+@pytest.mark.parametrize(
+    ("exception", "code", "label"),
+    [
+        (ConfigError("wrong", hint="right"), ExitCode.CONFIG, "error"),
+        (CheckFailed("below"), ExitCode.CHECK_FAILED, "failed"),
+        (StoppedEarly("at 3"), ExitCode.STOPPED_EARLY, "stopped"),
+        (Interrupted("at 3"), ExitCode.INTERRUPTED, "stopped"),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED, "stopped"),
+        (MemoryError(), ExitCode.RESOURCES, "error"),
+        (OSError(errno.ENOSPC, "No space left on device"), ExitCode.RESOURCES, "error"),
+        (OSError("cannot write (errno = 28, error message = 'No space')"), ExitCode.RESOURCES, "error"),
+        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), ExitCode.USAGE, "error"),
+        (ZeroDivisionError("division by zero\nand more"), ExitCode.INTERNAL, "error"),
+    ],
+)
+def test_codes_and_labels(exception: BaseException, code: ExitCode, label: str) -> None:
+    failure = failure_of(exception)
+    assert (failure.code, failure.label) == (code, label)
+    assert "and more" not in failure.message

@@ -1,0 +1,75 @@
+"""What became of a command that raised: the exit code, the lines on stderr, and with `--json` the document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trm_cli.console import OUT_OF_SPACE, error, print_json
+from trm_core.errors import (
+    NEEDS_LESS_MEMORY,
+    CheckFailed,
+    ExitCode,
+    Interrupted,
+    StoppedEarly,
+    TrmError,
+    is_out_of_memory,
+)
+
+# What befalls all processes of a run alike, and is said by the first.
+BEFALLS_ALL = {ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED, ExitCode.CONFIG, ExitCode.USAGE}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a command ended that did not come to its end. `label`: error, failed (a check did) or stopped."""
+
+    code: ExitCode
+    message: str
+    hint: str | None = None
+    label: str = "error"
+
+    def tell(self) -> None:
+        """On stderr, each line of the message as a line of its own."""
+        error(self.message, label=self.label, hint=self.hint)
+
+    def print_document(self) -> None:
+        """In the place of the result that `--json` promises."""
+        print_json({"exit_code": int(self.code), "status": self.label, "message": self.message, "hint": self.hint})
+
+
+def failure_of(exception: BaseException) -> Failure:
+    """What an exception that ends a command means to its user."""
+    if isinstance(exception, TrmError):
+        label = "error"
+        if isinstance(exception, CheckFailed):
+            label = "failed"
+        elif isinstance(exception, (StoppedEarly, Interrupted)):
+            label = "stopped"
+        return Failure(exception.exit_code, exception.message, exception.hint, label)
+    if isinstance(exception, KeyboardInterrupt):
+        return Failure(ExitCode.INTERRUPTED, "interrupted", label="stopped")
+    if is_out_of_memory(exception):
+        return Failure(ExitCode.RESOURCES, f"out of memory: {_first_line(exception)}", NEEDS_LESS_MEMORY)
+    if _is_out_of_space(exception):
+        hint = "free some space and run the command again"
+        return Failure(ExitCode.RESOURCES, f"no space left on the disk: {_first_line(exception)}", hint)
+    if isinstance(exception, OSError) and exception.filename is not None:
+        # The state of the disk, not of our code: a folder that may not be written, a file that is a folder.
+        return Failure(ExitCode.USAGE, f"cannot use {exception.filename}: {exception.strerror}")
+    return Failure(
+        ExitCode.INTERNAL,
+        f"internal error: {type(exception).__name__}: {_first_line(exception)}",
+        "this is a bug in trm: please report it with the output of the same command with --debug",
+    )
+
+
+def _first_line(exception: BaseException) -> str:
+    lines = str(exception).strip().splitlines()
+    return lines[0] if lines else type(exception).__name__
+
+
+def _is_out_of_space(exception: BaseException) -> bool:
+    """Also HDF5's, which carries the errno only in its text."""
+    if not isinstance(exception, OSError):
+        return False
+    return exception.errno in OUT_OF_SPACE or any(f"errno = {code}," in str(exception) for code in OUT_OF_SPACE)
