@@ -24,6 +24,7 @@ from trm_core.diagnose.fix import fixed, overrides
 from trm_core.diagnose.registry import CHECKS
 from trm_core.prepare import RunHooks
 from trm_core.runs import train_run
+from trm_core.training.stopping import StopFlag
 
 CONFIG_FAULTS = (
     "expansion-off", "two-actions", "buffer-min-size", "epsilon-zero", "expansion-price", "target-frozen",
@@ -48,7 +49,7 @@ def mend(entry: dict[str, Any], out: Path) -> dict[str, Any]:
     run = out / f"{entry['fault']}-{entry['severity']}-{entry['base']}-{entry['seed']}"
     config = config.model_copy(update={"training": config.training.model_copy(update={"run_dir": str(run)})})
     if not (run / "evaluation.json").is_file():
-        train_run(LoadedConfig(config, {}, [], None), None, RunHooks())
+        train_run(LoadedConfig(config, {}, [], None), None, RunHooks(), StopFlag())
     after = look(run)
     again = {one.check.id: one.finding.verdict for one in diagnose(CHECKS, after)}
     return {key: entry[key] for key in ("fault", "severity", "base", "seed")} | {

@@ -14,6 +14,7 @@ from trm_core.data.checksum import checksums
 from trm_core.data.store import CapsuleWriter
 from trm_core.prepare import RunHooks
 from trm_core.runs import train_run
+from trm_core.training.stopping import StopFlag
 
 K, M, DIM, CLASSES = 4, 2, 4, 4
 
@@ -74,7 +75,7 @@ def test_learns_to_open_what_holds_the_answer(tmp_path: Path) -> None:
         loss_weights={"reconstruction_loss": 0.1},
     )
     torch.set_num_threads(1)
-    result = train_run(load_config(None, overrides), None, RunHooks())
+    result = train_run(load_config(None, overrides), None, RunHooks(), StopFlag())
     scores = {score["policy"]: score for score in result.evaluation["scores"]}
     assert scores["learned"]["accuracy"] >= 0.95
     assert 0.9 <= scores["learned"]["opened"] < 2.5, "it pays for the capsule that tells, and little more"

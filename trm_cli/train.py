@@ -23,6 +23,8 @@ from trm_cli.score_table import print_scores
 if TYPE_CHECKING:
     from trm_core.config import LoadedConfig
     from trm_core.prepare import DryRun
+    from trm_core.runs import RunResult
+    from trm_core.training.stopping import StopFlag
 
 
 def command(
@@ -61,10 +63,24 @@ def command(
 
         show_dry_run(run_dry(loaded, RunHooks(log=log), nproc or 1, resume), json)
         return
-    if nproc is not None:
-        start_processes(nproc, loaded, resume)
-        return
+    from trm_core.training.stopping import stop_on_signals
 
+    with stop_on_signals() as stop:  # before what is imported below, which takes some seconds
+        if nproc is not None:
+            start_processes(nproc, loaded, resume, stop)
+            return
+        result = train_here(loaded, resume, stop)
+    if result is None:
+        return  # another process says it
+    if json:
+        print_json(result.evaluation)
+        return
+    print_scores(result.evaluation)
+    out(f"run: {result.path}")
+
+
+def train_here(loaded: LoadedConfig, resume: str | None, stop: StopFlag) -> RunResult | None:
+    """Train as this process, with its progress on stderr."""
     from trm_core import runs
 
     with progress("building", total=None) as bar:
@@ -84,21 +100,16 @@ def command(
             }
             bar.update(step, total=loaded.config.training.total_steps, label="training", **shown)
 
-        result = runs.train_run(loaded, resume, runs.RunHooks(log=log, on_step=on_step, on_build=on_build))
-    if result is None:
-        return  # another process says it
-    if json:
-        print_json(result.evaluation)
-        return
-    print_scores(result.evaluation)
-    out(f"run: {result.path}")
+        hooks = runs.RunHooks(log=log, on_step=on_step, on_build=on_build)
+        return runs.train_run(loaded, resume, hooks, stop)
 
 
-def start_processes(nproc: int, loaded: LoadedConfig, resume: str | None) -> None:
+def start_processes(nproc: int, loaded: LoadedConfig, resume: str | None, stop: StopFlag) -> None:
     """Start this command N times, as processes of one run, and end with the run's own exit code."""
     from trm_core.training.launch import launch, without_nproc
     from trm_core.training.run_path import choose_run_path
 
+    stop.check("stopped before training began", hint="run the same command again")
     path, _ = choose_run_path(loaded.config, resume)
     arguments = without_nproc(sys.argv[1:])
     if resume in (None, "auto"):

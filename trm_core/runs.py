@@ -28,7 +28,7 @@ from trm_core.training.environment import record_start
 from trm_core.training.loggers import AllLoggers, open_loggers, truncate_after
 from trm_core.training.out_of_memory import memory_explained
 from trm_core.training.run_path import choose_run_path
-from trm_core.training.stopping import StopFlag, stop_on_signals
+from trm_core.training.stopping import StopFlag
 from trm_core.training.trainer import Hooks, Trainer
 
 _NOT_MET = "stopped while waiting for the other processes"
@@ -60,16 +60,16 @@ class Run:
         return self.prepared.config.training.total_steps
 
 
-def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks) -> RunResult | None:
+def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks, stop: StopFlag) -> RunResult | None:
     """Train, save, reload what was saved, and evaluate that. None on all ranks but the first.
 
-    resume: None (a new run), 'auto' (go on if training.run_dir holds a checkpoint), or a run directory. Raises
-    StoppedEarly or Interrupted when the state was saved before the last step, and any other TrmError with its
-    reason; `status.json` says the same.
+    resume: None (a new run), 'auto' (go on if training.run_dir holds a checkpoint), or a run directory. stop: what may
+    ask to end early, as `stop_on_signals` gives it. Raises StoppedEarly or Interrupted when the state was saved before
+    the last step, and any other TrmError with its reason; `status.json` says the same.
     """
+    stop.check("stopped before training began", hint="run the same command again")
     place = find_place()
     with ExitStack() as cleanup:
-        stop = cleanup.enter_context(stop_on_signals())
         cleanup.enter_context(joined(place, lambda: stop.check(_NOT_MET, hint="run the same command again")))
         if place.rank:
             hooks = RunHooks()

@@ -29,6 +29,7 @@ from trm_core.runs import train_run
 from trm_core.training import checkpoint_folders
 from trm_core.training.run_dir import locked
 from trm_core.training.state import TrainingState
+from trm_core.training.stopping import StopFlag, stop_on_signals
 
 FILES = {
     "config.yaml",
@@ -561,6 +562,27 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path: Path, capsule_
     assert read_json(run / "status.json")["step"] == 12
 
 
+@pytest.mark.parametrize("more", [[], pytest.param(["--nproc", "2"], marks=pytest.mark.slow)])
+def test_a_signal_while_it_starts_stops_it(
+    tmp_path: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    """The import of torch takes seconds, in which a job may be asked to make room."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Asked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.meta_path.insert(0, Asked())\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    settings = tiny.as_overrides(data={"path": capsule_file}, training={"run_dir": tmp_path / "run"})
+    done = tiny.run_trm("train", *settings, *more, cwd=tmp_path)
+    assert done.returncode == 75, done.stderr
+    assert done.stderr == "stopped: stopped before training began\nhint: run the same command again\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_signal_while_data_is_built_stops_and_keeps_what_was_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -574,11 +596,11 @@ def test_a_signal_while_data_is_built_stops_and_keeps_what_was_built(
             encoded.append(done)
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    with pytest.raises(StoppedEarly, match="stopped while building"):
-        train_run(loaded, None, RunHooks(on_build=signalled))
+    with pytest.raises(StoppedEarly, match="stopped while building"), stop_on_signals() as stop:
+        train_run(loaded, None, RunHooks(on_build=signalled), stop)
     assert len(encoded) == 1, "it ended at once"
     assert not (tmp_path / "run").exists()
     said: list[str] = []
-    result = train_run(loaded, None, RunHooks(log=said.append))
+    result = train_run(loaded, None, RunHooks(log=said.append), StopFlag())
     assert result is not None
     assert any("went on from an earlier run" in message for message in said), said
