@@ -106,6 +106,17 @@ def test_it_is_said_which_files_were_not_looked_at(tmp_path: Path) -> None:
     assert evidence.top_share == pytest.approx((MOST_FILES * 0.25 + 0.9) / len(paths), abs=0.04)
 
 
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_file_that_is_gone_is_named_and_the_others_looked_at(tmp_path: Path, gone: int) -> None:
+    paths = files(tmp_path, 0.25, 0.25, 0.9)
+    Path(paths[gone]).unlink()
+    evidence = mixed(paths, [1.0, 1.0, 1.0])
+    found = finding(evidence, "labels-constant")
+    assert found.verdict is Verdict.WARN
+    assert paths[2] in found.evidence
+    assert evidence.notes == [f"one of the files was not looked at: {paths[gone]}: no such file"]
+
+
 @pytest.mark.parametrize("weight", [3.0, "three", -1.0, None])
 def test_the_files_of_a_run(tmp_path: Path, weight: Any) -> None:
     paths = files(tmp_path, 0.9, 0.25)

@@ -185,7 +185,8 @@ def _open_all(
     if not files:
         notes.append("dataset.json does not say where the data lie")
         return None, []
-    opened = [_open(path, held_out[1] if path == held_out[0] else None, notes) for path, _ in files]
+    what = "the data were" if len(files) == 1 else "one of the files was"
+    opened = [_open(path, held_out[1] if path == held_out[0] else None, notes, what) for path, _ in files]
     if len(files) > MOST_FILES:
         left = ", ".join(path for path, _ in files[MOST_FILES:])
         notes.append(f"of {len(files)} files the first {MOST_FILES} were looked at: trm inspect-dataset reads {left}")
@@ -194,9 +195,9 @@ def _open_all(
     ]
 
 
-def _open(path: str, split: str | None, notes: list[str]) -> DataFacts | None:
+def _open(path: str, split: str | None, notes: list[str], what: str = "the data were") -> DataFacts | None:
     try:
         return facts_of(Path(path), split)
     except (DataError, OSError, ValueError) as error:  # the last: a path that is none, in a stranger's dataset.json
-        notes.append(f"the data were not looked at: {error.message if isinstance(error, TrmError) else error}")
+        notes.append(f"{what} not looked at: {error.message if isinstance(error, TrmError) else error}")
         return None
