@@ -74,9 +74,11 @@ def test_a_row_of_an_evaluation(tmp_path: Path, trained_run: Path, name: str, po
 
 def test_a_validation_row_ends_a_training_run(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5", "validation/sketches", 0)
-    done = tiny.invoke("train", *tiny.as_overrides(data={"path": path}, training={"run_dir": tmp_path / "run"}))
+    training = {"run_dir": tmp_path / "run", "eval_interval": 5, "checkpoint_interval": 1000}
+    done = tiny.invoke("train", *tiny.as_overrides(data={"path": path}, training=training))
     assert done.returncode == 4, done.stderr
     assert f"{path}: validation/sketches: row 0 holds NaN or infinity" in done.stderr
+    assert [folder.name for folder in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000005"]
 
 
 def test_an_outcome_that_is_not_finite_of_finite_rows_stands(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from trm_core.config.schema import Config
 from trm_core.data.dataset import Dataset
 from trm_core.data.sound import require_finite_split
 from trm_core.distributed.collectives import of_first_rank, on_every_rank, world_size
+from trm_core.errors import DataError
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training import measure
 from trm_core.training.agreement import Standing, exchange, require_alike
@@ -131,13 +133,18 @@ class Trainer:
         return outcome
 
     def evaluate(self, evaluate: Evaluate, logger: MetricsLogger, log: Log) -> None:
-        """Evaluate with the weights that count; the best result so far is saved and kept."""
+        """Evaluate with the weights that count; the best result so far is saved and kept. Samples that cannot be
+        evaluated end the run, but what it has learned is saved.
+        """
         state, keeper = self.state, self.keeper
-        if state.average is not None:
-            with state.average.applied_to(state.model):
+        weights = nullcontext() if state.average is None else state.average.applied_to(state.model)
+        try:
+            with weights:
                 values = evaluate(state.model)
-        else:
-            values = evaluate(state.model)
+        except DataError:
+            if keeper is not None:
+                keeper.save(log)
+            raise
         values = of_first_rank(values)  # whether it is the best is one decision
         if not values:
             return
