@@ -136,7 +136,10 @@ def _fail(exception: BaseException, debug: bool, document: bool) -> int:
     if debug:
         traceback.print_exception(exception)
     failure, first = failure_of(exception), this_process().rank == 0
-    if first or not (isinstance(exception, TrmError) and failure.code in BEFALLS_ALL):
+    elsewhere = isinstance(exception, TrmError) and (
+        exception.told_by_another or (failure.code in BEFALLS_ALL and not first)
+    )
+    if not elsewhere:
         failure.tell()
     if document and first:
         failure.print_document()

@@ -14,7 +14,7 @@ from typing import Any
 
 from trm_core.config import LoadedConfig, dump_config
 from trm_core.diagnose.watch import Watch
-from trm_core.distributed.collectives import from_first_rank, of_first_rank
+from trm_core.distributed.collectives import from_first_rank, of_first_rank, on_every_rank
 from trm_core.distributed.place import Place, find_place
 from trm_core.distributed.processes import joined, peers_watched
 from trm_core.errors import ExitCode, Interrupted, ResourceError, StoppedEarly, TrmError
@@ -77,7 +77,7 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks, stop: S
         stop.deadline, why = deadline(loaded.config.training)
         if stop.deadline is not None:
             hooks.log(why)
-        prepared = prepare(loaded.config, _stoppable(hooks, stop), place)
+        prepared = on_every_rank(lambda: prepare(loaded.config, _stoppable(hooks, stop), place))
         if place.rank == 0:
             path.mkdir(parents=True, exist_ok=True)
             cleanup.enter_context(run_dir.locked(path))

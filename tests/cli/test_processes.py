@@ -201,9 +201,10 @@ def test_mistakes_are_told_once_and_keep_their_code(tmp_path: Path, capsule_file
     assert done.returncode == 3
     assert done.stderr.count("cannot be divided among 2 processes") == 1
     assert not (tmp_path / "odd").exists()
-    for gone in run_together(2, "train", *overrides(tmp_path / "gone.h5", tmp_path / "run"), cwd=tmp_path):
-        assert gone.returncode == 4
-        assert "Traceback" not in gone.stderr
+    gone = run_together(2, "train", *overrides(tmp_path / "gone.h5", tmp_path / "run"), cwd=tmp_path)
+    assert [one.returncode for one in gone] == [4, 4]
+    assert [one.stderr.count("no such file") for one in gone] == [1, 0]
+    assert not any("Traceback" in one.stderr for one in gone)
 
 
 def test_another_batch_goes_on(tmp_path: Path, capsule_file: Path) -> None:

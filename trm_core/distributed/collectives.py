@@ -82,12 +82,13 @@ def on_every_rank(work: Callable[[], Value]) -> Value:
     except TrmError as error:
         mine = error
     told = None if mine is None else {"message": mine.message, "hint": mine.hint, "code": int(mine.exit_code)}
-    errors = [error for error in json_of_each_rank(told) if error is not None]
+    errors = json_of_each_rank(told)
     if mine is not None:
+        mine.told_by_another = errors.index(told) < rank()
         raise mine
-    if errors:
-        theirs = TrmError(errors[0]["message"], hint=errors[0]["hint"])
-        theirs.exit_code = ExitCode(errors[0]["code"])
+    for first in filter(None, errors):
+        theirs = TrmError(first["message"], hint=first["hint"])
+        theirs.exit_code, theirs.told_by_another = ExitCode(first["code"]), True
         raise theirs
     return cast("Value", value)
 
