@@ -6,24 +6,32 @@ import ast
 import importlib
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
-from forked import forked_workers
+from forked import forked_workers, run_together, start_server
 
-from benchmarks import learning_speed, policy_wins, runs, sudoku
+from benchmarks import ablation, learning_speed, loader, policy_wins, runs, sudoku
+from benchmarks import start as start_of
 from benchmarks.mutants import changes
+from benchmarks.timing import alternate
 
 ROOT = Path(__file__).parent.parent
+NARROW = ["arch.hidden_size=32", "arch.num_heads=2", "arch.q_head_hidden_dim=32"]
 TINY = [
+    *NARROW,
     "training.total_steps=24",
     "training.predictor_steps=16",
     "training.lr_warmup_steps=5",
@@ -37,8 +45,18 @@ def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRM_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setattr(runs, "in_a_process", lambda arguments, threads: tiny.invoke(*arguments))
+        patch.setattr(runs, "in_a_process", here)
         yield
+
+
+def here(arguments: list[str], threads: int) -> tiny.Outcome:
+    """`trm arguments` in this process, or in as many forked ones as they say."""
+    if "--nproc" not in arguments:
+        return tiny.invoke(*arguments)
+    at = arguments.index("--nproc")
+    count, alone = int(arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
+    ends = run_together(count, *alone, cwd=Path(os.environ["TRM_CACHE"]))
+    return next((end for end in ends if end.returncode), ends[0])
 
 
 @pytest.mark.slow
@@ -82,6 +100,27 @@ def run_alone(folder: Path, module: str, *arguments: str | Path) -> Any:
     return json.loads(out.read_text())
 
 
+def forked_module(command: list[str], **_: Any) -> SimpleNamespace:
+    """`python -m module arguments` without its start; what it printed."""
+    start_server()
+    ours, theirs = multiprocessing.get_context("forkserver").Pipe(duplex=False)
+    given = (command[2], command[3:], theirs)
+    process = multiprocessing.get_context("forkserver").Process(target=printed_by, args=given)
+    process.start()
+    theirs.close()
+    printed = ours.recv()
+    process.join()
+    assert process.exitcode == 0
+    return SimpleNamespace(stdout=printed)
+
+
+def printed_by(module: str, arguments: list[str], pipe: Connection) -> None:
+    sys.argv = [module, *arguments]
+    with redirect_stdout(io.StringIO()) as printed:
+        importlib.import_module(module).main()
+    pipe.send(printed.getvalue())
+
+
 def test_false_alarms(tmp_path: Path) -> None:
     """A table without rows, one that is no task, and one with copies of its rows."""
     tables = tmp_path / "tables"
@@ -116,13 +155,22 @@ def test_save_cost(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
-    record = run_alone(tmp_path, "ranks", "--pairs", "1", "--steps", "6", "training.lr_warmup_steps=2")
+    small = [*TINY, "training.global_batch_size=16", "training.lr_warmup_steps=2"]
+    record = run(tmp_path, "ranks", "--pairs", "1", "--steps", "6", "--", *small)
     assert set(record["samples per second"]) == {"1", "2"}
 
 
 @pytest.mark.slow
-def test_ablation_keeps_finished_cells(tmp_path: Path) -> None:
-    rows = ("--steps", "60", "--seeds", "0", "--rows", "baseline")
+def test_ablation_keeps_finished_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = [
+        *NARROW,
+        "training.log_interval=5",
+        "training.lr_warmup_steps=2",
+        "dqn.buffer_min_size=300",
+        "data.build.augment_warps=1",
+    ]
+    monkeypatch.setattr(ablation, "COMMON", [*ablation.COMMON, *small])
+    rows = ("--steps", "20", "--seeds", "0", "--rows", "baseline")
     first = run(tmp_path, "ablation", *rows)
     more = run(tmp_path, "ablation", *rows, "+ DQN with EXPAND")
     assert more["cells"]["digits|baseline|0"] == first["cells"]["digits|baseline|0"]
@@ -258,9 +306,15 @@ def test_differences_at_equal_spending_are_read_off_the_rules_upper_hull() -> No
 
 
 @pytest.mark.slow(minutes=2)
-def test_loader_build_start_and_growth_at_a_tiny_size(tmp_path: Path, trained_run: Path) -> None:
-    loader = run_alone(tmp_path, "loader", "--rows", "200", "400", "--turns", "2", "--batch", "32", "--processes", "1")
-    assert set(loader["peak growth, MB"]["loader"]) == {"200", "400"}
+def test_loader_build_start_and_growth_at_a_tiny_size(
+    tmp_path: Path, trained_run: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "subprocess", SimpleNamespace(run=forked_module))
+    sizes = ("--rows", "200", "400", "--turns", "2", "--batch", "32", "--processes", "1")
+    growths = run(tmp_path, "loader", *sizes)["peak growth, MB"]
+    assert {name: set(found) for name, found in growths.items()} == {
+        name: {"200", "400"} for name in ("loader", "in memory")
+    }
     messages = tmp_path / "messages.tsv"
     lines = [f"{'spam' if n % 3 else 'ham'}\tword{n % 7} other{n % 11} third{n % 5}" for n in range(60)]
     messages.write_text("\n".join(lines))
@@ -269,7 +323,12 @@ def test_loader_build_start_and_growth_at_a_tiny_size(tmp_path: Path, trained_ru
     for kind in ("pictures", "messages"):
         assert build[kind]["overhead"]["ratio"] > -1
         assert set(build[kind]["seconds by stage"]["two"]) == {"scan", "fit", "encode", "write", "probe"}
-    start = run_alone(tmp_path, "start", "--rounds", "1", "--heavy-rounds", "1", "--run", trained_run)
+    # One start of each, of a config whose data need not be built.
+    monkeypatch.setattr(start_of, "alternate", partial(alternate, warmup=0))
+    config = tmp_path / "tiny.yaml"
+    config.write_text(json.dumps({**tiny.BASE, "data": {"path": str(capsule_file)}}))
+    monkeypatch.setattr(start_of, "QUICKSTART", config)
+    start = run(tmp_path, "start", "--rounds", "1", "--heavy-rounds", "1", "--run", trained_run)
     assert start["light"]["trm --help - python -c pass"]["seconds"]["difference"] > 0
     plot = tmp_path / "growth.png"
     growth = run(tmp_path, "growth", "--quick", "--rounds", "1", "--only", "B", "replay capacity", "--plot", plot)
@@ -317,10 +376,10 @@ def test_records_are_read_where_the_benchmarks_write_them() -> None:
 
 @pytest.mark.slow
 def test_mutation(tmp_path: Path) -> None:
-    found = run_alone(tmp_path, "mutation", "--mutants", "4", "--only", "trm_core/dqn/rewards.py")["modules"]
+    found = run_alone(tmp_path, "mutation", "--mutants", "2", "--only", "trm_core/dqn/rewards.py")["modules"]
     rewards = found["trm_core/dqn/rewards.py"]
-    assert rewards["drawn"] == 4 < rewards["possible"]
-    assert rewards["killed"] + len(rewards["survivors"]) == 4
+    assert rewards["drawn"] == 2 < rewards["possible"]
+    assert rewards["killed"] + len(rewards["survivors"]) == 2
     assert rewards["share"]["low"] <= rewards["share"]["killed"] <= rewards["share"]["high"]
 
 

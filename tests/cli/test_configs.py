@@ -6,7 +6,8 @@ The data are made on the spot, as small as they go, of the kind that the config 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,20 @@ def tokens(name: str) -> bool:
 SOON = ("quickstart", "sms", "multimodal", "sudoku_mlp", "sudoku4_cpu", "trm_paper")
 
 
+@pytest.fixture(scope="module")
+def data_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[str]]]:
+    """Overrides that name the made data of a config; what is made of them, and built of that, is made once."""
+    made = cache(lambda make: make(tmp_path_factory.mktemp("data")))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TRM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield lambda name: made(DATA[name])
+
+
 @pytest.fixture(params=[pytest.param(name, marks=[] if name in SOON else [pytest.mark.slow]) for name in CONFIGS])
-def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:
+def case(request: pytest.FixtureRequest, data_of: Callable[[str], list[str]]) -> tuple[str, list[str]]:
     """(name, overrides that name its made data)."""
     assert request.param in DATA, f"configs/{request.param}.yaml has no made data in this test"
-    monkeypatch.setenv("TRM_CACHE", str(tmp_path / "cache"))
-    return request.param, DATA[request.param](tmp_path)
+    return request.param, data_of(request.param)
 
 
 def test_a_config_of_the_project_trains_at_a_reduced_size(case: tuple[str, list[str]], tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def started(*arguments: str, cwd: Path, **environment: str) -> Iterator[subproce
             process.communicate()
 
 
-def wait_for(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+def wait_for(run: Path, step: int, process: tiny.Process) -> None:
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         path = run / "metrics.jsonl"
@@ -72,7 +72,7 @@ def wait_for(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     pytest.fail("training never got that far")
 
 
-def alive(process: int) -> bool:
+def alive(process: int | None) -> bool:
     """Not gone, and not waiting for somebody to ask how it ended."""
     try:
         return (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -80,7 +80,7 @@ def alive(process: int) -> bool:
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_two_processes_stop_and_go_on_exactly(tmp_path: Path, capsule_file: Path) -> None:
     """With replay, memory, concepts, averages and a loading process; then one process goes on where two were."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -109,7 +109,7 @@ def test_two_processes_stop_and_go_on_exactly(tmp_path: Path, capsule_file: Path
 def test_a_lost_process_ends_the_others_and_the_run_goes_on(tmp_path: Path, capsule_file: Path) -> None:
     run = tmp_path / "run"
     arguments = overrides(capsule_file, run, total_steps=100_000, checkpoint_interval=5)
-    with started(*arguments, "--nproc", "2", cwd=tmp_path) as process:
+    with closing(Forked("train", *arguments, "--nproc", "2", cwd=tmp_path)) as process:
         wait_for(run, 12, process)
         worker = find_worker(process.pid, 1)
         assert worker is not None
@@ -138,7 +138,7 @@ def test_signals_reach_the_workers_and_the_code_comes_back(
 ) -> None:
     run = tmp_path / "run"
     arguments = overrides(capsule_file, run, total_steps=100_000)
-    with started(*arguments, "--nproc", "2", cwd=tmp_path) as process:
+    with closing(Forked("train", *arguments, "--nproc", "2", cwd=tmp_path)) as process:
         wait_for(run, 3, process)
         process.send_signal(number)
         time.sleep(0.1)  # of two that wait together no order is kept
@@ -179,16 +179,18 @@ def test_a_signal_ends_the_waiting_for_others(
 def test_processes_whose_launcher_is_gone_save_and_end(tmp_path: Path, capsule_file: Path) -> None:
     """As those of a torchrun that died of a signal which it does not know."""
     run = tmp_path / "run"
-    with started(*overrides(capsule_file, run, total_steps=100_000), "--nproc", "2", cwd=tmp_path) as process:
+    arguments = overrides(capsule_file, run, total_steps=100_000)
+    with closing(Forked("train", *arguments, "--nproc", "2", cwd=tmp_path)) as process:
         wait_for(run, 3, process)
         workers = [find_worker(process.pid, rank) for rank in (0, 1)]
+        assert None not in workers
         process.kill()
-        _, err = process.communicate(timeout=PATIENCE_S)  # the pipes close when the workers have ended
+        until = time.monotonic() + 60
+        while any(alive(each) for each in workers):
+            assert time.monotonic() < until, "they are still there"
+            time.sleep(0.1)
+        _, err = process.communicate()
     assert "torchrun is gone: saving at step" in err
-    until = time.monotonic() + 30
-    while any(alive(each) for each in workers):
-        assert time.monotonic() < until, "they are still there"
-        time.sleep(0.1)
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("stopped", 75)
     assert len(hashes(run, status["step"])) == 4
@@ -197,9 +199,10 @@ def test_processes_whose_launcher_is_gone_save_and_end(tmp_path: Path, capsule_f
 @pytest.mark.slow
 def test_mistakes_are_told_once_and_keep_their_code(tmp_path: Path, capsule_file: Path) -> None:
     odd = overrides(capsule_file, tmp_path / "odd", global_batch_size=9)
-    done = tiny.run_trm("train", *odd, "--nproc", "2", cwd=tmp_path)
-    assert done.returncode == 3
-    assert done.stderr.count("cannot be divided among 2 processes") == 1
+    launcher = Forked("train", *odd, "--nproc", "2", cwd=tmp_path)
+    _, err = launcher.communicate()
+    assert launcher.returncode == 3
+    assert err.count("cannot be divided among 2 processes") == 1
     assert not (tmp_path / "odd").exists()
     gone = run_together(2, "train", *overrides(tmp_path / "gone.h5", tmp_path / "run"), cwd=tmp_path)
     assert [one.returncode for one in gone] == [4, 4]
@@ -232,7 +235,7 @@ def busy() -> Iterator[None]:
         process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_the_end_does_not_wait_for_threads_of_the_group(tmp_path: Path, capsule_file: Path) -> None:
     """On a busy machine a thread of gloo may still hold the last exchange's tensors when Python shuts down."""
     starve = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,14 @@ def exported(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
+def exported_to_torch(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "torch"
+    done = tiny.invoke("export", trained_run, "--format", "torch-export", "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
 def fields(capsule_file: Path) -> dict[str, Any]:
     with open_capsules(capsule_file) as file:
         return file.read("test", slice(0, 30), ["sketches", "children"])
@@ -67,29 +76,42 @@ def test_the_folder_answers_as_the_run_does(exported: Path, trained_run: Path, f
         assert a.as_record(True) == b.as_record(True)
 
 
-@pytest.mark.parametrize("runner", ["run_onnx.py", pytest.param("run_torch_export.py", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("runner", "folder"),
+    [
+        ("run_onnx.py", "exported"),
+        pytest.param("run_torch_export.py", "exported_to_torch", marks=pytest.mark.slow),
+    ],
+)
 def test_the_runner_needs_nothing_of_ours(
-    exported: Path, trained_run: Path, fields: Any, tmp_path: Path, runner: str
+    trained_run: Path, fields: Any, tmp_path: Path, runner: str, folder: str, request: pytest.FixtureRequest
 ) -> None:
     """Started as its docstring says, where trm cannot be imported."""
     np.savez(tmp_path / "samples.npz", **fields)
     (tmp_path / "trm_core.py").write_text("raise ImportError('not for runners')\n")
-    folder = shutil.copytree(exported, tmp_path / "model")
+    command = [sys.executable, str(shutil.copytree(request.getfixturevalue(folder), tmp_path / "model") / runner)]
     environment = {"PYTHONPATH": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
-
-    def started(argument: str) -> str:
-        command = [sys.executable, str(folder / runner), argument]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert "children may be a function" in started("--help")
-    found = [json.loads(line) for line in started("samples.npz").splitlines()]
+    done = subprocess.run(
+        [*command, "samples.npz"], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
     expected = Predictor.load(trained_run, device="cpu").predict(**fields)
     for a, b in zip(expected, found, strict=True):
         assert list(a.prediction) == b["prediction"]
         assert (a.steps, sorted(a.opened)) == (b["steps"], b["opened"])
         assert a.confidence == pytest.approx(b["confidence"], abs=1e-4)
+
+
+@pytest.mark.parametrize("runner", ["run_onnx.py", "run_torch_export.py"])
+def test_a_runner_says_how_it_is_called(
+    runner: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [runner, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(Path(export_module.__file__).parent / "runners" / runner), run_name="__main__")
+    assert end.value.code == 0
+    assert "children may be a function" in capsys.readouterr().out
 
 
 def test_runners_are_short() -> None:
@@ -98,8 +120,6 @@ def test_runners_are_short() -> None:
 
 
 def test_a_runner_asks_only_for_what_is_opened(exported: Path, fields: Any) -> None:
-    import runpy
-
     model = runpy.run_path(str(exported / "run_onnx.py"))["Model"](exported)
     asked: list[tuple[int, int]] = []
 

@@ -37,6 +37,14 @@ def exported(sudoku_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
+def exported_to_torch(sudoku_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "torch"
+    done = tiny.invoke("export", sudoku_run, "--format", "torch-export", "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
 def fields(sudoku_folder: Path) -> dict[str, Any]:
     block = open_puzzles(sudoku_folder).read("test", slice(0, 30))
     return {"tokens": block["sketches"], "puzzles": block["puzzles"]}
@@ -72,17 +80,27 @@ def test_the_folder_answers_as_the_run_does(exported: Path, sudoku_run: Path, fi
 
 
 @pytest.mark.parametrize(
-    ("runner", "named"), [("run_onnx.py", False), pytest.param("run_torch_export.py", True, marks=pytest.mark.slow)]
+    ("runner", "folder", "named"),
+    [
+        ("run_onnx.py", "exported", False),
+        pytest.param("run_torch_export.py", "exported_to_torch", True, marks=pytest.mark.slow),
+    ],
 )
 def test_the_runner_needs_nothing_of_ours(
-    exported: Path, sudoku_run: Path, fields: Any, tmp_path: Path, runner: str, named: bool
+    sudoku_run: Path,
+    fields: Any,
+    tmp_path: Path,
+    runner: str,
+    folder: str,
+    named: bool,
+    request: pytest.FixtureRequest,
 ) -> None:
     given = fields if named else {"tokens": fields["tokens"].astype(np.uint8)}
     np.savez(tmp_path / "samples.npz", **given)
     (tmp_path / "trm_core.py").write_text("raise ImportError('not for runners')\n")
-    folder = shutil.copytree(exported, tmp_path / "model")
+    copy = shutil.copytree(request.getfixturevalue(folder), tmp_path / "model")
     done = subprocess.run(
-        [sys.executable, str(folder / runner), "samples.npz"],
+        [sys.executable, str(copy / runner), "samples.npz"],
         capture_output=True,
         text=True,
         check=False,

@@ -45,6 +45,19 @@ def answers(encoder: RecordedEncoder) -> list[Fields]:
     return [encoder.encode(TEXTS[:3], "text"), encoder.encode(ROWS[:3], "table")]
 
 
+@pytest.fixture(scope="module")
+def expected(whole: Path) -> list[Fields]:
+    return answers(RecordedEncoder.of_file(whole))
+
+
+@pytest.fixture(scope="module")
+def saved(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same encoders in a folder."""
+    folder = tmp_path_factory.mktemp("saved") / "encoders"
+    RecordedEncoder.of_file(whole).save(folder)
+    return folder
+
+
 def same(one: list[Fields], other: list[Fields]) -> bool:
     return all(
         a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
@@ -76,8 +89,7 @@ def forge(random: Random, path: Path) -> None:
 @pytest.mark.parametrize(
     "case", [*range(SHORT), *(pytest.param(n, marks=pytest.mark.slow) for n in range(SHORT, LONG))]
 )
-def test_files(case: int, random: Random, whole: Path, tmp_path: Path) -> None:
-    expected = answers(RecordedEncoder.of_file(whole))
+def test_files(case: int, random: Random, whole: Path, expected: list[Fields], tmp_path: Path) -> None:
     for attempt in range(6):
         path = Path(shutil.copy(whole, tmp_path / f"{attempt}.h5"))
         if forged := random.random() < 0.7:
@@ -96,12 +108,9 @@ def test_files(case: int, random: Random, whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", [*range(3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, many(10)))])
-def test_folders(case: int, random: Random, whole: Path, tmp_path: Path) -> None:
-    encoder = RecordedEncoder.of_file(whole)
-    expected = answers(encoder)
+def test_folders(case: int, random: Random, saved: Path, expected: list[Fields], tmp_path: Path) -> None:
     for attempt in range(12):
-        folder = tmp_path / str(attempt)
-        encoder.save(folder)
+        folder = Path(shutil.copytree(saved, tmp_path / str(attempt)))
         path = folder / random.choice([DOCUMENT, ARRAYS])
         kind = random.randrange(3)
         if kind == 0 and path.name == DOCUMENT:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from forked import Forked
 from torch import Tensor
 
 from trm_core.errors import ConfigError
@@ -111,11 +112,13 @@ def test_compiled_training_takes_the_same_path(capsule_file: Path, tmp_path: Pat
     for compiled in ("false", "true"):
         run = tmp_path / compiled
         settings = {"run_dir": run, "total_steps": 6, "compile": compiled}
-        done = tiny.run_trm("train", *tiny.as_overrides(data={"path": capsule_file}, training=settings), cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        trained = Forked("train", *tiny.as_overrides(data={"path": capsule_file}, training=settings), cwd=tmp_path)
+        _, err = trained.communicate()
+        assert trained.returncode == 0, err
         lines[compiled] = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert weights(tmp_path / "true").keys() == weights(tmp_path / "false").keys()
     for plain, fast in zip(lines["false"][:3], lines["true"][:3], strict=True):
         assert fast["train/lm_loss"] == pytest.approx(plain["train/lm_loss"], rel=1e-4)
-    done = tiny.run_trm("eval", str(tmp_path / "true"), "--policy", "never", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    evaluated = Forked("eval", tmp_path / "true", "--policy", "never", cwd=tmp_path)
+    _, err = evaluated.communicate()
+    assert evaluated.returncode == 0, err

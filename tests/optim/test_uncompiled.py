@@ -62,27 +62,29 @@ def test_a_closure_learns_and_the_step_does_not() -> None:
     assert parameter.detach().max() < 1
 
 
-@pytest.mark.parametrize(
-    "optimizer", ["muon", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamatan2", "adamw"))]
-)
-def test_a_run_does_without_the_compiler(optimizer: str, tmp_path: Path, capsule_file: Path) -> None:
+@pytest.mark.parametrize("optimizers", [["muon"], pytest.param(["adamatan2", "adamw"], marks=pytest.mark.slow)])
+def test_a_run_does_without_the_compiler(optimizers: list[str], tmp_path: Path, capsule_file: Path) -> None:
     """Training, saving, evaluating and going on: importing it takes as long as importing torch."""
     program = (
         "import sys; from trm_cli.main import app\n"
         "for arguments in sys.stdin.read().splitlines():\n"
         "    app(arguments.split('\\t'), standalone_mode=False)\n"
-        "print('torch._dynamo' in sys.modules)"
+        "    print('torch._dynamo' in sys.modules)"
     )
-    run = tmp_path / "run"
-    overrides = tiny.as_overrides(
-        data={"path": capsule_file},
-        training={"run_dir": run, "total_steps": 4, "lr_warmup_steps": 1, "optimizer": optimizer},
-    )
-    commands = [["train", *overrides], ["train", "--resume", str(run), "training.total_steps=6"]]
+    commands = []
+    for optimizer in optimizers:
+        run = tmp_path / optimizer
+        overrides = tiny.as_overrides(
+            data={"path": capsule_file},
+            training={"run_dir": run, "total_steps": 4, "lr_warmup_steps": 1, "optimizer": optimizer},
+        )
+        commands += [["train", *overrides], ["train", "--resume", str(run), "training.total_steps=6"]]
     done = subprocess.run(
         [sys.executable, "-c", program],
         input="\n".join("\t".join(command) for command in commands),
         capture_output=True, text=True, check=False, cwd=tmp_path, env=tiny.environment(tmp_path),
     )  # fmt: skip
-    assert done.stdout.endswith("\nFalse\n"), done.stdout + done.stderr
-    assert len(tiny.metrics_without_clock(run)) == 6
+    found = [line for line in done.stdout.splitlines() if line in ("True", "False")]
+    assert found == ["False"] * len(commands), done.stdout + done.stderr
+    for optimizer in optimizers:
+        assert len(tiny.metrics_without_clock(tmp_path / optimizer)) == 6

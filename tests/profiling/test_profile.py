@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from forked import run_together
+from forked import Forked, run_together
 from torch.autograd import DeviceType
 
 import trm_core.training.step
@@ -173,7 +173,8 @@ def test_command_prints_tables_and_writes_no_run(
 
 
 @pytest.mark.slow
-def test_everything_as_json(tmp_path: Path, capsule_file: Path) -> None:
+def test_everything_as_json(tmp_path: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)  # which would take most of the time
     traces = tmp_path / "new" / "traces"
     arguments = ["--json", "--steps", "4", "--seconds", "0.1", "--trace", traces]
     done = tiny.invoke("profile", *overrides(capsule_file, training={"threads": 1}), *arguments)
@@ -222,9 +223,10 @@ def test_mistakes_are_named(arguments: list[str], code: int, message: str, capsu
 @pytest.mark.slow
 def test_two_processes_are_profiled_together(tmp_path: Path, capsule_file: Path) -> None:
     given = [*overrides(capsule_file), "--steps", "4", "--nproc", "2", "--json", "--trace", tmp_path / "traces"]
-    done = tiny.run_trm("profile", *given, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    launcher = Forked("profile", *given, cwd=tmp_path)
+    out, err = launcher.communicate()
+    assert launcher.returncode == 0, err
+    found = json.loads(out)
     times = {stage["name"]: stage["milliseconds"] for stage in found["stages"]}
     assert found["processes"] == 2
     assert "tried" not in found

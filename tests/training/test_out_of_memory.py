@@ -213,7 +213,7 @@ def limited(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 @pytest.mark.parametrize(
     ("sizes", "when", "largest"),
     [

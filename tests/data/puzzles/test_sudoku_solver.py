@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +16,22 @@ from trm_core.data.puzzles.build.sudoku.solver import solve
 REAL = Path(__file__).parents[4] / "shared" / "data" / "sudoku" / "sudoku10k.txt"
 
 
+def complete(grids: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Which of them [n, cells] have every number in each unit [units, numbers]."""
+    return (np.sort(grids[:, units], axis=2) == np.arange(1, units.shape[1] + 1)).all(axis=(1, 2))
+
+
 def is_solved(grids: np.ndarray, geometry: Geometry) -> bool:
-    return bool((np.sort(grids[:, geometry.units], axis=2) == np.arange(1, geometry.n + 1)).all())
+    return bool(complete(grids, np.array(geometry.units)).all())
 
 
 def all_grids_of_four() -> np.ndarray:
     """[288, 16], by trying every combination of rows."""
-    rows = [row for row in product(range(1, 5), repeat=4) if len(set(row)) == 4]
-    found = []
-    for top in product(rows, repeat=2):
-        if any(len({top[0][c], top[0][c + 1], top[1][c], top[1][c + 1]}) < 4 for c in (0, 2)):
-            continue
-        for bottom in product(rows, repeat=2):
-            grid = np.array(top + bottom)
-            if is_solved(grid.reshape(1, 16), GEOMETRIES[4]):
-                found.append(grid.ravel())
-    return np.array(found)
+    rows = np.array(list(permutations(range(1, 5))))
+    pairs = np.array([np.concatenate(two) for two in product(rows, repeat=2)])
+    pairs = pairs[complete(pairs, np.array([[0, 1, 4, 5], [2, 3, 6, 7]]))]  # of rows that share boxes
+    grids = np.array([np.concatenate(two) for two in product(pairs, repeat=2)])
+    return grids[complete(grids, np.array(GEOMETRIES[4].units))]
 
 
 GRIDS = all_grids_of_four()

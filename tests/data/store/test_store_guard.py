@@ -513,6 +513,7 @@ def test_what_is_no_capsule_file(tmp_path: Path) -> None:
             open_capsules(tmp_path / name)
 
 
+@pytest.mark.real_look
 def test_no_permission(capsule_path: Path) -> None:
     capsule_path.chmod(0)
     user = os.geteuid()
@@ -525,6 +526,7 @@ def test_no_permission(capsule_path: Path) -> None:
         os.seteuid(user)
 
 
+@pytest.mark.real_look
 def test_stranger_is_examined_in_a_child_first(
     capsule_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -547,6 +549,7 @@ def test_stranger_is_examined_in_a_child_first(
             open_capsules(copy)
 
 
+@pytest.mark.real_look
 def test_refusal_of_the_child_arrives(capsule_path: Path) -> None:
     with h5py.File(capsule_path, "r+") as h5:
         external_link(h5, capsule_path.parent)
@@ -555,6 +558,7 @@ def test_refusal_of_the_child_arrives(capsule_path: Path) -> None:
     assert refusal.value.hint == "copy the data itself into the file"
 
 
+@pytest.mark.real_look
 def test_a_look_that_was_begun_before_is_the_one_that_counts(
     capsule_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -571,6 +575,7 @@ def test_a_look_that_was_begun_before_is_the_one_that_counts(
         quarantine.begin(tmp_path / "none.h5")
 
 
+@pytest.mark.real_look
 def test_child_that_hangs_or_fails(capsule_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = Path(shutil.copy(capsule_path, tmp_path / "copy.h5"))
     interpreter = tmp_path / "python"
@@ -586,6 +591,7 @@ def test_child_that_hangs_or_fails(capsule_path: Path, tmp_path: Path, monkeypat
         open_capsules(copy)
 
 
+@pytest.mark.real_look
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_to_the_child_says_nothing_of_the_file(
     capsule_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -607,6 +613,7 @@ def test_a_signal_to_the_child_says_nothing_of_the_file(
             open_capsules(copy)
 
 
+@pytest.mark.real_look
 def test_the_child_is_out_of_the_way_of_ctrl_c(
     capsule_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,5 +57,6 @@ class Model:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samples", type=Path, help="a .npz of these arrays")
-    for answer in Model(Path(__file__).parent)(**np.load(parser.parse_args().samples)):
+    samples = np.load(parser.parse_args().samples)
+    for answer in Model(Path(__file__).parent)(**samples):
         print(json.dumps(answer))
