@@ -40,10 +40,12 @@ def test_cycles_and_where_the_gradient_ends(tied: bool, H: int, L: int, grad: in
     if not tied:
         recursion.high.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     z_H, z_L, x = inputs()
-    states, got_L = recursion(z_H, z_L, x, None, same)
+    states, got_L = recursion(z_H, z_L, x, None, same, every=True)
     assert len(states) == H
     got_H = states[-1]
     assert calls == [False] * (H - grad) * (L + 1) + [True] * grad * (L + 1)
+    [last], _ = recursion(z_H, z_L, x, None, same)
+    assert torch.equal(last, got_H)
     calls.clear()
     high = recursion.low if tied else recursion.high
     for cycle in range(H):

@@ -66,15 +66,23 @@ class Recursion(nn.Module):
             network.compile()
 
     def forward(
-        self, z_H: Tensor, z_L: Tensor, x: Tensor, bias: Tensor | None, refine: Callable[[Tensor], Tensor]
+        self,
+        z_H: Tensor,
+        z_L: Tensor,
+        x: Tensor,
+        bias: Tensor | None,
+        refine: Callable[[Tensor], Tensor],
+        every: bool = False,
     ) -> tuple[list[Tensor], Tensor]:
-        """z_H after every cycle, and the last z_L."""
+        """z_H after the last cycle, or after `every` one; and the last z_L."""
         cycles: list[Tensor] = []
         for number in range(self.H_cycles):
             learning = number >= self.H_cycles - self.grad_cycles
             with torch.set_grad_enabled(torch.is_grad_enabled() and learning):
                 z_H, z_L = self.cycle(z_H, z_L, x, bias)
                 z_H = refine(z_H)
+            if not every:
+                cycles.clear()
             cycles.append(z_H)
         return cycles, z_L
 

@@ -145,12 +145,12 @@ class TinyRecursiveModel(nn.Module):
             z, quantised = self.refine(z, capsules.mask)
             return z
 
-        cycles, z_L = self.recursion(z_H, z_L, x, self.attention_bias(capsules), refine)
-        early = []
-        if self.leave_above is not None and self.training:
-            early = [self.read(z, capsules, steps, price, q_memory) for z in cycles[:-1]]
-        now = self.read(cycles[-1], capsules, steps, price, q_memory)
-        output = self._output(cycles[-1], z_L, x, now, torch.full_like(steps, len(cycles)), early, quantised)
+        halts_early = self.leave_above is not None and self.training
+        (*before, z_H), z_L = self.recursion(z_H, z_L, x, self.attention_bias(capsules), refine, every=halts_early)
+        early = [self.read(z, capsules, steps, price, q_memory) for z in before]
+        now = self.read(z_H, capsules, steps, price, q_memory)
+        cycles = torch.full_like(steps, self.recursion.H_cycles)
+        output = self._output(z_H, z_L, x, now, cycles, early, quantised)
         return replace(output, detail=detail)
 
     def _forward_adaptively(

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trm_core.config.schema import Config
+from trm_core.config.schema import ArchConfig, Config
 from trm_core.data.batch import CapsuleBatch
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.dqn.curiosity import Curiosity
@@ -97,8 +97,18 @@ def trace(
     parts = min(config.training.accumulation_steps, 2)
     training = config.training.model_copy(update={"global_batch_size": parts, "accumulation_steps": parts})
     replay = config.dqn.model_copy(update={"buffer_capacity": 1, "buffer_min_size": 1})
-    same = config.model_copy(update={"training": training, "dqn": replay})
+    same = config.model_copy(update={"training": training, "dqn": replay, "arch": _shortened(config)})
     return _trace(same.model_dump_json(), shape, dqn, cmi, curiosity, rows, device)
+
+
+def _shortened(config: Config) -> ArchConfig:
+    """With one cycle without gradient, which leaves nothing behind for the next one; unless cycles are counted (by the
+    memory bank), or read (where rows leave them early).
+    """
+    arch = config.arch
+    if config.memory.enabled or arch.enable_adaptive_hcycles:
+        return arch
+    return arch.model_copy(update={"H_cycles": min(arch.H_cycles, arch.grad_cycles + 1)})
 
 
 @functools.lru_cache(maxsize=256)
