@@ -146,8 +146,8 @@ def _verdict(value: Mapping[str, Any], what: str) -> str:
         return "sketches alone leave something out that the children hold: paying for detail can help"
     if max(sketches, children) <= chance:
         return (
-            "neither beats always guessing the most frequent class: what the children are worth cannot be told, "
-            "by a linear probe of so many samples of the other classes"
+            "neither is better than always guessing the most frequent class: "
+            "a linear probe cannot tell what the children are worth"
         )
     if sketches > max(0.98, chance):
         return "sketches alone are nearly enough: a good policy opens little (a coarser --sketch would change that)"
