@@ -152,7 +152,8 @@ def _verdict(value: Mapping[str, Any], what: str) -> str:
     if sketches > max(0.98, chance):
         return "sketches alone are nearly enough: a good policy opens little (a coarser --sketch would change that)"
     if gained > lost:
-        return f"that is {gained - lost} more of {value['eval_rows']} {what}, which may be chance: too few to tell"
+        more = f"{gained - lost} more of {value['eval_rows']} {what}"
+        return f"with children {more} are answered rightly, which may be chance: too few to tell"
     return "a linear probe finds no clear use for the children; a model may still, or the sketch is too rich"
 
 

@@ -48,10 +48,10 @@ def made_value(rows: int, sketches: int, children: int, *, lost: int = 0, chance
 
 
 def test_a_few_samples_promise_nothing() -> None:
-    few = "which may be chance: too few to tell"
-    assert in_words(made_value(3, 1, 3))[-1] == f"that is 2 more of 3 samples, {few}"
-    assert in_words(made_value(30, 28, 29))[-1] == f"that is 1 more of 30 samples, {few}"
-    assert in_words(made_value(90, 70, 75, lost=20))[-1] == f"that is 5 more of 90 samples, {few}"
+    few = "are answered rightly, which may be chance: too few to tell"
+    assert in_words(made_value(3, 1, 3))[-1] == f"with children 2 more of 3 samples {few}"
+    assert in_words(made_value(30, 28, 29))[-1] == f"with children 1 more of 30 samples {few}"
+    assert in_words(made_value(90, 70, 75, lost=20))[-1] == f"with children 5 more of 90 samples {few}"
     assert "paying for detail can help" in in_words(made_value(20, 12, 18))[-1]
     assert "paying for detail can help" in in_words(made_value(1000, 980, 995))[-1]
     assert "no clear use" in in_words(made_value(90, 70, 60, lost=20))[-1]
