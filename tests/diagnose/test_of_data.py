@@ -14,7 +14,7 @@ from trm_core.data.puzzles.inspect import inspect_puzzles
 from trm_core.data.store import CapsuleWriter
 from trm_core.diagnose.check import Verdict
 from trm_core.diagnose.checks.puzzle_splits import IDENTIFIERS
-from trm_core.diagnose.copies import near_copies, shared_copies
+from trm_core.diagnose.copies import Copies, Labelled, near_copies, shared_copies
 from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.diagnose import look
 from trm_core.diagnose.evidence import Evidence
@@ -134,3 +134,36 @@ def test_a_few_neighbours_are_no_copies() -> None:
     for close, expected in ((2, False), (3, True)):
         apart[:close] = rows[:close] + 1e-3
         assert near_copies(rows, apart).are_copies is expected
+
+
+def split_rows(rows: np.ndarray, labels: np.ndarray) -> Copies:
+    order = np.random.default_rng(9).permutation(len(rows))
+    train, held_out = order[len(rows) // 5 :], order[: len(rows) // 5]
+    return near_copies(rows[train], rows[held_out], Labelled(labels[train], labels[held_out]))
+
+
+@pytest.mark.parametrize("task", ["squares", "signs", "tight classes"])
+@pytest.mark.parametrize("rows", [500, 2000])
+def test_neighbours_of_a_small_table_are_no_copies(task: str, rows: int) -> None:
+    """Of two or three columns, with labels that depend on them: near rows agree more often than those further away."""
+    random = np.random.default_rng(0)
+    table = random.uniform(-1, 1, (rows, 2))
+    cells = np.floor(2 * table + 2).astype(np.int64)
+    labels = cells[:, 0] + 4 * cells[:, 1]
+    if task == "signs":
+        labels = (table[:, 0] * table[:, 1] > 0).astype(np.int64)
+    if task == "tight classes":
+        labels = random.integers(0, 8, rows)
+        table = random.standard_normal((8, 3))[labels] + 0.03 * random.standard_normal((rows, 3))
+    copies = split_rows(table, labels)
+    assert copies.near > 0.8
+    assert not copies.are_copies
+
+
+@pytest.mark.parametrize("width", [5, 20])
+def test_versions_of_a_sample_in_both_splits_are_copies(width: int) -> None:
+    random = np.random.default_rng(0)
+    originals = random.standard_normal((400, width))
+    labels = (originals[:, 0] + originals[:, 1] > 0).astype(np.int64)
+    versions = np.repeat(originals, 3, axis=0) + 0.02 * random.standard_normal((1200, width))
+    assert split_rows(versions, np.repeat(labels, 3)).are_copies

@@ -214,3 +214,46 @@ def test_a_gap_on_few_held_out_rows_may_be_chance(capsule_file: Any) -> None:
     for accuracy, verdict in ((0.9 - 0.22, Verdict.OK), (0.9 - 0.35, Verdict.WARN)):
         series = {"train/final_accuracy": (at, 0.9), "eval/accuracy": ([200], accuracy)}
         assert told("overfitting", made(overrides, series, DataFacts(capsule_file))).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("rows", "training", "held_out", "verdict"),
+    [
+        (3, 0.723, 0.0, Verdict.UNKNOWN),
+        (7, 0.95, 3 / 7, Verdict.UNKNOWN),
+        (7, 0.95, 1 / 7, Verdict.WARN),
+        (20, 0.9, 0.35, Verdict.WARN),
+    ],
+)
+def test_a_handful_of_held_out_rows_tells_little(
+    rows: int, training: float, held_out: float, verdict: Verdict, capsule_file: Any, monkeypatch: Any
+) -> None:
+    data = DataFacts(capsule_file)
+    monkeypatch.setitem(data.file.rows, data.held_out, rows)
+    series = {"train/final_accuracy": (np.arange(1, 201), training), "eval/accuracy": ([200], held_out)}
+    overrides = ["training.total_steps=200", "training.lr_warmup_steps=20"]
+    assert told("overfitting", made(overrides, series, data)).verdict is verdict
+
+
+def test_how_far_the_target_network_has_come_is_no_more_than_all_of_it() -> None:
+    overrides = ["dqn.enabled=true", "dqn.target_tau=0.01", "training.total_steps=200", "training.lr_warmup_steps=20"]
+    finding = told("target-frozen", made(overrides))
+    assert finding.verdict is Verdict.WARN
+    assert "by 87 % of the way in 200 steps" in finding.evidence
+
+
+@pytest.mark.parametrize(("rows", "verdict"), [(7, Verdict.OK), (700, Verdict.WARN)])
+def test_one_sample_of_seven_is_no_loss_of_the_policy(rows: int, verdict: Verdict) -> None:
+    scores = [
+        {"policy": "learned", "accuracy": 6 / 7, "rows": rows},
+        {"policy": "never", "accuracy": 1.0, "rows": rows},
+    ]
+    assert told("policy-loses", made(run=run_of(evaluation={"scores": scores}))).verdict is verdict
+
+
+@pytest.mark.parametrize(("steps", "verdict"), [(40, Verdict.UNKNOWN), (150, Verdict.FAIL)])
+def test_one_answer_in_the_first_steps_is_no_collapse(steps: int, verdict: Verdict, capsule_file: Any) -> None:
+    """As many as a probe takes: a model whose sketches say little still answers one class."""
+    series = {"train/prediction_top_share": (np.arange(1, steps + 1), 0.98)}
+    overrides = ["training.total_steps=200", "training.lr_warmup_steps=20"]
+    assert told("predictions-collapse", made(overrides, series, DataFacts(capsule_file))).verdict is verdict

@@ -217,6 +217,15 @@ def test_pictures_of_every_kind_are_the_builders(picture_run: Path, tmp_path: Pa
     assert [line["id"] for line in paths] == [str(file) for file in files]
 
 
+def test_pictures_beside_folders_are_answered_too(picture_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "holiday"
+    shutil.copytree(picture_run.parent / "photos" / "dark", folder / "dark")
+    shutil.copy(folder / "dark" / "000.png", folder / "new.png")
+    lines = records(tiny.invoke("predict", folder, "--model", picture_run))
+    assert [line["id"] for line in lines] == [*map(str, sorted(folder.glob("dark/*"))), str(folder / "new.png")]
+    assert ["target" in line for line in lines] == [True] * 12 + [False]
+
+
 def test_what_is_no_such_picture_is_named(picture_run: Path, tmp_path: Path) -> None:
     good = next((picture_run.parent / "photos").rglob("*.png"))
     (tmp_path / "broken.png").write_bytes(b"hello")

@@ -95,7 +95,7 @@ def _probe(inspection: Inspection, axes: Axes) -> None:
     axes.set_title("what opening can be worth (linear probe)")
     value = inspection.expansion_value
     if value is None:
-        _nothing(axes, "not measured: it needs labels\nand a held-out split")
+        _nothing(axes, "not measured: it needs labels\nin train and in a held-out split")
         return
     bars = {"sketches": value["sketches"], "+ checksums": value["checksums"], "+ children": value["children"]}
     known = {name: accuracy for name, accuracy in bars.items() if accuracy is not None}

@@ -7,6 +7,7 @@ regularisation chosen on a quarter of some training rows; linear discriminant an
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -85,6 +86,7 @@ def measure(sample: ProbeSample) -> dict[str, Any] | None:
 
     Keys: split, per ("sample" or "capsule"), train_rows, eval_rows, classes, chance (always the most frequent training
     class), sketches, checksums (sketches + checksums, None without), children (sketches + children, None without).
+    With children also gained, lost: held-out cases that only the probe with them answers rightly, only the one without.
     """
     if sample.held_out is None:
         return None
@@ -101,20 +103,25 @@ def measure(sample: ProbeSample) -> dict[str, Any] | None:
         "classes": len(names),
         "chance": float(np.mean(held_out["labels"] == names[counts.argmax()])),
     }
+    right: dict[str, np.ndarray] = {}
     with one_thread():
         for name, fields in _FITS.items():
             result[name] = None
             if all(field in train for field in fields):
                 own = [[cases[field] for field in fields] for cases in (train, held_out)]
                 features = _features(own, sample.per_capsule)
-                result[name] = _accuracy(features[0], train["labels"], features[1], held_out["labels"])
+                right[name] = _answers(features[0], train["labels"], features[1]) == held_out["labels"]
+                result[name] = float(right[name].mean())
+    if "children" in right:
+        result["gained"] = int((right["children"] & ~right["sketches"]).sum())
+        result["lost"] = int((right["sketches"] & ~right["children"]).sum())
     return result
 
 
 def in_words(value: Mapping[str, Any] | None) -> list[str]:
     """The measurement for a newcomer: sentences, the first of which is the answer."""
     if value is None:
-        return ["what EXPAND can be worth here: not measured (it needs labels and a validation or test split)"]
+        return ["what EXPAND can be worth here: not measured (it needs labels in train and in validation or test)"]
     percent = {name: f"{100 * value[name]:.1f} %" for name in ("chance", *_FITS) if value.get(name) is not None}
     what = "samples" if value["per"] == "sample" else "capsules"
     measured = (
@@ -127,18 +134,27 @@ def in_words(value: Mapping[str, Any] | None) -> list[str]:
     if "children" not in percent:
         return [f"there is nothing to open; from the sketches alone: {percent['sketches']}", measured, *peeked]
     lines = [f"what EXPAND can be worth here: {percent['sketches']} -> {percent['children']}", measured, *peeked]
-    gain = value["children"] - value["sketches"]
-    # Twice the standard error of a difference of two shares near one half would hide real gains near 100 %.
-    noise = 2 * float(np.sqrt(max(value["children"] * (1 - value["children"]), 1e-4) / value["eval_rows"]))
-    if gain > noise:
-        lines.append("sketches alone leave something out that the children hold: paying for detail can help")
-    elif value["sketches"] > 0.98:
-        lines.append(
-            "sketches alone are nearly enough: a good policy opens little (a coarser --sketch would change that)"
+    return [*lines, _verdict(value, what)]
+
+
+def _verdict(value: Mapping[str, Any], what: str) -> str:
+    """What the accuracies with and without children say."""
+    sketches, children, chance = value["sketches"], value["children"], value["chance"]
+    gained, lost = value["gained"], value["lost"]
+    # McNemar's test, at about 5 %: both probes answer the same cases, and those that both answer alike say nothing.
+    if gained - lost > 2 * math.sqrt(gained + lost):
+        return "sketches alone leave something out that the children hold: paying for detail can help"
+    if max(sketches, children) <= chance:
+        return (
+            "neither is better than always guessing the most frequent class: "
+            "a linear probe cannot tell what the children are worth"
         )
-    else:
-        lines.append("a linear probe finds no clear use for the children; a model may still, or the sketch is too rich")
-    return lines
+    if sketches > max(0.98, chance):
+        return "sketches alone are nearly enough: a good policy opens little (a coarser --sketch would change that)"
+    if gained > lost:
+        more = f"{gained - lost} more of {value['eval_rows']} {what}"
+        return f"with children {more} are answered rightly, which may be chance: too few to tell"
+    return "a linear probe finds no clear use for the children; a model may still, or the sketch is too rich"
 
 
 def _shrink(values: np.ndarray, per_capsule: bool) -> np.ndarray:
@@ -201,28 +217,35 @@ def _standardise(train: np.ndarray, held_out: np.ndarray) -> list[np.ndarray]:
     return [((part - mean) / np.where(useful, spread, 1.0))[:, useful] for part in (train, held_out)]
 
 
-def _accuracy(train: np.ndarray, labels: np.ndarray, held_out: np.ndarray, truth: np.ndarray) -> float:
+def _answers(train: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """What a probe of the training cases answers to the held-out ones."""
     from sklearn.exceptions import ConvergenceWarning
 
     if not train.shape[1]:
         names, counts = np.unique(labels, return_counts=True)
-        return float(np.mean(truth == names[counts.argmax()]))
+        return np.full(len(held_out), names[counts.argmax()])
     with warnings.catch_warnings():
         # A probe that has not fully converged, or saw a class once, is as good a measure.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
         if _MAX_LOGISTIC_CLASSES < len(np.unique(labels)) < len(labels):
-            return float(_discriminant().fit(train, labels).score(held_out, truth))
-        order = np.random.default_rng([_SEED, len(train)]).permutation(len(train))[:_MAX_CHOICE_ROWS]
-        check, fit = order[: len(order) // 4], order[len(order) // 4 :]
-        best = _STRENGTHS[-1]
-        if len(check) >= 10 and len(np.unique(labels[fit])) > 1:
-            scores = [
-                _logistic(strength).fit(train[fit], labels[fit]).score(train[check], labels[check])
-                for strength in _STRENGTHS
-            ]
-            best = _STRENGTHS[int(np.argmax(scores))]
-        return float(_logistic(best).fit(train, labels).score(held_out, truth))
+            probe = _discriminant()
+        else:
+            probe = _logistic(_strength(train, labels))
+        answers: np.ndarray = probe.fit(train, labels).predict(held_out)
+        return answers
+
+
+def _strength(train: np.ndarray, labels: np.ndarray) -> float:
+    """The strength of regularisation that does best on a quarter of some training cases."""
+    order = np.random.default_rng([_SEED, len(train)]).permutation(len(train))[:_MAX_CHOICE_ROWS]
+    check, fit = order[: len(order) // 4], order[len(order) // 4 :]
+    if len(check) < 10 or len(np.unique(labels[fit])) < 2:
+        return _STRENGTHS[-1]
+    scores = [
+        _logistic(strength).fit(train[fit], labels[fit]).score(train[check], labels[check]) for strength in _STRENGTHS
+    ]
+    return _STRENGTHS[int(np.argmax(scores))]
 
 
 def _logistic(strength: float) -> Any:

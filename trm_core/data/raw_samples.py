@@ -155,7 +155,7 @@ def _table(encoder: TableEncoder, settings: SampleSettings, sample: Any) -> tupl
         if missing := [names[number] for number in sorted(needed) if names[number] not in sample]:
             raise DataError(
                 f"has no column {missing[0]!r}; expected {', '.join(names[n] for n in sorted(needed))}",
-                hint="give None where a value is missing",
+                hint="give None (in JSON null) where a value is missing",
             )
         values = [sample.get(name) for name in names]
     elif isinstance(sample, Sequence) and not isinstance(sample, str | bytes):

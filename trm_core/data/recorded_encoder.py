@@ -136,7 +136,10 @@ class RecordedEncoder:
         there = ", ".join(self.kinds)
         if kind is None:
             if len(self.modalities) > 1:
-                raise DataError(f"samples of which kind? There are {there}", hint="give kind=...")
+                raise DataError(
+                    f"samples of which kind? There are {there}",
+                    hint="name it: kind=... in Python, --kind on the command line",
+                )
             return self.modalities[0]
         for modality in self.modalities:
             if modality.kind == kind:

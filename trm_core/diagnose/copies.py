@@ -16,6 +16,8 @@ _NEIGHBOURS = 600  # samples whose nearest neighbour is looked for
 _FEW = 5  # rows, of which a share says little
 _FEWEST = 3  # that are no coincidence, where training rows have nothing in common
 _SEVERAL = 3  # training rows that may have the same capsule
+_ALONE = 1.5  # times as many pairs within twice the distance; on a line already twice as many
+_MOST_OF_CLASS = 0.5
 _HASH_SEED = 11
 
 Array = NDArray[np.floating]
@@ -29,17 +31,20 @@ class Copies:
     Where rows lie dense, as those of a table with few columns do, many are near to others that have nothing to do with
     them. Of copies, labels agree, and density does not explain them. `beyond_density`: the part of `near` that it does
     not explain, as how many pairs lie within a distance grows as a power of it (the correlation dimension; Grassberger
-    and Procaccia, 1983), taken from two and four times as far. `agree`: the share of near rows whose nearest training
-    row has their label; `agree_further`: that of the nearest one at more than twice the distance; `agree_any`: that of
-    any training row (NaN where too few rows have a label). `rows`: how many held-out rows are near.
+    and Procaccia, 1983), taken from two and four times as far. `growth`: how many times as many pairs lie within twice
+    the distance; next to none more where each sample is alone with its copies. `agree`: the share of near rows whose
+    nearest training row has their label; `agree_any`: that of any training row (NaN where too few rows have a label).
+    That labels agree less further away says nothing: so they do wherever classes lie apart. `of_class`: the share of a
+    near row's class that lies within twice the distance. `rows`: how many held-out rows are near.
     """
 
     near: float = 0.0
     within: float = 0.0
     beyond_density: float = 0.0
     agree: float = math.nan
-    agree_further: float = math.nan
     agree_any: float = math.nan
+    growth: float = math.inf
+    of_class: float = 0.0
     rows: int = 0
 
     @property
@@ -55,7 +60,8 @@ class Copies:
         if math.isnan(self.agree):
             return unexplained
         alike = self.agree - self.agree_any >= 0.85 * (1 - self.agree_any)
-        return alike and (unexplained or self.agree - self.agree_further >= 0.15)
+        # A class that is as tight as copies are is an easy class.
+        return alike and self.of_class < _MOST_OF_CLASS and (unexplained or self.growth < _ALONE)
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,14 @@ class Labelled:
 
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
+
+    def of_class(self, rows: NDArray[np.int64], close: NDArray[np.bool_]) -> float:
+        """The median over held-out rows [n] of the share of its class that is `close` [n, N]; 0 without a label."""
+        alike = self.held_out[rows, None] == self.train
+        alike &= (self.held_out[rows] != IGNORE_LABEL)[:, None]
+        known = alike.any(1)
+        shares = (alike & close)[known].sum(1) / alike[known].sum(1)
+        return float(np.median(shares)) if len(shares) else 0.0
 
     def agree(self, rows: NDArray[np.int64], of_rows: NDArray[np.int64]) -> float:
         """Share of held-out rows that have the label of these training rows, of those where both have one; NaN if these
@@ -99,11 +113,12 @@ def near_copies(train: Array, held_out: Array, labels: Labelled | None = None) -
     pairs, double, quadruple = (float((squares < factor**2 * near).mean()) for factor in (1, 2, 4))
     beyond = share * max(0.0, 1 - double**2 / (quadruple * pairs))
     rows = np.flatnonzero(squares.min(1) < near)
+    growth = double / pairs
     if labels is None:
-        return Copies(share, within, beyond, rows=len(rows))
-    further = np.where(squares[rows] > 4 * near, squares[rows], np.inf).argmin(1)
-    agree, agree_further = (labels.agree(chosen[rows], one) for one in (squares[rows].argmin(1), further))
-    return Copies(share, within, beyond, agree, agree_further, labels.agree_any, len(rows))
+        return Copies(share, within, beyond, growth=growth, rows=len(rows))
+    agree = labels.agree(chosen[rows], squares[rows].argmin(1))
+    of_class = labels.of_class(chosen[rows], squares[rows] < 4 * near)
+    return Copies(share, within, beyond, agree, labels.agree_any, growth, of_class, len(rows))
 
 
 def shared_copies(train: NDArray[np.uint64], held_out: NDArray[np.uint64], labels: Labelled | None = None) -> Copies:
@@ -118,7 +133,7 @@ def shared_copies(train: NDArray[np.uint64], held_out: NDArray[np.uint64], label
     share = len(rows) / len(held_out)
     agree = math.nan if labels is None else labels.agree(rows, of_rows)
     agree_any = math.nan if labels is None else labels.agree_any
-    return Copies(share, within, share, agree, math.nan, agree_any, len(rows))
+    return Copies(share, within, share, agree, agree_any, rows=len(rows))
 
 
 def shared_capsules(

@@ -171,6 +171,19 @@ def test_a_broken_picture_is_named(build: Build, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
 
 
+def test_pictures_beside_the_class_folders_are_not_lost(build: Build, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures")
+    for number, file in enumerate(sorted((folder / "dark").iterdir())[:3]):
+        file.rename(folder / f"beside{number}.png")
+    built = build(folder, num_capsules=4, num_children=4)
+    assert built.by_id("labels").tolist() == [0] * 9 + [1] * 12 + [-100] * 3
+    assert built.manifest["class_names"] == ["dark", "light"]
+    assert "3 samples have no label: they are kept and never scored" in built.messages
+    unlabelled = build(folder, name="u.h5", label="none", num_capsules=4, num_children=4, num_concepts=4)
+    assert len(unlabelled.by_id("labels")) == 24
+    assert (unlabelled.by_id("labels") >= 0).all(), "each capsule of each picture has a concept"
+
+
 def test_split_folders_are_not_classes(build: Build, tmp_path: Path) -> None:
     write_pictures(tmp_path / "train")
     (tmp_path / "set").mkdir()

@@ -236,6 +236,13 @@ UNREADABLE: list[tuple[str, bytes, str]] = [
     ("prose.csv", b"a,label\nthis is a long story,x\nthat is a long one too,y\n", "is this text or a table"),
     ("line.jsonl", b'{"text": "a b", "label": 1}\n[1]\n', r"line.jsonl:2: is list, expected an object"),
     ("broken.jsonl", b'{"text": "a b", "label": 1}\n{"text"\n', r"broken.jsonl:2: is not JSON"),
+    ("text.jsonl", b'{"text": {"en": "a b"}, "label": 1}\n', r"text.jsonl:1: field 'text' holds an object"),
+    (
+        "label.jsonl",
+        b'{"text": "a", "label": 1}\n{"text": "b", "label": [2]}\n',
+        r"label.jsonl:2: field 'label' holds a",
+    ),
+    ("cell.jsonl", b'{"a": 1, "y": 1}\n\n{"a": [2], "y": 2}\n', r"cell.jsonl:3: field 'a' holds a list"),
     ("tab.tsv", b"ham\ta b\nspam\tc d\nham\te f\nno tab here\n", "no columns besides the label|tab"),
     ("what.xyz", b"123", "kind cannot be told"),
     ("one.png", b"123", "single picture"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,42 @@ def test_detail_that_decides_is_found_in_the_children_alone(build: Build, tmp_pa
     without = in_words({**value, "checksums": None})
     assert without == [*words[:2], *words[3:]]
     assert in_words({**value, "children": None})[2] == words[2], "there may be checksums of children that are not there"
+
+
+def made_value(rows: int, sketches: int, children: int, *, lost: int = 0, chance: int = 0) -> dict[str, Any]:
+    """What is measured when so many of the held-out samples are answered rightly."""
+    shares = {"sketches": sketches / rows, "children": children / rows, "chance": chance / rows, "checksums": None}
+    counts = {"gained": children - sketches + lost, "lost": lost, "eval_rows": rows, "train_rows": 8 * rows}
+    return {**shares, **counts, "per": "sample", "split": "validation"}
+
+
+def test_a_few_samples_promise_nothing() -> None:
+    few = "are answered rightly, which may be chance: too few to tell"
+    assert in_words(made_value(3, 1, 3))[-1] == f"with children 2 more of 3 samples {few}"
+    assert in_words(made_value(30, 28, 29))[-1] == f"with children 1 more of 30 samples {few}"
+    assert in_words(made_value(90, 70, 75, lost=20))[-1] == f"with children 5 more of 90 samples {few}"
+    assert "paying for detail can help" in in_words(made_value(20, 12, 18))[-1]
+    assert "paying for detail can help" in in_words(made_value(1000, 980, 995))[-1]
+    assert "no clear use" in in_words(made_value(90, 70, 60, lost=20))[-1]
+
+
+def test_being_as_good_as_guessing_is_no_praise_of_the_sketches() -> None:
+    rare = made_value(200, 199, 199, chance=199)
+    assert in_words(rare)[-1].startswith("neither is better than always guessing")
+    assert "nearly enough" in in_words({**rare, "chance": 0.6})[-1]
+
+
+def test_gained_and_lost_are_the_samples_that_the_children_change(build: Build, tmp_path: Path) -> None:
+    value = build(hidden_task(tmp_path / "a.npz"), validation=0.25).report.expansion_value
+    assert value is not None
+    assert value["gained"] - value["lost"] == round((value["children"] - value["sketches"]) * value["eval_rows"])
+    assert value["lost"] > 0, "not only the difference is counted"
+
+
+def test_without_a_training_split_it_says_what_is_missing() -> None:
+    assert in_words(None) == [
+        "what EXPAND can be worth here: not measured (it needs labels in train and in validation or test)"
+    ]
 
 
 def test_inspection_measures_the_same(build: Build, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_csv_and_jsonl_with_named_columns(build: Build, tmp_path: Path) -> None:
     csv = tmp_path / "m.csv"
     csv.write_text("id,verdict,body\n" + "".join(f'{n},{a},"{b}, ""so""\nit is"\n' for n, (a, b) in enumerate(lines)))
     jsonl = tmp_path / "m.jsonl"
-    jsonl.write_text("".join(json.dumps({"body": b, "verdict": a}) + "\n" for a, b in lines))
+    jsonl.write_text("".join(json.dumps({"body": b, "verdict": a, "meta": {"x": [1]}}) + "\n" for a, b in lines))
     for source in (csv, jsonl):
         built = build(source, name=source.name + ".h5", label="verdict", text="body", **SMALL)
         assert built.report.kind == "text"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,10 +25,12 @@ class Delimited:
     delimiter: str
     columns: tuple[str, ...]
 
-    def rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """(line number, values in the order of `columns`). Raises `DataError` with file and line."""
+    def rows(self, read: Collection[int] = ()) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """(line number, values in the order of `columns`). Raises `DataError` with file and line; for JSON also where a
+        column that is `read` holds an object or a list.
+        """
         if self.form == "jsonl":
-            yield from self._json_rows()
+            yield from self._json_rows([self.columns[index] for index in read])
         elif self.form == "labelled-lines":
             for number, line in text_lines(self.path):
                 if line.strip():
@@ -47,11 +49,18 @@ class Delimited:
         hint = f"did you mean {near[0]!r}?" if near else None
         raise DataError(f"{self.path}: has no column {name!r}; there are: {', '.join(self.columns)}", hint=hint)
 
-    def _json_rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+    def _json_rows(self, read: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
         for number, line in text_lines(self.path):
             if not line.strip():
                 continue
             record = parse_object(self.path, number, line)
+            for name in read:
+                if isinstance(record.get(name), dict | list):
+                    what = "an object" if isinstance(record[name], dict) else "a list"
+                    raise DataError(
+                        f"{self.path}:{number}: field {name!r} holds {what}, expected a text or a number",
+                        hint="fields inside of others are not looked for: give it a field of its own, or leave it out",
+                    )
             yield number, tuple("" if record.get(name) is None else _as_text(record[name]) for name in self.columns)
 
 

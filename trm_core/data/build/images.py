@@ -29,7 +29,7 @@ class FolderReader:
         """labelled: false where the sub-folders are no classes."""
         self.path = path
         self._files = [(file, label if labelled else None) for file, label in picture_files(Path(path), log)]
-        self.has_labels = self._files[0][1] is not None
+        self.has_labels = any(label is not None for _, label in self._files)
         self.size = size
         height, width, self._mode = self._examine()
         self.shape = (height, width, 3 if self._mode == "RGB" else 1)
@@ -124,19 +124,19 @@ def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
 
 
 def picture_files(path: Path, log: Log) -> list[tuple[Path, str | None]]:
-    """(file, its class) of the pictures in class folders; of a flat folder without classes. Raises `DataError` for a
-    folder without pictures.
+    """(file, its class) of all pictures; those that lie in no class folder have none. Raises `DataError` for a folder
+    without pictures.
     """
     folders = class_folders(path)
+    found = [(file, folder.name) for folder in folders for file in sorted(folder.rglob("*"))]
+    beside = [(file, None) for file in sorted(path.iterdir())]
     files: list[tuple[Path, str | None]] = []
     ignored = 0
-    for folder in folders or [path]:
-        label = folder.name if folders else None
-        for file in sorted(folder.rglob("*") if folders else folder.iterdir()):
-            if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
-                files.append((file, label))
-            elif file.is_file():
-                ignored += 1
+    for file, label in (*found, *beside):
+        if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
+            files.append((file, label))
+        elif file.is_file():
+            ignored += 1
     if not files:
         raise DataError(f"{path}: holds no pictures", hint="known suffixes: " + ", ".join(sorted(IMAGE_SUFFIXES)))
     if ignored:

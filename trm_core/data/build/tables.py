@@ -55,7 +55,7 @@ class TableReader:
         self.columns, self.categories = self._examine()
 
     def records(self, *, digests: bool) -> Iterator[Record]:
-        for _, values in self._table.rows():
+        for _, values in self._table.rows(self._indices if self._label is None else [*self._indices, self._label]):
             cells = tuple(values[index].strip() for index in self._indices)
             label = values[self._label].strip() if self._label is not None else ""
             if label.casefold() in _NO_LABEL:
@@ -67,7 +67,7 @@ class TableReader:
         seen: list[set[str]] = [set() for _ in self._indices]
         numeric = [True] * len(self._indices)
         filled = [False] * len(self._indices)
-        for line, values in self._table.rows():
+        for line, values in self._table.rows(self._indices):
             for position, index in enumerate(self._indices):
                 cell = values[index].strip()
                 if is_missing(cell):

@@ -40,7 +40,8 @@ class RowTextReader:
         self.has_labels = self._label is not None
 
     def records(self, *, digests: bool) -> Iterator[Record]:
-        for _, values in self._table.rows():
+        read = [self._text] if self._label is None else [self._text, self._label]
+        for _, values in self._table.rows(read):
             text = values[self._text]
             label = values[self._label].strip() if self._label is not None else ""
             yield Record(text, text_digest(text) if digests else 0, label or None)

@@ -17,6 +17,7 @@ from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Series
 from trm_core.diagnose.statistics import block_means, mean_interval, rising
 
+_EARLY = 100  # steps: a model answers one class at first, where sketches say little for longer
 _WHOLE_GAP = 0.6  # sound ARC and Sudoku-Extreme runs learn all training puzzles, and solve half of the others
 _MOST = 0.5  # of the mistakes
 _BY_LUCK = 0.01
@@ -53,7 +54,7 @@ def at_chance(evidence: Evidence) -> Finding:
     accuracy = metrics["train/accuracy"].tail(0.2, 10)
     if chance is None or len(accuracy.finite()) < 5:
         return unknown("no labels, or too few steps were logged")
-    if metrics.last_step < 100:
+    if metrics.last_step < _EARLY:
         return unknown(f"{metrics.last_step} steps are too early to say")
     mean, half = mean_interval(accuracy)
     numbers = {"accuracy": mean, "chance": chance}
@@ -91,6 +92,8 @@ def _whole_collapse(evidence: Evidence) -> Finding:
     top = evidence.top_share
     if len(share.finite()) < 5 or top is None:
         return unknown("too few steps were logged")
+    if evidence.metrics.last_step < _EARLY:
+        return unknown(f"{evidence.metrics.last_step} steps are too early to say")
     mean = float(np.mean(share.finite().values))
     text = f"{100 * mean:.0f} % of the predictions are one class, {100 * top:.0f} % of the labels are"
     if mean < 0.95 or mean < top + 0.2:
@@ -164,6 +167,10 @@ def generalises(evidence: Evidence) -> Finding:
     by_chance = math.sqrt(there * (1 - there) / rows) if rows else 0.0
     if gap < allowed + by_chance:
         return ok(text, gap=gap)
+    # Measured at an accuracy that were no finding: of three samples none may be right without a deviation of its own.
+    just_sound = mean - allowed
+    if rows and just_sound - there < 2 * math.sqrt(just_sound * (1 - just_sound) / rows):
+        return unknown(f"{text}, of {rows} samples, which are too few to tell")
     repeated = evidence.file.repeated if evidence.data is not None else 0.0
     if repeated > 0.5:
         return Finding(

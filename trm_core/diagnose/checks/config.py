@@ -109,7 +109,7 @@ def target_frozen(evidence: Evidence) -> Finding:
     age = evidence.metrics["train/dqn_target_age"]
     oldest = float(age.finite().values.max()) if len(age.finite()) else 0.0
     fix = {"dqn.target_tau": min(max(0.01, 10 / total), 1.0)}
-    why = "TD targets come from a copy of the Q-head. One that is never renewed teaches an untrained net's values."
+    why = "TD targets come from a copy of the Q-head. One that is hardly renewed teaches an untrained net's values."
     closed, expected = median(evidence.metrics["train/dqn_target_closed"].tail(0.5)), dqn.target_tau or 1.0
     # A mean over the values that were logged; a weight that follows exactly differs by rounding only.
     if abs(closed - expected) > 0.25 * expected:
@@ -122,13 +122,14 @@ def target_frozen(evidence: Evidence) -> Finding:
             advice="look at what is handed to trm_core.dqn.learner.TargetNetwork.follow",
         )
     if dqn.target_tau is not None:
+        way = 1 - (1 - dqn.target_tau) ** total
         if dqn.target_tau * total >= 3:
             return ok(f"the target network follows by dqn.target_tau={dqn.target_tau:g}", tau=dqn.target_tau)
         return Finding(
             Verdict.FAIL if dqn.target_tau * total < 1 else Verdict.WARN,
-            f"dqn.target_tau={dqn.target_tau:g} moves the target network by {100 * dqn.target_tau * total:.2g} % "
-            f"of the way in {total} steps",
-            numbers={"tau": dqn.target_tau},
+            f"dqn.target_tau={dqn.target_tau:g} moves the target network by {100 * way:.2g} % of the way "
+            f"in {total} steps",
+            numbers={"tau": dqn.target_tau, "way": way},
             why=why,
             fix=fix,
         )

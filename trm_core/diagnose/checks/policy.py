@@ -237,8 +237,10 @@ def policy_loses(evidence: Evidence) -> Finding:
     numbers = {"learned": learned, "never": never}
     text = f"learned policy {100 * learned:.1f} %, never opening {100 * never:.1f} %"
     rows = found["never"].get("rows")
-    # The two answer the same samples, so this is more than chance leaves between them.
-    noise = 2 * math.sqrt(2 * max(never * (1 - never), 0.0) / rows) if isinstance(rows, int) and rows > 0 else 0.0
+    # The two answer the same samples, so this is more than chance leaves between them. Both of them: where all of a few
+    # samples are right without opening, one that is not would be a deviation from none.
+    both = (learned + never) / 2
+    noise = 2 * math.sqrt(2 * max(both * (1 - both), 0.0) / rows) if isinstance(rows, int) and rows > 0 else 0.0
     if learned >= never - max(0.02, noise):
         return ok(text, **numbers)
     return Finding(
