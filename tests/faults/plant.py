@@ -27,6 +27,7 @@ from tests.faults import (
     other_faults,
     place_faults,
     puzzle_faults,
+    seventh_faults,
     sixth_faults,
     third_faults,
 )
@@ -51,6 +52,7 @@ FAULTS = {
         place_faults,
         fourth_faults,
         fifth_faults,
+        seventh_faults,
     )
     for fault in part.FAULTS
 }
