@@ -226,9 +226,9 @@ FAULTS = (
     Fault("seventh-schedule-of-the-trial-run", ("lr-too-low",), schedule_of_the_trial_run),
     Fault("seventh-average-of-the-beginning", ("accuracy-at-chance",), average_of_the_beginning),
     # The bonus is the cause. That rows never halt is what it does, and that they all open is the same.
-    Fault("seventh-paid-for-opening", ("halting-wrong", "entropy-collapse"), paid_for_opening),
-    Fault("seventh-resumed-with-nothing", ("accuracy-falls",), resumed_with_nothing),
-    Fault("seventh-missing-is-minus-999", ("accuracy-at-chance", "loss-not-falling"), missing_is_minus_999),
+    Fault("seventh-paid-for-opening", ("bonus-pays", "halting-wrong", "entropy-collapse"), paid_for_opening),
+    Fault("seventh-resumed-with-nothing", ("resume-lost", "accuracy-falls"), resumed_with_nothing),
+    Fault("seventh-missing-is-minus-999", ("placeholder-values",), missing_is_minus_999),
     Fault("seventh-history-written-anew", ("slows-down",), history_written_anew),
     Fault("seventh-evaluated-on-training-rows", ("duplicate-across-splits",), evaluated_on_training_rows),
 )

@@ -152,6 +152,11 @@ class DataFacts:
         shares = shares[shares > 0]
         return float(-(shares * np.log(shares)).sum() / math.log(len(shares)))
 
+    @property
+    def training_rows(self) -> dict[str, np.ndarray]:
+        """A bounded number of them, evenly over the split: sketches, children, labels, mask, as far as there are."""
+        return self._sample("train")
+
     @cached_property
     def detail(self) -> float | None:
         """RMS distance of children from their own sketch, relative to the RMS of the children. None without."""

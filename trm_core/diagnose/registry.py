@@ -14,6 +14,7 @@ from trm_core.diagnose.checks import (
     gradients,
     halting,
     parts,
+    placeholders,
     policy,
     puzzle_splits,
     puzzles,
@@ -27,8 +28,10 @@ from trm_core.errors import UsageError
 CHECKS: tuple[Check, ...] = (
     run.TORN,
     run.RANKS,
+    run.LOST,
     puzzle_splits.IDENTIFIERS,
     *puzzles.CHECKS,
+    placeholders.CHECK,
     *splits.CHECKS,
     *data.CHECKS,
     *config.CHECKS,

@@ -167,9 +167,9 @@ def generalises(evidence: Evidence) -> Finding:
     by_chance = math.sqrt(there * (1 - there) / rows) if rows else 0.0
     if gap < allowed + by_chance:
         return ok(text, gap=gap)
-    # Measured at an accuracy that were no finding: of three samples none may be right without a deviation of its own.
-    just_sound = mean - allowed
-    if rows and just_sound - there < 2 * math.sqrt(just_sound * (1 - just_sound) / rows):
+    # By the deviation of both together: of three samples none may be right without a deviation of its own.
+    both = (mean + there) / 2
+    if rows and gap < 3 * math.sqrt(both * (1 - both) / rows):
         return unknown(f"{text}, of {rows} samples, which are too few to tell")
     repeated = evidence.file.repeated if evidence.data is not None else 0.0
     if repeated > 0.5:

@@ -205,6 +205,27 @@ def expansion_price(evidence: Evidence) -> Finding:
     return ok(text, **numbers)
 
 
+def bonus_pays(evidence: Evidence) -> Finding:
+    """What EXPAND is paid for any help, against what a right answer gains over a wrong one."""
+    dqn = evidence.settings.dqn
+    if not has_policy(evidence) or not can_expand(evidence):
+        return unknown("EXPAND is off")
+    gap = dqn.reward_terminal_correct - dqn.reward_terminal_incorrect
+    text = f"dqn.reward_expansion_bonus={dqn.reward_expansion_bonus:g}; a right answer gains {gap:g} over a wrong one"
+    numbers = {"bonus": dqn.reward_expansion_bonus, "gain": gap}
+    if dqn.reward_expansion_bonus <= 0.5 * gap:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.WARN,
+        text,
+        "likely",
+        numbers,
+        "It is paid again for each EXPAND that helps a little, so a row that opens on and on earns more than one that "
+        "answers. What an answer is worth is in the other rewards already.",
+        {"dqn.reward_expansion_bonus": 0.0},
+    )
+
+
 def budget_too_small(evidence: Evidence) -> Finding:
     """What a row may spend against what a capsule costs; the budget is in price units, as prices in the file are."""
     budget = evidence.settings.dqn.budget
@@ -306,6 +327,14 @@ CHECKS = (
         "pipeline.md Issue 4, Workflow 6 step 4",
         ("config", "data"),
         expansion_price,
+    ),
+    Check(
+        "bonus-pays",
+        ("expansion", "config", "dqn"),
+        "everything is opened, and no row halts",
+        "ours",
+        ("config", "data"),
+        bonus_pays,
     ),
     Check(
         "budget-too-small",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import has_policy, slower
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.series import Series
 from trm_core.diagnose.statistics import block_means, median, rising
 
 _TINY = 1e-3  # a limit of the norm that is so far below it limits nothing any more, it scales
@@ -148,7 +149,10 @@ def dead_layer(evidence: Evidence) -> Finding:
             "weight 0, or it is cut off.",
             advice="see which loss term should reach it (loss_weights) and whether its output is used",
         )
-    unmoved = median(metrics["train/unmoved_weights"].between(warm, evidence.learning_steps).tail(0.5))
+    still, rate = metrics["train/unmoved_weights"].between(warm, evidence.learning_steps), metrics["train/lr"]
+    # At a rate of 0 nothing moves; why it is 0 is asked elsewhere.
+    moving = ~np.isin(still.steps, rate.steps[rate.values == 0])
+    unmoved = median(Series(still.steps[moving], still.values[moving]).tail(0.5))
     if unmoved > 0.005:
         return Finding(
             Verdict.FAIL,

@@ -67,21 +67,35 @@ def logging(evidence: Evidence) -> Finding:
     )
 
 
+def speed(evidence: Evidence) -> tuple[Series, str]:
+    """Steps per second between two lines, whatever they were spent on; where only samples are logged of a step, those.
+    Of the last start: an earlier one may have had another machine, or other processes beside it.
+    """
+    begun = begun_at(evidence)
+    mean = evidence.metrics["train/steps_per_sec"].between(begun).finite()
+    mean = Series(mean.steps[mean.values > 0], mean.values[mean.values > 0])
+    if len(mean) < 2:
+        return evidence.metrics["train/samples_per_sec"].between(begun).finite(), "samples/s"
+    # Each is the mean since the start, of which these are the seconds.
+    seconds = (mean.steps - max(begun - 1, 0)) / mean.values
+    between = np.diff(seconds)
+    return Series(mean.steps[1:], np.diff(mean.steps) / np.where(between > 0, between, math.nan)).finite(), "steps/s"
+
+
 def slows_down(evidence: Evidence) -> Finding:
-    rate = evidence.metrics["train/samples_per_sec"].finite()
-    # An earlier start may have had another machine, or other processes beside it.
-    means = block_means(rate.between(max(evidence.metrics.last_step * 0.05, begun_at(evidence))))
+    rate, unit = speed(evidence)
+    means = block_means(rate.between(evidence.metrics.last_step * 0.05))
     if len(means) < 8:
         return unknown("too few steps were logged")
     early, late = float(np.median(means[: len(means) // 2])), float(np.median(means[-3:]))
-    text = f"{early:.4g} samples/s in the first half, {late:.4g} now"
+    text = f"{early:.4g} {unit} in the first half, {late:.4g} now"
     quarters = [float(np.median(part)) for part in np.array_split(means, 4)]
     # What another process takes, it takes at once and gives back; what grows with the steps slows every quarter.
     steadily = all(after < 0.95 * before for before, after in pairwise(quarters)) and rising(rate) > 0.995
     if steadily and quarters[-1] < 0.6 * quarters[0]:
         return Finding(
             Verdict.WARN,
-            f"{', '.join(f'{quarter:.4g}' for quarter in quarters)} samples/s in the quarters of the run",
+            f"{', '.join(f'{quarter:.4g}' for quarter in quarters)} {unit} in the quarters of the run",
             "possible",
             {"early": quarters[0], "late": quarters[-1]},
             "Each quarter is slower than the one before: something is gone through that grows, a list or a history, or "

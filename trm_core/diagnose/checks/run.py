@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
+
+import numpy as np
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok
 from trm_core.diagnose.evidence import Evidence
@@ -11,6 +14,8 @@ from trm_core.diagnose.run_facts import RunFacts
 from trm_core.errors import ExitCode
 
 _DIVERGED = re.compile(r"no longer alike")
+_LINES = 3  # before and after a start
+_LOST = 0.4  # of what was learned: less may be noise, or another batch
 _SPACE = re.compile(r"no space|quota|disk", re.IGNORECASE)
 
 
@@ -26,6 +31,39 @@ def ranks(evidence: Evidence) -> Finding:
         why="Weights and counters must be the same in all processes. Another version or machine among them, "
         "or code that draws or updates on one rank only, does that.",
         advice="go back with --resume; compare the machines' packages in environment.json",
+    )
+
+
+def lost(evidence: Evidence) -> Finding:
+    """Training that goes on has the loss that it ended with: before and after each start but the first."""
+    begun = [start.get("step") for start in evidence.facts.starts]
+    steps = sorted({step for step in begun if isinstance(step, int) and step > 0})
+    loss = evidence.metrics["train/lm_loss"].finite()
+    at_first = float(np.median(loss.values[:_LINES])) if len(loss) >= _LINES else math.nan
+    back: dict[int, tuple[float, float, float]] = {}
+    for step in steps:
+        before, after = loss.between(0, step).values[-_LINES:], loss.between(step + 1).values[:_LINES]
+        if len(before) < _LINES or len(after) < _LINES:
+            continue
+        ended, went_on = float(np.median(before)), float(np.median(after))
+        learned, apart = at_first - ended, float(after.min() - before.max())
+        if learned > 0 and apart > 0:
+            back[step] = ((went_on - ended) / learned, ended, went_on)
+    if not steps:
+        return ok("one start")
+    worst = max(back, key=lambda step: back[step][0], default=None)
+    if worst is None or back[worst][0] < _LOST:
+        return ok(f"{len(steps)} times it went on, with the loss that it had ended with", resumed=float(len(steps)))
+    share, ended, went_on = back[worst]
+    return Finding(
+        Verdict.FAIL,
+        f"the loss was {ended:.3g} when it stopped at step {worst} and {went_on:.3g} when it went on; it began with "
+        f"{at_first:.3g}",
+        "likely",
+        {"step": float(worst), "lost": share, "ended": ended, "went_on": went_on},
+        "It goes on from other weights than those it ended with. Weights that were not loaded, without a word "
+        "(strict=False), or a rate that throws them out at once, look like this.",
+        advice="compare the names in the checkpoint with those of the model; resume with trm train --resume RUN",
     )
 
 
@@ -129,6 +167,14 @@ RANKS = Check(
     "ours",
     ("run",),
     ranks,
+)
+LOST = Check(
+    "resume-lost",
+    ("checkpoints", "accuracy"),
+    "accuracy falls when a run goes on",
+    "ours",
+    ("run", "metrics"),
+    lost,
 )
 TORN = Check(
     "checkpoint-torn",

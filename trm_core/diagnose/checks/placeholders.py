@@ -1,0 +1,81 @@
+"""Numbers that stand for a missing value: far from all others of their place, and the same each time."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.checks.puzzles import puzzles_of
+from trm_core.diagnose.evidence import Evidence
+
+_PLACES = 2000  # of a field: numbers that stand at one place of every row
+_AGAIN = 3  # rows that have it at least
+_FAR = 30.0  # times the middle half's width
+_MANY = 0.2  # of the rows: more is no exception, but a kind of row
+
+
+def placeholders(evidence: Evidence) -> Finding:
+    if puzzles_of(evidence) is not None:
+        return unknown("tokens are no measurements")
+    found: list[tuple[float, float, float, str]] = []  # share of rows, value, how far, field
+    for name in ("sketches", "children"):
+        values = evidence.file.training_rows.get(name)
+        if values is not None and len(values) >= 50:
+            one = far_and_alike(values.reshape(len(values), -1))
+            found += [] if one is None else [(*one, name)]
+    if not found:
+        return ok("no value is far from all others of its place again and again")
+    share, value, far, name = max(found)
+    return Finding(
+        Verdict.FAIL,
+        f"{value:g} stands in {100 * share:.2g} % of the training rows' {name}, {far:.3g} widths of the middle half "
+        "away from the other numbers of its place",
+        "likely",
+        {"value": value, "rows": share, "far": far},
+        "A number that stands for a missing one, as -999 does, is read as a measurement. The input's scale is taken "
+        "from all numbers, so beside it the others hardly differ.",
+        advice="leave the value out where the data is built: an empty cell of a table is a missing value, a capsule "
+        "that is not there is masked",
+    )
+
+
+def far_and_alike(rows: NDArray[np.floating]) -> tuple[float, float, float] | None:
+    """(share of rows, value, distance) of the number that stands apart in most rows [N, places], if there is one. Zeros
+    are what padding is filled with.
+    """
+    places = np.unique(np.linspace(0, rows.shape[1] - 1, _PLACES).astype(np.int64))
+    ordered = np.sort(rows[:, places].astype(np.float32), axis=0)
+    at_ends = [_alike(ordered), _alike(-ordered[::-1])]
+    if at_ends[1] is not None:
+        share, value, far = at_ends[1]
+        at_ends[1] = share, -value, far
+    return max(filter(None, at_ends), default=None)
+
+
+def _alike(ordered: NDArray[np.float32]) -> tuple[float, float, float] | None:
+    """Of the smallest numbers of places that are in order [N, places]."""
+    count = len(ordered)
+    alike = (ordered == ordered[0]).sum(0)
+
+    def of_others(part: float) -> NDArray[np.float32]:
+        row = alike + (part * (count - alike)).astype(np.int64)
+        return np.take_along_axis(ordered, np.minimum(row, count - 1)[None], axis=0)[0]
+
+    low, width = of_others(0.25), of_others(0.75) - of_others(0.25)
+    far = np.divide(low - ordered[0], width, out=np.zeros_like(width), where=width > 0)
+    told = (alike >= _AGAIN) & (alike <= _MANY * count) & (far > _FAR) & (ordered[0] != 0)
+    if not told.any():
+        return None
+    at = int(np.argmax(np.where(told, alike, 0)))
+    return float(alike[at]) / count, float(ordered[0, at]), float(far[at])
+
+
+CHECK = Check(
+    "placeholder-values",
+    ("data", "accuracy"),
+    "accuracy stays low: missing values are numbers",
+    "ours",
+    ("data",),
+    placeholders,
+)
