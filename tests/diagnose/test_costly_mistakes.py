@@ -46,7 +46,11 @@ def test_what_is_no_placeholder(tmp_path: Path, rows: slice, value: float) -> No
     if value == 0:
         train["sketches"] += 100  # padding is far from all others then
     train["sketches"][rows, 0, 0] = value
-    train["sketches"][:, 1, 0] = np.arange(len(train["labels"])) % 50 == 0  # a rare category
+    number = np.arange(len(train["labels"]))
+    train["sketches"][:, 1, 0] = number % 50 == 0  # a rare category
+    train["sketches"][:, 2, 0] = np.choose(
+        number % 10, [-1, *[0] * 4, *[0.01] * 5]
+    )  # steps of a scale, and missing ones
     write(capsules, tmp_path / "capsules.h5")
     found = told("placeholder-values", made(data=DataFacts(tmp_path / "capsules.h5")))
     assert found.verdict is Verdict.OK, found.evidence

@@ -12,6 +12,7 @@ from trm_core.diagnose.evidence import Evidence
 _PLACES = 2000  # of a field: numbers that stand at one place of every row
 _AGAIN = 3  # rows that have it at least
 _FAR = 30.0  # times the middle half's width
+_KINDS = 10  # different numbers at a place: of fewer the middle half may be two that are nearly alike
 _MANY = 0.2  # of the rows: more is no exception, but a kind of row
 
 
@@ -64,7 +65,8 @@ def _alike(ordered: NDArray[np.float32]) -> tuple[float, float, float] | None:
 
     low, width = of_others(0.25), of_others(0.75) - of_others(0.25)
     far = np.divide(low - ordered[0], width, out=np.zeros_like(width), where=width > 0)
-    told = (alike >= _AGAIN) & (alike <= _MANY * count) & (far > _FAR) & (ordered[0] != 0)
+    measured = (np.diff(ordered, axis=0) != 0).sum(0) >= _KINDS
+    told = measured & (alike >= _AGAIN) & (alike <= _MANY * count) & (far > _FAR) & (ordered[0] != 0)
     if not told.any():
         return None
     at = int(np.argmax(np.where(told, alike, 0)))
