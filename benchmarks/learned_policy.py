@@ -46,13 +46,18 @@ def one_run(path: Path, prices: list[float]) -> dict[str, float]:
     }
 
 
+def share(part: float, whole: float) -> float | None:
+    """In percent; None where there is nothing to gain."""
+    return round(100 * part / whole, 1) if whole else None
+
+
 def summary(seeds: list[dict[str, float]]) -> dict[str, Any]:
     """Means with intervals, and the two shares of the means."""
     mean = {name: float(np.mean([seed[name] for seed in seeds])) for name in seeds[0]}
     return {
         "seeds": len(seeds),
-        "way, %": round(100 * mean["learned - never"] / mean["all - never"], 1),
-        "gap, %": round(100 * mean["learned - random"] / mean["all - random"], 1),
+        "way, %": share(mean["learned - never"], mean["all - never"]),
+        "gap, %": share(mean["learned - random"], mean["all - random"]),
         "mean, half width": {
             name: [v if v is None else round(v, 3) for v in interval([s[name] for s in seeds])] for name in mean
         },

@@ -136,9 +136,9 @@ def _fail(exception: BaseException, debug: bool, document: bool) -> int:
     if debug:
         traceback.print_exception(exception)
     failure, first = failure_of(exception), this_process().rank == 0
-    elsewhere = isinstance(exception, TrmError) and (
-        exception.told_by_another or (failure.code in BEFALLS_ALL and not first)
-    )
+    elsewhere = exception.told_by_another if isinstance(exception, TrmError) else False
+    if elsewhere is None:
+        elsewhere = failure.code in BEFALLS_ALL and not first
     if not elsewhere:
         failure.tell()
     if document and first:

@@ -28,7 +28,7 @@ class TrmError(Exception):
     """Base of the tree. `message` says what is wrong and where; `hint` says how to mend it."""
 
     exit_code: ExitCode = ExitCode.INTERNAL
-    told_by_another = False  # process of the same group, in the same words
+    told_by_another: bool | None = None  # whether by another process of the group, where they have agreed on that
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import tiny
+import typer
 
+from trm_cli import failures, main
 from trm_cli.failures import failure_of
+from trm_core.distributed.place import Place
 from trm_core.errors import CheckFailed, ConfigError, ExitCode, Interrupted, StoppedEarly
 
 
@@ -46,6 +49,27 @@ def test_a_check_that_fails_has_printed_its_document(trained_run: Path) -> None:
     assert "exit_code" not in found
     # The count is of one command: the next one in the same process fails with a document of its own.
     assert document("eval", trained_run / "nothing", code=4)["status"] == "error"
+
+
+@pytest.mark.parametrize(("elsewhere", "rank", "told"), [
+    (None, 0, True), (None, 1, False),  # of all alike, as each finds it
+    (False, 1, True), (True, 0, False), (True, 1, False),  # agreed on: whoever has it first
+])  # fmt: skip
+def test_one_of_several_processes_tells_it(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: bool | None, rank: int, told: bool
+) -> None:
+    def fail() -> None:
+        error = ConfigError("no such split")
+        error.told_by_another = elsewhere
+        raise error
+
+    monkeypatch.setattr(main, "this_process", lambda: Place(rank=rank, world_size=2))
+    said: list[str] = []
+    monkeypatch.setattr(failures, "error", lambda message, **_: said.append(message))
+    with pytest.raises(typer.Exit) as end:
+        main.guarded(fail)()
+    assert end.value.exit_code == 3
+    assert said == ["no such split"] * told
 
 
 def test_without_json_stdout_stays_empty(tmp_path: Path) -> None:

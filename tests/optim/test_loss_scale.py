@@ -99,6 +99,17 @@ def test_a_step_that_overflows_moves_nothing_but_goes_on(capsule_file: Path) -> 
     assert all(bool(value.isfinite().all()) for value in learned(trainer).values() if value.is_floating_point())
 
 
+def test_where_nothing_has_a_gradient_yet(capsule_file: Path, tmp_path: Path) -> None:
+    """The predictor is finished, and there is not enough to replay."""
+    arch, dqn = (
+        {"enable_capsule_expansion": "false", "q_head_num_actions": 2},
+        {"enabled": "true", "buffer_min_size": 150},
+    )
+    training = {"run_dir": tmp_path / "run", "total_steps": 4, "predictor_steps": 2, "precision": "float16"}
+    done = tiny.invoke("train", *tiny.as_overrides(data={"path": capsule_file}, arch=arch, dqn=dqn, training=training))
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_is_no_overflow_is_a_fault(capsule_file: Path) -> None:
     trainer = make_trainer(capsule_file)
     forward, state = trainer.taker.loss.forward, trainer.state

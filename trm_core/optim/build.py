@@ -47,7 +47,9 @@ class Optimizers:
 
     def divide_gradients(self, by: float) -> None:
         """Undo a factor on the loss. Of puzzle embeddings the sign counts, so theirs stay as they are."""
-        torch._foreach_div_([p.grad for p in (*self.model_params, *self.policy_params) if p.grad is not None], by)
+        gradients = [p.grad for p in (*self.model_params, *self.policy_params) if p.grad is not None]
+        if gradients:
+            torch._foreach_div_(gradients, by)
 
     def norms(self) -> tuple[Tensor, Tensor]:
         """The gradient norm of each part: model, policy. 0, on the same device, where a part has no gradient."""

@@ -9,16 +9,18 @@ from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.puzzles import puzzles_of
 from trm_core.diagnose.evidence import Evidence
 
+_MEASURED = (None, "none", "columns")  # encoders that keep the numbers of the source, or scale them
 _PLACES = 2000  # of a field: numbers that stand at one place of every row
 _AGAIN = 3  # rows that have it at least
 _FAR = 30.0  # times the middle half's width
+_CODES = 2  # different numbers that are so far away at a place, as 98 and 99: more are the end of a scale
 _KINDS = 10  # different numbers at a place: of fewer the middle half may be two that are nearly alike
 _MANY = 0.2  # of the rows: more is no exception, but a kind of row
 
 
 def placeholders(evidence: Evidence) -> Finding:
-    if puzzles_of(evidence) is not None:
-        return unknown("tokens are no measurements")
+    if puzzles_of(evidence) is not None or evidence.file.capsules.manifest.get("encoder") not in _MEASURED:
+        return unknown("only of arrays and tables: numbers of other encoders are no measurements")
     found: list[tuple[float, float, float, str]] = []  # share of rows, value, how far, field
     for name in ("sketches", "children"):
         values = evidence.file.training_rows.get(name)
@@ -65,8 +67,12 @@ def _alike(ordered: NDArray[np.float32]) -> tuple[float, float, float] | None:
 
     low, width = of_others(0.25), of_others(0.75) - of_others(0.25)
     far = np.divide(low - ordered[0], width, out=np.zeros_like(width), where=width > 0)
-    measured = (np.diff(ordered, axis=0) != 0).sum(0) >= _KINDS
-    told = measured & (alike >= _AGAIN) & (alike <= _MANY * count) & (far > _FAR) & (ordered[0] != 0)
+    another = np.diff(ordered, axis=0) != 0
+    coded = ordered[:-1] < low - _FAR * width
+    nearest = np.take_along_axis(ordered, coded.sum(0)[None], axis=0)[0]  # of the others
+    apart = nearest - ordered[0] > ordered[-1] - nearest
+    told = apart & (another.sum(0) >= _KINDS) & ((another & coded).sum(0) <= _CODES)
+    told &= (alike >= _AGAIN) & (alike <= _MANY * count) & (far > _FAR) & (ordered[0] != 0)
     if not told.any():
         return None
     at = int(np.argmax(np.where(told, alike, 0)))

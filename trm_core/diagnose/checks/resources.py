@@ -14,6 +14,7 @@ from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Metrics, Series
 from trm_core.diagnose.statistics import block_means, median, rising
 
+_LEAST_BLOCKS, _LINES_OF_BLOCK = 8, 4
 _SETTLED = 100  # steps; before that allocators, caches and what is imported late grow in every run
 _OUT_OF_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
 
@@ -68,24 +69,26 @@ def logging(evidence: Evidence) -> Finding:
 
 
 def speed(evidence: Evidence) -> tuple[Series, str]:
-    """Steps per second between two lines, whatever they were spent on; where only samples are logged of a step, those.
-    Of the last start: an earlier one may have had another machine, or other processes beside it.
+    """Of the last start, as an earlier one may have had another machine or other processes beside it: steps per second
+    of blocks of lines, whatever they were spent on. Where that is not known, samples per second within the steps.
     """
-    begun = begun_at(evidence)
-    mean = evidence.metrics["train/steps_per_sec"].between(begun).finite()
-    mean = Series(mean.steps[mean.values > 0], mean.values[mean.values > 0])
-    if len(mean) < 2:
-        return evidence.metrics["train/samples_per_sec"].between(begun).finite(), "samples/s"
-    # Each is the mean since the start, of which these are the seconds.
-    seconds = (mean.steps - max(begun - 1, 0)) / mean.values
-    between = np.diff(seconds)
-    return Series(mean.steps[1:], np.diff(mean.steps) / np.where(between > 0, between, math.nan)).finite(), "steps/s"
+    first = max(evidence.metrics.last_step * 0.05, begun_at(evidence))
+    if evidence.run is not None:  # the logs of others may mean another number by it
+        mean = evidence.metrics["train/steps_per_sec"].between(first).finite()
+        # Each is the mean since the start, of which these are the seconds.
+        seconds = (mean.steps - max(begun_at(evidence) - 1, 0)) / np.maximum(mean.values, 1e-9)
+        # An evaluation takes its time between two lines: blocks have some of each kind.
+        ends = np.unique(np.linspace(0, len(mean) - 1, min(len(mean) // _LINES_OF_BLOCK, 40) + 1).astype(np.int64))
+        spent = np.diff(seconds[ends]) if len(mean) else np.zeros(0)
+        if len(spent) >= _LEAST_BLOCKS and bool((spent > 0).all()):
+            return Series(mean.steps[ends[1:]], np.diff(mean.steps[ends]) / spent), "steps/s"
+    return evidence.metrics["train/samples_per_sec"].between(first).finite(), "samples/s"
 
 
 def slows_down(evidence: Evidence) -> Finding:
     rate, unit = speed(evidence)
-    means = block_means(rate.between(evidence.metrics.last_step * 0.05))
-    if len(means) < 8:
+    means = rate.values if unit == "steps/s" else block_means(rate)
+    if len(means) < _LEAST_BLOCKS:
         return unknown("too few steps were logged")
     early, late = float(np.median(means[: len(means) // 2])), float(np.median(means[-3:]))
     text = f"{early:.4g} {unit} in the first half, {late:.4g} now"

@@ -14,7 +14,8 @@ from trm_core.diagnose.run_facts import RunFacts
 from trm_core.errors import ExitCode
 
 _DIVERGED = re.compile(r"no longer alike")
-_LINES = 3  # before and after a start
+_BEFORE, _LEAST, _AFTER = 20, 5, 3  # lines before a start, at least, and after it
+_BEYOND_NOISE = 4.0  # deviations of the lines before
 _LOST = 0.4  # of what was learned: less may be noise, or another batch
 _SPACE = re.compile(r"no space|quota|disk", re.IGNORECASE)
 
@@ -39,15 +40,16 @@ def lost(evidence: Evidence) -> Finding:
     begun = [start.get("step") for start in evidence.facts.starts]
     steps = sorted({step for step in begun if isinstance(step, int) and step > 0})
     loss = evidence.metrics["train/lm_loss"].finite()
-    at_first = float(np.median(loss.values[:_LINES])) if len(loss) >= _LINES else math.nan
+    at_first = float(np.median(loss.values[:_AFTER])) if len(loss) else math.nan
     back: dict[int, tuple[float, float, float]] = {}
     for step in steps:
-        before, after = loss.between(0, step).values[-_LINES:], loss.between(step + 1).values[:_LINES]
-        if len(before) < _LINES or len(after) < _LINES:
+        before, after = loss.between(0, step).values[-_BEFORE:], loss.between(step + 1).values[:_AFTER]
+        if len(before) < _LEAST or len(after) < _AFTER:
             continue
         ended, went_on = float(np.median(before)), float(np.median(after))
-        learned, apart = at_first - ended, float(after.min() - before.max())
-        if learned > 0 and apart > 0:
+        noise = 1.4826 * float(np.median(np.abs(before - ended)))
+        learned = at_first - ended
+        if min(learned, went_on - ended) > _BEYOND_NOISE * noise and learned > 0:
             back[step] = ((went_on - ended) / learned, ended, went_on)
     if not steps:
         return ok("one start")
