@@ -98,7 +98,7 @@ def test_duplicates_across_splits_are_a_problem(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "3 samples of test stand in train too" in result.stdout
     assert "FAIL  duplicate-across-splits: 75 % of the test samples are also training samples" in result.stdout
-    assert "failed: 1 of 8 checks: duplicate-across-splits" in result.stderr
+    assert "failed: 1 of 9 checks: duplicate-across-splits" in result.stderr
     assert "no problems found" not in result.stdout
     quick = run(path, "--quick", cwd=tmp_path)
     assert quick.returncode == 0
@@ -186,7 +186,7 @@ def test_what_is_wrong_with_sound_bytes(
     assert result.returncode == 1
     assert f"FAIL  {check}" in result.stdout
     assert words in result.stdout
-    assert f"failed: 1 of 8 checks: {check}" in result.stderr
+    assert f"failed: 1 of 9 checks: {check}" in result.stderr
 
 
 @pytest.mark.parametrize("sources", [5, "x", [5, {"path": None}], {"path": "x"}, None])

@@ -161,7 +161,8 @@ def of_config(config: Config) -> Evidence:
     paths = config.data.path if isinstance(config.data.path, list) else [config.data.path]
     files = [(one, 1.0) if isinstance(one, str) else (one.path, one.weight) for one in paths if one is not None]
     if files:
-        evidence.data, evidence.others = _open_all(files, (None, None), evidence.notes)
+        held_out = (files[0][0], config.data.eval_split) if config.data.eval_path is None else (None, None)
+        evidence.data, evidence.others = _open_all(files, held_out, evidence.notes)
     return evidence
 
 
