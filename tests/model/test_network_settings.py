@@ -15,6 +15,7 @@ from torch import Tensor
 from trm_core.errors import ConfigError
 from trm_core.losses import StepLoss
 from trm_core.optim.freeze import freeze
+from trm_core.training import traced_memory
 from trm_core.training.traced_memory import trace
 
 ARCH = {"H_cycles": 3, "grad_cycles": 2, "L_cycles": 2, "num_layers": 2, "dropout": 0.1}
@@ -44,6 +45,31 @@ def test_computing_again_takes_less_memory() -> None:
         return trace(config, tiny.make_shape(), False, False, False, 256).peak
 
     assert peak(True) < 0.7 * peak(False)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"arch": {"grad_cycles": 1}},
+        {"arch": {"enable_adaptive_hcycles": True}},
+        {"memory": {"enabled": True, "capacity": 16, "num_heads": 2, "top_k": 2}},
+        {"arch": {"enable_concepts": True, "num_concepts": 6}},
+    ],
+)
+def test_cycles_that_leave_nothing_are_traced_once(
+    sections: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes are those of all of them."""
+    config = tiny.make_config(**{**sections, "arch": {**ARCH, "H_cycles": 5, **sections.get("arch", {})}})
+
+    def traced() -> Any:
+        traced_memory._trace.cache_clear()
+        return trace(config, tiny.make_shape(), False, False, False, 64)
+
+    few = traced()
+    monkeypatch.setattr(traced_memory, "_shortened", lambda config: config.arch)
+    assert traced() == few
 
 
 def test_bfloat16_reaches_every_weight_with_nearly_the_same_gradient() -> None:

@@ -475,7 +475,7 @@ RESOURCES = _group(
     "Speed and memory use",
     Metric(
         "train/steps_per_sec",
-        "optimiser steps per second",
+        "optimiser steps per second since the start of the process's training",
         "1/s",
         Range(
             "ours: half of before; pipeline.md Issue 7's 1 step/s belongs to one GPU and model", low=0.5, of="median"

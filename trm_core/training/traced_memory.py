@@ -102,11 +102,9 @@ def trace(
 
 
 def _shortened(config: Config) -> ArchConfig:
-    """With one cycle without gradient, which leaves nothing behind for the next one; unless cycles are counted (by the
-    memory bank), or read (where rows leave them early).
-    """
+    """With one cycle without gradient, which leaves nothing behind for the next one, unless rows may leave after it."""
     arch = config.arch
-    if config.memory.enabled or arch.enable_adaptive_hcycles:
+    if arch.enable_adaptive_hcycles:
         return arch
     return arch.model_copy(update={"H_cycles": min(arch.H_cycles, arch.grad_cycles + 1)})
 
