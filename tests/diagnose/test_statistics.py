@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trm_core.diagnose.series import NOTHING, Series, from_lines
-from trm_core.diagnose.statistics import block_means, mean_interval, median, rising
+from trm_core.diagnose.statistics import among, block_means, distinct, mean_interval, median, middle, quantile, rising
+
+numbers = st.lists(st.integers(-5, 5) | st.floats(-1e6, 1e6), max_size=12)
 
 
 def series(values: np.ndarray) -> Series:
@@ -49,3 +54,14 @@ def test_lines_become_series() -> None:
     assert math.isnan(found["b"].last)
     assert "text" not in found
     assert found.last_step == 2
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's of nothing and of infinity; ours are quiet
+@given(numbers, numbers, st.floats(0, 1))
+def test_own_ones_are_those_of_numpy(values: list[float], others: list[float], share: float) -> None:
+    one, other = np.array(values), np.array(others)
+    np.testing.assert_equal(middle(one), float(np.median(one)))
+    assert distinct(one).tolist() == np.unique(one).tolist()
+    assert among(one, other).tolist() == np.isin(one, other).tolist()
+    if len(one):
+        assert quantile(one, share) == pytest.approx(float(np.quantile(one, share)))

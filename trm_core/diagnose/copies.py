@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm_core.data.fields import IGNORE_LABEL
+from trm_core.diagnose.statistics import middle
 
 _NEAR = 0.12  # of the distance between two samples drawn at random
 _NEIGHBOURS = 600  # samples whose nearest neighbour is looked for
@@ -77,7 +78,7 @@ class Labelled:
         alike &= (self.held_out[rows] != IGNORE_LABEL)[:, None]
         known = alike.any(1)
         shares = (alike & close)[known].sum(1) / alike[known].sum(1)
-        return float(np.median(shares)) if len(shares) else 0.0
+        return middle(shares) if len(shares) else 0.0
 
     def agree(self, rows: NDArray[np.int64], of_rows: NDArray[np.int64]) -> float:
         """Share of held-out rows that have the label of these training rows, of those where both have one; NaN if these
@@ -97,7 +98,7 @@ class Labelled:
 def near_copies(train: Array, held_out: Array, labels: Labelled | None = None) -> Copies:
     """Of training rows [N, F] and held-out rows [n, F]; labels where a row has one."""
     shuffled = np.random.default_rng(1).permutation(len(train))
-    typical = float(np.median(np.linalg.norm(train - train[shuffled], axis=1)))
+    typical = middle(np.linalg.norm(train - train[shuffled], axis=1))
     if typical == 0.0 or not len(held_out):
         return Copies()
     near = (_NEAR * typical) ** 2

@@ -41,6 +41,7 @@ from trm_core.diagnose.resemblance import (
     shift_by_chance,
     told_by_sketches,
 )
+from trm_core.diagnose.statistics import among, distinct
 from trm_core.errors import DataError
 
 _COORDINATES = 400  # of a sample whose scale is looked at, at most twice as many
@@ -140,7 +141,7 @@ class DataFacts:
     @property
     def classes_that_occur(self) -> int:
         """How many classes the training labels name."""
-        return len(np.unique(self.labels.get("train", ())))
+        return len(distinct(self.labels.get("train", np.zeros(0, np.int64))))
 
     @property
     def label_spread(self) -> float:
@@ -213,7 +214,7 @@ class DataFacts:
             shape = read["sketches"].shape[:2]
             each = [read[name].reshape(shape[0] * shape[1], -1) for name in fields if name != "mask"]
             capsules.append(row_hashes(each).reshape(shape))
-        equal = float(np.isin(digests[1], digests[0]).mean()) if len(digests[1]) else 0.0
+        equal = float(among(digests[1], digests[0]).mean()) if len(digests[1]) else 0.0
         if self._across is not None:
             equal = self._counted("train")
         known = Labelled(labels[0], labels[1]) if labels else None
@@ -236,7 +237,7 @@ class DataFacts:
             return 0.0
         count = min(rows, max(1, 4 * _BYTES // self._row_bytes(fields)))
         hashes = row_hashes(self._read("train", slice(0, count), fields).values())
-        return 1 - len(np.unique(hashes)) / count
+        return 1 - len(distinct(hashes)) / count
 
     @cached_property
     def told(self) -> float:
@@ -267,7 +268,7 @@ class DataFacts:
         """Cross-validated accuracy of a probe that sees children alone, in points of 1 above chance."""
         cases = self._cases("train")
         labels = cases.labels
-        if cases.detail is None or len(labels) < 60 or not 2 <= len(np.unique(labels)) <= _MAX_CLASSES:
+        if cases.detail is None or len(labels) < 60 or not 2 <= len(distinct(labels)) <= _MAX_CLASSES:
             return None
         return float(right_in_folds(cases.detail, labels).mean() - np.bincount(labels).max() / len(labels))
 
@@ -312,7 +313,7 @@ class DataFacts:
         train, other = self.labels.get("train"), self.labels.get(self.held_out or "")
         if train is None or other is None or not len(other) or self.file.rows["train"] > _MOST_LABELS:
             return None
-        return float((~np.isin(other, train)).mean())
+        return float((~among(other, train)).mean())
 
     @cached_property
     def probe(self) -> ProbeAccuracies | None:
@@ -335,7 +336,7 @@ class DataFacts:
         """None where there is nothing to measure."""
         cases = self._cases("train")
         sketches, labels = cases.sketches, cases.labels
-        if not 2 <= len(np.unique(labels)) <= _MAX_CLASSES or len(labels) < 50:
+        if not 2 <= len(distinct(labels)) <= _MAX_CLASSES or len(labels) < 50:
             return None
         return leak_of(sketches, labels, self.file.dim)
 
@@ -382,7 +383,7 @@ class DataFacts:
     def _probe(self, split: str) -> ProbeAccuracies | None:
         cases = self._cases(split)
         labels = cases.labels
-        if len(labels) < 60 or not 2 <= len(np.unique(labels)) <= _MAX_CLASSES:
+        if len(labels) < 60 or not 2 <= len(distinct(labels)) <= _MAX_CLASSES:
             return None
         features = [cases.closed, *([] if cases.opened is None else [cases.opened])]
         right = [right_in_folds(blocks, labels) for blocks in features]

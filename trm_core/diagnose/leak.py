@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trm_core.diagnose.statistics import distinct
+
 Array = NDArray[np.float64]
 
 
@@ -51,7 +53,7 @@ def leak_of(sketches: Array, labels: NDArray[np.int64], dim: int) -> Leak:
 
 def told_by_single_coordinates(features: Array, labels: NDArray[np.int64]) -> tuple[float, list[int]]:
     """(share of classes that one threshold on one coordinate tells, the coordinates that do): see `Leak`."""
-    classes = np.unique(labels)
+    classes = distinct(labels)
     member = labels[:, None] == classes
     counts = member.sum(0)
     means = (member.T @ features) / counts[:, None]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trm_core.diagnose.series import Series
+from trm_core.diagnose.statistics import distinct
 
 COLOURS = 8
 MOST_POINTS = 800  # per line
@@ -135,7 +136,7 @@ def thinned(x: NDArray[np.float64], values: NDArray[np.float64], most: int = MOS
             kept += [start + np.nanargmin(piece), start + np.nanargmax(piece)]
         if missing.any():
             kept.append(start + np.argmax(missing))
-    return np.unique(np.array(kept, dtype=np.intp))
+    return distinct(np.array(kept, dtype=np.intp))
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def _path(series: Series, x: _Axis, y: _Axis) -> str:
 def _marks(series: Series, x: _Axis, bottom: float) -> list[str]:
     """Small triangles on the axis at the steps where the value was not finite."""
     steps = series.steps[np.isnan(series.values)]
-    places = np.unique(np.round(x.places(steps.astype(float)) / 3) * 3)
+    places = distinct(np.round(x.places(steps.astype(float)) / 3) * 3)
     if len(places) > _MOST_MARKS:
         places = places[np.linspace(0, len(places) - 1, _MOST_MARKS).astype(int)]
     if not len(places):

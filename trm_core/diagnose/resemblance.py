@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trm_core.diagnose.statistics import middle, quantile
+
 _DIMS = 96  # random projections, of more features: keeps a distance to within some 7 %
 _FEATURES = 300
 _PAIRS = 2500
@@ -150,7 +152,7 @@ def _telling(train: Array, rows: int) -> NDArray[np.bool_]:
     if not varies.any():
         return varies
     carried = total**2 / np.maximum((squares**2).sum(0), 1e-300)  # as many rows as would vary alike, the others not
-    least = min(_CARRIED * len(train) / rows, float(np.quantile(carried[varies], 0.9)))
+    least = min(_CARRIED * len(train) / rows, quantile(carried[varies], 0.9))
     return varies & (carried >= least)
 
 
@@ -160,7 +162,7 @@ def _medians(moved: Array, spread: Array, theirs: Array) -> Shift:
     if not varies.any():
         return Shift(0.0, 1.0)
     spread = spread[varies]
-    return Shift(float(np.median(moved[varies] / spread)), float(np.median(theirs[varies] / spread)))
+    return Shift(middle(moved[varies] / spread), middle(theirs[varies] / spread))
 
 
 def told_by_sketches(sketches: Array, children: Array) -> float:

@@ -1,13 +1,46 @@
-"""The few statistics that verdicts rest on. Own, because importing scipy.stats takes longer than a whole diagnosis."""
+"""The few statistics that verdicts rest on. Own, because importing scipy.stats takes longer than a whole diagnosis.
+
+`np.median`, `np.quantile`, `np.isin` and `np.unique` of values alone import numpy.ma, which takes about as long as all
+checks of a run: hence `middle`, `quantile`, `among` and `distinct`.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trm_core.diagnose.series import Series
+
+
+def middle(values: ArrayLike) -> float:
+    """The median of all values; NaN where one is NaN, or where there are none."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64), axis=None)
+    count = len(ordered)
+    if not count or np.isnan(ordered[-1]):
+        return math.nan
+    return float(ordered[(count - 1) // 2 : count // 2 + 1].mean())
+
+
+def quantile(values: ArrayLike, share: float) -> float:
+    """Linear between the two nearest of the values."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64), axis=None)
+    return float(np.interp(share * (len(ordered) - 1), np.arange(len(ordered)), ordered))
+
+
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Each value once, in order."""
+    return np.unique(values, return_counts=True)[0]
+
+
+def among(values: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
+    """[n] bool: which of `values` [n] occur in `others`."""
+    known = distinct(others)
+    if not len(known):
+        return np.zeros(len(values), np.bool_)
+    return np.equal(known[np.searchsorted(known, values).clip(max=len(known) - 1)], values)
 
 
 def block_means(series: Series, blocks: int = 20) -> NDArray[np.float64]:
@@ -42,4 +75,4 @@ def mean_interval(series: Series, blocks: int = 10) -> tuple[float, float]:
 def median(series: Series) -> float:
     """Of the finite values; NaN without any."""
     values = series.finite().values
-    return float(np.median(values)) if len(values) else math.nan
+    return middle(values)

@@ -13,7 +13,7 @@ from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import has_policy, slower
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Series
-from trm_core.diagnose.statistics import block_means, median, rising
+from trm_core.diagnose.statistics import among, block_means, median, middle, rising
 
 _TINY = 1e-3  # a limit of the norm that is so far below it limits nothing any more, it scales
 _RARE = 1000  # steps: a row that gives NaN once in as many is no reason to train slower
@@ -85,8 +85,8 @@ def exploding(evidence: Evidence) -> Finding:
         return unknown("too few steps after warm-up")
     means = block_means(norm)
     early, late, limit = (
-        float(np.median(means[: max(len(means) // 4, 1)])),
-        float(np.median(means[-3:])),
+        middle(means[: max(len(means) // 4, 1)]),
+        middle(means[-3:]),
         training.grad_clip_norm,
     )
     peak = float(norm.values.max())
@@ -151,7 +151,7 @@ def dead_layer(evidence: Evidence) -> Finding:
         )
     still, rate = metrics["train/unmoved_weights"].between(warm, evidence.learning_steps), metrics["train/lr"]
     # At a rate of 0 nothing moves; why it is 0 is asked elsewhere.
-    moving = ~np.isin(still.steps, rate.steps[rate.values == 0])
+    moving = ~among(still.steps, rate.steps[rate.values == 0])
     unmoved = median(Series(still.steps[moving], still.values[moving]).tail(0.5))
     if unmoved > 0.005:
         return Finding(

@@ -8,7 +8,7 @@ import numpy as np
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.evidence import Evidence
-from trm_core.diagnose.statistics import block_means, median
+from trm_core.diagnose.statistics import block_means, median, middle
 
 
 def bank(evidence: Evidence) -> Finding:
@@ -64,7 +64,7 @@ def codebook(evidence: Evidence) -> Finding:
     usage = metrics["train/concept_usage"].between(0, learning).tail(0.3).finite().values
     if len(perplexity) < 3:
         return unknown("nothing was logged yet")
-    used, share = float(np.median(perplexity)), float(np.median(usage)) if len(usage) else float("nan")
+    used, share = middle(perplexity), middle(usage) if len(usage) else float("nan")
     loss = block_means(metrics["train/vq_loss"].between(0, learning))
     drift = float(loss[-1] / max(loss[: max(len(loss) // 4, 1)].min(), 1e-12)) if len(loss) >= 4 else 1.0
     dead = metrics["train/concept_dead"].between(learning // 2, learning).finite().values

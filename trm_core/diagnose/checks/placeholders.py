@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from trm_core.diagnose.check import Check, Finding, Verdict, ok
 from trm_core.diagnose.checks.puzzles import puzzles_of
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.statistics import distinct
 
 _MEASURED = (None, "none", "columns")  # encoders that keep the numbers of the source, or scale them
 _PLACES = 2000  # of a field: numbers that stand at one place of every row
@@ -47,7 +48,7 @@ def far_and_alike(rows: NDArray[np.floating]) -> tuple[float, float, float] | No
     """(share of rows, value, distance) of the number that stands apart in most rows [N, places], if there is one. Zeros
     are what padding is filled with.
     """
-    places = np.unique(np.linspace(0, rows.shape[1] - 1, _PLACES).astype(np.int64))
+    places = distinct(np.linspace(0, rows.shape[1] - 1, _PLACES).astype(np.int64))
     ordered = np.sort(rows[:, places].astype(np.float32), axis=0)
     at_ends = [_alike(ordered), _alike(-ordered[::-1])]
     if at_ends[1] is not None:

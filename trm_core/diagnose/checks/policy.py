@@ -10,7 +10,7 @@ import numpy as np
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import can_expand, has_policy
 from trm_core.diagnose.evidence import Evidence
-from trm_core.diagnose.statistics import block_means, mean_interval, median
+from trm_core.diagnose.statistics import block_means, mean_interval, median, middle
 from trm_core.dqn.schedules import epsilon_at
 
 _FIRST_STEPS = 20  # of Q-learning
@@ -38,9 +38,9 @@ def not_learning(evidence: Evidence) -> Finding:
         )
     loss = metrics["train/dqn_loss"].finite()
     late = loss.tail(0.5).values
-    text = f"dqn_loss {np.median(late) if len(late) else float('nan'):.3g} with {held.last:.0f} transitions"
-    if len(late) and np.median(late) > 0:
-        return ok(text, dqn_loss=float(np.median(late)))
+    text = f"dqn_loss {middle(late) if len(late) else float('nan'):.3g} with {held.last:.0f} transitions"
+    if len(late) and middle(late) > 0:
+        return ok(text, dqn_loss=middle(late))
     return Finding(
         Verdict.FAIL,
         text,
@@ -57,7 +57,7 @@ def values_diverge(evidence: Evidence) -> Finding:
         return unknown("no Q-values were logged")
     if not len(error.finite()):
         return unknown("Q-learning has not begun")
-    late, late_error = float(np.median(means[-3:])), mean_interval(error.tail(0.3))[0]
+    late, late_error = middle(means[-3:]), mean_interval(error.tail(0.3))[0]
     numbers = {"q_abs_max": late, "td_error": late_error}
     text = f"largest Q-value {late:.3g}, TD error {late_error:.3g} (in scaled rewards)"
     # Rewards are scaled to a deviation of one; an episode's return is a few of them.
@@ -86,7 +86,7 @@ def _run_away(evidence: Evidence) -> bool:
     means = block_means(evidence.metrics["train/q_abs_max"])
     if values_diverge(evidence).verdict is not Verdict.FAIL:
         return False
-    return bool(np.median(means[-3:]) > 4 * means[len(means) // 4])
+    return bool(middle(means[-3:]) > 4 * means[len(means) // 4])
 
 
 def collapse(evidence: Evidence) -> Finding:

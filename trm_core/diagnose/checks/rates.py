@@ -10,7 +10,7 @@ from trm_core.config.schema import TrainingConfig
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import begun_at, slower, went_on
 from trm_core.diagnose.evidence import Evidence
-from trm_core.diagnose.statistics import block_means, median, rising
+from trm_core.diagnose.statistics import block_means, median, middle, rising
 from trm_core.optim.schedule import lr_factor
 
 _LINES_SINCE = 20  # of a resumed run, before its rate is compared with the schedule
@@ -185,7 +185,7 @@ def rate_over_schedule(evidence: Evidence) -> float:
     ]
     lowered = evidence.metrics["train/rate_factor"].finite()
     factor = np.interp(rate.steps, lowered.steps, lowered.values) if len(lowered) else 1.0
-    return float(np.median(rate.values / (np.array(expected) * factor + 1e-30)))
+    return middle(rate.values / (np.array(expected) * factor + 1e-30))
 
 
 WARMUP = Check(

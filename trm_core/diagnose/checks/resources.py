@@ -12,7 +12,7 @@ from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import begun_at, has_policy
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Metrics, Series
-from trm_core.diagnose.statistics import block_means, median, rising
+from trm_core.diagnose.statistics import block_means, distinct, median, middle, rising
 
 _LEAST_BLOCKS, _LINES_OF_BLOCK = 8, 4
 _SETTLED = 100  # steps; before that allocators, caches and what is imported late grow in every run
@@ -78,7 +78,7 @@ def speed(evidence: Evidence) -> tuple[Series, str]:
         # Each is the mean since the start, of which these are the seconds.
         seconds = (mean.steps - max(begun_at(evidence) - 1, 0)) / np.maximum(mean.values, 1e-9)
         # An evaluation takes its time between two lines: blocks have some of each kind.
-        ends = np.unique(np.linspace(0, len(mean) - 1, min(len(mean) // _LINES_OF_BLOCK, 40) + 1).astype(np.int64))
+        ends = distinct(np.linspace(0, len(mean) - 1, min(len(mean) // _LINES_OF_BLOCK, 40) + 1).astype(np.int64))
         spent = np.diff(seconds[ends]) if len(mean) else np.zeros(0)
         if len(spent) >= _LEAST_BLOCKS and bool((spent > 0).all()):
             return Series(mean.steps[ends[1:]], np.diff(mean.steps[ends]) / spent), "steps/s"
@@ -90,9 +90,9 @@ def slows_down(evidence: Evidence) -> Finding:
     means = rate.values if unit == "steps/s" else block_means(rate)
     if len(means) < _LEAST_BLOCKS:
         return unknown("too few steps were logged")
-    early, late = float(np.median(means[: len(means) // 2])), float(np.median(means[-3:]))
+    early, late = middle(means[: len(means) // 2]), middle(means[-3:])
     text = f"{early:.4g} {unit} in the first half, {late:.4g} now"
-    quarters = [float(np.median(part)) for part in np.array_split(means, 4)]
+    quarters = [middle(part) for part in np.array_split(means, 4)]
     # What another process takes, it takes at once and gives back; what grows with the steps slows every quarter.
     steadily = all(after < 0.95 * before for before, after in pairwise(quarters)) and rising(rate) > 0.995
     if steadily and quarters[-1] < 0.6 * quarters[0]:

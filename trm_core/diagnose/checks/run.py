@@ -11,6 +11,7 @@ import numpy as np
 from trm_core.diagnose.check import Check, Finding, Verdict, ok
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.run_facts import RunFacts
+from trm_core.diagnose.statistics import middle
 from trm_core.errors import ExitCode
 
 _DIVERGED = re.compile(r"no longer alike")
@@ -40,14 +41,14 @@ def lost(evidence: Evidence) -> Finding:
     begun = [start.get("step") for start in evidence.facts.starts]
     steps = sorted({step for step in begun if isinstance(step, int) and step > 0})
     loss = evidence.metrics["train/lm_loss"].finite()
-    at_first = float(np.median(loss.values[:_AFTER])) if len(loss) else math.nan
+    at_first = middle(loss.values[:_AFTER]) if len(loss) else math.nan
     back: dict[int, tuple[float, float, float]] = {}
     for step in steps:
         before, after = loss.between(0, step).values[-_BEFORE:], loss.between(step + 1).values[:_AFTER]
         if len(before) < _LEAST or len(after) < _AFTER:
             continue
-        ended, went_on = float(np.median(before)), float(np.median(after))
-        noise = 1.4826 * float(np.median(np.abs(before - ended)))
+        ended, went_on = middle(before), middle(after)
+        noise = 1.4826 * middle(np.abs(before - ended))
         learned = at_first - ended
         if min(learned, went_on - ended) > _BEYOND_NOISE * noise and learned > 0:
             back[step] = ((went_on - ended) / learned, ended, went_on)
