@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,29 @@ def write_pictures(folder: Path, per_class: int = 12, size: int = 12, mode: str 
             pixels = np.clip(rng.normal(level, 30, shape), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / label / f"{number:03d}.png")
     return folder
+
+
+# What a camera stores of an upright picture, by the orientation that it notes with it.
+AS_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: np.rot90(upright, 2).swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, 3),
+}
+
+
+def write_turned(file: Path, upright: np.ndarray, orientation: int) -> Path:
+    """A picture as a camera that was held in that way writes it."""
+    from PIL import Image
+
+    notes = Image.Exif()
+    notes[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(AS_STORED[orientation](upright))).save(file, exif=notes, lossless=True)
+    return file
 
 
 def write_table(path: Path, rows: list[list[object]], header: list[str]) -> Path:

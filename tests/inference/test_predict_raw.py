@@ -217,6 +217,13 @@ def test_pictures_of_every_kind_are_the_builders(picture_run: Path, tmp_path: Pa
     assert [line["id"] for line in paths] == [str(file) for file in files]
 
 
+def test_a_photo_is_answered_as_it_stands_upright(picture_run: Path, tmp_path: Path) -> None:
+    plain = next((picture_run.parent / "photos").rglob("*.png"))
+    turned = small_sources.write_turned(tmp_path / "turned.png", np.asarray(Image.open(plain)), 6)
+    first, second = records(tiny.invoke("predict", plain, turned, "--model", picture_run))
+    assert second["confidence"] == first["confidence"]
+
+
 def test_pictures_beside_folders_are_answered_too(picture_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "holiday"
     shutil.copytree(picture_run.parent / "photos" / "dark", folder / "dark")

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
-from small_sources import write_pictures
+from small_sources import AS_STORED, write_pictures, write_turned
 
 from trm_core.data.build.augment import shifted, warped
 from trm_core.data.build.lattice import factor, make_lattice
+from trm_core.data.build.pictures import ImageFile
 from trm_core.errors import ConfigError, DataError
 
 
@@ -221,6 +222,38 @@ def test_what_is_drawn_in_transparency_is_seen(build: Build, tmp_path: Path, mod
     assert built.report.duplicates == 0
     first = built.by_id("children").reshape(20, 4, 4, -1)[0]
     assert 1 - first.mean() == pytest.approx(float(drawn[0].mean()) / 255, abs=0.01)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_pictures_are_read_upright(tmp_path: Path, suffix: str) -> None:
+    """As EXIF defines it: 6 says that the stored first row is the picture's right column, and so on."""
+    upright = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    for orientation in AS_STORED:
+        file = write_turned(tmp_path / f"{orientation}.{suffix}", upright, orientation)
+        assert np.array_equal(ImageFile(file, "RGB", None).load(), upright), orientation
+
+
+def test_a_folder_of_turned_photos_is_that_of_upright_ones(build: Build, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        pixels = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)
+        for folder, orientation in (("plain", 1), ("turned", 1 + number % 8)):
+            (tmp_path / folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            write_turned(tmp_path / folder / "ab"[number % 2] / f"{number:02d}.png", pixels, orientation)
+    plain, turned = (
+        build(tmp_path / name, name=f"{name}.h5", num_capsules=4, num_children=6) for name in ("plain", "turned")
+    )
+    assert plain.report.content_hash == turned.report.content_hash
+
+
+def test_broken_notes_of_a_camera_cost_no_picture(tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.webp", exif=b"Exif\0\0no TIFF header", lossless=True)
+    with pytest.raises(SyntaxError), Image.open(tmp_path / "a.webp") as picture:
+        picture.getexif()
+    assert np.array_equal(ImageFile(tmp_path / "a.webp", "RGB", None).load(), pixels)
 
 
 def test_labels_that_are_none_are_no_classes(build: Build, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from trm_core.data.build.array_files import ArrayFile, open_arrays
 from trm_core.data.build.arrays import LABEL_ARRAYS, class_name
-from trm_core.data.build.pictures import ImageFile, require_eight_bits
+from trm_core.data.build.pictures import ImageFile, open_picture, upright_size
 from trm_core.data.build.records import Log, Record, digest_array, label_among
 from trm_core.errors import DataError
 
@@ -22,7 +22,8 @@ _GRAY_MODES = frozenset({"1", "L", "LA"})
 class FolderReader:
     """A folder whose sub-folders are the classes; without sub-folders, pictures without labels.
 
-    Sizes and colours of all pictures are looked at first (headers only). Contents are `ImageFile`s, decoded later.
+    Sizes and colours of all pictures are looked at first (of most of them in the header). Contents are `ImageFile`s,
+    decoded later.
     """
 
     def __init__(self, path: str, size: int | None, log: Log, labelled: bool = True) -> None:
@@ -41,22 +42,13 @@ class FolderReader:
 
     def _examine(self) -> tuple[int, int, str]:
         """(height, width, mode) that fits all pictures."""
-        from PIL import Image, UnidentifiedImageError
-
         sizes: dict[tuple[int, int], Path] = {}
         colour = False
         for file, _ in self._files:
-            try:
-                with Image.open(file) as picture:
-                    sizes.setdefault((picture.height, picture.width), file)
-                    require_eight_bits(file, picture.mode)
-                    colour = colour or picture.mode not in _GRAY_MODES
-            except Image.DecompressionBombError as error:
-                raise DataError(f"{file}: {error}") from None
-            except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-                raise DataError(
-                    f"{file}: cannot be decoded as an image ({error})", hint="remove or replace it"
-                ) from None
+            with open_picture(file) as picture:
+                colour = colour or picture.mode not in _GRAY_MODES
+                if self.size is None:
+                    sizes.setdefault(upright_size(picture), file)
         mode = "RGB" if colour else "L"
         if self.size is not None:
             return self.size, self.size, mode

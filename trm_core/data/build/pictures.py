@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +22,76 @@ class ImageFile:
     size: int | None
 
     def load(self) -> np.ndarray:
-        """uint8 [height, width, channels]. Raises `DataError` if the file cannot be decoded."""
-        from PIL import Image, UnidentifiedImageError
+        """uint8 [height, width, channels], upright. Raises `DataError` if the file cannot be decoded."""
+        from PIL import Image
 
-        try:
-            with Image.open(self.path) as opened:
-                require_eight_bits(self.path, opened.mode)
-                picture = opened.convert(self.mode) if self.mode == "RGBA" else _on_white(opened).convert(self.mode)
-                if self.size is not None:
-                    picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
-                pixels = np.asarray(picture, dtype=np.uint8)
-        except Image.DecompressionBombError as error:
-            raise DataError(f"{self.path}: {error}", hint="remove the file, or scale it down first") from None
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise DataError(
-                f"{self.path}: cannot be decoded as an image ({error})", hint="remove or replace it"
-            ) from None
+        with open_picture(self.path) as opened:
+            picture = _upright(opened)
+            picture = picture.convert(self.mode) if self.mode == "RGBA" else _on_white(picture).convert(self.mode)
+            if self.size is not None:
+                picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
+            pixels = np.asarray(picture, dtype=np.uint8)
         return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def require_eight_bits(path: Path, mode: str) -> None:
+@contextmanager
+def open_picture(path: Path) -> Iterator[Any]:
+    """Pillow's picture, of which no more than the header has been read. Raises `DataError` for what cannot be decoded,
+    also in the body of the `with`, and for more than 8 bits per pixel.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            _require_eight_bits(path, opened.mode)
+            yield opened
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: {error}", hint="remove the file, or scale it down first") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: cannot be decoded as an image ({error})", hint="remove or replace it") from None
+
+
+def upright_size(picture: Any) -> tuple[int, int]:
+    """(height, width) as `ImageFile.load` gives it; decodes only what lies on its side."""
+    if picture.width != picture.height and _orientation(picture) in _ON_ITS_SIDE:
+        picture = _upright(picture)
+    return picture.height, picture.width
+
+
+def _upright(picture: Any) -> Any:
+    """The picture as it is meant to be seen: a camera that was held sideways only notes so, in EXIF's orientation.
+
+    Not `ImageOps.exif_transpose`, which also writes the notes anew and fails where anything else in them is broken.
+    """
+    from PIL import Image
+
+    picture.load()  # Pillow turns a TIFF here, and then forgets its orientation
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }.get(_orientation(picture))
+    return picture if turn is None else picture.transpose(turn)
+
+
+_ON_ITS_SIDE = (5, 6, 7, 8)
+
+
+def _orientation(picture: Any) -> Any:
+    """EXIF's 1 (upright) to 8, or whatever else stands there."""
+    from PIL.ExifTags import Base
+
+    try:
+        return picture.getexif().get(Base.Orientation, 1)
+    except (OSError, SyntaxError, ValueError):  # broken notes: the pixels may be sound
+        return 1
+
+
+def _require_eight_bits(path: Path, mode: str) -> None:
     """Raises `DataError` for what Pillow would cut off at 255: 16 bits, 32, or floating point."""
     if mode.startswith(("I", "F")):
         raise DataError(
