@@ -91,6 +91,12 @@ class Evidence:
         return shares / shares.sum()
 
     @property
+    def alike(self) -> float | None:
+        """How often two training samples have the same label."""
+        shares = self.label_shares
+        return None if shares is None else float((shares**2).sum())
+
+    @property
     def top_share(self) -> float | None:
         """Accuracy in training of always naming the most frequent label."""
         shares = self.label_shares

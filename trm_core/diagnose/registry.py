@@ -9,6 +9,7 @@ from trm_core.diagnose.check import GROUPS, Check
 from trm_core.diagnose.checks import (
     answers,
     config,
+    contradictions,
     data,
     extremes,
     gradients,
@@ -36,8 +37,10 @@ CHECKS: tuple[Check, ...] = (
     *data.CHECKS,
     *config.CHECKS,
     *extremes.CHECKS,
+    contradictions.UNMIXED,
     rates.WARMUP,
     rates.TOO_HIGH,
+    *contradictions.CHECKS,
     *gradients.CHECKS,
     rates.TOO_LOW,
     *resources.CHECKS,

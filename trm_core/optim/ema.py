@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -25,6 +25,11 @@ class WeightAverage:
         decay = min(self.decay, self.updates / (self.updates + 10))
         weights = [p.detach() for _, p in model.named_parameters()]
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+
+    def beside(self, model: nn.Module, weights: Sequence[Tensor]) -> list[Tensor]:
+        """The averages of these parameters of the model."""
+        names = {id(p): name for name, p in model.named_parameters()}
+        return [self.average[names[id(weight)]] for weight in weights]
 
     def by_every_name(self, model: nn.Module) -> dict[str, Tensor]:
         """The averages by all names that the model's `state_dict` has for them: tied networks have two."""

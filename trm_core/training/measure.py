@@ -52,6 +52,8 @@ def every_step(before: Carry, after: Carry, result: StepResult, decision: Decisi
     yield _over("exact_accuracy", quality.exact, rows)
     yield _over("final_accuracy", quality.accuracy, halted & rows)
     yield _over("halt_accuracy", ((result.output.halt_logit > 0) == (quality.right > 0.5)).float(), rows)
+    if before.labels.shape[1] == 1:
+        yield labels_alike(before, result.output.logits.shape[-1])
     bought = after.capsules.expanded & ~after.open_at_start
     yield _over("num_expansions", bought.sum(1), halted)
     yield _over("expansion_cost", (bought * after.capsules.prices).sum(1), halted)
@@ -69,6 +71,15 @@ def every_step(before: Carry, after: Carry, result: StepResult, decision: Decisi
         yield _mean("memory_evicted", torch.tensor(float(upkeep.memory.evicting)))
     for name, value in upkeep.concepts.items():
         yield _mean(name, torch.tensor(value))
+
+
+def labels_alike(before: Carry, classes: int) -> Pair:
+    """Of all pairs of rows that begin in this step, how many have the same label. With P = 1 label per row."""
+    new = (before.steps == 1) & (before.labels[:, 0] >= 0)
+    counts = torch.zeros(classes, dtype=torch.float64, device=new.device)
+    counts.index_add_(0, before.labels[:, 0].clamp(min=0), new.double())
+    pairs = new.sum().double()
+    return "train/labels_alike", (counts * (counts - 1)).sum(), pairs * (pairs - 1)
 
 
 @torch.no_grad()

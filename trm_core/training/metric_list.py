@@ -142,6 +142,12 @@ ANSWERS = _group(
         "share",
         Range("ours: a coin reaches half; after the first steps", low=0.5, high=1),
     ),
+    Metric(
+        "train/labels_alike",
+        "share of the pairs of samples begun in one step that have the same label; not where rows have several labels",
+        "share",
+        Range("ours: the sum of the squared shares of the labels, as of any two samples", low=0, high=1),
+    ),
     Metric("train/mtp_accuracy_d<depth>", "share of right answers for the position <depth> further on", "share"),
     Metric(
         "train/prediction_entropy",
@@ -461,6 +467,12 @@ GRADIENTS = _group(
         Range(
             "ours: about 1e-3 is usual; far less learns nothing, far more diverges; after warm-up", low=1e-7, high=0.1
         ),
+    ),
+    Metric(
+        "train/average_lag",
+        "distance of the averaged weights (training.ema_decay) from the model's own, over the norm of those",
+        "",
+        Range("ours: an average lies near its weights, nearer still as the rate falls", high=0.5),
     ),
     Metric("train/policy_update_ratio", "the same of value net and cmi head", "", Range("ours: as above", high=0.1)),
     Metric(

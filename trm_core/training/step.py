@@ -182,6 +182,10 @@ class StepTaker:
         state.optimizers.zero_grad()
         if norms is not None and state.average is not None:
             state.average.update(state.model)
+            if self.logs_at(step + 1):
+                learned = state.optimizers.model_params
+                averages = state.average.beside(state.model, learned)
+                self.averages.add_mean("train/average_lag", apart(averages, learned))
         if state.target is not None:
             self.follow(state.target, step + 1)
 
@@ -269,12 +273,23 @@ def shared_by_ranks(loss: StepLoss) -> DistributedDataParallel:
 
 
 @torch.no_grad()
+def apart(averages: list[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """How far weights lie from their averages, over the norm of the weights."""
+    return norm_of(torch._foreach_sub(averages, list(weights))) / norm_of(weights)
+
+
+def norm_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Of all together; not quite 0, so that it can divide."""
+    return torch.stack(torch._foreach_norm(list(tensors))).norm().clamp(min=1e-12)
+
+
+@torch.no_grad()
 def movement(before: list[Tensor], after: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Norm of the change of all weights over their norm; how many weights are in tensors that have a gradient (`.grad`
     of after, at least one of them) and did not change at all.
     """
     changes = torch._foreach_norm(torch._foreach_sub(list(after), before))
-    ratio = torch.stack(changes).norm() / torch.stack(torch._foreach_norm(before)).norm().clamp(min=1e-12)
+    ratio = torch.stack(changes).norm() / norm_of(before)
     learning = [(change, p.grad, p.numel()) for change, p in zip(changes, after, strict=True) if p.grad is not None]
     grads = torch.stack(torch._foreach_norm([grad for _, grad, _ in learning]))
     still = (torch.stack([change for change, _, _ in learning]) == 0) & (grads > 0)

@@ -1,0 +1,145 @@
+"""Checks of logged numbers that cannot all be right: samples that are mixed, averages that follow, answers whose
+accuracy and loss belong together.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.statistics import mean_interval, middle
+
+_EARLY = 100  # steps: accuracy comes before confidence
+_UNMIXED = (0.1, 0.3)  # of the way from labels that are drawn at random to one label in each batch: warns, fails
+_LOUDER = 1.5  # the largest step between two lines of the log may have been larger than those that are logged
+
+
+def batches_mixed(evidence: Evidence) -> Finding:
+    alike, expected = evidence.metrics["train/labels_alike"].between(0, evidence.learning_steps), evidence.alike
+    if expected is None or len(alike.finite()) < 10:
+        return unknown("rows have several labels, or too few steps were logged")
+    mean, half = mean_interval(alike)
+    numbers = {"alike": mean, "expected": expected}
+    text = (
+        f"of two samples that begin in the same step {100 * mean:.1f} % (+-{100 * half:.1f}) have the same label, "
+        f"of any two training samples {100 * expected:.1f} %"
+    )
+    unmixed = (mean - half - expected) / max(1 - expected, 1e-9)
+    if unmixed < _UNMIXED[0]:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL if unmixed > _UNMIXED[1] else Verdict.WARN,
+        text,
+        "certain",
+        numbers,
+        "Each step pulls towards the few classes of its batch, and the next away from them. Rows that lie sorted in "
+        "the file, and are shuffled within a part of it alone, come like this.",
+        advice="shuffle the rows when the file is written (data.build.shuffle)",
+    )
+
+
+def average_follows(evidence: Evidence) -> Finding:
+    """The average of n steps is made of weights that are at most min(n / 11, d / (1 - d)) steps old in the mean (the
+    recursion of `trm_core.optim.ema` solved), so it lies no farther from the newest than as many of the largest step.
+    """
+    training = evidence.settings.training
+    lag = evidence.metrics["train/average_lag"].between(0, evidence.learning_steps).finite()
+    moved = evidence.metrics["train/update_ratio"].between(0, evidence.learning_steps).finite()
+    decay = training.ema_decay
+    if not decay or len(lag) < 10 or len(moved) < 10:
+        return unknown("no averages, or too few steps were logged")
+    steps = int(lag.steps[-1])
+    age = min(steps / 11, decay / (1 - decay)) if decay < 1 else steps / 11
+    recent = moved.between(steps - max(5 * age, 20)).values
+    found, most = middle(lag.values[-3:]), _LOUDER * age * float(recent.max())
+    text = (
+        f"averaged weights are {100 * found:.2g} % of their norm away from the raw ones, where "
+        f"training.ema_decay={decay:g} allows {100 * most:.2g} %"
+    )
+    numbers = {"lag": found, "allowed": most}
+    if found <= most:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL,
+        text,
+        "likely",
+        numbers,
+        "The average is what is evaluated and saved, and it holds on to weights of long ago. A decay that is not "
+        "shortened in the first steps remembers the first weights.",
+        {"training.ema_decay": max(0.9, round(1 - 10 / max(evidence.learning_steps, 100), 4))},
+    )
+
+
+def sure_enough(evidence: Evidence) -> Finding:
+    """Answers that are right with a share a, and know no more than that, cost h(a) + (1 - a) ln(C - 1) nats (Fano):
+    one class of C has the probability a, the others share the rest. So do answers whose entropy is that.
+    """
+    if evidence.settings.arch.probabilities != "softmax" or evidence.settings.training.label_smoothing:
+        return unknown("answers are meant to be less sure than they could be")
+    classes = evidence.file.file.num_classes
+    learning = evidence.learning_steps
+    loss, accuracy, entropy = (
+        evidence.metrics[f"train/{name}"].between(_EARLY, learning).tail(0.2, 10).finite()
+        for name in ("lm_loss", "accuracy", "prediction_entropy")
+    )
+    if classes is None or classes < 2 or min(len(loss), len(accuracy), len(entropy)) < 10:
+        return unknown("too few steps were logged")
+    right, costs = min(float(accuracy.values.mean()), 1.0), float(loss.values.mean())
+    unsure, allowed = float(entropy.values.mean()), fano(right, classes)
+    text = (
+        f"lm_loss {costs:.3g} at an accuracy of {100 * right:.1f} %, which {allowed:.3g} would do for; "
+        f"the answers' entropy is {unsure:.3g}"
+    )
+    numbers = {"loss": costs, "accuracy": right, "fano": allowed, "entropy": unsure}
+    if right < 0.5 or costs < 1.15 * allowed or unsure < allowed + 0.3:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL,
+        text,
+        "likely",
+        numbers,
+        "The answers are right far more often than they say. Logits that are bounded or scaled before the loss do "
+        "that, above all a softmax before a cross-entropy that has its own.",
+        advice="give the loss the head's logits as they are, without a softmax or a temperature",
+    )
+
+
+def fano(right: float, classes: int) -> float:
+    """Nats that the best constant confidence costs where a share `right` of the answers is right."""
+    shares = np.array([right, 1 - right])
+    known = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
+    return known + (1 - right) * math.log(max(classes - 1, 1))
+
+
+UNMIXED = Check(
+    "batches-unmixed",
+    ("data", "accuracy"),
+    "the loss jumps up and down, and held-out answers are those of the last batches",
+    "ours",
+    ("config", "metrics", "data"),
+    batches_mixed,
+    watched=True,
+)
+CHECKS = (
+    Check(
+        "average-behind",
+        ("accuracy", "config"),
+        "training goes well, and evaluation shows nothing of it",
+        "ours",
+        ("config", "metrics"),
+        average_follows,
+        watched=True,
+    ),
+    Check(
+        "underconfident",
+        ("accuracy", "gradients"),
+        "answers are right, and the loss stays high",
+        "ours",
+        ("config", "metrics", "data"),
+        sure_enough,
+        watched=True,
+    ),
+)
