@@ -57,7 +57,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     )
     halting = logged(
         folder / "halting",
-        file,
+        tiny.write_capsules(folder / "classes.h5", {"train": 64, "validation": 20}),
         arch={"enable_capsule_expansion": "false", "q_head_num_actions": 2, "enable_q_continue": "true"},
         dqn={"enabled": "false"},
         training={"precision": "float16"},
