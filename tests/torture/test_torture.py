@@ -22,7 +22,7 @@ from nursery import Nursery
 from remains import Remains
 
 SEED = int(os.environ.get("TRM_TORTURE_SEED", "1"))
-LONG = int(os.environ.get("TRM_TORTURE_KILLS", "6"))  # of each configuration
+LONG = int(os.environ.get("TRM_TORTURE_KILLS", "4"))  # of each configuration
 
 
 @pytest.fixture(scope="module")
