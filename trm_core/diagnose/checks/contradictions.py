@@ -94,7 +94,8 @@ def sure_enough(evidence: Evidence) -> Finding:
         f"the answers' entropy is {unsure:.3g}"
     )
     numbers = {"loss": costs, "accuracy": right, "fano": allowed, "entropy": unsure}
-    if right < 0.5 or costs < 1.15 * allowed or unsure < allowed + 0.3:
+    learned = right > (evidence.top_share or 0.0) + 0.15
+    if not learned or costs < 1.1 * allowed or unsure < allowed + 0.25:
         return ok(text, **numbers)
     return Finding(
         Verdict.FAIL,
