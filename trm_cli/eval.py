@@ -76,7 +76,7 @@ def command(
     Example: trm eval runs/quickstart-... --policy learned,threshold --price 0.002,0.008,0.03 --plot pareto.png
     """
     if nproc is not None:
-        start_processes(nproc)
+        start_processes(nproc, json)
         return
 
     from trm_core.distributed.place import find_place
