@@ -75,6 +75,7 @@ def command(
 
     Example: trm eval runs/quickstart-... --policy learned,threshold --price 0.002,0.008,0.03 --plot pareto.png
     """
+    prices = parse_prices(price)
     if nproc is not None:
         start_processes(nproc, json)
         return
@@ -97,7 +98,7 @@ def command(
         policies=[name.strip() for name in policy.split(",")] if policy else None,
         split=split,
         data=data,
-        prices=parse_prices(price),
+        prices=prices,
         confidence=confidence,
         selector=selector,
         checkpoint=checkpoint,

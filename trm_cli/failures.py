@@ -63,6 +63,11 @@ def failure_of(exception: BaseException) -> Failure:
     )
 
 
+def usage_failure(message: str) -> Failure:
+    """Of a command that found its own options wrong."""
+    return Failure(ExitCode.USAGE, message, "see the command's --help")
+
+
 def failure_unsaid(code: int, message: str | None, hint: str | None) -> Failure:
     """Of processes of which the one that speaks for all has ended without a word. message: that some were killed."""
     if message is not None:

@@ -39,6 +39,15 @@ def test_a_mistake_is_one_document(tmp_path: Path) -> None:
     assert "training.base_lr" in found["message"]
 
 
+def test_options_that_a_command_finds_wrong_are_a_document() -> None:
+    for price, said in (("cheap", "takes numbers"), ("0.1,-1", "must be above 0")):
+        found = document("eval", "--price", price, code=2)
+        assert (found["exit_code"], found["status"]) == (2, "error")
+        assert said in found["message"]
+    done = tiny.invoke("eval", "--price", "cheap")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_a_run_that_stops_early_says_so(capsule_file: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     training = {"run_dir": run, "total_steps": 6, "stop_at_step": 3}
