@@ -463,6 +463,20 @@ def test_a_drifted_config_is_refused_and_rates_are_not(tmp_path: Path, trained_r
     assert read_json(run / "status.json")["step"] == 62
 
 
+def test_fewer_steps_than_a_run_has_taken_are_refused(tmp_path: Path, trained_run: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    step = read_json(run / "status.json")["step"]
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
+    for extra in ((), ("--dry-run",)):
+        done = tiny.invoke("train", "--resume", run, f"training.total_steps={step - 1}", "--json", *extra)
+        assert done.returncode == 3, done.stderr
+        assert f"error: {run} is already at step {step}, past training.total_steps={step - 1}" in done.stderr
+        assert json.loads(done.stdout)["exit_code"] == 3
+        assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"} == before
+    assert tiny.invoke("train", "--resume", run, f"training.total_steps={step}").returncode == 0
+
+
 def test_resume_needs_a_run(tmp_path: Path, capsule_file: Path) -> None:
     done = tiny.invoke("train", "--resume", tmp_path / "nothing")
     assert done.returncode == 4
