@@ -244,7 +244,8 @@ def test_a_dry_run_refuses_what_training_refuses(tmp_path: Path, capsule_file: P
     for asked, code, words in (
         ({"training": {"run_dir": trained_run}}, 2, "is not empty"),
         ({"training": {"init_from": tmp_path / "nothing"}}, 4, "nothing has no checkpoint"),
-        ({"data": {"path": f'["{capsule_file}","{many}"]'}}, 4, "these files cannot be mixed"),
+        ({"data": {"path": f'["{capsule_file}","{many}"]'}}, 3, "these files cannot be mixed"),
+        ({"data": {"path": capsule_file, "eval_path": many}}, 3, "has label_rank=2"),
         ({"data": {"path": halves, "eval_split": "test"}}, 3, "data.eval_split=test"),
     ):
         for dry in ([], ["--dry-run"]):
