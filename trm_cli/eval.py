@@ -75,8 +75,9 @@ def command(
 
     Example: trm eval runs/quickstart-... --policy learned,threshold --price 0.002,0.008,0.03 --plot pareto.png
     """
+    prices = parse_prices(price)
     if nproc is not None:
-        start_processes(nproc)
+        start_processes(nproc, json)
         return
 
     from trm_core.distributed.place import find_place
@@ -97,7 +98,7 @@ def command(
         policies=[name.strip() for name in policy.split(",")] if policy else None,
         split=split,
         data=data,
-        prices=parse_prices(price),
+        prices=prices,
         confidence=confidence,
         selector=selector,
         checkpoint=checkpoint,

@@ -23,7 +23,7 @@ BEFALLS_ALL = {ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED, ExitCode.CONFIG, Ex
 class Failure:
     """How a command ended that did not come to its end. `label`: error, failed (a check did) or stopped."""
 
-    code: ExitCode
+    code: int
     message: str
     hint: str | None = None
     label: str = "error"
@@ -61,6 +61,20 @@ def failure_of(exception: BaseException) -> Failure:
         f"internal error: {type(exception).__name__}: {_first_line(exception)}",
         "this is a bug in trm: please report it with the output of the same command with --debug",
     )
+
+
+def usage_failure(message: str) -> Failure:
+    """Of a command that found its own options wrong."""
+    return Failure(ExitCode.USAGE, message, "see the command's --help")
+
+
+def failure_unsaid(code: int, message: str | None, hint: str | None) -> Failure:
+    """Of processes of which the one that speaks for all has ended without a word. message: that some were killed."""
+    if message is not None:
+        return Failure(code, message, hint)
+    if code in (ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED):
+        return Failure(code, "stopped before the processes could say more", "run the same command again", "stopped")
+    return Failure(code, f"a process ended with code {code}: what it said of that is on stderr")
 
 
 def _first_line(exception: BaseException) -> str:

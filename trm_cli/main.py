@@ -35,7 +35,7 @@ from trm_cli import (
 from trm_cli import eval as evaluate
 from trm_cli.commands import Built, group_of
 from trm_cli.console import close_stdout, take_any_text
-from trm_cli.failures import BEFALLS_ALL, failure_of
+from trm_cli.failures import BEFALLS_ALL, failure_of, usage_failure
 from trm_cli.processes import this_process
 from trm_cli.version import print_version
 from trm_core.errors import TrmError
@@ -59,8 +59,12 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
         try:
             command(**arguments)
-        except (typer.Exit, typer.Abort, typer.BadParameter):
-            raise  # typer's own: usage errors end with 2
+        except (typer.Exit, typer.Abort):
+            raise
+        except typer.BadParameter as wrong:  # a usage error, which typer tells
+            if arguments.get("json") and this_process().rank == 0:
+                usage_failure(wrong.message).print_document()
+            raise
         except BrokenPipeError as exception:
             if not _stdout_is_closed():
                 raise fail(exception) from exception

@@ -56,7 +56,7 @@ def command(
     loaded = load_from_cli(config, overrides)
 
     if nproc is not None:
-        start_processes(nproc)
+        start_processes(nproc, json)
         return
 
     from trm_core.distributed.place import find_place

@@ -16,7 +16,8 @@ from trm_cli.config_options import (
     load_from_cli,
     print_config,
 )
-from trm_cli.console import error, log, out, print_json, table
+from trm_cli.console import log, out, print_json, table
+from trm_cli.processes import start_processes
 from trm_cli.progress import progress
 from trm_cli.score_table import print_scores
 
@@ -67,7 +68,8 @@ def command(
 
     with stop_on_signals() as stop:  # before what is imported below, which takes some seconds
         if nproc is not None:
-            start_processes(nproc, loaded, resume, stop)
+            stop.check("stopped before training began", hint="run the same command again")
+            train_in_processes(nproc, loaded, resume, json)
             return
         result = train_here(loaded, resume, stop)
     if result is None:
@@ -104,21 +106,16 @@ def train_here(loaded: LoadedConfig, resume: str | None, stop: StopFlag) -> RunR
         return runs.train_run(loaded, resume, hooks, stop)
 
 
-def start_processes(nproc: int, loaded: LoadedConfig, resume: str | None, stop: StopFlag) -> None:
+def train_in_processes(nproc: int, loaded: LoadedConfig, resume: str | None, json: bool) -> None:
     """Start this command N times, as processes of one run, and end with the run's own exit code."""
-    from trm_core.training.launch import launch, without_nproc
+    from trm_core.training.launch import without_nproc
     from trm_core.training.run_path import choose_run_path
 
-    stop.check("stopped before training began", hint="run the same command again")
     path, _ = choose_run_path(loaded.config, resume)
     arguments = without_nproc(sys.argv[1:])
     if resume in (None, "auto"):
         arguments.append(f"training.run_dir={path}")  # one name for all, should there be none yet
-    code, message = launch(nproc, "trm_cli.main", arguments, path)
-    if message is not None:
-        error(message, label="error", hint=f"go on with: trm train --resume {path}")
-    if code:
-        raise typer.Exit(code)
+    start_processes(nproc, json, arguments=arguments, run=path, hint=f"go on with: trm train --resume {path}")
 
 
 def load(config: Path | None, overrides: list[str] | None, resume: str | None) -> LoadedConfig:

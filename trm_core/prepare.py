@@ -30,6 +30,7 @@ from trm_core.errors import ConfigError, DataError, UsageError
 from trm_core.evaluation.report import EvaluationData, pick_split
 from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
+from trm_core.training.checkpoint_folders import list_checkpoints, step_of
 from trm_core.training.drift import refuse_drift
 from trm_core.training.estimate import MemoryEstimate, estimate_memory
 from trm_core.training.features import Features, resolve_features, resolved
@@ -218,7 +219,14 @@ def require_same_task(train: Dataset, other: Dataset) -> None:
 
 def changes_on_resume(run: Path, config: Config) -> list[str]:
     """What to say of a config with which `run` goes on. Raises ConfigError for one with which it cannot."""
-    return [f"changed on resume: {text}" for text in refuse_drift(load_config(run / CONFIG).config, config, run)]
+    changes = refuse_drift(load_config(run / CONFIG).config, config, run)
+    step, total = max(map(step_of, list_checkpoints(run)), default=0), config.training.total_steps
+    if step > total:
+        raise ConfigError(
+            f"{run} is already at step {step}, past training.total_steps={total}",
+            hint=f"training.total_steps={step} ends it there, a larger number trains on; trm eval {run} evaluates it",
+        )
+    return [f"changed on resume: {text}" for text in changes]
 
 
 def dry_run(loaded: LoadedConfig, hooks: RunHooks, processes: int = 1, resume: str | None = None) -> DryRun:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ import typer
 
 from trm_cli import failures, main
 from trm_cli.failures import failure_of
+from trm_cli.processes import start_processes
 from trm_core.distributed.place import Place
 from trm_core.errors import CheckFailed, ConfigError, ExitCode, Interrupted, StoppedEarly
+from trm_core.training import launch
+from trm_core.training.launch import Ended
 
 
 def document(*arguments: object, code: int) -> Any:
@@ -32,6 +37,15 @@ def test_a_mistake_is_one_document(tmp_path: Path) -> None:
         assert str(missing) in found["message"]
     found = document("train", "--dry-run", "training.base_lr=fast", code=3)
     assert "training.base_lr" in found["message"]
+
+
+def test_options_that_a_command_finds_wrong_are_a_document() -> None:
+    for price, said in (("cheap", "takes numbers"), ("0.1,-1", "must be above 0")):
+        found = document("eval", "--price", price, code=2)
+        assert (found["exit_code"], found["status"]) == (2, "error")
+        assert said in found["message"]
+    done = tiny.invoke("eval", "--price", "cheap")
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_a_run_that_stops_early_says_so(capsule_file: Path, tmp_path: Path) -> None:
@@ -70,6 +84,29 @@ def test_one_of_several_processes_tells_it(
         main.guarded(fail)()
     assert end.value.exit_code == 3
     assert said == ["no such split"] * told
+
+
+RESULT = {"accuracy": 0.1, "name": "\udcff", "best": None}
+
+
+@pytest.mark.parametrize(("ended", "found"), [
+    (Ended(0, None, json.dumps(RESULT)), RESULT),
+    (Ended(6, "process 1 was killed by SIGKILL", json.dumps(RESULT)), RESULT),  # at its very end: it has been printed
+    (Ended(6, "process 0 was killed by SIGKILL", '{"accuracy": 0.1, '), {"exit_code": 6, "status": "error"}),
+    (Ended(6, "process 0 was killed by SIGKILL"), {"message": "process 0 was killed by SIGKILL", "hint": "go on"}),
+    (Ended(75), {"exit_code": 75, "status": "stopped"}),  # by a signal before anything could handle it
+    (Ended(4), {"exit_code": 4, "status": "error", "hint": None}),
+])  # fmt: skip
+def test_processes_print_one_document(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ended: Ended, found: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(launch, "launch", lambda *given, **named: ended)
+    monkeypatch.setattr(sys, "argv", ["trm", "eval", "--nproc", "2", "--json"])
+    with pytest.raises(typer.Exit) if ended.code else nullcontext() as end:
+        start_processes(2, json=True, hint="go on")
+    assert end is None or end.value.exit_code == ended.code
+    printed = json.loads(capsys.readouterr().out)
+    assert {name: printed[name] for name in found} == found
 
 
 def test_without_json_stdout_stays_empty(tmp_path: Path) -> None:

@@ -130,6 +130,22 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(tmp_path: Path, caps
     assert "resuming from step_" in first.stderr
 
 
+@pytest.mark.slow
+def test_a_lost_first_process_leaves_a_document(tmp_path: Path, capsule_file: Path) -> None:
+    run = tmp_path / "run"
+    arguments = overrides(capsule_file, run, total_steps=100_000)
+    with closing(Forked("train", *arguments, "--nproc", "2", "--json", cwd=tmp_path)) as process:
+        wait_for(run, 3, process)
+        worker = find_worker(process.pid, 0)
+        assert worker is not None
+        os.kill(worker, signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 6, err
+    document = json.loads(out)
+    assert (document["exit_code"], document["message"]) == (6, "process 0 was killed by SIGKILL")
+    assert f"--resume {run}" in document["hint"]
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGUSR1, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
@@ -138,13 +154,15 @@ def test_signals_reach_the_workers_and_the_code_comes_back(
 ) -> None:
     run = tmp_path / "run"
     arguments = overrides(capsule_file, run, total_steps=100_000)
-    with closing(Forked("train", *arguments, "--nproc", "2", cwd=tmp_path)) as process:
+    with closing(Forked("train", *arguments, "--nproc", "2", "--json", cwd=tmp_path)) as process:
         wait_for(run, 3, process)
         process.send_signal(number)
         time.sleep(0.1)  # of two that wait together no order is kept
         process.send_signal(signal.SIGTERM)  # a second one, of another kind, changes nothing
-        _, err = process.communicate(timeout=PATIENCE_S)
+        out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, err
+    document = json.loads(out)
+    assert (document["exit_code"], document["status"]) == (code, "stopped")
     assert f"{number.name}: saving at step" in err
     assert err.count("the state is saved in") == 1, "one process speaks"
     assert "Traceback" not in err

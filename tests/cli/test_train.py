@@ -244,7 +244,8 @@ def test_a_dry_run_refuses_what_training_refuses(tmp_path: Path, capsule_file: P
     for asked, code, words in (
         ({"training": {"run_dir": trained_run}}, 2, "is not empty"),
         ({"training": {"init_from": tmp_path / "nothing"}}, 4, "nothing has no checkpoint"),
-        ({"data": {"path": f'["{capsule_file}","{many}"]'}}, 4, "these files cannot be mixed"),
+        ({"data": {"path": f'["{capsule_file}","{many}"]'}}, 3, "these files cannot be mixed"),
+        ({"data": {"path": capsule_file, "eval_path": many}}, 3, "has label_rank=2"),
         ({"data": {"path": halves, "eval_split": "test"}}, 3, "data.eval_split=test"),
     ):
         for dry in ([], ["--dry-run"]):
@@ -461,6 +462,20 @@ def test_a_drifted_config_is_refused_and_rates_are_not(tmp_path: Path, trained_r
     assert "changed on resume: training.base_lr: 0.003 -> 1e-05" in done.stderr
     assert tiny.metrics_without_clock(run)[-1]["train/lr"] <= 1e-5
     assert read_json(run / "status.json")["step"] == 62
+
+
+def test_fewer_steps_than_a_run_has_taken_are_refused(tmp_path: Path, trained_run: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    step = read_json(run / "status.json")["step"]
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
+    for extra in ((), ("--dry-run",)):
+        done = tiny.invoke("train", "--resume", run, f"training.total_steps={step - 1}", "--json", *extra)
+        assert done.returncode == 3, done.stderr
+        assert f"error: {run} is already at step {step}, past training.total_steps={step - 1}" in done.stderr
+        assert json.loads(done.stdout)["exit_code"] == 3
+        assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"} == before
+    assert tiny.invoke("train", "--resume", run, f"training.total_steps={step}").returncode == 0
 
 
 def test_resume_needs_a_run(tmp_path: Path, capsule_file: Path) -> None:

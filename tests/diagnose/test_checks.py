@@ -478,7 +478,17 @@ def test_puzzles_that_are_learned_by_heart_show_in_whole_answers(data: DataFacts
 
 
 def test_a_budget_for_some_capsules_is_none_too_small(data: DataFacts) -> None:
-    assert found(data, "budget-too-small", {"dqn": {"budget": 1.5}}, {}).verdict is Verdict.OK
+    finding = found(data, "budget-too-small", {"dqn": {"budget": 1.5}}, {})
+    assert finding.verdict is Verdict.OK
+    assert "a capsule costs 1, all 4 of them 4" in finding.evidence
+
+
+def test_a_budget_is_compared_with_different_prices(tmp_path: Path) -> None:
+    prices = np.array([1.0, 2.0, 2.0, 3.0], np.float32)
+    dear = DataFacts(tiny.write_capsules(tmp_path / "dear.h5", {"train": 20, "test": 10}, prices=prices))
+    finding = found(dear, "budget-too-small", {"dqn": {"budget": 1.5}}, {})
+    assert finding.verdict is Verdict.FAIL
+    assert "a capsule costs 1 to 3, all 4 of them 8" in finding.evidence
 
 
 @pytest.mark.parametrize(("name", "sections", "series"), FAULTS, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(FAULTS)])

@@ -86,6 +86,36 @@ def test_accuracy_is_judged_by_all_files(tmp_path: Path) -> None:
     assert finding(mixed(paths, [1.0, 3.0], **constant), "predictions-collapse").verdict is Verdict.FAIL
 
 
+@pytest.mark.parametrize(
+    ("weights", "evaluated", "verdict"),
+    [
+        ([1.0, 1.0], 0, Verdict.UNKNOWN),  # it may be right on 82 % of the first file's training samples
+        ([1.0, 1.0], 1, Verdict.UNKNOWN),
+        ([9.0, 1.0], 0, Verdict.WARN),  # on 90 % at least
+        ([9.0, 1.0], 1, Verdict.UNKNOWN),
+        ([1.0, 1.0], None, Verdict.WARN),  # on a file of its own, as with one training file
+    ],
+)
+def test_training_on_several_files_is_compared_with_one(
+    tmp_path: Path, weights: list[float], evaluated: int | None, verdict: Verdict
+) -> None:
+    paths = [*files(tmp_path, 0.25, 0.25), str(tmp_path / "other.h5")]
+    evidence = mixed(paths[:2], weights, final_accuracy=0.91)
+    evidence.evaluated = paths[-1 if evaluated is None else evaluated]
+    evidence.metrics.series["eval/accuracy"] = Series(np.array([500]), np.array([0.6]))
+    assert finding(evidence, "overfitting").verdict is verdict
+    gone = mixed([paths[0], str(tmp_path / "gone.h5")], weights)
+    gone.metrics = evidence.metrics
+    assert finding(gone, "overfitting").verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(("weights", "verdict"), [([1.0, 1.0], Verdict.OK), ([9.0, 1.0], Verdict.FAIL)])
+def test_a_harder_file_is_no_noise(tmp_path: Path, weights: list[float], verdict: Verdict) -> None:
+    evidence = mixed(files(tmp_path, 0.25, 0.25), weights, final_accuracy=0.5)
+    evidence.metrics.series["eval/accuracy"] = Series(np.array([500]), np.array([0.9]))
+    assert finding(evidence, "regularisation").verdict is verdict
+
+
 def test_a_fault_of_a_later_file_is_found(tmp_path: Path) -> None:
     paths = files(tmp_path, 0.25, 0.9, 0.25)
     evidence = mixed(paths, [1.0, 1.0, 1.0])
@@ -131,6 +161,8 @@ def test_the_files_of_a_run(tmp_path: Path, weight: Any) -> None:
             (3.0, paths[1])
         ]
         assert evidence.top_share == pytest.approx(0.25 * 0.9 + 0.75 * 0.25, abs=0.03)
+        assert evidence.trained_as_evaluated == 0.75
+        assert evidence.evaluated_rows == evidence.others[0].data.file.rows["validation"]
     else:
         assert evidence.data is None
         assert any("does not say where the data lie" in note for note in evidence.notes)

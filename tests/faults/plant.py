@@ -90,7 +90,7 @@ def run(plan: Plan, path: Path, arguments: list[str]) -> int:
         plan.settings["data.path"] = str(beside)
     plan.settings["training.run_dir"] = str(path)
     if plan.processes > 1 and ours:
-        code, _ = launch(plan.processes, "tests.faults.plant", arguments, path)
+        code = launch(plan.processes, "tests.faults.plant", arguments, path).code
     else:
         code = train(plan)
     if ours:

@@ -34,9 +34,9 @@ LAUNCHER = """
 import sys
 from trm_core.training.launch import launch
 
-code, message = launch(2, "sleeper", [])
-print(message)
-sys.exit(code)
+ended = launch(2, "sleeper", [])
+print(ended.message)
+sys.exit(ended.code)
 """
 
 
@@ -72,6 +72,19 @@ def test_processes_that_die_of_the_signal_have_stopped_as_asked(
         finally:
             launcher.kill()
     assert (launcher.returncode, out) == (code, "None\n"), err
+
+
+def test_what_a_killed_process_had_printed_is_kept(tmp_path: Path) -> None:
+    speak = "import os; first = os.environ['RANK'] == '0'; os.write(1, b'{1: ' if first else b'other\\n')"
+    (tmp_path / "sleeper.py").write_text(f"{speak}; first and os.kill(os.getpid(), 9); import time; time.sleep(60)")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
+    command = [sys.executable, "-c", LAUNCHER.replace("[])", "[], keep_stdout=True)").replace("ended.message", "ended")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60, check=False
+    )
+    assert done.returncode == 6, done.stderr
+    assert "process 0 was killed by SIGKILL" in done.stdout
+    assert "printed='{1: ')" in done.stdout, "neither more nor less"
 
 
 def test_a_second_signal_does_not_overtake_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

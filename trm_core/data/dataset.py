@@ -12,7 +12,7 @@ from trm_core.data.puzzles.reader import PuzzleData, is_puzzle_folder, open_puzz
 from trm_core.data.puzzles.stream import PuzzleStream, batch_of_puzzles
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.data.stream import SampleStream, require_same_shape, sequential_batches, spread
-from trm_core.errors import ConfigError, DataError
+from trm_core.errors import ConfigError
 
 Dataset = CapsuleFile | PuzzleData
 Stream = SampleStream | PuzzleStream
@@ -26,11 +26,11 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def require_mixable(datasets: Sequence[Dataset], split: str) -> None:
-    """Raises DataError where rows of these cannot be trained on together."""
+    """Raises ConfigError where rows of these cannot be trained on together."""
     files = [some for some in datasets if isinstance(some, CapsuleFile)]
     puzzles = [some for some in datasets if isinstance(some, PuzzleData)]
     if files and puzzles:
-        raise DataError(f"{files[0].path} and {puzzles[0].path}: capsules and puzzles cannot be mixed")
+        raise ConfigError(f"{files[0].path} and {puzzles[0].path}: capsules and puzzles cannot be mixed")
     for file in files[1:]:
         require_same_shape(files[0], file, split)
     if puzzles:

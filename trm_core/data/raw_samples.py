@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trm_core.data.build.arc import GridPair, parse_grid
-from trm_core.data.build.arrays import ArraysEncoder
+from trm_core.data.build.arrays import ArraysEncoder, mask_fault
 from trm_core.data.build.digits import MAX_VALUE, SIZE, digit_picture
 from trm_core.data.build.encode_arc import ArcEncoder
 from trm_core.data.build.encode_images import PictureEncoder
@@ -201,13 +201,15 @@ def _arrays(encoder: Any, settings: SampleSettings, sample: Any) -> dict[str, np
             array = np.asarray(sample[name])
         except ValueError:  # rows of different lengths
             raise DataError(f"{name} is not an array; expected {text}") from None
-        if array.shape != shape or array.dtype.kind not in ("iu" if name == "parents" else "iuf"):
+        if array.shape != shape or array.dtype.kind not in {"parents": "iu", "mask": "biu"}.get(name, "iuf"):
             raise DataError(f"{name} is {array.dtype} {list(array.shape)}; expected numbers {list(shape)}")
         if not np.isfinite(array).all():
             raise DataError(f"{name} holds NaN or infinity")
         if name == "parents" and not is_forest(array):
             raise DataError(f"parents are {array.tolist()}: not a hierarchy of capsules")
         content[name] = array
+    if (fault := mask_fault(content)) is not None:
+        raise DataError(f"its mask {fault}")
     return content
 
 

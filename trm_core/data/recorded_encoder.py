@@ -114,7 +114,8 @@ class RecordedEncoder:
           output, its capsules are padding
         - table: a mapping of column names to texts or numbers (None: missing; other keys are not looked at), or all
           feature columns' values in their order
-        - arrays: a mapping with the arrays that the source had (`sketches`, `children`, `checksums`, `parents`)
+        - arrays: a mapping with the arrays that the source had (`sketches`, `children`, `checksums`, `parents`,
+          `mask`)
 
         Raises `DataError` that names the first sample that is something else, by its index, or as `names` calls it.
         """

@@ -19,7 +19,7 @@ from trm_core.data.fields import FIELDS, IGNORE_LABEL
 from trm_core.data.order import RowOrder, key_of, uniform
 from trm_core.data.store import CapsuleFile
 from trm_core.data.windows import LocalReader, Source, Window, WorkerReader
-from trm_core.errors import CheckpointError, DataError
+from trm_core.errors import CheckpointError, ConfigError, DataError
 
 _PIECE_BYTES = 512 << 10  # of rows that are gathered before they become float32: what stays in a core's cache
 _BATCH_FIELDS = ("sketches", "children", "checksums", "labels", "parents", "mask", "modality")
@@ -33,8 +33,8 @@ class SampleStream:
     processes share the one order: each takes its own part of every `take`, so that their position is the same.
 
     files: capsule files with their weights. fields: what to load besides sketches (default: all there is).
-    window_bytes: memory for the windows in use, in the files' dtypes. Raises DataError if a file lacks the split, or if
-    files do not fit together.
+    window_bytes: memory for the windows in use, in the files' dtypes. Raises DataError if a file lacks the split,
+    ConfigError if files do not fit together.
     """
 
     def __init__(
@@ -229,19 +229,19 @@ def _no_split(file: CapsuleFile, split: str) -> DataError:
 
 
 def require_same_shape(first: CapsuleFile, file: CapsuleFile, split: str) -> None:
-    """Raises DataError where rows of two files cannot be mixed."""
+    """Raises ConfigError where rows of two files cannot be mixed, DataError where there are none."""
     if split not in file.rows:
         raise _no_split(file, split)
     for what in ("num_capsules", "dim", "num_children", "checksum_dim", "label_rank", "fields", "num_classes", "task"):
         mine, theirs = getattr(first, what), getattr(file, what)
         if mine != theirs:
-            raise DataError(
+            raise ConfigError(
                 f"{file.path}: {what} is {theirs}, but {mine} in {first.path}: these files cannot be mixed",
                 hint="build them into one file: `trm build-capsules SOURCE SOURCE --out FILE`",
             )
     found = Encoding.of(first.manifest).contradiction(Encoding.of(file.manifest))
     if found is not None:
-        raise DataError(
+        raise ConfigError(
             f"{file.path} cannot be mixed with {first.path}: {found.why}",
             hint="build them into one file: `trm build-capsules SOURCE SOURCE --out FILE`",
         )

@@ -45,6 +45,20 @@ def newest(evidence: Evidence, score: str) -> tuple[int, float]:
     return last
 
 
+def held_out_rows(evidence: Evidence) -> int:
+    """How many samples an evaluation is over; 0 where that is not known."""
+    rows = None if evidence.run is None else _first_score(evidence.run.evaluation).get("rows")
+    return rows if isinstance(rows, int) and rows > 0 else evidence.evaluated_rows
+
+
+def trained_alike(evidence: Evidence, accuracy: float) -> tuple[float, float]:
+    """Of an accuracy over all training samples: the least and the most that it leaves for those of the file which is
+    evaluated. One of several files may be the harder or the easier one.
+    """
+    share = evidence.trained_as_evaluated
+    return (0.0, 1.0) if share is None else (max((accuracy - 1 + share) / share, 0.0), min(accuracy / share, 1.0))
+
+
 def answered(evidence: Evidence) -> list[Answered]:
     """Evaluations that count their answers, oldest first; the last may be that of the finished run."""
     at_step: dict[int, list[object]] = {}

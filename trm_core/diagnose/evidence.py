@@ -54,6 +54,7 @@ class Evidence:
     notes: list[str] = field(default_factory=list)  # what could not be read, and why
     processes: int = 1  # that train together
     others: list[Mixed] = field(default_factory=list)  # further training files; `data` is the first
+    evaluated: str | None = None  # path of the file that is evaluated; None: the first
 
     def has(self, part: str) -> bool:
         """Whether a part that a check needs is there."""
@@ -95,6 +96,28 @@ class Evidence:
         """How often two training samples have the same label."""
         shares = self.label_shares
         return None if shares is None else float((shares**2).sum())
+
+    @property
+    def trained_as_evaluated(self) -> float | None:
+        """Share of the training samples as they are drawn that are of the file which is evaluated: 1 where that is none
+        of several. None where a file is missing.
+        """
+        parts = [Mixed(self.data), *self.others]
+        found = [part.data for part in parts if part.data is not None]
+        if not self.others or len(found) < len(parts):
+            return None if self.others else 1.0
+        path = self.evaluated or str(self.file.file.path)
+        drawn = [part.weight * data.visits for part, data in zip(parts, found, strict=True)]
+        ours = [count for count, data in zip(drawn, found, strict=True) if str(data.file.path) == path]
+        return sum(ours) / sum(drawn) if ours else 1.0
+
+    @property
+    def evaluated_rows(self) -> int:
+        """Samples of the split that is evaluated; 0 where they are not known."""
+        for data in (self.data, *(other.data for other in self.others)):
+            if data is not None and self.evaluated in (None, str(data.file.path)):
+                return data.file.rows.get(data.held_out or "", 0)
+        return 0
 
     @property
     def top_share(self) -> float | None:
@@ -144,7 +167,7 @@ def of_run(path: Path) -> Evidence:
         metrics = read_metrics(path / run_dir.METRICS, config.training.eval_interval)
         data, others = opened.result()
     found = checkpoint_facts(path, _HASHED_BYTES)
-    evidence = Evidence(config, metrics, data, run, found, list(metrics.notes), run.processes, others)
+    evidence = Evidence(config, metrics, data, run, found, list(metrics.notes), run.processes, others, held_out[0])
     if sum(one.bytes for one in found) > _HASHED_BYTES:
         evidence.notes.append(f"large checkpoints: only sizes were compared; trm checkpoints {path} reads every byte")
     evidence.notes += about_data
@@ -169,6 +192,7 @@ def of_config(config: Config) -> Evidence:
     if files:
         held_out = (files[0][0], config.data.eval_split) if config.data.eval_path is None else (None, None)
         evidence.data, evidence.others = _open_all(files, held_out, evidence.notes)
+        evidence.evaluated = config.data.eval_path
     return evidence
 
 

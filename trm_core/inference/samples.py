@@ -181,10 +181,13 @@ def checked_array(name: str, values: Any, shape: DataShape, n: int) -> NDArray[A
     array = np.asarray(values)
     if array.shape != expected:
         raise DataError(f"{name} have shape {list(array.shape)}, the model takes {list(expected)}")
-    wanted = {"mask": "b", "parents": "iu"}.get(name, "fiu")
+    wanted = {"mask": "biu", "parents": "iu"}.get(name, "fiu")
     if array.dtype.kind not in wanted:
         raise DataError(f"{name} are {array.dtype}, expected {'bool' if name == 'mask' else 'numbers'}")
     if name == "mask":
+        if not np.isin(array, (0, 1)).all():
+            raise DataError("mask: a number is neither 0 nor 1")
+        array = array.astype(bool)
         if not array.any(1).all():
             raise DataError(f"mask: row {int((~array.any(1)).argmax())} is all padding")
         return array

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trm_core.data.puzzles.identifiers import shift_in
+from trm_core.data.puzzles.identifiers import same_puzzles, shift_in
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.errors import CheckpointError
 from trm_core.model.trm import TinyRecursiveModel
@@ -43,9 +43,9 @@ def load_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[Puzzle
 
 def read_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[PuzzleData] = ()) -> Initial:
     """The weights of a run, or of a checkpoint file of the public TRM or HRM code, for this model (shapes are enough).
-    puzzles: folders to train on; embeddings of other puzzles, or of another number of them, begin at the mean of those
-    that there are, as in the public code where the number differs. Raises CheckpointError where the weights are another
-    network's.
+    puzzles: folders to train on. Where they are not those of the run in its order, embeddings are found by the names of
+    puzzles; those of others begin at the mean of those that there are, as in the public code where the number differs.
+    Raises CheckpointError where the weights are another network's.
     """
     public = path.is_file()
     recorded = None
@@ -63,8 +63,8 @@ def read_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[Puzzle
     else:
         others = False
     if others:
-        notes.append(f"{len(own[PUZZLES])} puzzle embeddings begin at the mean of the {count} in {source}")
-        weights[PUZZLES] = weights[PUZZLES].mean(0, keepdim=True).expand(len(own[PUZZLES]), -1)
+        weights[PUZZLES], note = _of_these_puzzles(weights[PUZZLES], len(own[PUZZLES]), puzzles, recorded)
+        notes.append(f"{note} in {source}")
     # TRM keeps the second row of its Q-head though nothing teaches it.
     dropped = [name for name in weights if name not in own and public and name.startswith("q_head.continue_net.")]
     weights = {name: value for name, value in weights.items() if name not in dropped}
@@ -80,6 +80,24 @@ def read_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[Puzzle
             )
     parts = sorted({name.split(".")[0] + "." + name.split(".")[1] for name in lacking})
     return Initial(weights, [*notes, *([f"begin by chance: {', '.join(parts)}"] if parts else [])])
+
+
+def _of_these_puzzles(
+    trained: Tensor, count: int, puzzles: Sequence[PuzzleData], recorded: object
+) -> tuple[Tensor, str]:
+    """Embeddings [count, E] of the puzzles of these folders, and what there is to say of them."""
+    begun = trained.mean(0, keepdim=True).repeat(count, 1)
+    mean = f"begin at the mean of the {len(trained)}"
+    here, there = (torch.from_numpy(numbers) for numbers in same_puzzles(puzzles, len(trained), recorded))
+    if not len(here):
+        return begun, f"{count} puzzle embeddings {mean}"
+    begun[here], begun[0] = trained[there], trained[0]  # the blank identifier is everybody's
+    left = torch.zeros(count, dtype=torch.bool)
+    for folder in puzzles:
+        left[folder.shift + 1 : folder.shift + folder.num_puzzles] = True
+    left[here] = False
+    found = f"{len(here.unique())} puzzle embeddings are those of the same names"
+    return begun, f"{found}, {int(left.sum())} {mean}" if left.any() else found
 
 
 def _difference(name: str, own: dict[str, Tensor], weights: dict[str, Tensor]) -> str:

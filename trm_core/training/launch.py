@@ -12,14 +12,17 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -36,26 +39,47 @@ def without_nproc(arguments: list[str]) -> list[str]:
     return arguments[:at] + arguments[at + (1 if "=" in arguments[at] else 2) :]
 
 
-def launch(processes: int, module: str, arguments: list[str], run: Path | None = None) -> tuple[int, str | None]:
-    """Run `python -m module arguments` in `processes` processes, which train `run` if they train; (exit code, what to
-    say of it).
+@dataclass(frozen=True)
+class Ended:
+    """How the processes ended. message: what no process could say itself, that one was killed. printed: what process
+    0 wrote to stdout where that was kept; none of it, or a part, where it was killed before.
+    """
 
-    There is something to say only where no process could say it: when one was killed.
+    code: int
+    message: str | None = None
+    printed: str = ""
+
+
+def launch(
+    processes: int, module: str, arguments: list[str], run: Path | None = None, *, keep_stdout: bool = False
+) -> Ended:
+    """Run `python -m module arguments` in `processes` processes, which train `run` if they train.
+
+    keep_stdout: process 0 writes into a file, so that who calls this knows what was printed and what was not.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.2,
-        local_addr="localhost",
-        signals_to_handle="SIGHUP",
-    )
+    with tempfile.TemporaryDirectory(prefix="trm-") as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            monitor_interval=0.2,
+            local_addr="localhost",
+            signals_to_handle="SIGHUP",
+            logs_specs=DefaultLogsSpecs(folder, redirects={0: Std.OUT} if keep_stdout else Std.NONE),
+        )
+        code, message = _watched(config, module, arguments, run)
+        kept = [file.read_text(encoding="utf-8", errors="replace") for file in Path(folder).rglob("stdout.log")]
+    return Ended(code, message, "".join(kept))
+
+
+def _watched(config: LaunchConfig, module: str, arguments: list[str], run: Path | None) -> tuple[int, str | None]:
+    """The processes from their start to their end; (exit code, message)."""
     before = None if run is None else _status(run)
     with signals_to_workers() as asked:
         try:

@@ -101,6 +101,48 @@ def test_a_legacy_file_is_converted(build: Build, tmp_path: Path) -> None:
         build(tmp_path / "bare.pt", name="bare.h5")
 
 
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+@pytest.mark.parametrize("names", [("children",), ("children", "sketches"), ("sketches",)])
+def test_masks_and_prices_are_used(build: Build, tmp_path: Path, dtype: Any, names: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(1)
+    real = rng.random((60, 3)) < 0.6
+    real[:, 0] = True
+    both = embeddings() | {"sketches": rng.standard_normal((60, 3, 4)).astype(np.float32)}
+    arrays = {name: both[name] for name in names}
+    labels, parents = rng.integers(0, 3, (60, 3)), np.tile([-1, 0, 0], (60, 1))
+    beside = {"labels": labels, "mask": real.astype(dtype), "parents": parents, "prices": np.array([1, 2, 0.5])}
+    built = build(save(tmp_path / "a.npz", {**arrays, **beside}), dtype="float32")
+    assert not any("not used" in message for message in built.messages)
+    assert np.array_equal(built.by_id("mask"), real)
+    assert built.prices.tolist() == [1, 2, 0.5]
+    for name, given in arrays.items():
+        assert np.array_equal(built.by_id(name), np.where(real.reshape(60, 3, *(1,) * (given.ndim - 2)), given, 0))
+    if "sketches" not in names:
+        mean = np.where(real[..., None], both["children"].mean(axis=2), 0)
+        assert np.allclose(built.by_id("sketches"), mean, atol=1e-6)
+    assert np.array_equal(built.by_id("labels"), np.where(real, labels, -100))
+    assert np.array_equal(built.by_id("parents"), np.where(real, parents, -1))
+
+
+def test_prices_of_several_files_are_one_list(build: Build, tmp_path: Path) -> None:
+    one, other = (
+        save(tmp_path / f"{name}.npz", {**embeddings(seed=seed), "prices": np.array([1.0, 2.0, price])})
+        for name, seed, price in (("one", 0, 3.0), ("other", 1, 4.0))
+    )
+    first = build(one)
+    with pytest.raises(DataError, match="have different prices"):
+        build(one, other, name="both.h5")
+    with pytest.raises(DataError, match="its prices are not those of"):
+        build(other, name="more.h5", encoders_of=str(first.report.path))
+    plain = save(tmp_path / "plain.npz", embeddings(seed=2))
+    assert build(plain, name="plain.h5", encoders_of=str(first.report.path)).prices.tolist() == [1, 2, 3]
+
+
+def test_what_is_not_used_is_said(build: Build, tmp_path: Path) -> None:
+    built = build(save(tmp_path / "a.npz", {**embeddings(), "weights": np.ones(60), "price": np.ones(3)}))
+    assert [message for message in built.messages if "not used: weights, price" in message]
+
+
 def test_text_labels_and_label_by_name(build: Build, tmp_path: Path) -> None:
     arrays = embeddings() | {"kind": np.asarray(["b", "a"] * 30)}
     built = build(save(tmp_path / "a.npz", arrays), label="kind")
@@ -116,6 +158,25 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("d", {"children": np.zeros((5, 2, 2, 2)), "sketches": np.zeros((5, 2, 3))}, "D = 2 where sketches has D = 3"),
     ("rank", {"data2": np.zeros((5, 2))}, r"shape \[5, 2\]"),
     ("which", {"one": np.zeros((5, 2, 2)), "two": np.zeros((5, 2, 2))}, "which array"),
+    ("mask", {"children": np.zeros((5, 2, 2, 2)), "mask": np.ones((5, 2, 2), bool)}, r"expected \[N, k\] for mask"),
+    ("halves", {"children": np.zeros((5, 2, 2, 2)), "mask": np.full((5, 2), 0.5)}, "float64, which cannot be mask"),
+    ("twos", {"children": np.zeros((5, 2, 2, 2)), "mask": np.full((5, 2), 2)}, "mask: row 0 is .*neither true nor"),
+    ("empty", {"children": np.zeros((5, 2, 2, 2)), "mask": np.eye(5, 2, dtype=bool)}, "mask: row 2 has no capsule"),
+    (
+        "orphan",
+        {
+            "children": np.zeros((5, 2, 2, 2)),
+            "mask": np.tile([False, True], (5, 1)),
+            "parents": np.tile([-1, 0], (5, 1)),
+        },
+        "mask: row 0 makes padding of the parent",
+    ),
+    (
+        "prices",
+        {"children": np.zeros((5, 2, 2, 2)), "prices": np.ones((5, 2))},
+        r"prices is float64 \[5, 2\], expected",
+    ),
+    ("free", {"children": np.zeros((5, 2, 2, 2)), "prices": np.array([1.0, 0.0])}, "finite and above 0"),
     ("alike", {"children": np.random.default_rng(0).random((5, 2, 2, 2)), "labels": np.ones(5, int)}, "all '1'"),
 ]
 

@@ -236,7 +236,15 @@ def test_any_table(tmp_path: Path, rows: list[dict[str, Any]], dim: int) -> None
 
 
 @pytest.mark.parametrize(
-    "names", [("children",), ("sketches",), ("sketches", "children", "parents"), ("sketches", "checksums")]
+    "names",
+    [
+        ("children",),
+        ("sketches",),
+        ("sketches", "children", "parents"),
+        ("sketches", "checksums"),
+        ("children", "parents", "mask"),
+        ("sketches", "mask"),
+    ],
 )
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_arrays(build: Build, tmp_path: Path, names: tuple[str, ...], dtype: str) -> None:
@@ -246,6 +254,8 @@ def test_arrays(build: Build, tmp_path: Path, names: tuple[str, ...], dtype: str
     arrays = {name: rng.standard_normal(shapes[name]).astype(dtype) for name in names if name in shapes}
     if "parents" in names:
         arrays["parents"] = np.tile([-1, 0, 1], (n, 1))
+    if "mask" in names:
+        arrays["mask"] = np.arange(3) < rng.integers(1, 4, (n, 1))
     for labels in (np.arange(n) % 3, np.arange(n * k).reshape(n, k) % 3):
         np.savez(tmp_path / "a.npz", labels=labels, **arrays)
         built = build(tmp_path / "a.npz", name=f"{labels.ndim}.h5")

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny_puzzles import ARCH, write_puzzles
@@ -24,6 +26,9 @@ from trm_core.data.puzzles.identifiers import (
 from trm_core.data.puzzles.layout import BLANK, Metadata
 from trm_core.data.puzzles.reader import PuzzleData, open_puzzles
 from trm_core.errors import DataError
+from trm_core.training.checkpoint import load_model
+from trm_core.training.checkpoint_folders import find_checkpoint
+from trm_core.training.initial_weights import PUZZLES
 
 NAMES = ["<blank>", "puzzle1", "puzzle2", "puzzle3"]
 
@@ -172,7 +177,7 @@ def test_a_run_of_folders_that_were_built_apart(tmp_path: Path) -> None:
         }),
     )  # fmt: skip
     assert begun.returncode == 0, begun.stderr
-    assert "4 puzzle embeddings begin at the mean of the 8" in begun.stderr
+    assert "3 puzzle embeddings are those of the same names in" in begun.stderr
 
 
 def test_a_second_folder_by_every_way_in(tmp_path: Path) -> None:
@@ -220,3 +225,33 @@ def test_embeddings_of_other_puzzles_begin_at_the_mean(tmp_path: Path) -> None:
     train("first", path=ours)
     assert "begin at the mean" not in train("again", path=ours, init_from=tmp_path / "first")
     assert "4 puzzle embeddings begin at the mean of the 4" in train("else", path=other, init_from=tmp_path / "first")
+
+
+def test_embeddings_are_found_by_the_names_of_puzzles(tmp_path: Path) -> None:
+    """Folders in another order have other numbers."""
+    lists = {"a": NAMES, "b": ["<blank>", "x", "y", "z"], "c": ["<blank>", "q", "r"]}
+    made = {name: named(tmp_path / name, names, seed=n) for n, (name, names) in enumerate(lists.items())}
+
+    def train(run: str, *folders: str, **settings: object) -> tuple[dict[str, Any], str]:
+        training = {"run_dir": tmp_path / run, "total_steps": 4, "lr_warmup_steps": 1, **settings}
+        paths = "data.path=" + json.dumps([str(made[name]) for name in folders])
+        done = tiny.invoke("train", *tiny.as_overrides(arch=ARCH, training=training), paths)
+        assert done.returncode == 0, done.stderr
+        folder, _ = find_checkpoint(tmp_path / run, "latest")
+        begin, by_name, table = 0, {}, load_model(folder)[1][PUZZLES]
+        for name in folders:
+            by_name |= {lists[name][n]: table[begin + n if n else 0] for n in range(len(lists[name]))}
+            begin += len(lists[name])
+        return by_name, done.stderr
+
+    kept = {"init_from": tmp_path / "first", "puzzle_emb_lr": 0.0, "puzzle_emb_weight_decay": 0.0}
+    first, _ = train("first", "a", "b", puzzle_emb_lr=0.1)
+    assert not torch.equal(first["x"], first["puzzle1"])
+    again, said = train("again", "b", "a", **kept)
+    assert "6 puzzle embeddings are those of the same names in" in said
+    assert "begin at the mean" not in said
+    assert all(torch.equal(again[name], value) for name, value in first.items())
+    more, said = train("more", "c", "b", **kept)
+    assert "3 puzzle embeddings are those of the same names, 2 begin at the mean of the 8 in" in said
+    assert all(torch.equal(more[name], first[name]) for name in lists["b"])
+    assert torch.equal(more["q"], more["r"])

@@ -16,7 +16,7 @@ import tiny
 from tiny_puzzles import SIZE, VOCAB, write_puzzles
 
 from trm_core.data.puzzles.reader import PuzzleData, open_puzzles, require_mergeable
-from trm_core.errors import DataError
+from trm_core.errors import ConfigError, DataError
 
 IGNORED = -100
 Change = Callable[[np.ndarray], Any]
@@ -402,7 +402,7 @@ def test_folders_of_one_language_merge(two: tuple[Path, Path]) -> None:
 def test_folders_of_other_languages_do_not_merge(two: tuple[Path, Path], values: dict[str, Any], word: str) -> None:
     for split in ("train", "test"):
         edit(two[1] / split / "dataset.json", **values)
-    with pytest.raises(DataError, match=word) as caught:
+    with pytest.raises(ConfigError, match=word) as caught:
         require_mergeable([open_puzzles(folder) for folder in two])
     assert str(two[1]) in caught.value.message
 
@@ -412,5 +412,5 @@ def test_folders_of_other_lengths_do_not_merge(two: tuple[Path, Path]) -> None:
         for field in ("inputs", "labels"):
             change(array(two[1], field, split), lambda a: a[:, : SIZE - 2])
         edit(two[1] / split / "dataset.json", seq_len=SIZE - 2)
-    with pytest.raises(DataError, match="seq_len is 4, and 6"):
+    with pytest.raises(ConfigError, match="seq_len is 4, and 6"):
         require_mergeable([open_puzzles(folder) for folder in two])

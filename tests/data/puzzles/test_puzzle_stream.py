@@ -222,7 +222,7 @@ def test_evaluation_reads_every_row_once_in_order(tmp_path: Path) -> None:
 
 def test_what_cannot_be_mixed(tmp_path: Path, capsule_file: Path) -> None:
     folder = open_puzzles(write_puzzles(tmp_path / "a"))
-    with open_capsules(capsule_file) as capsules, pytest.raises(DataError, match="cannot be mixed"):
+    with open_capsules(capsule_file) as capsules, pytest.raises(ConfigError, match="cannot be mixed"):
         open_stream([(capsules, 1.0), (folder, 1.0)], "train", seed=0)
     with pytest.raises(ConfigError, match="have no weights"):
         open_stream([(folder, 1.0), (folder, 2.0)], "train", seed=0)

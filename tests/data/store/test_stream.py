@@ -25,7 +25,7 @@ from trm_core.data.order import RowOrder
 from trm_core.data.store import CapsuleFile, CapsuleWriter, open_capsules
 from trm_core.data.stream import SampleStream, sequential_batches
 from trm_core.data.windows import Source, WorkerReader
-from trm_core.errors import CheckpointError, DataError, ResourceError
+from trm_core.errors import CheckpointError, ConfigError, DataError, ResourceError
 
 FEW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROWS = 1003  # not divisible by the block of 64
@@ -322,7 +322,7 @@ def test_what_does_not_fit(files: list[CapsuleFile], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no test split"):
         next(sequential_batches(files[0], "test", 5))
     other = write(tmp_path / "a.h5", 10, label_rank=0)
-    with pytest.raises(DataError, match=r"label_rank is 0, but 1 in .* cannot be mixed"):
+    with pytest.raises(ConfigError, match=r"label_rank is 0, but 1 in .* cannot be mixed"):
         stream([files[0], other])
     other.close()
     state = stream(files[:1]).state_dict()

@@ -70,6 +70,11 @@ class Adopted:
                     _take_scale(reader, own.settings.scale, self.path)
                 if isinstance(reader, ArraysReader) and isinstance(own.encoder, ArraysEncoder):
                     self._require_arrays(reader, own.encoder.shapes)
+            if modality.prices is not None and not np.array_equal(modality.prices, self.prices):
+                raise DataError(
+                    f"{modality.paths[0]}: its prices are not those of {self.path}",
+                    hint="leave them out, or give those",
+                )
             theirs, ours = modality.encoder.spec().get("height"), own.encoder.spec().get("height")
             if theirs != ours or modality.encoder.spec().get("width") != own.encoder.spec().get("width"):
                 raise DataError(

@@ -1,8 +1,8 @@
 """Embeddings that were made elsewhere: npy, npz and h5 arrays, and legacy `.pt` files.
 
 Arrays are known by name: `children` [N, k, m, D], `sketches` [N, k, D], `checksums` [N, k, R], `labels` [N] or [N, k],
-`parents` [N, k]; or one array under another name, known by its rank (4: children, 3: sketches). Content of
-a record is its row of each.
+`parents` and `mask` [N, k], `prices` [k]; or one array under another name, known by its rank (4: children, 3:
+sketches). Content of a record is its row of each but the prices.
 """
 
 from __future__ import annotations
@@ -22,20 +22,25 @@ from trm_core.data.fields import FIELDS, IGNORE_LABEL
 from trm_core.errors import DataError
 
 _EMBEDDINGS = ("sketches", "children", "checksums")
+_BESIDE = ("parents", "mask")
 LABEL_ARRAYS = ("labels", "label", "y", "targets", "target")
 _FIT_BYTES = 64 << 20
 
 
 class ArraysReader:
-    """One file of arrays. `shapes` holds the shape of each field's rows; `label_rank` is 0, 1 or 2."""
+    """One file of arrays. `shapes` holds the shape of each field's rows; `label_rank` is 0, 1 or 2. `prices`: float32
+    [k], where it has some.
+    """
 
     def __init__(self, path: str, arrays: Mapping[str, ArrayFile], label: str | None, log: Log) -> None:
         self.path = path
-        self._fields, self._labels = _roles(path, arrays, label, log)
+        self._fields, self._labels, prices = _roles(path, arrays, label, log)
         self.shapes = {name: array.shape[1:] for name, array in self._fields.items()}
         self.label_rank = 0 if self._labels is None else len(self._labels.shape)
         self.has_labels = self._labels is not None
         _check_shapes(path, self._fields, self._labels)
+        capsules = next(shape[0] for shape in self.shapes.values())
+        self.prices = None if prices is None else _checked_prices(path, prices, capsules)
 
     def records(self, *, digests: bool) -> Iterator[Record]:
         names = list(self._fields)
@@ -53,12 +58,14 @@ class ArraysReader:
                         f"{self.path}: parents: row {number} is {row.tolist()}: not a hierarchy",
                         hint="each is the index of another capsule of the sample, or -1 for a root; no circles",
                     )
+            if digests and (fault := mask_fault(content)) is not None:
+                raise DataError(f"{self.path}: mask: row {number} {fault}", hint="true: a capsule; false: padding")
             digest = digest_bytes(*(np.ascontiguousarray(row).tobytes() for row in rows)) if digests else 0
             label: str | None = None
             if self._labels is not None:
                 value = next(labels)
                 if self.label_rank == 2:
-                    content["labels"] = value
+                    content["labels"] = np.where(content["mask"], value, IGNORE_LABEL) if "mask" in content else value
                 else:
                     label = class_name(value)
             yield Record(content, digest, label)
@@ -69,7 +76,6 @@ class ArraysEncoder:
 
     name = "none"
     default_sketch = "mean"
-    masks = False
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], label_rank: int = 0) -> None:
         self.shapes = dict(shapes)
@@ -77,7 +83,7 @@ class ArraysEncoder:
         self.num_children = shapes["children"][1] if "children" in shapes else 0
         self.given_checksums = 0 if self.num_children else shapes.get("checksums", (0, 0))[1]
         self.label_rank = 2 if label_rank == 2 else 1
-        self.parents = "parents" in shapes
+        self.parents, self.masks = "parents" in shapes, "mask" in shapes
         row_bytes = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
         self.fit_rows = max(1, min(20_000, _FIT_BYTES // row_bytes))
         self._names = sorted(shapes)
@@ -91,12 +97,19 @@ class ArraysEncoder:
             for name in self._names
             if name in _EMBEDDINGS
         }
-        labels = parents = None
+        labels = parents = child_mask = None
+        if self.masks:
+            mask = np.stack([content["mask"] for content in contents]).astype(bool)
+            for values in fields.values():
+                values[~mask] = 0.0  # whatever padding was filled with
+            child_mask = np.repeat(mask[:, :, None], max(1, self.num_children), axis=2)
         if self.parents:
             parents = np.stack([content["parents"] for content in contents]).astype(np.int64)
         if self.label_rank == 2:
             labels = np.stack([content["labels"] for content in contents]).astype(np.int64)
-        return Encoded(fields.get("children"), None, fields.get("sketches"), fields.get("checksums"), labels, parents)
+        return Encoded(
+            fields.get("children"), child_mask, fields.get("sketches"), fields.get("checksums"), labels, parents
+        )
 
     def state(self) -> State:
         return {}
@@ -114,7 +127,7 @@ class ArraysEncoder:
 
     @classmethod
     def from_spec(cls, spec: Spec) -> Self:
-        shapes = {name: spec.wholes(name) for name in (*_EMBEDDINGS, "parents") if name in spec}
+        shapes = {name: spec.wholes(name) for name in (*_EMBEDDINGS, *_BESIDE) if name in spec}
         spec.close()
         if "sketches" not in shapes and "children" not in shapes:
             raise DataError(f"{spec.what} has neither sketches nor children")
@@ -144,8 +157,8 @@ def legacy_reader(path: str, label: str | None, log: Log) -> ArraysReader:
 
 def _roles(
     path: str, arrays: Mapping[str, ArrayFile], label: str | None, log: Log
-) -> tuple[dict[str, ArrayFile], ArrayFile | None]:
-    """Which array is which field, and which one holds the labels."""
+) -> tuple[dict[str, ArrayFile], ArrayFile | None, ArrayFile | None]:
+    """Which array is which field, which one holds the labels, and which one the prices."""
     left = dict(arrays)
     name = label_among(left, label, LABEL_ARRAYS)
     if name is not None and name not in left:
@@ -155,7 +168,8 @@ def _roles(
         dropped = [other for other in LABEL_ARRAYS if left.pop(other, None) is not None]
         log(f"{path}: {', '.join(dropped) or 'nothing'} left out, as told: concepts are the targets")
     fields = {field: left.pop(field) for field in _EMBEDDINGS if field in left}
-    parents = left.pop("parents", None)
+    beside = {field: left.pop(field) for field in _BESIDE if field in left}
+    prices = left.pop("prices", None)
     if not fields and len(left) == 1:
         other, array = left.popitem()
         rank = len(array.shape)
@@ -176,9 +190,7 @@ def _roles(
     if "checksums" in fields and "children" in fields:
         del fields["checksums"]
         log(f"{path}: its checksums are replaced by ours, which can be verified")
-    if parents is not None:
-        fields["parents"] = parents
-    return fields, labels
+    return fields | beside, labels, prices
 
 
 def _check_shapes(path: str, fields: Mapping[str, ArrayFile], labels: ArrayFile | None) -> None:
@@ -188,7 +200,7 @@ def _check_shapes(path: str, fields: Mapping[str, ArrayFile], labels: ArrayFile 
         where = f"{path}: {array.name}"
         if len(array.shape) not in FIELDS[name].ranks:
             raise DataError(f"{where} has shape {list(array.shape)}, expected {FIELDS[name].shape_text()} for {name}")
-        kinds = {"labels": "iubUf", "parents": "iu"}.get(name, "fiu")
+        kinds = {"labels": "iubUf", "parents": "iu", "mask": "biu"}.get(name, "fiu")
         if array.dtype.kind not in kinds or (
             name == "labels" and len(array.shape) == 2 and array.dtype.kind not in "iu"
         ):
@@ -199,6 +211,34 @@ def _check_shapes(path: str, fields: Mapping[str, ArrayFile], labels: ArrayFile 
             expected, by = sizes.setdefault(axis, (size, name))
             if size != expected:
                 raise DataError(f"{where} has {axis} = {size} where {by} has {axis} = {expected}")
+
+
+def _checked_prices(path: str, array: ArrayFile, capsules: int) -> np.ndarray:
+    where = f"{path}: {array.name}"
+    if array.shape != (capsules,) or array.dtype.kind not in "fiu":
+        raise DataError(
+            f"{where} is {array.dtype} {list(array.shape)}, expected numbers [{capsules}], one for each capsule",
+            hint="bring them to that form, or leave them out: every price is 1 then",
+        )
+    prices = np.array(list(array.rows()), np.float32)
+    if not (np.isfinite(prices) & (prices > 0)).all():
+        raise DataError(f"{where} are {prices.tolist()}; they must be finite and above 0", hint="0.001 is nearly free")
+    return prices
+
+
+def mask_fault(content: Mapping[str, np.ndarray]) -> str | None:
+    """What is wrong with the mask of one sample, for which its parents count as well; None: nothing, or it has none."""
+    if "mask" not in content:
+        return None
+    mask = content["mask"].astype(bool)
+    if not np.isin(content["mask"], (0, 1)).all():
+        return f"is {content['mask'].tolist()}: neither true nor false"
+    if not mask.any():
+        return "has no capsule, only padding"
+    parents = content["parents"][mask] if "parents" in content else np.full(1, -1)
+    if not mask[parents[parents >= 0]].all():
+        return "makes padding of the parent of a capsule"
+    return None
 
 
 def class_name(value: Any) -> str | None:

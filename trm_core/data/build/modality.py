@@ -199,6 +199,8 @@ def _pass_through(readers: list[ArraysReader], config: BuildConfig) -> _Opened:
     for reader in readers[1:]:
         if reader.shapes != first.shapes or reader.label_rank != first.label_rank:
             raise DataError(f"{reader.path}: its arrays have other shapes than those of {first.path}: {reader.shapes}")
+        if not _same(reader.prices, first.prices):
+            raise DataError(f"{reader.path} and {first.path} have different prices", hint="give both the same")
     encoder = ArraysEncoder(first.shapes, first.label_rank)
     for key, there in (
         ("num_capsules", encoder.num_capsules),
@@ -208,7 +210,11 @@ def _pass_through(readers: list[ArraysReader], config: BuildConfig) -> _Opened:
         asked = getattr(config, key)
         if asked not in ("auto", there):
             raise ConfigError(f"data.build.{key}={asked}, but {first.path} holds {there}", hint="leave it at auto")
-    return readers, encoder, None
+    return readers, encoder, first.prices
+
+
+def _same(some: np.ndarray | None, others: np.ndarray | None) -> bool:
+    return others is None if some is None else others is not None and np.array_equal(some, others)
 
 
 def _or(value: int | str, default: int) -> int:

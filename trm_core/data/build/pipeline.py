@@ -198,7 +198,11 @@ def _open(sources: list[str], config: BuildConfig, log: Log) -> list[Modality]:
     refuse_unused(set(by_kind), config)
     if config.prices and list(by_kind) != ["table"]:
         raise ConfigError("data.build.prices names table groups, but the source is " + "+".join(by_kind))
-    return [open_modality(kind, reasons[kind], paths, config, log) for kind, paths in by_kind.items()]
+    found = [open_modality(kind, reasons[kind], paths, config, log) for kind, paths in by_kind.items()]
+    for modality in found if len(found) > 1 else ():
+        if modality.prices is not None:
+            log(f"{modality.paths[0]}: not used: prices (a file of several kinds has one price for all capsules)")
+    return found
 
 
 _FOR = {

@@ -58,6 +58,22 @@ def shift_in(data: PuzzleData, trained: int, record: Any) -> int | None:
     return _place(_marks(data.names or []), data.num_puzzles, *_read(record, trained), trained)
 
 
+def same_puzzles(folders: Sequence[PuzzleData], trained: int, record: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Of training folders that are numbered together: (numbers, those under which a model with embeddings of `trained`
+    puzzles, those of `record`, knows the same). Of each folder that is found these are the puzzles whose names agree.
+    """
+    known, begin = _read(record, trained)
+    here, there = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for folder in folders:
+        own = _marks(folder.names or [])
+        if (first := _place(own, folder.num_puzzles, known, begin, trained)) is not None:
+            theirs = known[first : first + len(own)]
+            same = np.flatnonzero((own[: len(theirs)] == theirs) & (theirs != _NOBODY))
+            here.append(same + folder.shift)
+            there.append(same + first)
+    return np.concatenate(here), np.concatenate(there)
+
+
 def numbered_as_trained(data: PuzzleData, trained: int, record: Any) -> PuzzleData:
     """A folder by the numbers of `shift_in`. Raises DataError where the model does not know its puzzles."""
     if (shift := shift_in(data, trained, record)) is not None:

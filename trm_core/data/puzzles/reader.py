@@ -27,7 +27,7 @@ from trm_core.data.puzzles.layout import (
     Metadata,
     array_path,
 )
-from trm_core.errors import DataError
+from trm_core.errors import ConfigError, DataError
 
 _SCAN_ROWS = 65536
 _HASHED_BYTES = 1 << 20  # of an array whose bytes are many: this many at each of some places
@@ -209,14 +209,14 @@ class PuzzleData:
 
 
 def require_mergeable(folders: Sequence[PuzzleData]) -> None:
-    """Raises DataError where folders do not speak the same language."""
+    """Raises ConfigError where folders do not speak the same language."""
     first = folders[0]
     for other in folders:
         for name in ("num_capsules", "num_classes", "pad_id", "ignore_label_id", "blank_identifier_id"):
             mine, theirs = getattr(first, name), getattr(other, name)
             if mine != theirs:
                 what = {"num_capsules": "seq_len", "num_classes": "vocab_size"}.get(name, name)
-                raise DataError(
+                raise ConfigError(
                     f"{other.path}: {what} is {theirs}, and {mine} in {first.path}: these cannot be merged",
                     hint="build them with the same vocabulary and length",
                 )

@@ -39,8 +39,8 @@ class _Epoch:
 class PuzzleStream:
     """Endless shuffled rows of one or several folders, whose groups are mixed as if they were one folder's.
 
-    Several processes share the one order: each takes its own part of every `take`. Raises DataError where folders
-    cannot be merged.
+    Several processes share the one order: each takes its own part of every `take`. Raises ConfigError where folders
+    cannot be merged, DataError where one lacks the split.
     """
 
     def __init__(self, folders: Sequence[PuzzleData], split: str = "train", *, seed: int) -> None:

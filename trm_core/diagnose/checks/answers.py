@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trm_core.diagnose.answered import answered, newest
+from trm_core.diagnose.answered import answered, held_out_rows, newest, trained_alike
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.extremes import most_decay
 from trm_core.diagnose.checks.puzzles import puzzles_of
@@ -163,7 +163,7 @@ def generalises(evidence: Evidence) -> Finding:
         mean, what, there, allowed = mean_interval(exact)[0], "exact accuracy", exact_there, _WHOLE_GAP
     gap = mean - there
     text = f"{what} {100 * mean:.1f} % in training, {100 * there:.1f} % held out"
-    rows = 0 if evidence.data is None else evidence.data.file.rows.get(evidence.data.held_out or "", 0)
+    rows = held_out_rows(evidence)
     by_chance = math.sqrt(there * (1 - there) / rows) if rows else 0.0
     if gap < allowed + by_chance:
         return ok(text, gap=gap)
@@ -171,6 +171,8 @@ def generalises(evidence: Evidence) -> Finding:
     both = (mean + there) / 2
     if rows and gap < 3 * math.sqrt(both * (1 - both) / rows):
         return unknown(f"{text}, of {rows} samples, which are too few to tell")
+    if trained_alike(evidence, mean)[0] - there < allowed + by_chance:
+        return unknown(f"{text}, on one of {1 + len(evidence.others)} files, which may be the harder one")
     repeated = evidence.file.repeated if evidence.data is not None else 0.0
     if repeated > 0.5:
         return Finding(

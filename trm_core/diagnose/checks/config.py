@@ -234,10 +234,9 @@ def budget_too_small(evidence: Evidence) -> Finding:
     prices = evidence.file.file.prices.astype(float)
     affordable = float((prices <= budget).mean())
     numbers = {"budget": budget, "cheapest": float(prices.min()), "everything": float(prices.sum())}
-    text = (
-        f"dqn.budget={budget:g} price units; a capsule costs {prices.min():g} to {prices.max():g}, "
-        f"all {len(prices)} of them {prices.sum():g}"
-    )
+    least, most = f"{prices.min():g}", f"{prices.max():g}"
+    each = least if least == most else f"{least} to {most}"
+    text = f"dqn.budget={budget:g} price units; a capsule costs {each}, all {len(prices)} of them {prices.sum():g}"
     if affordable == 1.0:
         return ok(text, **numbers)
     return Finding(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from trm_core.diagnose.answered import newest
+from trm_core.diagnose.answered import newest, trained_alike
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.settings import can_expand, halts_on_whole_answers, has_policy
 from trm_core.diagnose.evidence import Evidence
@@ -131,7 +131,7 @@ def _harder_than_held_out(evidence: Evidence) -> Finding | None:
     at, held_out = newest(evidence, "accuracy")
     last = min(at, evidence.learning_steps)
     mean, half = mean_interval(evidence.metrics["train/final_accuracy"].between(0, last).tail(0.2, 10))
-    gap = held_out - mean
+    gap = held_out - trained_alike(evidence, mean)[1]
     # Exploration halts before the answer is there, and has nothing opened that would be.
     epsilon = mean_interval(evidence.metrics["train/dqn_epsilon"].between(0, last).tail(0.2, 10))[0]
     explored = 0.0 if math.isnan(epsilon) else epsilon
@@ -140,9 +140,9 @@ def _harder_than_held_out(evidence: Evidence) -> Finding | None:
     far = gap > 0.25 + explored + half
     return Finding(
         Verdict.FAIL if far else Verdict.WARN,
-        f"accuracy {100 * mean:.1f} % in training, {100 * (gap + mean):.1f} % held out",
+        f"accuracy {100 * mean:.1f} % in training, {100 * held_out:.1f} % held out",
         "likely" if far else "possible",
-        {"train": mean, "held_out": gap + mean},
+        {"train": mean, "held_out": held_out},
         "What training shows is far harder than what it is for. Augmentation, erasing or noise that is stronger than "
         "meant does that.",
         advice="look at some training inputs as the model gets them, and at what is drawn per row and what per capsule",
