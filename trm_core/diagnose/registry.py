@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from trm_core.diagnose.check import GROUPS, Check
 from trm_core.diagnose.checks import (
     answers,
+    children,
     config,
-    data,
     extremes,
     gradients,
     halting,
+    labels,
     parts,
     placeholders,
     policy,
@@ -22,6 +23,7 @@ from trm_core.diagnose.checks import (
     resources,
     run,
     splits,
+    twins,
 )
 from trm_core.errors import UsageError
 
@@ -33,7 +35,9 @@ CHECKS: tuple[Check, ...] = (
     *puzzles.CHECKS,
     placeholders.CHECK,
     *splits.CHECKS,
-    *data.CHECKS,
+    *labels.CHECKS,
+    twins.CHECK,
+    *children.CHECKS,
     *config.CHECKS,
     *extremes.CHECKS,
     rates.WARMUP,
