@@ -46,6 +46,7 @@ TESTS = {  # the fastest first
     "trm_core/dqn/schedules.py": (CURIOSITY, LEARNING),
     "trm_core/training/checkpoint.py": (CHECKPOINT, REGROUP),
     "trm_core/training/checkpoint_folders.py": (CHECKPOINT, REGROUP),
+    "trm_core/training/checkpoint_verify.py": (CHECKPOINT, REGROUP),
     "trm_core/training/saved_state.py": (SAVED,),
 }
 PRELOADED = ("h5py", "pydantic", "safetensors.torch", "sympy", "typer")  # what the tests import, too

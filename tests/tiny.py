@@ -29,7 +29,8 @@ from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.carry import Carry, Pending
 from trm_core.model.data_shape import DataShape
 from trm_core.model.trm import TinyRecursiveModel
-from trm_core.training.checkpoint_folders import MANIFEST, describe
+from trm_core.training.checkpoint_folders import MANIFEST
+from trm_core.training.checkpoint_verify import describe
 
 ROOT = Path(__file__).parent.parent
 K, M, D, R, CLASSES, SEED = 4, 2, 3, 5, 3, 7

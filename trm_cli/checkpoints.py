@@ -24,7 +24,7 @@ def command(
 
     from trm_cli.console import print_json, table
     from trm_core.errors import CheckFailed, CheckpointError
-    from trm_core.training.checkpoint_folders import checkpoint_facts
+    from trm_core.training.checkpoint_verify import checkpoint_facts
     from trm_core.training.run_dir import newest_run, require_run
 
     path = newest_run() if run is None else run

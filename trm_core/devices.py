@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
+from trm_core.distributed.place import by_torchrun
 from trm_core.errors import ConfigError
 
 
@@ -25,7 +24,7 @@ def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
             hint="training.device=cuda gives each a GPU of its own",
         )
     # torchrun's processes see the same GPUs; those of srun may have been given one each, which all then call the first.
-    if asked in ("auto", "cuda") and torch.cuda.is_available() and "TORCHELASTIC_RUN_ID" in os.environ:
+    if asked in ("auto", "cuda") and torch.cuda.is_available() and by_torchrun():
         count = torch.cuda.device_count()
         if local_rank >= count:
             raise ConfigError(

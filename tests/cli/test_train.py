@@ -26,7 +26,7 @@ from trm_core.dqn.replay import ReplayBuffer
 from trm_core.errors import CheckpointError, StoppedEarly
 from trm_core.prepare import RunHooks
 from trm_core.runs import train_run
-from trm_core.training import checkpoint_folders
+from trm_core.training import checkpoint_verify
 from trm_core.training.run_dir import locked
 from trm_core.training.state import TrainingState
 from trm_core.training.stopping import StopFlag, stop_on_signals
@@ -423,7 +423,7 @@ def test_resume_deletes_nothing_that_may_be_whole(
     shutil.copytree(trained_run, run)
     before = sorted((run / "checkpoints").iterdir())
     newest = max((run / "checkpoints").glob("step_*"))
-    real = checkpoint_folders.describe
+    real = checkpoint_verify.describe
 
     def stale(path: Path, sync: bool = False) -> dict[str, Any]:
         if path.parent == newest:
@@ -431,7 +431,7 @@ def test_resume_deletes_nothing_that_may_be_whole(
         return real(path, sync)
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint_folders, "describe", stale)
+        patched.setattr(checkpoint_verify, "describe", stale)
         done = tiny.invoke("train", "--resume", run, "training.total_steps=62")
     assert done.returncode == 4
     assert f"{newest} cannot be read: Stale file handle" in done.stderr

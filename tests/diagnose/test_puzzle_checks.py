@@ -11,15 +11,14 @@ import tiny
 from tiny_puzzles import ARCH, VOCAB, write_puzzles
 
 from trm_core.diagnose.check import Verdict
-from trm_core.diagnose.checks import answers, rates
-from trm_core.diagnose.checks import data as data_checks
+from trm_core.diagnose.checks import answers, children, labels, rates, twins
 from trm_core.diagnose.checks import puzzles as puzzle_checks
 from trm_core.diagnose.diagnose import look
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.puzzle_facts import PuzzleFacts, facts_of
 from trm_core.diagnose.series import from_lines
 
-CHECKS = {check.id: check for check in (*data_checks.CHECKS, *puzzle_checks.CHECKS)}
+CHECKS = {check.id: check for check in (*labels.CHECKS, twins.CHECK, *children.CHECKS, *puzzle_checks.CHECKS)}
 
 
 def write_sound(folder: Path) -> Path:

@@ -17,14 +17,15 @@ from trm_core.data.puzzles.build.sudoku.geometry import GEOMETRIES
 from trm_core.data.puzzles.reader import open_puzzles
 from trm_core.diagnose import puzzle_facts
 from trm_core.diagnose.check import Finding, Verdict
-from trm_core.diagnose.checks import data, puzzle_splits, puzzles, splits
+from trm_core.diagnose.checks import children, labels, puzzle_splits, puzzles, splits, twins
 from trm_core.diagnose.diagnose import look
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.puzzle_examples import examples_of
 from trm_core.diagnose.puzzle_facts import PuzzleFacts, facts_of, several_solutions
 from trm_core.diagnose.puzzle_forms import renamed, shared_forms
 
-CHECKS = {check.id: check for check in (*data.CHECKS, *splits.CHECKS, *puzzles.CHECKS, puzzle_splits.IDENTIFIERS)}
+OF_DATA = (*labels.CHECKS, twins.CHECK, *children.CHECKS, *splits.CHECKS, *puzzles.CHECKS, puzzle_splits.IDENTIFIERS)
+CHECKS = {check.id: check for check in OF_DATA}
 SIDE = 6
 
 

@@ -221,10 +221,14 @@ FAULTS = (
     Fault("seventh-scaler-for-training-only", ("splits-differ",), scaler_for_training_only),
     Fault("seventh-label-encoder-fitted-twice", ("splits-differ", "labels-shuffled"), label_encoder_fitted_twice),
     Fault("seventh-debug-subset", ("overfitting",), debug_subset_left_in),
-    Fault("seventh-small-shuffle-buffer", ("predictions-collapse", "accuracy-falls"), small_shuffle_buffer),
-    Fault("seventh-softmax-before-the-loss", ("loss-not-falling",), softmax_before_the_loss),
+    Fault(
+        "seventh-small-shuffle-buffer",
+        ("batches-unmixed", "predictions-collapse", "accuracy-falls"),
+        small_shuffle_buffer,
+    ),
+    Fault("seventh-softmax-before-the-loss", ("underconfident", "loss-not-falling"), softmax_before_the_loss),
     Fault("seventh-schedule-of-the-trial-run", ("lr-too-low",), schedule_of_the_trial_run),
-    Fault("seventh-average-of-the-beginning", ("accuracy-at-chance",), average_of_the_beginning),
+    Fault("seventh-average-of-the-beginning", ("average-behind", "accuracy-at-chance"), average_of_the_beginning),
     # The bonus is the cause. That rows never halt is what it does, and that they all open is the same.
     Fault("seventh-paid-for-opening", ("bonus-pays", "halting-wrong", "entropy-collapse"), paid_for_opening),
     Fault("seventh-resumed-with-nothing", ("resume-lost", "accuracy-falls"), resumed_with_nothing),

@@ -15,7 +15,8 @@ from hostile_json import hostile_json
 from hostile_tensors import hostile_tensors, pickled
 from judge import Bench
 
-from trm_core.training.checkpoint_folders import MANIFEST, describe
+from trm_core.training.checkpoint_folders import MANIFEST
+from trm_core.training.checkpoint_verify import describe
 
 
 @dataclass(frozen=True)

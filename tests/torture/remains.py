@@ -11,7 +11,8 @@ from typing import Any
 import aim
 import tiny
 
-from trm_core.training.checkpoint_folders import MANIFEST, best, checkpoint_facts, list_checkpoints
+from trm_core.training.checkpoint_folders import MANIFEST, best, list_checkpoints
+from trm_core.training.checkpoint_verify import checkpoint_facts
 from trm_core.training.run_dir import CHECKPOINTS, EVALUATION, METRICS, STATUS
 
 

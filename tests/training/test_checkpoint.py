@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from trm_core.errors import CheckpointError, ResourceError
 from trm_core.evaluation.load import load_run
 from trm_core.training import checkpoint_folders as checkpoints
+from trm_core.training import checkpoint_verify
 from trm_core.training.checkpoint import (
     Checkpoint,
     OwnState,
@@ -78,7 +79,7 @@ def test_what_is_saved_comes_back(run: Path) -> None:
     saved = make(7)
     folder = save_checkpoint(run, saved)
     assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
-    found, notes = checkpoints.find_checkpoint(run)
+    found, notes = checkpoint_verify.find_checkpoint(run)
     assert (found, notes) == (folder, [])
     loaded = load_checkpoint(found)
     assert (loaded.step, loaded.state) == (7, saved.state)
@@ -110,18 +111,18 @@ def test_damage_is_noticed_and_the_older_one_used(run: Path, name: str, damage: 
         path.write_bytes(data[: len(data) // 2])
     else:
         path.unlink()
-    found, notes = checkpoints.find_checkpoint(run)
+    found, notes = checkpoint_verify.find_checkpoint(run)
     assert found == older
     if (name, damage) != ("manifest.json", "remove"):  # without a manifest it was never a checkpoint
         assert len(notes) == 1
         assert str(newer) in notes[0]
     checkpoints.mark_best(run, 10)
     with pytest.raises(CheckpointError, match=str(newer)):
-        checkpoints.find_checkpoint(run, "best")
+        checkpoint_verify.find_checkpoint(run, "best")
     for other in FILES:
         (older / other).write_bytes(b"")
     with pytest.raises(CheckpointError, match="no checkpoint that verifies"):
-        checkpoints.find_checkpoint(run)
+        checkpoint_verify.find_checkpoint(run)
 
 
 def test_every_byte_counts(run: Path) -> None:
@@ -132,9 +133,9 @@ def test_every_byte_counts(run: Path) -> None:
         for place in range(0, len(data), max(1, len(data) // 25)):
             path.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
             with pytest.raises(CheckpointError, match=name):
-                checkpoints.verify(folder)
+                checkpoint_verify.verify(folder)
         path.write_bytes(data)
-    checkpoints.verify(folder)
+    checkpoint_verify.verify(folder)
 
 
 def test_pruning_keeps_the_newest_and_the_best(run: Path) -> None:
@@ -143,7 +144,7 @@ def test_pruning_keeps_the_newest_and_the_best(run: Path) -> None:
         saver.start(make(step), best=step == 4)
         saver.conclude()
     assert [p.name for p in checkpoints.list_checkpoints(run)] == ["step_00000010", "step_00000008", "step_00000004"]
-    assert checkpoints.find_checkpoint(run, "best")[0].name == "step_00000004"
+    assert checkpoint_verify.find_checkpoint(run, "best")[0].name == "step_00000004"
 
 
 def test_an_intact_checkpoint_stays_and_a_damaged_one_is_replaced(run: Path) -> None:
@@ -155,7 +156,7 @@ def test_an_intact_checkpoint_stays_and_a_damaged_one_is_replaced(run: Path) -> 
     assert (folder / "state.json").read_bytes() == before
     (folder / "state.json").write_text("{}")
     save_checkpoint(run, changed)
-    assert load_checkpoint(checkpoints.find_checkpoint(run)[0]).state["again"] is True
+    assert load_checkpoint(checkpoint_verify.find_checkpoint(run)[0]).state["again"] is True
     assert len(list((run / "checkpoints").iterdir())) == 1
 
 
@@ -169,7 +170,7 @@ def test_an_intact_checkpoint_that_training_went_back_to_is_replaced(run: Path) 
     changed.state["faults"] = {"in_a_row": 0, "rollbacks": 1}
     folder = save_checkpoint(run, changed)
     assert load_checkpoint(folder).state["faults"]["rollbacks"] == 1
-    checkpoints.verify(folder)
+    checkpoint_verify.verify(folder)
     save_checkpoint(run, make(4))
     assert checkpoints.best(run) == folder
     assert {path.name for path in (run / "checkpoints").iterdir()} == {
@@ -188,8 +189,8 @@ def test_pruning_spares_what_a_rollback_would_take(run: Path) -> None:
         saver.start(checkpoint)
         saver.conclude()
     assert [checkpoints.step_of(folder) for folder in checkpoints.list_checkpoints(run)] == [10, 8, 4]
-    assert checkpoints.find_checkpoint(run)[0].name == "step_00000010"
-    healthy, notes = checkpoints.find_checkpoint(run, checkpoints.HEALTHY)
+    assert checkpoint_verify.find_checkpoint(run)[0].name == "step_00000010"
+    healthy, notes = checkpoint_verify.find_checkpoint(run, checkpoints.HEALTHY)
     assert healthy.name == "step_00000004"
     assert len(notes) == 2
 
@@ -232,7 +233,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(run: Path, nth: int, monkeypatch
     if nth == 8:
         return  # it is complete by then, whatever the parent's fsync says
     assert [p.name for p in (run / "checkpoints").iterdir()] == [older.name]
-    assert checkpoints.find_checkpoint(run) == (older, [])
+    assert checkpoint_verify.find_checkpoint(run) == (older, [])
 
 
 @pytest.mark.parametrize("name", ["mark_best", "prune"])
@@ -262,7 +263,7 @@ def test_a_killed_save_is_swept_away_by_the_next(run: Path) -> None:
     half = run / "checkpoints" / ".step_00000002.12345"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
-    assert checkpoints.find_checkpoint(run)[0].name == "step_00000001"
+    assert checkpoint_verify.find_checkpoint(run)[0].name == "step_00000001"
     save_checkpoint(run, make(3))
     assert not half.exists()
 
@@ -281,7 +282,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(run: Path, monkeypatch: 
     assert checkpoints.list_checkpoints(run) == []
     gate.set()
     saver.conclude()
-    loaded = load_checkpoint(checkpoints.find_checkpoint(run)[0])
+    loaded = load_checkpoint(checkpoint_verify.find_checkpoint(run)[0])
     assert loaded.step == 4
     assert all(torch.equal(expected[name], tensor) for name, tensor in loaded.model.items())
     assert bool(loaded.own.tensors["carry"].any())
@@ -316,7 +317,7 @@ def test_a_checkpoint_under_another_name_is_refused(run: Path) -> None:
     newer = save_checkpoint(run, make(10))
     shutil.rmtree(newer)
     shutil.copytree(older, newer)
-    found, notes = checkpoints.find_checkpoint(run)
+    found, notes = checkpoint_verify.find_checkpoint(run)
     assert found == older
     assert "manifest is that of step 5" in notes[0]
     with pytest.raises(CheckpointError, match=r"state.json is that of step 5"):
@@ -328,7 +329,7 @@ def test_names_that_only_look_like_numbers_are_no_checkpoints(run: Path) -> None
     for name in ("step_²", "step_٣", "step_-1", "step_"):
         shutil.copytree(folder, folder.with_name(name))
     assert checkpoints.list_checkpoints(run) == [folder]
-    assert [one.step for one in checkpoints.checkpoint_facts(run)] == [1]
+    assert [one.step for one in checkpoint_verify.checkpoint_facts(run)] == [1]
 
 
 def test_a_linked_folder_is_unlinked_and_left_alone(run: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -352,10 +353,10 @@ def test_a_strangers_pointer_or_json_is_refused(run: Path) -> None:
     folder = save_checkpoint(run, make(1))
     (run / "checkpoints" / "best").write_text("../../elsewhere\n")
     with pytest.raises(CheckpointError, match="no best checkpoint"):
-        checkpoints.find_checkpoint(run, "best")
+        checkpoint_verify.find_checkpoint(run, "best")
     (folder / "manifest.json").write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match="no checkpoint that verifies"):
-        checkpoints.find_checkpoint(run)
+        checkpoint_verify.find_checkpoint(run)
 
 
 def test_a_process_keeps_what_it_writes_and_nothing_else() -> None:
@@ -384,7 +385,7 @@ def test_a_checkpoint_of_two_processes_has_the_files_of_both(run: Path) -> None:
     assert not folder.exists()
     assert sorted(p.name for p in final.iterdir()) == sorted([*FILES, "rank1.safetensors", "rank1.json"])
     assert checkpoints.ranks_in(final) == 2
-    assert checkpoints.find_checkpoint(run) == (final, [])
+    assert checkpoint_verify.find_checkpoint(run) == (final, [])
     assert load_own(final, 1).numbers == {"replay": {"head": 3}}
     assert load_checkpoint(final).folder == final
     again = write_part(folder, snapshot(make(3), 0), 0)
@@ -393,7 +394,7 @@ def test_a_checkpoint_of_two_processes_has_the_files_of_both(run: Path) -> None:
     assert not folder.exists()
     (final / "rank1.json").unlink()
     with pytest.raises(CheckpointError, match=r"rank1.json is missing"):
-        checkpoints.verify(final)
+        checkpoint_verify.verify(final)
 
 
 def rewrite(folder: Path, **changed: Any) -> None:
@@ -417,8 +418,8 @@ def test_a_manifest_that_does_not_fit_is_refused(run: Path, changed: dict[str, A
     folder = save_checkpoint(run, make(1))
     rewrite(folder, **changed)
     with pytest.raises(CheckpointError, match=words):
-        checkpoints.verify(folder)
-    assert not checkpoints.is_intact(folder)
+        checkpoint_verify.verify(folder)
+    assert not checkpoint_verify.is_intact(folder)
 
 
 @pytest.mark.parametrize("name", ["../../secret", "rank7.json", "notes.txt"])
@@ -428,7 +429,7 @@ def test_no_other_file_is_read(run: Path, name: str) -> None:
     for names in ([name], [name, "more.txt"]):
         rewrite(folder, files={**files, **{one: {"bytes": 0, "sha256": ""} for one in names}})
         with pytest.raises(CheckpointError, match="not written by trm"):
-            checkpoints.verify(folder)
+            checkpoint_verify.verify(folder)
 
 
 def test_facts_of_checkpoints(run: Path) -> None:
@@ -437,7 +438,7 @@ def test_facts_of_checkpoints(run: Path) -> None:
     for step in (1, 2, 3):
         saver.start(make(step), best=step == 2)
         saver.conclude()
-    facts = checkpoints.checkpoint_facts(run)
+    facts = checkpoint_verify.checkpoint_facts(run)
     assert [(one.step, one.best, one.fault) for one in facts] == [(3, False, None), (2, True, None), (1, False, None)]
     for one in facts:
         assert one.path == checkpoints.folder_of(run, one.step)
@@ -446,14 +447,14 @@ def test_facts_of_checkpoints(run: Path) -> None:
     for step in (1, 2, 3):  # as large as before, so that only a hash tells
         path = checkpoints.folder_of(run, step) / "state.json"
         path.write_text(path.read_text().replace("12", "13"))
-    assert ["damaged" in (one.fault or "") for one in checkpoints.checkpoint_facts(run)] == [True] * 3
+    assert ["damaged" in (one.fault or "") for one in checkpoint_verify.checkpoint_facts(run)] == [True] * 3
     size = facts[0].bytes
     for limit, looked_at in ((0, 0), (1, 1), (size, 1), (size + 1, 2)):
-        found = checkpoints.checkpoint_facts(run, limit)
+        found = checkpoint_verify.checkpoint_facts(run, limit)
         assert [one.fault is not None for one in found] == [place < looked_at for place in range(3)], limit
     for name in ("best", "step_00000002/rank0.json", "step_00000001/manifest.json"):
         (run / "checkpoints" / name).unlink()
-    found = checkpoints.checkpoint_facts(run, 0)
+    found = checkpoint_verify.checkpoint_facts(run, 0)
     assert [(one.step, one.best, "missing" in (one.fault or "")) for one in found] == [
         (3, False, False),
         (2, False, True),
@@ -466,7 +467,7 @@ def test_a_checkpoint_that_is_pruned_while_it_is_looked_at_is_left_out(
     """What only lost a file is named."""
     for step in (1, 2):
         save_checkpoint(run, make(step))
-    newest, verify = checkpoints.folder_of(run, 2), checkpoints.verify
+    newest, verify = checkpoints.folder_of(run, 2), checkpoint_verify.verify
 
     def pruned(folder: Path, hashes: bool = True) -> None:
         if folder == newest:
@@ -474,37 +475,37 @@ def test_a_checkpoint_that_is_pruned_while_it_is_looked_at_is_left_out(
             raise FileNotFoundError(folder / gone)
         verify(folder, hashes)
 
-    monkeypatch.setattr(checkpoints, "verify", pruned)
+    monkeypatch.setattr(checkpoint_verify, "verify", pruned)
     gone = "state.json"
-    found = checkpoints.checkpoint_facts(run)
+    found = checkpoint_verify.checkpoint_facts(run)
     assert [(one.step, "lost a file" in (one.fault or "")) for one in found] == [(2, True), (1, False)]
     gone = "manifest.json"
-    assert [(one.step, one.fault) for one in checkpoints.checkpoint_facts(run)] == [(1, None)]
+    assert [(one.step, one.fault) for one in checkpoint_verify.checkpoint_facts(run)] == [(1, None)]
 
 
 def test_what_may_be_whole_is_not_passed_over(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Going on from the one before would delete it."""
     older, newer = save_checkpoint(run, make(1)), save_checkpoint(run, make(2))
-    describe = checkpoints.describe
+    describe = checkpoint_verify.describe
 
     def broken(path: Path, sync: bool = False) -> dict[str, Any]:
         if path.parent == newer:
             raise OSError(errno.EIO, "Input/output error")
         return describe(path, sync)
 
-    monkeypatch.setattr(checkpoints, "describe", broken)
+    monkeypatch.setattr(checkpoint_verify, "describe", broken)
     with pytest.raises(CheckpointError, match=f"{newer} cannot be read: Input/output error") as refused:
-        checkpoints.find_checkpoint(run)
+        checkpoint_verify.find_checkpoint(run)
     assert "try again" in str(refused.value.hint)
-    assert not checkpoints.is_intact(newer)
-    assert checkpoints.is_intact(older)
+    assert not checkpoint_verify.is_intact(newer)
+    assert checkpoint_verify.is_intact(older)
     monkeypatch.undo()
     rewrite(newer, schema_version=checkpoints.SCHEMA_VERSION + 1)
     with pytest.raises(CheckpointError, match="schema version") as refused:
-        checkpoints.find_checkpoint(run)
+        checkpoint_verify.find_checkpoint(run)
     assert "the version of trm that wrote it" in str(refused.value.hint)
     (newer / "manifest.json").write_text("{}")
-    assert checkpoints.find_checkpoint(run)[0] == older
+    assert checkpoint_verify.find_checkpoint(run)[0] == older
 
 
 def test_only_what_is_newer_is_dropped(run: Path) -> None:
@@ -517,10 +518,10 @@ def test_only_what_is_newer_is_dropped(run: Path) -> None:
 
 def test_a_run_without_checkpoints_has_none(run: Path) -> None:
     assert checkpoints.list_checkpoints(run) == []
-    assert checkpoints.checkpoint_facts(run) == []
+    assert checkpoint_verify.checkpoint_facts(run) == []
     assert checkpoints.best(run) is None
     with pytest.raises(CheckpointError, match="no checkpoint that verifies"):
-        checkpoints.find_checkpoint(run)
+        checkpoint_verify.find_checkpoint(run)
     folder = save_checkpoint(run, make(1))
     (folder / "manifest.json").unlink()
     assert checkpoints.list_checkpoints(run) == []
@@ -542,11 +543,11 @@ def test_a_linked_checkpoint_is_not_intact(run: Path, tmp_path_factory: pytest.T
     folder = save_checkpoint(run, make(1))
     theirs = folder.rename(tmp_path_factory.mktemp("other") / folder.name)
     folder.symlink_to(theirs)
-    assert not checkpoints.is_intact(folder)
+    assert not checkpoint_verify.is_intact(folder)
     save_checkpoint(run, make(1))
     assert not folder.is_symlink()
-    assert checkpoints.is_intact(folder)
-    assert checkpoints.is_intact(theirs)
+    assert checkpoint_verify.is_intact(folder)
+    assert checkpoint_verify.is_intact(theirs)
 
 
 def test_how_large_and_how_deep_json_may_be(run: Path) -> None:

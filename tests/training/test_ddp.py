@@ -23,7 +23,7 @@ from trm_core.model.rows import take_rows
 from trm_core.prepare import RunHooks, prepare
 from trm_core.training import saving
 from trm_core.training.agreement import require_alike
-from trm_core.training.checkpoint_folders import checkpoint_facts
+from trm_core.training.checkpoint_verify import checkpoint_facts
 from trm_core.training.loggers import AllLoggers
 from trm_core.training.stopping import StopFlag
 from trm_core.training.trainer import Hooks, Trainer

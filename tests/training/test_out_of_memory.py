@@ -17,6 +17,7 @@ from trm_core.config.schema import Config
 from trm_core.errors import ResourceError
 from trm_core.runs import RunHooks, prepare
 from trm_core.training import what_fits
+from trm_core.training.features import Features
 from trm_core.training.memory_breakdown import available_memory, bytes_by_owner
 from trm_core.training.out_of_memory import memory_explained
 from trm_core.training.trainer import Trainer
@@ -25,7 +26,7 @@ from trm_core.training.what_fits import fit, fit_by_child, override_that_fits, p
 FLOAT = 4
 
 
-def make_trainer(data: Path) -> Trainer:
+def make_trainer(data: Path) -> tuple[Trainer, Features]:
     config = tiny.make_config(
         data={"path": str(data)},
         memory={"enabled": True, "capacity": 64, "top_k": 2, "num_heads": 2},
@@ -33,11 +34,12 @@ def make_trainer(data: Path) -> Trainer:
         dqn={"replay": "prioritized", "recent_fraction": 0.5},
     )
     prepared = prepare(config, RunHooks())
-    return Trainer(prepared.config, prepared.features, prepared.files, prepared.device)
+    trainer = Trainer(prepared.config, prepared.features, prepared.files, prepared.device)
+    return trainer, prepared.features
 
 
 def test_bytes_by_owner_are_counted_once(capsule_file: Path) -> None:
-    trainer = make_trainer(capsule_file)
+    trainer, _ = make_trainer(capsule_file)
     state = trainer.state
     assert bytes_by_owner(state)["optimiser state"] == 0, "nothing is there before the first step"
     for _ in range(4):
@@ -144,12 +146,12 @@ def test_a_process_of_its_own_finds_the_same_fit(capsule_file: Path) -> None:
 def test_an_estimate_that_breaks_hides_nothing(
     ending: str, capsule_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = make_trainer(capsule_file)
+    trainer, features = make_trainer(capsule_file)
     monkeypatch.setattr(what_fits, "command_of", lambda *_: [sys.executable, "-c", f"import os; {ending}"])
     for state, told in [(trainer.state, "activations estimated"), (None, "tensors")]:
         with (
             pytest.raises(ResourceError) as raised,
-            memory_explained(trainer.config, trainer.features, trainer.device, state),
+            memory_explained(trainer.config, features, trainer.device, state),
         ):
             raise MemoryError
         assert "out of memory on cpu" in raised.value.message
@@ -160,7 +162,7 @@ def test_an_estimate_that_breaks_hides_nothing(
 
 
 def test_a_gpu_says_what_was_measured(capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make_trainer(capsule_file)
+    trainer, features = make_trainer(capsule_file)
     trainer.taker.take(trainer.standing())
     held = sum(bytes_by_owner(trainer.state).values())
     fakes: dict[str, Callable[..., object]] = {
@@ -175,7 +177,7 @@ def test_a_gpu_says_what_was_measured(capsule_file: Path, monkeypatch: pytest.Mo
     assert available_memory(device, 0)[0] == 150_000
     with (
         pytest.raises(ResourceError) as raised,
-        memory_explained(trainer.config, trainer.features, device, trainer.state),
+        memory_explained(trainer.config, features, device, trainer.state),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ...")
     assert "out of memory on cuda, after step 1, allocating 20.00 GiB" in raised.value.message
@@ -185,11 +187,11 @@ def test_a_gpu_says_what_was_measured(capsule_file: Path, monkeypatch: pytest.Mo
 
 
 def test_other_errors_pass(capsule_file: Path) -> None:
-    trainer = make_trainer(capsule_file)
+    trainer, features = make_trainer(capsule_file)
     for error in (RuntimeError("shapes do not fit"), KeyError("x")):
         with (
             pytest.raises(type(error)),
-            memory_explained(trainer.config, trainer.features, trainer.device, trainer.state),
+            memory_explained(trainer.config, features, trainer.device, trainer.state),
         ):
             raise error
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trm_core.training.checkpoint import Checkpoint, OwnState, complete, write_part
-from trm_core.training.checkpoint_folders import unfinished, verify
+from trm_core.training.checkpoint_folders import unfinished
+from trm_core.training.checkpoint_verify import verify
 from trm_core.training.regroup import regrouped
 
 BATCH = 12

@@ -23,7 +23,7 @@ from trm_core.diagnose.run_facts import RunFacts, read_run_facts
 from trm_core.diagnose.series import Metrics
 from trm_core.errors import DataError, TrmError
 from trm_core.training import run_dir
-from trm_core.training.checkpoint_folders import CheckpointFacts, checkpoint_facts
+from trm_core.training.checkpoint_verify import CheckpointFacts, checkpoint_facts
 
 if TYPE_CHECKING:
     from trm_core.config.schema import Config

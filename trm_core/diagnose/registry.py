@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from trm_core.diagnose.check import GROUPS, Check
 from trm_core.diagnose.checks import (
     answers,
+    children,
     config,
     contradictions,
-    data,
     extremes,
     gradients,
     halting,
+    labels,
     parts,
     placeholders,
     policy,
@@ -23,6 +24,7 @@ from trm_core.diagnose.checks import (
     resources,
     run,
     splits,
+    twins,
 )
 from trm_core.errors import UsageError
 
@@ -34,7 +36,9 @@ CHECKS: tuple[Check, ...] = (
     *puzzles.CHECKS,
     placeholders.CHECK,
     *splits.CHECKS,
-    *data.CHECKS,
+    *labels.CHECKS,
+    twins.CHECK,
+    *children.CHECKS,
     *config.CHECKS,
     *extremes.CHECKS,
     contradictions.UNMIXED,

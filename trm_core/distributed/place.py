@@ -50,6 +50,11 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     return Place()
 
 
+def by_torchrun() -> bool:
+    """Whether torchrun's agent started this process, or `--nproc`, which uses it."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def _number(environment: Mapping[str, str], name: str, otherwise: int) -> int:
     try:
         return int(environment.get(name, otherwise))

@@ -15,7 +15,8 @@ from trm_core.model.data_shape import DataShape
 from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.checkpoint import load_model, load_weights, require_weights
-from trm_core.training.checkpoint_folders import MODEL, STATE, find_checkpoint
+from trm_core.training.checkpoint_folders import MODEL, STATE
+from trm_core.training.checkpoint_verify import find_checkpoint
 from trm_core.training.run_dir import CONFIG, require_run
 
 _EXPORTED = "config.json"

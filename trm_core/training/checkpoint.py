@@ -26,15 +26,14 @@ from trm_core.training.checkpoint_folders import (
     STATE,
     TRAINING,
     calls_itself_best,
-    describe,
     files_of_rank,
     folder_of,
     fsync,
-    is_intact,
     read_json,
     set_aside,
     step_of,
 )
+from trm_core.training.checkpoint_verify import describe, is_intact
 
 Files = dict[str, dict[str, Any]]  # name -> size and hash
 

@@ -1,4 +1,5 @@
-"""The folders of checkpoints: names, manifests, verification, retention. No tensor is read here, nor torch imported.
+"""The folders of checkpoints: names, marks, retention. What is in them is compared in `checkpoint_verify`. Neither
+reads a tensor or imports torch.
 
 A checkpoint is a folder `step_<n>` with
 
@@ -16,12 +17,9 @@ come between the two.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,45 +33,11 @@ BEST, HEALTHY = "best", "healthy"
 PREFIX = "step_"
 _JSON_LIMIT = 16 << 20
 _JSON_LEVELS = 20  # deeper values cannot even be shown in a message
-_READ_AGAIN = "try again; if it stays so, delete the folder: an older one is used"
+READ_AGAIN = "try again; if it stays so, delete the folder: an older one is used"
 
 
 class UnreadableCheckpoint(CheckpointError):
     """It may be whole: the disk did not give it, or another version of trm wrote it. Never to be deleted for that."""
-
-
-@dataclass(frozen=True)
-class CheckpointFacts:
-    """What `trm checkpoints` says of one folder."""
-
-    path: Path
-    step: int
-    bytes: int
-    written: float  # seconds since the epoch
-    best: bool
-    fault: str | None  # None: it verifies
-
-
-def checkpoint_facts(run: Path, hashed_bytes: float = math.inf) -> list[CheckpointFacts]:
-    """Every checkpoint of a run, newest first, each verified whole. The run may be going on. hashed_bytes: past this
-    many, only the sizes of files are compared.
-    """
-    marked, found = best(run), []
-    for folder in list_checkpoints(run):
-        fault, written, size = None, 0.0, 0
-        try:
-            written = (folder / MANIFEST).stat().st_mtime
-            size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-            hashes, hashed_bytes = hashed_bytes > 0, hashed_bytes - size  # a damaged one takes as long
-            verify(folder, hashes=hashes)
-        except CheckpointError as error:
-            fault = error.message
-        except FileNotFoundError:
-            fault = f"{folder} lost a file while it was read"
-        if not (folder / MANIFEST).is_file():
-            continue  # pruned meanwhile
-        found.append(CheckpointFacts(folder, step_of(folder), size, written, folder == marked, fault))
-    return found
 
 
 def files_of_rank(rank: int) -> tuple[str, str]:
@@ -159,98 +123,9 @@ def drop_newer(run: Path, folder: Path) -> None:
             remove(other)
 
 
-def find_checkpoint(run: Path, which: str = "latest") -> tuple[Path, list[str]]:
-    """The newest checkpoint that verifies (the newest healthy one; the best one), and a note for every one that was
-    passed over. Raises UnreadableCheckpoint for one that may be whole.
-    """
-    notes: list[str] = []
-    if which == BEST:
-        chosen = best(run)
-        if chosen is None:
-            raise CheckpointError(f"{run} has no best checkpoint", hint="use the latest one")
-        verify(chosen)
-        return chosen, notes
-    for folder in list_checkpoints(run):
-        try:
-            verify(folder)
-        except UnreadableCheckpoint:
-            raise
-        except CheckpointError as error:
-            notes.append(f"going back one checkpoint: {error.message}")
-            continue
-        if which == HEALTHY and not is_healthy(folder):
-            notes.append(f"going back one checkpoint: {folder} was saved among steps that were not finite")
-            continue
-        return folder, notes
-    raise CheckpointError(
-        f"{run} has no checkpoint that verifies" + "".join(f"; {note}" for note in notes),
-        hint="train it first, or restore the folder from a copy",
-    )
-
-
-def verify(folder: Path, hashes: bool = True) -> None:
-    """Compare sizes and (they take time) hashes with the manifest. Raises CheckpointError that names the file:
-    UnreadableCheckpoint where nothing is known to be damaged.
-    """
-    try:
-        _verify(folder, hashes)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} lost a file while it was read", hint="delete the folder") from error
-    except OSError as error:
-        raise UnreadableCheckpoint(f"{folder} cannot be read: {error.strerror}", hint=_READ_AGAIN) from error
-
-
-def _verify(folder: Path, hashes: bool) -> None:
-    manifest = read_json(folder / MANIFEST)
-    version = manifest.get("schema_version")
-    if version != SCHEMA_VERSION:
-        known = isinstance(version, int)
-        raise (UnreadableCheckpoint if known else CheckpointError)(
-            f"{folder}: schema version {version!r}, this version of trm reads {SCHEMA_VERSION}",
-            hint="use the version of trm that wrote it",
-        )
-    if manifest.get("step") != step_of(folder):
-        raise CheckpointError(
-            f"{folder}: its manifest is that of step {manifest.get('step')!r:.60}", hint="restore it from a copy"
-        )
-    files = manifest.get("files")
-    if not isinstance(files, dict):
-        raise CheckpointError(f"{folder / MANIFEST} lists no files", hint="delete the folder")
-    ranks = max((len(files) - len(SHARED)) // 2, 1)
-    # No other name is read: one that leads out of the folder makes the list longer than it may be.
-    needed = [*SHARED, *(name for rank in range(ranks) for name in files_of_rank(rank))]
-    if surplus := sorted(files.keys() - set(needed)):
-        raise CheckpointError(f"{folder / MANIFEST} lists {surplus[0]!r}: not written by trm", hint="delete the folder")
-    for name in needed:
-        expected = files.get(name)
-        path = folder / name
-        if not isinstance(expected, dict) or not path.is_file():
-            raise CheckpointError(f"{path} is missing", hint="restore the folder from a copy, or delete it")
-        if path.stat().st_size != expected.get("bytes") or (hashes and describe(path) != expected):
-            raise CheckpointError(f"{path} does not match its manifest: it is damaged", hint="delete the folder")
-
-
-def is_intact(folder: Path) -> bool:
-    """Whether it verifies, and lies here."""
-    if folder.is_symlink():
-        return False
-    try:
-        verify(folder)
-    except CheckpointError:
-        return False
-    return True
-
-
 def is_checkpoint_name(name: str) -> bool:
     number = name[len(PREFIX) :]
     return name.startswith(PREFIX) and number.isascii() and number.isdigit()
-
-
-def describe(path: Path, sync: bool = False) -> dict[str, Any]:
-    if sync:
-        fsync(path)
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def fsync(path: Path) -> None:
@@ -302,7 +177,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} cannot be read: {error}", hint="delete the folder; an older one is used"
         ) from error
     except OSError as error:
-        raise UnreadableCheckpoint(f"{path} cannot be read: {error.strerror}", hint=_READ_AGAIN) from error
+        raise UnreadableCheckpoint(f"{path} cannot be read: {error.strerror}", hint=READ_AGAIN) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
     if _nested_deeper(value, _JSON_LEVELS):

@@ -14,7 +14,7 @@ from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.errors import CheckpointError
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.checkpoint import load_model, one_value_each
-from trm_core.training.checkpoint_folders import find_checkpoint
+from trm_core.training.checkpoint_verify import find_checkpoint
 from trm_core.training.public_weights import read_public
 
 PUZZLES = "embedding.puzzles.weights"

@@ -10,6 +10,7 @@ from trm_core.distributed.collectives import from_first_rank, rank, world_size
 from trm_core.errors import CheckpointError, ResourceError
 from trm_core.training import checkpoint_folders as folders
 from trm_core.training.checkpoint import Checkpoint, load_shared
+from trm_core.training.checkpoint_verify import find_checkpoint
 from trm_core.training.regroup import regrouped
 from trm_core.training.saving import Saver
 from trm_core.training.state import TrainingState
@@ -70,7 +71,7 @@ class Keeper:
         """
 
         def find() -> tuple[str, list[str]]:
-            folder, notes = folders.find_checkpoint(self.run, which)
+            folder, notes = find_checkpoint(self.run, which)
             return str(folder), notes
 
         folder, notes = from_first_rank(find)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from trm_core.distributed.place import by_torchrun
 from trm_core.errors import Interrupted, StoppedEarly
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -22,7 +23,7 @@ class StopFlag:
         self.received: int = 0
         self.deadline: float | None = None  # seconds since the epoch
         # torchrun dies of signals that it does not know, and would leave us running with nobody to stop us.
-        self.launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self.launcher = os.getppid() if by_torchrun() else None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or number

@@ -63,7 +63,7 @@ class Trainer:
         about: dict[str, Any] | None = None,
     ) -> None:
         """run: where to save; None: nowhere. about: what checkpoints should say of model and data."""
-        self.config, self.features, self.device = config, features, device
+        self.config, self.device = config, device
         self.files = [file for file, _ in files]
         self.state, episodes = build(config, features, files, device)
         self.taker = StepTaker(config, self.state, episodes)

@@ -27,7 +27,7 @@ from trm_core.data.puzzles.layout import BLANK, Metadata
 from trm_core.data.puzzles.reader import PuzzleData, open_puzzles
 from trm_core.errors import DataError
 from trm_core.training.checkpoint import load_model
-from trm_core.training.checkpoint_folders import find_checkpoint
+from trm_core.training.checkpoint_verify import find_checkpoint
 from trm_core.training.initial_weights import PUZZLES
 
 NAMES = ["<blank>", "puzzle1", "puzzle2", "puzzle3"]

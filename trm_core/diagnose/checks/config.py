@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
-from trm_core.diagnose.checks.data import children_tell_nothing
+from trm_core.diagnose.checks.children import children_tell_nothing
 from trm_core.diagnose.checks.loss_weights import ENTROPY_WEIGHT, LOSS_WEIGHTS
 from trm_core.diagnose.checks.settings import can_expand, has_policy
 from trm_core.diagnose.evidence import Evidence
