@@ -10,6 +10,7 @@ import functools
 import inspect
 import os
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -38,7 +39,8 @@ from trm_cli.console import close_stdout, take_any_text
 from trm_cli.failures import BEFALLS_ALL, failure_of
 from trm_cli.processes import this_process
 from trm_cli.version import print_version
-from trm_core.errors import TrmError
+from trm_core.child_process import STOP_SIGNALS
+from trm_core.errors import ExitCode, TrmError
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -119,6 +121,10 @@ def main() -> None:
     try:
         app(prog_name="trm")
     except SystemExit as end:
+        if end.code in (ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED):
+            # It ends as it was asked to. Those who ask twice must not change the code while Python shuts down.
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
         if this_process().world_size > 1:
             # Without Python's own shutdown: a thread of gloo may still have to free a tensor of the last exchange, for
             # which it needs an interpreter that lives, and else it aborts the process.

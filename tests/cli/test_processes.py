@@ -131,7 +131,7 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGUSR1, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+    ("number", "code"), [(signal.SIGHUP, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
 def test_signals_reach_the_workers_and_the_code_comes_back(
     tmp_path: Path, capsule_file: Path, number: signal.Signals, code: int

@@ -128,6 +128,14 @@ def test_other_exceptions(kind: str, code: int, words: str) -> None:
     assert len(done.stderr.splitlines()) <= 2
 
 
+@pytest.mark.parametrize(("kind", "code"), [("early", 75), ("interrupt", 130)])
+def test_a_second_signal_does_not_change_how_it_ends(kind: str, code: int) -> None:
+    """It comes while Python shuts down, which takes most of a second where torch was imported."""
+    late = "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGTERM)\n"
+    done = subprocess.run([sys.executable, "-c", late + FAILING, "fail", kind], capture_output=True, check=False)
+    assert done.returncode == code
+
+
 def test_debug_shows_the_traceback() -> None:
     done = run_failing("data", "--debug")
     assert done.returncode == 4

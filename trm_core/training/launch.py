@@ -25,7 +25,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from trm_core.errors import ExitCode
 from trm_core.training.run_dir import STATUS
-from trm_core.training.stopping import SIGNALS
+from trm_core.training.stopping import handled_by
 
 _REPEAT_S = 1.0
 
@@ -54,7 +54,7 @@ def launch(processes: int, module: str, arguments: list[str], run: Path | None =
         max_restarts=0,
         monitor_interval=0.2,
         local_addr="localhost",
-        signals_to_handle="SIGHUP",
+        signals_to_handle="",  # they are ours
     )
     before = None if run is None else _status(run)
     with signals_to_workers() as asked:
@@ -111,16 +111,14 @@ def signals_to_workers() -> Iterator[Asked]:
         while not ended.wait(_REPEAT_S):
             asked.pass_on()
 
-    before = {number: signal.signal(number, asked.handle) for number in SIGNALS}
-    repeating = threading.Thread(target=repeat, name="signals", daemon=True)
-    repeating.start()
-    try:
-        yield asked
-    finally:
-        ended.set()
-        repeating.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handled_by(asked.handle):
+        repeating = threading.Thread(target=repeat, name="signals", daemon=True)
+        repeating.start()
+        try:
+            yield asked
+        finally:
+            ended.set()
+            repeating.join()
 
 
 def children() -> list[int]:
