@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import select
 import signal
 import sys
 import traceback
@@ -35,11 +34,10 @@ from trm_cli import (
 )
 from trm_cli import eval as evaluate
 from trm_cli.commands import Built, group_of
-from trm_cli.console import close_stdout, take_any_text
 from trm_cli.failures import BEFALLS_ALL, failure_of
 from trm_cli.processes import this_process
+from trm_cli.streams import close_stdout, prepare_streams, stdout_is_closed
 from trm_cli.version import print_version
-from trm_core.child_process import STOP_SIGNALS
 from trm_core.errors import ExitCode, TrmError
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -64,7 +62,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise  # typer's own: usage errors end with 2
         except BrokenPipeError as exception:
-            if not _stdout_is_closed():
+            if not stdout_is_closed():
                 raise fail(exception) from exception
         except (Exception, KeyboardInterrupt) as exception:  # the one place where errors end
             raise fail(exception) from exception
@@ -117,11 +115,13 @@ def options(
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    take_any_text()
+    prepare_streams()
     try:
         app(prog_name="trm")
     except SystemExit as end:
         if end.code in (ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED):
+            from trm_core.child_process import STOP_SIGNALS
+
             # It ends as it was asked to. Those who ask twice must not change the code while Python shuts down.
             for number in STOP_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
@@ -157,19 +157,6 @@ def _flush() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         close_stdout()
-
-
-def _stdout_is_closed() -> bool:
-    """Whether it was our stdout whose reader has left; then stdout points at nothing from now on.
-
-    Asked of the system: after a failed write Python may have dropped what it could not write, and flushes happily.
-    """
-    stdout = select.poll()
-    stdout.register(sys.stdout.fileno(), 0)
-    closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in stdout.poll(0))
-    if closed:
-        close_stdout()
-    return closed
 
 
 if __name__ == "__main__":
