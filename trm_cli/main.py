@@ -38,7 +38,7 @@ from trm_cli.failures import BEFALLS_ALL, failure_of
 from trm_cli.processes import this_process
 from trm_cli.streams import close_stdout, prepare_streams, stdout_is_closed
 from trm_cli.version import print_version
-from trm_core.errors import ExitCode, TrmError
+from trm_core.errors import ExitCode, TrmError, UsageError
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -117,6 +117,7 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     prepare_streams()
     try:
+        _look_around()
         app(prog_name="trm")
     except SystemExit as end:
         if end.code in (ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED):
@@ -131,10 +132,22 @@ def main() -> None:
             _flush()
             os._exit(end.code if isinstance(end.code, int) else 0)
         raise
-    except OSError as exception:  # of typer itself: a home in which --install-completion may not write
+    except (OSError, TrmError) as exception:  # also of typer itself: a home in which --install-completion may not write
         sys.exit(_fail(exception, debug=False, document=False))
     finally:
         _flush()
+
+
+def _look_around() -> None:
+    """Raise UsageError where the current folder was removed, which libraries die of. Let the processes that are started
+    from here find modules where this one does: not in the current folder, which may be a stranger's, with a json.py.
+    """
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current folder was removed", hint="cd to one that exists") from error
+    if here not in sys.path and "" not in sys.path:
+        os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def _fail(exception: BaseException, debug: bool, document: bool) -> int:

@@ -1,0 +1,52 @@
+"""Where a batch system may start `trm`: folders that are gone, read-only, a stranger's, or shared with others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import tiny
+
+SHADOWS = ["json", "signal", "random", "torch", "yaml", "pickle"]
+
+
+def settings(data: Path, run: Path) -> list[str]:
+    return tiny.as_overrides(data={"path": data}, training={"run_dir": run, "total_steps": 2})
+
+
+def run_installed(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`trm` as pip installs it: a script, beside which Python looks for modules, not in the current folder."""
+    script = cwd.parent / "trm"
+    script.write_text("import sys\nfrom trm_cli.main import main\nsys.exit(main())\n")
+    return subprocess.run(
+        [sys.executable, script, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=tiny.environment(cwd),
+    )
+
+
+def test_modules_of_the_current_folder_are_not_run(tmp_path: Path, capsule_file: Path) -> None:
+    """Not in the processes that look at files, train together or build either: the folder may be a stranger's."""
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    for name in SHADOWS:
+        (strange / f"{name}.py").write_text("raise SystemExit('a stranger was here')\n")
+    run = tmp_path / "run"
+    trained = run_installed("train", *settings(capsule_file, run), "--nproc", "2", cwd=strange)
+    assert trained.returncode == 0, trained.stderr
+    sudoku = ["build-puzzles", "sudoku", "--size", "4", "--count", "4", "--workers", "1", "--out", "puzzles"]
+    built = run_installed(*sudoku, cwd=strange)
+    assert built.returncode == 0, built.stderr
+
+
+def test_a_current_folder_that_was_removed(tmp_path: Path) -> None:
+    command = f"mkdir gone && cd gone && rmdir ../gone && exec {sys.executable} -m trm_cli.main --version"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=False, cwd=tmp_path, env=tiny.environment(tmp_path)
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("error: the current folder was removed\nhint: cd to one that exists\n")
