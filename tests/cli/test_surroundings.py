@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
 import tiny
 
 SHADOWS = ["json", "signal", "random", "torch", "yaml", "pickle"]
@@ -50,3 +54,29 @@ def test_a_current_folder_that_was_removed(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("error: the current folder was removed\nhint: cd to one that exists\n")
+
+
+def test_without_a_home_the_cache_has_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> NoReturn:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "TRM_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    arguments = tiny.as_overrides(data={"source": "digits"}, training={"run_dir": tmp_path / "run", "total_steps": 2})
+    done = tiny.invoke("train", *arguments)
+    assert done.returncode == 3
+    assert "there is no home folder" in done.stderr
+    assert "TRM_CACHE" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("home", ["/proc/version/home", "/proc"])
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    monkeypatch.setenv("TRM_CACHE", home)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "/proc")  # root may all
+    arguments = tiny.as_overrides(data={"source": "digits"}, training={"run_dir": tmp_path / "run", "total_steps": 2})
+    done = tiny.invoke("train", *arguments)
+    assert done.returncode == 2
+    assert f"{home} cannot be " in done.stderr
+    assert "TRM_CACHE" in done.stderr
