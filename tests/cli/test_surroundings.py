@@ -80,3 +80,14 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert done.returncode == 2
     assert f"{home} cannot be " in done.stderr
     assert "TRM_CACHE" in done.stderr
+
+
+def test_others_may_read_a_checkpoint_where_the_umask_says_so(tmp_path: Path, capsule_file: Path) -> None:
+    run = tmp_path / "run"
+    before = os.umask(0o027)
+    try:
+        assert tiny.invoke("train", *settings(capsule_file, run)).returncode == 0
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (run / "checkpoints").glob("*/*")}
+    assert set(modes.values()) == {"0o640"}, modes
