@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import pwd
 import subprocess
@@ -11,6 +13,9 @@ from typing import NoReturn
 
 import pytest
 import tiny
+from forked import run_together
+
+from trm_core.training import run_dir
 
 SHADOWS = ["json", "signal", "random", "torch", "yaml", "pickle"]
 
@@ -91,3 +96,22 @@ def test_others_may_read_a_checkpoint_where_the_umask_says_so(tmp_path: Path, ca
         os.umask(before)
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (run / "checkpoints").glob("*/*")}
     assert set(modes.values()) == {"0o640"}, modes
+
+
+def test_a_run_directory_without_locks(tmp_path: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Lustre, where it is mounted without flock."""
+
+    def refuse(*arguments: object) -> NoReturn:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(run_dir, "fcntl", type("fcntl", (), {**vars(fcntl), "flock": staticmethod(refuse)}))
+    done = tiny.invoke("train", *settings(capsule_file, tmp_path / "run"))
+    assert done.returncode == 2
+    assert f"{tmp_path / 'run'} cannot be made, written or locked: Function not implemented" in done.stderr
+
+
+def test_a_run_directory_that_cannot_be_made_is_said_once(tmp_path: Path, capsule_file: Path) -> None:
+    ends = run_together(2, "train", *settings(capsule_file, Path("/proc/version/run")), cwd=tmp_path)
+    assert [end.returncode for end in ends] == [2, 2]
+    assert "cannot be made, written or locked" in ends[0].stderr
+    assert "error:" not in ends[1].stderr
