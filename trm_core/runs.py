@@ -70,7 +70,11 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks, stop: S
     stop.check("stopped before training began", hint="run the same command again")
     place = find_place()
     with ExitStack() as cleanup:
-        cleanup.enter_context(joined(place, lambda: stop.check(_NOT_MET, hint="run the same command again")))
+
+        def poll() -> None:
+            stop.check(_NOT_MET, hint="run the same command again")
+
+        cleanup.enter_context(joined(place, poll, hooks.log))
         if place.rank:
             hooks = RunHooks()
         path, going_on = agree_on_path(loaded, resume)
