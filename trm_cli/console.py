@@ -11,13 +11,14 @@ import codecs
 import dataclasses
 import errno
 import functools
-import io
 import json
 import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
+
+from trm_cli.streams import stdout_is_closed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,13 +36,6 @@ def is_terminal(stream: TextIO) -> bool:
 def clean(text: object) -> str:
     """`text` on one line, with control characters escaped: names in a stranger's file must not steer the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def take_any_text() -> None:
-    """Let stdout and stderr print every character: what their encoding lacks comes out as an escape such as \\xe9."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 @functools.cache
@@ -77,17 +71,11 @@ def out(text: str) -> bool:
     """
     try:
         print(text, flush=True)
-    except BrokenPipeError:
-        close_stdout()
+    except OSError:
+        if not stdout_is_closed():
+            raise
         return False
     return True
-
-
-def close_stdout() -> None:
-    """Point stdout at nothing, so that neither later prints nor the flush at exit fail on a closed pipe."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, sys.stdout.fileno())
-    os.close(nothing)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -162,12 +150,7 @@ def _say(line: str, style: str | None) -> None:
     if is_terminal(sys.stderr):
         stderr_console().print(line, style=style, markup=False, emoji=False, soft_wrap=True)
         return
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError as failure:
-        # The log of a batch job may lie on the disk that is full: no line of it is worth the work.
-        if failure.errno not in OUT_OF_SPACE:
-            raise
+    print(line, file=sys.stderr, flush=True)
 
 
 def _is_number(text: str) -> bool:

@@ -109,7 +109,7 @@ def command(
         submission=submission,
         device=device,
     )
-    with joined(place), progress("evaluating", total=None) as bar:
+    with joined(place, log=log), progress("evaluating", total=None) as bar:
         record = evaluate_run(run, request, says, lambda done, total: bar.update(done, total=total), place.local_rank)
     if place.rank:
         return

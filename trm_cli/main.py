@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -34,11 +34,11 @@ from trm_cli import (
 )
 from trm_cli import eval as evaluate
 from trm_cli.commands import Built, group_of
-from trm_cli.console import close_stdout, take_any_text
 from trm_cli.failures import BEFALLS_ALL, failure_of, usage_failure
 from trm_cli.processes import this_process
+from trm_cli.streams import close_stdout, prepare_streams, stdout_is_closed
 from trm_cli.version import print_version
-from trm_core.errors import TrmError
+from trm_core.errors import ExitCode, TrmError, UsageError
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -66,7 +66,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 usage_failure(wrong.message).print_document()
             raise
         except BrokenPipeError as exception:
-            if not _stdout_is_closed():
+            if not stdout_is_closed():
                 raise fail(exception) from exception
         except (Exception, KeyboardInterrupt) as exception:  # the one place where errors end
             raise fail(exception) from exception
@@ -119,20 +119,39 @@ def options(
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    take_any_text()
+    prepare_streams()
     try:
+        _look_around()
         app(prog_name="trm")
     except SystemExit as end:
+        if end.code in (ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED):
+            from trm_core.child_process import STOP_SIGNALS
+
+            # It ends as it was asked to. Those who ask twice must not change the code while Python shuts down.
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
         if this_process().world_size > 1:
             # Without Python's own shutdown: a thread of gloo may still have to free a tensor of the last exchange, for
             # which it needs an interpreter that lives, and else it aborts the process.
             _flush()
             os._exit(end.code if isinstance(end.code, int) else 0)
         raise
-    except OSError as exception:  # of typer itself: a home in which --install-completion may not write
+    except (OSError, TrmError) as exception:  # also of typer itself: a home in which --install-completion may not write
         sys.exit(_fail(exception, debug=False, document=False))
     finally:
         _flush()
+
+
+def _look_around() -> None:
+    """Raise UsageError where the current folder was removed, which libraries die of. Let the processes that are started
+    from here find modules where this one does: not in the current folder, which may be a stranger's, with a json.py.
+    """
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current folder was removed", hint="cd to one that exists") from error
+    if here not in sys.path and "" not in sys.path:
+        os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def _fail(exception: BaseException, debug: bool, document: bool) -> int:
@@ -155,19 +174,6 @@ def _flush() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         close_stdout()
-
-
-def _stdout_is_closed() -> bool:
-    """Whether it was our stdout whose reader has left; then stdout points at nothing from now on.
-
-    Asked of the system: after a failed write Python may have dropped what it could not write, and flushes happily.
-    """
-    stdout = select.poll()
-    stdout.register(sys.stdout.fileno(), 0)
-    closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in stdout.poll(0))
-    if closed:
-        close_stdout()
-    return closed
 
 
 if __name__ == "__main__":

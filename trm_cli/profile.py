@@ -66,7 +66,7 @@ def command(
     place = find_place()
     if trace is not None:
         trace.mkdir(parents=True, exist_ok=True)
-    with joined(place):
+    with joined(place, log=log):
         with progress("building", total=None) as bar:
             hooks = RunHooks(log=log, on_build=lambda stage, done, total: bar.update(done, total=total, label=stage))
             prepared = prepare(loaded.config, hooks if place.rank == 0 else RunHooks(), place)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import trm_core
 
-# By these people and SLURM ask a whole job to stop. The process that began the work decides what becomes of it.
+# By these people, SLURM and a lost connection ask a whole job to stop. The process that began the work decides what
+# becomes of it.
 STOP_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name)
 )
 
 

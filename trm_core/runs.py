@@ -70,7 +70,11 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks, stop: S
     stop.check("stopped before training began", hint="run the same command again")
     place = find_place()
     with ExitStack() as cleanup:
-        cleanup.enter_context(joined(place, lambda: stop.check(_NOT_MET, hint="run the same command again")))
+
+        def poll() -> None:
+            stop.check(_NOT_MET, hint="run the same command again")
+
+        cleanup.enter_context(joined(place, poll, hooks.log))
         if place.rank:
             hooks = RunHooks()
         path, going_on = agree_on_path(loaded, resume)
@@ -78,9 +82,13 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks, stop: S
         if stop.deadline is not None:
             hooks.log(why)
         prepared = on_every_rank(lambda: prepare(loaded.config, _stoppable(hooks, stop), place))
+
+        def hold() -> None:
+            if place.rank == 0:
+                cleanup.enter_context(run_dir.locked(path))
+
+        on_every_rank(hold)
         if place.rank == 0:
-            path.mkdir(parents=True, exist_ok=True)
-            cleanup.enter_context(run_dir.locked(path))
             hooks = replace(hooks, log=run_dir.log_into(path, hooks.log))
         run = begin(path, prepared, going_on, stop, hooks, place)
         for note in weights_left_over(loaded, prepared):

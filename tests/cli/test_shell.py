@@ -128,6 +128,14 @@ def test_other_exceptions(kind: str, code: int, words: str) -> None:
     assert len(done.stderr.splitlines()) <= 2
 
 
+@pytest.mark.parametrize(("kind", "code"), [("early", 75), ("interrupt", 130)])
+def test_a_second_signal_does_not_change_how_it_ends(kind: str, code: int) -> None:
+    """It comes while Python shuts down, which takes most of a second where torch was imported."""
+    late = "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGTERM)\n"
+    done = subprocess.run([sys.executable, "-c", late + FAILING, "fail", kind], capture_output=True, check=False)
+    assert done.returncode == code
+
+
 def test_debug_shows_the_traceback() -> None:
     done = run_failing("data", "--debug")
     assert done.returncode == 4
@@ -286,11 +294,56 @@ def test_logs_do_not_use_control_codes_off_a_terminal() -> None:
     assert done.stderr == "a\\nb\nwarning: c\n"
 
 
-def test_a_log_on_a_full_disk_ends_nothing() -> None:
-    code = "from trm_cli.console import log, out; log('a'); log('b'); out('the result')"
-    command = f'{sys.executable} -c "{code}" 2>/dev/full'
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "the result\n")
+LOGGING = """
+import sys
+from trm_cli.console import log, out, print_json
+from trm_cli.main import COMMANDS, main
+
+def command(kind: str) -> None:
+    for i in range(1000):
+        log("x" * 100)
+    assert open(sys.executable).fileno() > 2, "a file took the place of a stream"
+    print_json("the result") if kind == "json" else out("the result")
+
+COMMANDS["log"] = command
+main()
+"""
+
+
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2> >(true)", "2>&- <&-", ""])
+def test_a_log_that_nobody_takes_ends_nothing(stderr: str) -> None:
+    """It lies on a full disk, its reader has left, or there is none."""
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {stderr}', "bash", sys.executable, "-c", LOGGING, "log", "text"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "the result\n"), done.stderr
+
+
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_a_terminal_that_is_gone_ends_nothing(kind: str) -> None:
+    """It outlived the connection by `trap "" HUP`, say."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", "import os\nos.read(0, 1)\n" + LOGGING, "log", kind]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, text=True) as process:
+        os.close(theirs)
+        os.close(ours)
+        process.communicate("\n", timeout=60)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("streams", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_without_stdout_the_work_is_done(streams: str, kind: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {streams}', "bash", sys.executable, "-c", LOGGING, "log", kind],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_help_lists_commands_without_building_one() -> None:

@@ -54,16 +54,29 @@ def test_a_process_that_starts_after_the_signal_gets_it(monkeypatch: pytest.Monk
                 child.kill()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
+)
 def test_processes_that_die_of_the_signal_have_stopped_as_asked(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
+    launcher, out, err = launched(tmp_path, [sys.executable], "60", number)
+    assert (launcher, out) == (code, "None\n"), err
+
+
+def test_under_nohup_the_processes_outlive_the_terminal(tmp_path: Path) -> None:
+    code, out, err = launched(tmp_path, ["nohup", sys.executable], "3", signal.SIGHUP)
+    assert (code, out) == (0, "None\n"), err
+
+
+def launched(folder: Path, python: list[str], seconds: str, number: signal.Signals) -> tuple[int, str, str]:
+    """Code, stdout and stderr of a launcher whose two processes live for so long, and which gets a signal meanwhile."""
     # One write each: what two processes print may come out mixed.
-    (tmp_path / "sleeper.py").write_text("import os, time; os.write(1, b'up\\n'); time.sleep(60)")
+    (folder / "sleeper.py").write_text(f"import os, time; os.write(1, b'up\\n'); time.sleep({seconds})")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
-    command = [sys.executable, "-c", LAUNCHER]
+    command = [*python, "-c", LAUNCHER]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=tmp_path) as launcher:
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=folder) as launcher:
         assert launcher.stdout is not None
         try:
             assert [launcher.stdout.readline() for _ in range(2)] == ["up\n"] * 2
@@ -71,7 +84,7 @@ def test_processes_that_die_of_the_signal_have_stopped_as_asked(
             out, err = launcher.communicate(timeout=60)
         finally:
             launcher.kill()
-    assert (launcher.returncode, out) == (code, "None\n"), err
+    return launcher.returncode, out, err
 
 
 def test_what_a_killed_process_had_printed_is_kept(tmp_path: Path) -> None:

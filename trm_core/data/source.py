@@ -6,6 +6,7 @@ source or setting gives another file, never a stale one.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -16,12 +17,17 @@ from trm_core.data.build.pipeline import build_under_lock
 from trm_core.data.build.records import Log, Progress, silent
 from trm_core.data.build.work import locked
 from trm_core.data.store.reader import open_capsules
-from trm_core.errors import ConfigError, DataError
+from trm_core.errors import ConfigError, DataError, UsageError
+
+_ANOTHER = "set TRM_CACHE or data.cache_dir to a folder that may be written"
 
 
 def cache_folder(data: DataConfig) -> Path:
-    """`data.cache_dir`, else $TRM_CACHE, else ~/.cache/trm."""
-    return Path(data.cache_dir or os.environ.get("TRM_CACHE") or "~/.cache/trm").expanduser()
+    """`data.cache_dir`, else $TRM_CACHE, else ~/.cache/trm. Raises ConfigError where there is no home."""
+    try:
+        return Path(data.cache_dir or os.environ.get("TRM_CACHE") or "~/.cache/trm").expanduser()
+    except RuntimeError as error:
+        raise ConfigError("there is no home folder to keep the built data in", hint=_ANOTHER) from error
 
 
 def cached_path(data: DataConfig) -> Path:
@@ -45,6 +51,14 @@ def ensure_built(data: DataConfig, *, progress: Progress | None = None, log: Log
     if _usable(path, say):
         say(f"using {path}, built earlier from {data.source}")
         return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(f"{path.parent} cannot be made: {error.strerror}", hint=_ANOTHER) from error
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path.parent} cannot be written", hint=_ANOTHER)
     with locked(path.with_name(path.name + ".lock"), say, wait=True):
         if not _usable(path, silent):
             build_under_lock([str(data.source)], path, data.build, progress=progress, overwrite=True, log=say)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,14 +18,17 @@ from trm_core.errors import ResourceError
 # Processes evaluate a pass over all rows between two exchanges, and rank 0 alone counts votes, so the limit is not a
 # step's. A process that dies is noticed at once (its connections close), whatever the limit.
 _PATIENCE = timedelta(hours=2)
+_SILENCE_S = 20.0  # of the wait for the others
 _POLL_S = 0.1  # how long a signal may wait while the others are waited for
 
 
 @contextmanager
-def joined(place: Place, poll: Callable[[], None] = lambda: None) -> Iterator[None]:
+def joined(
+    place: Place, poll: Callable[[], None] = lambda: None, log: Callable[[str], None] = lambda message: None
+) -> Iterator[None]:
     """Be one of `place.world_size` processes inside the context: NCCL between GPUs, gloo between processors.
 
-    poll: called again and again while the others are waited for; what it raises ends that.
+    poll: called again and again while the others are waited for; what it raises ends that. log: told of a long wait.
     """
     if place.world_size == 1:
         yield
@@ -38,7 +42,7 @@ def joined(place: Place, poll: Callable[[], None] = lambda: None) -> Iterator[No
     os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.world_size)}
     os.environ |= {"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port)}
     try:
-        _meet(backend, poll)
+        _meet(backend, poll, lambda: log(f"waiting at {place.address}:{place.port} for the others: {place.why}"))
     except (dist.DistError, RuntimeError) as error:
         raise ResourceError(
             f"rank {place.rank} cannot reach the others at {place.address}:{place.port}: {_first_line(error)}",
@@ -52,8 +56,10 @@ def joined(place: Place, poll: Callable[[], None] = lambda: None) -> Iterator[No
             dist.destroy_process_group()
 
 
-def _meet(backend: str, poll: Callable[[], None]) -> None:
-    """Wait for the others in a thread: in the main one no signal would be handled for as long as that takes."""
+def _meet(backend: str, poll: Callable[[], None], say: Callable[[], None]) -> None:
+    """Wait for the others in a thread: in the main one no signal would be handled for as long as that takes. `say` is
+    called once, if it takes long: who never started others, but has variables of a job around, would wait for hours.
+    """
     errors: list[BaseException] = []
 
     def meet() -> None:
@@ -65,8 +71,12 @@ def _meet(backend: str, poll: Callable[[], None]) -> None:
 
     meeting = Thread(target=meet, name="meeting", daemon=True)
     meeting.start()
+    due: float | None = time.monotonic() + _SILENCE_S
     while meeting.is_alive():
         poll()
+        if due is not None and time.monotonic() >= due:
+            say()
+            due = None
         meeting.join(_POLL_S)
     if errors:
         raise errors[0]

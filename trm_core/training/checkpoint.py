@@ -84,6 +84,8 @@ def write_part(folder: Path, part: Checkpoint, rank: int) -> Files:
             (folder / name).write_text(json.dumps(content), encoding="utf-8")
         else:
             save_file(content, folder / name)
+            # Some versions of safetensors make files that only their owner may read, whatever the umask.
+            (folder / name).chmod(folder.stat().st_mode & 0o666)
     return {name: describe(folder / name, sync=True) for name in files}
 
 

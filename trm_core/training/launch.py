@@ -28,7 +28,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from trm_core.errors import ExitCode
 from trm_core.training.run_dir import STATUS
-from trm_core.training.stopping import SIGNALS
+from trm_core.training.stopping import handled_by
 
 _REPEAT_S = 1.0
 
@@ -70,7 +70,7 @@ def launch(
             max_restarts=0,
             monitor_interval=0.2,
             local_addr="localhost",
-            signals_to_handle="SIGHUP",
+            signals_to_handle="",  # they are ours
             logs_specs=DefaultLogsSpecs(folder, redirects={0: Std.OUT} if keep_stdout else Std.NONE),
         )
         code, message = _watched(config, module, arguments, run)
@@ -135,16 +135,14 @@ def signals_to_workers() -> Iterator[Asked]:
         while not ended.wait(_REPEAT_S):
             asked.pass_on()
 
-    before = {number: signal.signal(number, asked.handle) for number in SIGNALS}
-    repeating = threading.Thread(target=repeat, name="signals", daemon=True)
-    repeating.start()
-    try:
-        yield asked
-    finally:
-        ended.set()
-        repeating.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handled_by(asked.handle):
+        repeating = threading.Thread(target=repeat, name="signals", daemon=True)
+        repeating.start()
+        try:
+            yield asked
+        finally:
+            ended.set()
+            repeating.join()
 
 
 def children() -> list[int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,18 +126,29 @@ def log_into(run: Path, log: Callable[[str], None]) -> Callable[[str], None]:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold the run directory. The lock dies with its process, so a killed run never has to be unlocked by hand.
+    """Make and hold the run directory. The lock dies with its process, so a killed run never has to be unlocked by
+    hand.
 
-    Raises UsageError when another process holds it, or when what is written to in place is no file of its own.
+    Raises UsageError when another process holds it, when it cannot be made or locked, or when what is written to in
+    place is no file of its own.
     """
-    for name in (LOCK, LOG, METRICS):
-        _refuse_other_kinds(run / name)
-    with (run / LOCK).open("w") as file:
+    with ExitStack() as cleanup:
         try:
+            run.mkdir(parents=True, exist_ok=True)
+            for name in (LOCK, LOG, METRICS):
+                _refuse_other_kinds(run / name)
+            file = cleanup.enter_context((run / LOCK).open("w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
                 f"{run} is in use by another process", hint="wait for it to end, or choose another training.run_dir"
+            ) from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UsageError(
+                f"{run} cannot be made, written or locked: {error.strerror}",
+                hint="choose another training.run_dir, on a disk with locks (Lustre: mounted with flock)",
             ) from error
         remove_halves(run, CONFIG, STATUS, METRICS, DATASET, ENVIRONMENT, EVALUATION)
         yield

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from trm_core.distributed.place import by_torchrun
 from trm_core.errors import Interrupted, StoppedEarly
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 TIME_IS_UP, LAUNCHER_IS_GONE = 1000, 1001  # reasons to stop that are no signals
 
 
@@ -52,11 +52,21 @@ def reason_name(reason: int) -> str:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Install the flag as handler inside the context, put the old handlers back after. Main thread only."""
+    """The flag as handler of the signals that stop a run, inside the context."""
     flag = StopFlag()
-    before = {number: signal.signal(number, flag.handle) for number in SIGNALS}
-    try:
+    with handled_by(flag.handle):
         yield flag
+
+
+@contextmanager
+def handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """`handle` gets the signals that stop a run inside the context. Main thread only."""
+    numbers = [*_SIGNALS]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup: the run is to outlive its terminal
+        numbers.remove(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

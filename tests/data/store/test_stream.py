@@ -188,7 +188,7 @@ def test_workers_survive_signals_to_the_group(files: list[CapsuleFile]) -> None:
     source.take(1)
     (worker,) = multiprocessing.active_children()
     assert worker.pid is not None
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
         os.kill(worker.pid, number)
     assert len(taken(source, [100] * 20)) == 2000
     source.close()
