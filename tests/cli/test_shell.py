@@ -181,6 +181,12 @@ def test_help_imports_nothing_heavy() -> None:
         assert command in done.stdout
 
 
+def test_it_is_there_without_its_script() -> None:
+    command = [sys.executable, "-m", "trm_cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tiny.ROOT)
+    assert done.stdout.startswith("trm ")
+
+
 def test_every_command_explains_itself() -> None:
     for command in ("build-capsules", "inspect-dataset", "train", "eval"):
         done = run_trm(command, "--help")
