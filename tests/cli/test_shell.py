@@ -183,7 +183,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_it_is_there_without_its_script() -> None:
     command = [sys.executable, "-m", "trm_cli", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tiny.ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("trm ")
 
 
