@@ -1,7 +1,5 @@
 """Text of every form: duplicates, sketches, what is fitted on what, and concepts where there are no labels."""
 
-
-
 from __future__ import annotations
 
 import json
