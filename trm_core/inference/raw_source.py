@@ -15,6 +15,7 @@ import numpy as np
 
 from trm_core.data.arriving import ArrivingLines, whole_text
 from trm_core.data.build.arrays import class_name
+from trm_core.data.build.folders import visible
 from trm_core.data.build.records import Log
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.raw_files import raw_samples
@@ -170,9 +171,9 @@ def _of_argument(text: str, where: str, wanted: Wanted) -> Iterator[Raw]:
 
 def _identity(paths: Sequence[Path], wanted: Wanted) -> dict[str, Any]:
     """What changes with the files."""
-    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (visible(path, "**/*") if path.is_dir() else [path])]
     state = hashlib.sha256()
-    for file in files:
+    for file in filter(Path.is_file, files):  # a broken link is none
         stat = file.stat()
         state.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return {

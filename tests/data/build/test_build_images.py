@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,22 @@ def test_pictures_beside_the_class_folders_are_not_lost(build: Build, tmp_path: 
     unlabelled = build(folder, name="u.h5", label="none", num_capsules=4, num_children=4, num_concepts=4)
     assert len(unlabelled.by_id("labels")) == 24
     assert (unlabelled.by_id("labels") >= 0).all(), "each capsule of each picture has a concept"
+
+
+def test_what_programs_hide_in_folders_is_no_sample(build: Build, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures")
+    plain = build(folder, name="plain.h5", num_capsules=4, num_children=4)
+    (folder / ".ipynb_checkpoints").mkdir()
+    shutil.copy(next((folder / "dark").iterdir()), folder / ".ipynb_checkpoints" / "a-checkpoint.png")
+    (folder / "__MACOSX" / "dark").mkdir(parents=True)
+    (folder / "__MACOSX" / "dark" / "b.png").write_bytes(b"\0\5\x16\7")
+    (folder / "dark" / "._b.png").write_bytes(b"\0\5\x16\7")
+    (folder / "dark" / "photo.heic").write_bytes(b"nothing that is read")
+    (folder / "dark" / "gone.png").symlink_to(folder / "nowhere.png")
+    built = build(folder, num_capsules=4, num_children=4)
+    assert built.manifest["class_names"] == ["dark", "light"]
+    assert built.manifest["content_hash"] == plain.manifest["content_hash"]
+    assert any("1 files that are not pictures trm knows were left out (.heic)" in said for said in built.messages)
 
 
 def test_split_folders_are_not_classes(build: Build, tmp_path: Path) -> None:

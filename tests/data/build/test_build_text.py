@@ -127,6 +127,17 @@ def test_wrapped_lines_are_one_paragraph_and_long_lines_one_each(tmp_path: Path)
     assert contents == ["one two three four five six", long.strip(), long + "x"]
 
 
+def test_paragraphs_of_a_script_without_spaces(build: Build, tmp_path: Path) -> None:
+    source = tmp_path / "chinese.txt"
+    texts = [
+        f"第{n}部电影非常好看。我很喜欢里面的演员{chr(0x4E00 + 7 * n)}。剧情有点慢。但是结尾很好。" for n in range(40)
+    ]
+    source.write_text("\n\n".join(["目录", *texts]), encoding="utf-8")
+    built = build(source, num_concepts=4, **SMALL)
+    assert sum(built.report.counts.values()) == 40, "a heading of one word is left out, as in any language"
+    assert built.all("mask").all(), "each has four capsules"
+
+
 def test_a_label_that_training_lacks_is_not_scored(build: Build, tmp_path: Path) -> None:
     source = write_messages(tmp_path / "messages.tsv", 100)
     lines = source.read_text().splitlines()

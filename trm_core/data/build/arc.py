@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trm_core.data.build.folders import visible
 from trm_core.data.build.records import NO_LABELS, Log, Record, digest_array
 from trm_core.errors import ConfigError, DataError
 
@@ -142,7 +143,7 @@ def solutions_path(path: Path) -> Path | None:
 
 def combined_files(folder: Path) -> list[Path]:
     """The challenges files of a folder; where there are any, its other files belong to them."""
-    return sorted(folder.glob(f"*{CHALLENGES}"))
+    return visible(folder, f"*{CHALLENGES}")
 
 
 def parse_grid(raw: Any, where: str) -> np.ndarray:
@@ -167,7 +168,7 @@ def raw_tasks(path: Path) -> Iterator[RawTask]:
         combined = combined_files(path)
         for file in combined:
             yield from raw_tasks(file)
-        for file in [] if combined else sorted(path.glob("*.json")):
+        for file in [] if combined else visible(path, "*.json"):
             yield RawTask(file, file.stem, _task(file, file.stem, load_json(file)), [])
         return
     document = load_json(path)

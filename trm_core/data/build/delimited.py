@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +15,7 @@ from trm_core.errors import DataError
 
 csv.field_size_limit(1 << 26)
 _PEEK = 200
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -75,30 +77,44 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def decoded(raw: bytes, name: str, number: int) -> str:
-    """A line without its end. Raises `DataError` where it is not UTF-8."""
+    """A line without its end. Raises `DataError` where it is not UTF-8, or where the first one shows that its file has
+    no lines that end in a line feed.
+    """
+    if number == 1 and (raw[:2] in _UTF16 or raw.count(0) > len(raw) // 3):
+        raise DataError(f"{name}: is UTF-16 text, not UTF-8", hint="convert it first: iconv -f utf-16 -t utf-8")
     try:
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{name}:{number}: is not UTF-8 text (byte {error.start + 1} of the line)",
-            hint="convert it first, for example: iconv -f latin1 -t utf-8",
+            hint="convert it first, for example: iconv -f windows-1252 -t utf-8",
         ) from None
+    if number == 1 and "\r" in line and not raw.endswith(b"\n"):
+        raise DataError(
+            f"{name}: its lines end in a carriage return alone, as on old Macintoshes",
+            hint=r"convert it first: tr '\r' '\n'",
+        )
+    return line
 
 
 def csv_rows(
     name: str, columns: Sequence[str], delimiter: str, lines: Iterable[tuple[int, str]]
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """(line number, values) of the rows below the header. Raises `DataError` with file and line."""
+    """(line number, values) of the rows below the header. Rows without a value are left out, as spreadsheets write them
+    below a table, and so are empty fields beyond the last column. Raises `DataError` with file and line.
+    """
     reader = csv.reader((line + "\n" for _, line in lines), delimiter=delimiter, strict=True)
     try:
         next(row for row in reader if any(cell.strip() for cell in row))  # the header
         for row in reader:
-            if not row:
+            if not any(cell.strip() for cell in row):
                 continue
+            if len(row) > len(columns) and not any(cell.strip() for cell in row[len(columns) :]):
+                del row[len(columns) :]
             if len(row) != len(columns):
                 raise DataError(
                     f"{name}:{reader.line_num}: has {len(row)} fields, the header has {len(columns)}",
-                    hint="quote fields that hold the delimiter or a line break",
+                    hint="quote fields that hold the delimiter or a line break; the header is the first line",
                 )
             yield reader.line_num, tuple(row)
     except csv.Error as error:
@@ -121,15 +137,24 @@ def open_delimited(path: Path) -> Delimited:
 
 
 def csv_header(name: str, filled: list[str], tabs: bool = False) -> tuple[str, tuple[str, ...]]:
-    """(delimiter, names of the columns) of the first lines that are not blank. Raises `DataError` for no header."""
-    delimiter = "\t" if tabs else max(",;\t|", key=filled[0].count)
-    header = next(csv.reader([filled[0]], delimiter=delimiter))
-    columns = tuple(name.strip() for name in header)
+    """(delimiter, names of the columns) of the first lines that are not blank. Nameless columns at the end are none.
+    Raises `DataError` for no header.
+    """
+    delimiter = "\t" if tabs else max(",;\t|", key=_unquoted_header(filled).count)
+    try:
+        header, *below = csv.reader((line + "\n" for line in filled), delimiter=delimiter)
+    except csv.Error as error:
+        raise DataError(f"{name}: the first lines are no csv: {error}", hint="check the quotes") from None
+    columns = tuple(" ".join(map(str.strip, name.splitlines())).strip() for name in header)  # Excel breaks long names
+    while columns and not columns[-1]:
+        columns = columns[:-1]
+    if not columns:
+        raise DataError(f"{name}: the first line holds no names of columns", hint="add a header line")
     if all(is_number(column) for column in columns):
         raise DataError(
             f"{name}: the first line holds only numbers, not the names of columns", hint="add a header line"
         )
-    seen = {row[0] for row in csv.reader(filled[1:], delimiter=delimiter) if row}
+    seen = {row[0] for row in below if row}
     if len(columns) == 2 and columns[0] in seen:
         raise DataError(
             f"{name}: the first line looks like data: {columns[0]!r} comes again below it", hint="add a header line"
@@ -138,6 +163,16 @@ def csv_header(name: str, filled: list[str], tabs: bool = False) -> tuple[str, t
         twice = next(column for column in columns if columns.count(column) > 1)
         raise DataError(f"{name}: two columns are called {twice!r}", hint="rename one of them in the header")
     return delimiter, columns
+
+
+def _unquoted_header(filled: list[str]) -> str:
+    """The first record, which may go over several lines, without what stands in quotes."""
+    record = ""
+    for line in filled:
+        record += line
+        if record.count('"') % 2 == 0:
+            break
+    return re.sub('"[^"]*"', "", record)
 
 
 def looks_labelled(lines: list[str]) -> bool:

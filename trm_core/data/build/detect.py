@@ -9,6 +9,7 @@ from trm_core.config.schema import BuildConfig
 from trm_core.data.build.arc import combined_files, load_json, looks_like_arc
 from trm_core.data.build.array_files import open_arrays
 from trm_core.data.build.delimited import is_number, open_delimited
+from trm_core.data.build.folders import visible
 from trm_core.data.build.images import IMAGE_ARRAYS, IMAGE_SUFFIXES, class_folders
 from trm_core.data.build.tables import is_missing
 from trm_core.data.build.text import TEXT_NAMES, labelled_lines
@@ -73,9 +74,9 @@ def _folder(path: Path) -> tuple[str, str]:
                 hint=f"give one of them, for example {folders[0]}; the builder splits by itself",
             )
         return "images", f"a folder with {len(folders)} folders of pictures, one per class"
-    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir()):
+    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in visible(path, "*")):
         return "images", "a folder of pictures without classes"
-    tasks = sorted(path.glob("*.json"))
+    tasks = visible(path, "*.json")
     if tasks and looks_like_arc(load_json(tasks[0])):
         combined = len(combined_files(path))
         what = f"{combined} combined files of" if combined else f"{len(tasks)} JSON files with"

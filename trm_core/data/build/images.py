@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from trm_core.data.build.array_files import ArrayFile, open_arrays
 from trm_core.data.build.arrays import LABEL_ARRAYS, class_name
+from trm_core.data.build.folders import visible
 from trm_core.data.build.pictures import ImageFile, open_picture, upright_size
 from trm_core.data.build.records import Log, Record, digest_array, label_among
 from trm_core.errors import DataError
@@ -120,25 +122,26 @@ def picture_files(path: Path, log: Log) -> list[tuple[Path, str | None]]:
     without pictures.
     """
     folders = class_folders(path)
-    found = [(file, folder.name) for folder in folders for file in sorted(folder.rglob("*"))]
-    beside = [(file, None) for file in sorted(path.iterdir())]
+    found = [(file, folder.name) for folder in folders for file in visible(folder, "**/*")]
+    beside = [(file, None) for file in visible(path, "*")]
     files: list[tuple[Path, str | None]] = []
-    ignored = 0
+    ignored: Counter[str] = Counter()
     for file, label in (*found, *beside):
         if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
             files.append((file, label))
         elif file.is_file():
-            ignored += 1
+            ignored[file.suffix.lower() or "without a suffix"] += 1
     if not files:
         raise DataError(f"{path}: holds no pictures", hint="known suffixes: " + ", ".join(sorted(IMAGE_SUFFIXES)))
     if ignored:
-        log(f"{path}: {ignored} files that are not pictures were left out")
+        kinds = ", ".join(suffix for suffix, _ in ignored.most_common(5))
+        log(f"{path}: {ignored.total()} files that are not pictures trm knows were left out ({kinds})")
     return files
 
 
 def class_folders(path: Path) -> list[Path]:
     """Sub-folders that hold pictures, sorted; empty for a flat folder."""
-    return [folder for folder in sorted(path.iterdir()) if folder.is_dir() and _holds_pictures(folder)]
+    return [folder for folder in visible(path, "*") if folder.is_dir() and _holds_pictures(folder)]
 
 
 def find_images(path: str, arrays: dict[str, ArrayFile], label: str | None) -> tuple[ArrayFile, str | None]:
@@ -154,4 +157,4 @@ def find_images(path: str, arrays: dict[str, ArrayFile], label: str | None) -> t
 
 
 def _holds_pictures(folder: Path) -> bool:
-    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))
+    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in visible(folder, "**/*"))

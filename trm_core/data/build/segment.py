@@ -1,17 +1,29 @@
 """A document as k segments (about sentences) of m phrases each, cut where the language has joints.
 
 Sentences and phrases are found by punctuation and conjunctions. Too many pieces are joined with their neighbours so
-that all get about equally many words; too few are cut again, the longest first, at a joint if there is one and in the
-middle otherwise, as long as both halves keep a few words. What still is missing is padding (an empty string).
+that all get about equally many words (`words` says what a word is); too few are cut again, the longest first, at a
+joint if there is one and in the middle otherwise, as long as both halves keep a few words. What still is missing is
+padding (an empty string).
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 
-# After . ! ? … and closing quotes or brackets, before white space; or at a line break or a wide gap.
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'\u201d\u2019)\]]*\s+|\n+|\s{3,}")
-_PHRASE_END = re.compile(r"(?<=[,;:\u2013\u2014])\s+|\s+(?=\()|(?<=\))\s+|\s-{1,2}\s|\s*\.{2,}\s*")
+from trm_core.data.build.words import count_words, word_starts
+
+# After . ! ? … or their like (Hindi, Arabic, Urdu) and closing quotes or brackets, before white space; at a line break
+# or a wide gap; or after the full stop, ! or ? of Chinese and Japanese, behind which no space is left.
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?…\u0964\u061f\u06d4])[\"'\u201d\u2019)\]]*\s+|\n+|\s{3,}"
+    r"|(?<=[\u3002\uff01\uff1f])(?![\u3002\uff01\uff1f…])[\"'\u201d\u2019\u300d\u300f\uff09)\]]*\s*"
+)
+# The last: commas, semicolons and colons of Chinese and Japanese.
+_PHRASE_END = re.compile(
+    r"(?<=[,;:\u2013\u2014\u060c\u061b])\s+|\s+(?=\()|(?<=\))\s+|\s-{1,2}\s|\s*\.{2,}\s*"
+    r"|(?<=[\uff0c\u3001\uff1b\uff1a])\s*"
+)
 _JOINT = re.compile(
     r"\s+(?=(?:and|but|or|so|because|that|which|who|when|while|if|as|for|with|to|by|from|in|on|at|of)\s)", re.IGNORECASE
 )
@@ -60,20 +72,20 @@ def _fit(pieces: list[str], limit: int, min_words: int) -> tuple[list[str], list
     if len(pieces) > limit:
         joined = _join(pieces, limit)
         return joined, list(range(len(joined)))
-    pieces, origin = list(pieces), list(range(len(pieces)))
+    pieces, origin, words = list(pieces), list(range(len(pieces))), [count_words(piece) for piece in pieces]
     while len(pieces) < limit and pieces:
-        longest = max(range(len(pieces)), key=lambda index: len(pieces[index].split()))
-        halves = _halve(pieces[longest], min_words)
-        if halves is None:
+        longest = max(range(len(pieces)), key=words.__getitem__)
+        parts = _halve(pieces[longest], min_words)
+        if parts is None:
             break
-        pieces[longest : longest + 1] = halves
+        pieces[longest : longest + 1], words[longest : longest + 1] = parts
         origin[longest : longest + 1] = [origin[longest]] * 2
     return pieces, origin
 
 
 def _join(pieces: list[str], limit: int) -> list[str]:
     """Neighbours joined into exactly `limit` runs with about equally many words."""
-    words = [len(piece.split()) for piece in pieces]
+    words = [count_words(piece) for piece in pieces]
     total, spent, begin = sum(words), 0, 0
     runs: list[str] = []
     for index, count in enumerate(words):
@@ -87,14 +99,17 @@ def _join(pieces: list[str], limit: int) -> list[str]:
     return runs
 
 
-def _halve(text: str, min_words: int) -> list[str] | None:
-    """The text in two, at the joint nearest to its middle, else in the middle; None if a half would be too short."""
-    words = text.split()
-    if len(words) < 2 * min_words:
+def _halve(text: str, min_words: int) -> tuple[list[str], list[int]] | None:
+    """The text in two, at the joint nearest to its middle, else in the middle, and how many words each half has; None
+    if one would be too short.
+    """
+    starts = word_starts(text)
+    count = len(starts)
+    if count < 2 * min_words:
         return None
-    places = {len(text[: match.start()].split()) for match in _JOINT.finditer(text)}
-    allowed = [place for place in places if min_words <= place <= len(words) - min_words]
-    middle = len(words) / 2
-    near = [place for place in allowed if abs(place - middle) <= len(words) / 4]
-    cut = min(near, key=lambda place: (abs(place - middle), place)) if near else len(words) // 2
-    return [" ".join(words[:cut]), " ".join(words[cut:])]
+    middle = count / 2
+    begin, end = starts[count // 4], starts[min(count * 3 // 4 + 2, count - 1)]  # where joints are near enough
+    places = {bisect_left(starts, match.end()) for match in _JOINT.finditer(text, max(begin - 1, 0), end)}
+    near = [p for p in places if min_words <= p <= count - min_words and abs(p - middle) <= count / 4]
+    cut = min(near, key=lambda place: (abs(place - middle), place)) if near else count // 2
+    return [text[: starts[cut]].rstrip(), text[starts[cut] :]], [cut, count - cut]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trm_core.data.build.delimited import Delimited, looks_labelled, open_delimited, text_lines
 from trm_core.data.build.records import Log, Record, digest_bytes, label_among
+from trm_core.data.build.words import count_words
 from trm_core.errors import DataError
 
 LABEL_NAMES = ("label", "target", "class", "category")
@@ -60,7 +61,7 @@ class ParagraphReader:
         skipped = 0
         for block in self._blocks():
             for paragraph in _paragraphs(block):
-                if _HEADING.match(paragraph) or len(paragraph.split()) < _MIN_PARAGRAPH_WORDS:
+                if _HEADING.match(paragraph) or count_words(paragraph) < _MIN_PARAGRAPH_WORDS:
                     skipped += 1
                 else:
                     yield Record(paragraph, text_digest(paragraph) if digests else 0)
