@@ -54,7 +54,7 @@ class FolderReader:
                     require_eight_bits(file, picture.mode)
                     colour = colour or picture.mode not in _GRAY_MODES
             except Image.DecompressionBombError as error:
-                raise DataError(f"{file}: {error}") from None
+                raise DataError(f"{file}: {error}", hint="remove the file, or scale it down first") from None
             except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
                 raise DataError(
                     f"{file}: cannot be decoded as an image ({error})", hint="remove or replace it"
@@ -114,7 +114,8 @@ class NpzImagesReader:
                 raise DataError(f"{self.path}: image {number} holds NaN or infinity")
             if low < 0:
                 raise DataError(
-                    f"{self.path}: image {number} has pixels below 0 ({low:.3g})", hint="scale them to 0..1"
+                    f"{self.path}: image {number} has pixels below 0 ({low:.3g})",
+                    hint="scale them to 0..1; if they are no pictures but signals or embeddings, give --kind arrays",
                 )
             largest = max(largest, high)
         return largest
