@@ -225,9 +225,10 @@ def _answers(train: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> np.
         names, counts = np.unique(labels, return_counts=True)
         return np.full(len(held_out), names[counts.argmax()])
     with warnings.catch_warnings():
-        # A probe that has not fully converged, or saw a class once, is as good a measure.
+        # A probe that has not fully converged, or saw a class once or about so, is as good a measure.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than", UserWarning)
         if _MAX_LOGISTIC_CLASSES < len(np.unique(labels)) < len(labels):
             probe = _discriminant()
         else:

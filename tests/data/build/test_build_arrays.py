@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,22 @@ def test_bad_arrays(build: Build, tmp_path: Path, name: str, arrays: dict[str, A
     with pytest.raises(DataError, match=message):
         build(source)
     assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    ("labels", "hint"),
+    [
+        (np.eye(3)[[0, 1, 2] * 20], r"labels\.argmax\(1\)"),
+        (np.eye(4, dtype=int)[[0, 1, 2] * 20], r"labels\.argmax\(1\)"),
+        (np.zeros((60, 1), int), r"labels\[:, 0\]"),
+        (np.asarray(["cat", "dog", "cow"], object)[[0, 1, 2] * 20], r"\.astype\(str\)"),
+        (np.asarray([b"cat", b"dog", b"cow"])[[0, 1, 2] * 20], r"\.astype\(str\)"),
+    ],
+)
+def test_how_labels_are_saved_is_said(build: Build, tmp_path: Path, labels: np.ndarray, hint: str) -> None:
+    with pytest.raises(DataError) as caught:
+        build(save(tmp_path / "made.npz", embeddings() | {"labels": labels}))
+    assert re.search(hint, caught.value.hint or ""), caught.value.hint
 
 
 def test_pickles_and_truncated_files_are_refused(build: Build, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -259,6 +260,29 @@ def test_sources_that_cannot_be_read(build: Build, tmp_path: Path, name: str, co
         build(source)
     assert name in caught.value.message
     assert [path.name for path in tmp_path.iterdir()] == ([name] if content != b"-" else [])
+
+
+HINTS: list[tuple[str, bytes, str]] = [
+    ("table.xlsx", b"PK", "save it as .csv"),
+    ("table.csv.gz", b"x", "unpack it"),
+    ("records.json", b'[{"a": 1, "label": 2}]', r"jq -c \.\[\]"),
+    ("records.jsonl", b'[\n {"a": 1, "label": 2}\n]\n', r"jq -c \.\[\]"),
+    ("nested.jsonl", b'{"f": {"one": 1, "two": 2, "three": 3}, "label": 1}\n' * 2, "a field of its own"),
+    ("texts/good/1.txt", b"a text of its own", "with the columns text and label"),
+    ("photos/good/1.heic", b"x", r"there are \.heic; .* bring pictures to one of .*\.png"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "hint"), HINTS, ids=[name for name, _, _ in HINTS])
+def test_what_to_do_is_said_of_forms_that_are_not_read(
+    build: Build, tmp_path: Path, name: str, content: bytes, hint: str
+) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        build(tmp_path / name.split("/")[0])
+    assert re.search(hint, caught.value.hint or ""), caught.value.hint
 
 
 def test_a_capsule_file_is_no_source(build: Build, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,18 @@ def test_large_files_are_sampled_and_wide_ones_projected() -> None:
                 sample.offer(split, start, {"sketches": wide[:, :, 0], "children": wide, "labels": labels})
     assert kept == {"train": 5000, "validation": 2000}
     assert sample.arrays("train")["children"].shape[1:] == (2, 1024)
+
+
+def test_classes_of_about_one_sample_cause_no_warnings() -> None:
+    counts = {"train": 30, "validation": 10}
+    sample = ProbeSample(counts, 2, per_capsule=False)
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        rows = rng.standard_normal((count, 2, 3)).astype(np.float32)
+        sample.offer(split, 0, {"sketches": rows, "children": rows[:, :, None], "labels": np.arange(count) % 24})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert measure(sample) is not None
 
 
 def test_nothing_to_measure_on() -> None:

@@ -52,3 +52,44 @@ def test_what_has_to_be_converted_first(tmp_path: Path, content: bytes, message:
     with pytest.raises(DataError, match=message) as caught:
         list(open_delimited(tmp_path / "table.csv").rows())
     assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["3,5", "17,25", "4"],
+        ["1,234.50", "999.00", "12,000,000"],
+        ["12%", "7 %", "100%"],
+        ["$5", "$1,000", "€ 7"],
+        ["1", "2", "3", "4", "5", "-"],
+        ["1.5", "2.5", "3.5", "4.5", "5.5", "about 6"],
+    ],
+)
+def test_numbers_that_are_read_as_categories_are_said(build: Build, tmp_path: Path, cells: list[str]) -> None:
+    rows = [f"{cells[n % len(cells)]};{n % 2}" for n in range(60)]
+    (tmp_path / "table.csv").write_text("\n".join(["size;label", *rows]))
+    built = build(tmp_path / "table.csv")
+    said = [message for message in built.messages if "column 'size' is read as categories, not as numbers" in message]
+    odd = next(cell for cell in cells if not cell.replace(".", "").isdigit())
+    assert [f"line {cells.index(odd) + 2} holds {odd!r}" in one for one in said] == [True]
+
+
+def test_categories_are_no_numbers(build: Build, tmp_path: Path) -> None:
+    rows = [f"{'123'[n % 3]}{' +'[n % 2]};2024-01-{n % 28 + 1:02};{n % 20}-{n % 20 + 10};{n % 2}" for n in range(60)]
+    (tmp_path / "table.csv").write_text("\n".join(["stage;day;age;label", *rows]))
+    assert not any("not as numbers" in message for message in build(tmp_path / "table.csv").messages)
+
+
+def test_errors_of_spreadsheets_are_missing_values(build: Build, tmp_path: Path) -> None:
+    rows = [f"{'#DIV/0!' if n % 7 == 0 else n};{'#N/A' if n % 5 == 0 else 2.5 * n};{n % 2}" for n in range(60)]
+    (tmp_path / "table.csv").write_text("\n".join(["a;b;label", *rows]))
+    built = build(tmp_path / "table.csv")
+    assert built.manifest["encoder_settings"][0]["numeric"] == ["a", "b"]
+    assert built.by_id("children")[:2, 0, 0].tolist()[0] == [0.0, 1.0], "the flag of a missing value"
+
+
+def test_a_number_too_large_for_any_mean_is_named(build: Build, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("\n".join(["a;label", *(f"{n};{n % 2}" for n in range(40)), "1.79e308;1"]))
+    with pytest.raises(DataError, match=r"table.csv:42: column 'a' holds 1.79e308, which is too large") as caught:
+        build(tmp_path / "table.csv")
+    assert "empty" in (caught.value.hint or "")

@@ -107,9 +107,11 @@ class NpyArray:
         except (ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{where}: is damaged or not a NumPy array ({error})") from None
         if dtype.kind not in "fiubU":
+            text = dtype.kind in "OS"
             raise DataError(
-                f"{where}: holds {dtype}, expected numbers" + (" or text" if dtype.kind == "O" else ""),
-                hint="save it with a numeric dtype; Python objects are never loaded",
+                f"{where}: holds {dtype}, expected numbers" + (" or text" if text else ""),
+                hint="Python objects are never loaded: save numbers with a numeric dtype"
+                + (", names of classes with .astype(str)" if text else ""),
             )
         if fortran and len(shape) > 1:
             raise DataError(f"{where}: is in Fortran order", hint="save numpy.ascontiguousarray(x) instead")

@@ -25,6 +25,10 @@ _EMBEDDINGS = ("sketches", "children", "checksums")
 _BESIDE = ("parents", "mask")
 LABEL_ARRAYS = ("labels", "label", "y", "targets", "target")
 _FIT_BYTES = 64 << 20
+_ONE_HOT = (
+    "labels are [N], or [N, k] with one for each capsule: of one-hot rows save labels.argmax(1), of a column [N, 1] "
+    "labels[:, 0]"
+)
 
 
 class ArraysReader:
@@ -204,13 +208,19 @@ def _check_shapes(path: str, fields: Mapping[str, ArrayFile], labels: ArrayFile 
         if array.dtype.kind not in kinds or (
             name == "labels" and len(array.shape) == 2 and array.dtype.kind not in "iu"
         ):
-            raise DataError(f"{where} has dtype {array.dtype}, which cannot be {name}")
+            raise DataError(
+                f"{where} has dtype {array.dtype}, which cannot be {name}",
+                hint=_ONE_HOT if name == "labels" and len(array.shape) == 2 else None,
+            )
         for axis, size in zip(FIELDS[name].axes_of_rank(len(array.shape)), array.shape, strict=True):
             if size < 1:
                 raise DataError(f"{where} has {axis} = {size}; at least 1 is needed")
             expected, by = sizes.setdefault(axis, (size, name))
             if size != expected:
-                raise DataError(f"{where} has {axis} = {size} where {by} has {axis} = {expected}")
+                raise DataError(
+                    f"{where} has {axis} = {size} where {by} has {axis} = {expected}",
+                    hint=_ONE_HOT if name == "labels" and axis == "k" else None,
+                )
 
 
 def _checked_prices(path: str, array: ArrayFile, capsules: int) -> np.ndarray:

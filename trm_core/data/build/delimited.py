@@ -15,6 +15,7 @@ from trm_core.errors import DataError
 
 csv.field_size_limit(1 << 26)
 _PEEK = 200
+_ONE_A_LINE = "an object stands on each line; to make that of a list: jq -c .[] FILE"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -192,9 +193,11 @@ def parse_object(path: Path, number: int, line: str) -> dict[str, object]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}:{number}: is not JSON ({error})") from None
+        raise DataError(f"{path}:{number}: is not JSON ({error})", hint=_ONE_A_LINE) from None
     if not isinstance(record, dict):
-        raise DataError(f"{path}:{number}: is {type(record).__name__}, expected an object with named fields")
+        raise DataError(
+            f"{path}:{number}: is {type(record).__name__}, expected an object with named fields", hint=_ONE_A_LINE
+        )
     return record
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +22,11 @@ _ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".hdf")
 _LEGACY = (".pt", ".pth")
 _SPLIT_FOLDERS = frozenset({"train", "test", "val", "valid", "validation"})
 _PROSE_WORDS = 4.0
+_UNPACK = "unpack it, and give what was in it"
+_SAVE_AS_CSV = "save it as .csv: one table with a header, UTF-8"
+_CONVERT = dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst", ".tar", ".tgz", ".7z"), _UNPACK) | dict.fromkeys(
+    (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".arrow", ".dta", ".sav", ".rds", ".pkl"), _SAVE_AS_CSV
+)
 _PEEK_ROWS = 100
 
 
@@ -52,7 +58,10 @@ def detect_kind(source: str, config: BuildConfig) -> tuple[str, str]:
     if suffix == ".json":
         if looks_like_arc(load_json(path)):
             return "arc", "JSON with train and test pairs of grids"
-        raise DataError(f"{path}: is JSON, but not of ARC tasks", hint="turn records into .jsonl, one object a line")
+        raise DataError(
+            f"{path}: is JSON, but not of ARC tasks",
+            hint="turn records into .jsonl, one object a line, for example: jq -c .[] FILE",
+        )
     if suffix in _ARRAYS:
         return _arrays(path)
     if suffix in _LEGACY:
@@ -61,7 +70,8 @@ def detect_kind(source: str, config: BuildConfig) -> tuple[str, str]:
         raise DataError(f"{path}: is a single picture", hint="give the folder, with one sub-folder per class")
     raise DataError(
         f"{path}: its kind cannot be told from {suffix or 'a name without a suffix'!r}",
-        hint="known: folders of pictures, .npz .npy .h5 .csv .tsv .jsonl .txt .json .pt; or rename it and give --kind",
+        hint=_CONVERT.get(suffix)
+        or "known: folders of pictures, .npz .npy .h5 .csv .tsv .jsonl .txt .json .pt; or rename it and give --kind",
     )
 
 
@@ -81,7 +91,17 @@ def _folder(path: Path) -> tuple[str, str]:
         combined = len(combined_files(path))
         what = f"{combined} combined files of" if combined else f"{len(tasks)} JSON files with"
         return "arc", f"a folder of {what} ARC tasks"
-    raise DataError(f"{path}: holds neither pictures nor ARC tasks", hint="name the file inside it")
+    there = Counter(file.suffix.lower() for file in visible(path, "**/*") if file.is_file())
+    if there.keys() & {".txt", ".md", ".html"}:
+        hint = "texts in files of their own: put them into one .csv or .jsonl with the columns text and label"
+    elif there:
+        hint = (
+            f"there are {', '.join(name or 'no suffix' for name, _ in there.most_common(5))}; name a file inside it, "
+        )
+        hint += f"or bring pictures to one of {', '.join(sorted(IMAGE_SUFFIXES))}"
+    else:
+        hint = "it is empty"
+    raise DataError(f"{path}: holds neither pictures nor ARC tasks", hint=hint)
 
 
 def _rows(path: Path, config: BuildConfig) -> tuple[str, str]:
@@ -102,6 +122,8 @@ def _rows(path: Path, config: BuildConfig) -> tuple[str, str]:
     numeric = 0
     for index, name in enumerate(table.columns):
         cells = [row[index].strip() for row in rows if not is_missing(row[index].strip())]
+        if table.form == "jsonl" and all(cell[:1] in "{[" for cell in cells):
+            continue  # the reader says what it thinks of lists and objects
         if cells and all(is_number(cell) for cell in cells):
             numeric += 1
         elif cells and sum(len(cell.split()) for cell in cells) / len(cells) >= _PROSE_WORDS:
@@ -123,6 +145,12 @@ def _arrays(path: Path) -> tuple[str, str]:
     shape = images[0].shape
     if len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3, 4)):
         return "images", f"its array {images[0].name} {list(shape)} has the shape of pictures"
+    if len(shape) == 2:
+        raise DataError(
+            f"{path}: {images[0].name} {list(shape)} holds a row of numbers for each sample",
+            hint="save it as .csv with a header: a table, whose columns are bought one by one; or reshape embeddings "
+            "to [N, k, m, D] and call them children",
+        )
     raise DataError(
         f"{path}: it is not clear whether {images[0].name} {list(shape)} holds pictures or embeddings",
         hint="give --kind images ([N, H, W] or [N, H, W, C]) or --kind arrays ([N, k, m, D])",

@@ -7,6 +7,7 @@ statistics); means, spreads and categories are fitted on the training split by `
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,17 @@ from trm_core.data.build.records import Log, Record, digest_bytes, label_among
 from trm_core.data.build.text import LABEL_NAMES
 from trm_core.errors import DataError
 
-MISSING = frozenset({"", "na", "n/a", "nan", "-nan", "null", "none", "?"})
+MISSING = frozenset(
+    {"", "na", "n/a", "nan", "-nan", "null", "none", "?", "<na>"}
+    | {"#n/a", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}  # of spreadsheets
+)
 _NO_LABEL = MISSING - {"none"}  # which is a class: none, mild, severe
 _MAX_COUNTED = 256
+_LARGEST = 1e100  # squares of what is larger may be too large for a float
+_EMPTY = "leave the cell empty where a value is missing"
+# 1,234.5 or 1.234,5 or 12 % or $5: numbers to people, which float() does not take.
+_WRITTEN = re.compile(r"[-+(]?\s*[$€£¥]?\s*\d[\d.,'\s]*(?:[eE][-+]?\d+)?\s*[%$€£¥]?\)?")
+_NEARLY_ALL = 0.8
 LABEL_COLUMNS = (*LABEL_NAMES, "y", "species", "outcome")
 
 
@@ -52,7 +61,7 @@ class TableReader:
         self._indices = [index for index in range(len(names)) if index != aside]
         if not self._indices:
             raise DataError(f"{path}: has no columns besides the label")
-        self.columns, self.categories = self._examine()
+        self.columns, self.categories = self._examine(log)
 
     def records(self, *, digests: bool) -> Iterator[Record]:
         for _, values in self._table.rows(self._indices if self._label is None else [*self._indices, self._label]):
@@ -62,10 +71,11 @@ class TableReader:
                 label = ""
             yield Record(cells, digest_bytes(*(cell.encode() for cell in cells)) if digests else 0, label or None)
 
-    def _examine(self) -> tuple[list[Column], list[set[str]]]:
-        """The columns, and up to 256 different values of those that do not hold numbers."""
+    def _examine(self, log: Log) -> tuple[list[Column], list[set[str]]]:
+        """The columns, and up to 256 different values of those that hold no numbers. Says which of these nearly do."""
         seen: list[set[str]] = [set() for _ in self._indices]
         numeric = [True] * len(self._indices)
+        odd = [""] * len(self._indices)
         filled = [False] * len(self._indices)
         for line, values in self._table.rows(self._indices):
             for position, index in enumerate(self._indices):
@@ -77,14 +87,24 @@ class TableReader:
                     number = to_number(cell)
                     if number is None:
                         numeric[position] = False
-                    elif math.isinf(number):
-                        raise DataError(f"{self.path}:{line}: column {self._table.columns[index]!r} holds infinity")
+                        odd[position] = f"line {line} holds {cell[:40]!r}"
+                    elif abs(number) > _LARGEST:
+                        what = "infinity" if math.isinf(number) else f"{cell}, which is too large"
+                        raise DataError(
+                            f"{self.path}:{line}: column {self._table.columns[index]!r} holds {what}", hint=_EMPTY
+                        )
                 if len(seen[position]) < _MAX_COUNTED:
                     seen[position].add(cell)
         columns = [
             Column(self._table.columns[index], numeric[p] and filled[p], 0 if numeric[p] else len(seen[p]))
             for p, index in enumerate(self._indices)
         ]
+        for column, cells, first in zip(columns, seen, odd, strict=True):
+            if first and sum(map(_reads_as_number, cells)) >= _NEARLY_ALL * len(cells):
+                log(
+                    f"{self.path}: column {column.name!r} is read as categories, not as numbers: {first}; "
+                    f"write numbers as 1234.5, and {_EMPTY}"
+                )
         return columns, [set() if column.numeric else values for column, values in zip(columns, seen, strict=True)]
 
 
@@ -110,6 +130,10 @@ def _united(readers: Sequence[TableReader], place: int) -> Column:
             )
     distinct = len(set().union(*(reader.categories[place] for reader in filled)))
     return Column(column.name, column.numeric, 0 if column.numeric else min(distinct, _MAX_COUNTED))
+
+
+def _reads_as_number(cell: str) -> bool:
+    return to_number(cell) is not None or _WRITTEN.fullmatch(cell) is not None
 
 
 def is_missing(cell: str) -> bool:
