@@ -14,7 +14,7 @@ from typing import Any
 from trm_core.data.build.arc import PARTS, RawTask, concept_of, looks_like_arc
 from trm_core.data.build.arrays import class_name
 from trm_core.data.build.delimited import csv_header, csv_rows
-from trm_core.data.build.records import silent
+from trm_core.data.build.records import called, class_text, silent
 from trm_core.data.build.tables import LABEL_COLUMNS, is_missing
 from trm_core.data.build.text import TEXT_NAMES
 from trm_core.errors import DataError
@@ -112,8 +112,8 @@ def of_value(value: Any, where: str, wanted: Wanted) -> Raw:
         return Raw(value, where, where)
     label = _label_of(value, where, wanted)
     own = value.get("id")
-    called = str(own) if isinstance(own, str | int) and str(own).strip() else where
-    return Raw(_sample_of(value, where, wanted), where, called, label)
+    known_as = str(own) if isinstance(own, str | int) and str(own).strip() else where
+    return Raw(_sample_of(value, where, wanted), where, known_as, label)
 
 
 def arc_samples(value: Any, where: str, wanted: Wanted) -> Iterator[Raw]:
@@ -138,8 +138,8 @@ def task_samples(task: RawTask, wanted: Wanted) -> Iterator[Raw]:
     label = concept if concept is not None and wanted.is_class(concept) else None
     for part in PARTS:
         for number, pair in enumerate(task.pairs(part)):
-            called = f"{task.name} {part} {number}".strip()
-            yield Raw({"input": pair.input, "output": pair.output}, f"{task.file}: {called}", called, label)
+            pair_name = f"{task.name} {part} {number}".strip()
+            yield Raw({"input": pair.input, "output": pair.output}, f"{task.file}: {pair_name}", pair_name, label)
 
 
 def _is_json(line: str, kind: str) -> bool:
@@ -196,10 +196,10 @@ def _sample_of(row: Mapping[str, Any], where: str, wanted: Wanted) -> Any:
         return row[wanted.column]
     if wanted.kind != "text":
         return row
-    named = [name for name in TEXT_NAMES if name in row]
+    named = called(row, TEXT_NAMES)
     if len(named) == 1:
         return row[named[0]]
-    others = [name for name in row if name not in (*LABEL_COLUMNS, "id", wanted.label)]
+    others = [name for name in row if name.casefold() not in (*LABEL_COLUMNS, "id") and name != wanted.label]
     return row[others[0]] if len(row) <= 2 and len(others) == 1 else row
 
 
@@ -209,14 +209,16 @@ def known_class(label: str | None, where: str, wanted: Wanted) -> str | None:
         return label
     raise DataError(
         f"{where}: the label {label[:60]!r} is no class of the model",
-        hint="--label NAME says which column holds the classes",
+        hint="--label NAME says which column holds the classes"
+        if wanted.label is None
+        else "empty the label of rows that have none of its classes, or leave --label out",
     )
 
 
 def _label_of(row: Mapping[str, Any], where: str, wanted: Wanted) -> str | None:
     """The class that a row says it has. Of a column that was not named, what the model does not know is no label."""
     if wanted.label is None:
-        name = next((name for name in LABEL_COLUMNS if name in row and name != wanted.column), None)
+        name = next(iter(called([name for name in row if name != wanted.column], LABEL_COLUMNS)), None)
         label = None if name is None else _class_of(row[name], wanted)
         return label if label is not None and wanted.is_class(label) else None
     if wanted.label not in row:
@@ -233,4 +235,6 @@ def _class_of(value: Any, wanted: Wanted) -> str | None:
     if not isinstance(value, str):
         return None
     name = value.strip()
+    if not wanted.is_class(name):
+        name = class_text(name)
     return None if is_missing(name) and not wanted.is_class(name) else name

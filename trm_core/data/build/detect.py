@@ -12,6 +12,7 @@ from trm_core.data.build.array_files import open_arrays
 from trm_core.data.build.delimited import is_number, open_delimited
 from trm_core.data.build.folders import visible
 from trm_core.data.build.images import IMAGE_ARRAYS, IMAGE_SUFFIXES, class_folders
+from trm_core.data.build.records import called
 from trm_core.data.build.tables import is_missing
 from trm_core.data.build.text import TEXT_NAMES, labelled_lines
 from trm_core.data.fields import FORMAT
@@ -112,7 +113,7 @@ def _rows(path: Path, config: BuildConfig) -> tuple[str, str]:
     if config.text is not None:
         table.column(config.text)
         return "text", f"its text column {config.text!r} was named"
-    if named := [name for name in TEXT_NAMES if name in table.columns]:
+    if named := called(table.columns, TEXT_NAMES):
         if len(named) > 1:
             raise DataError(f"{path}: which column is the text: {' or '.join(named)}?", hint=f"give --text {named[0]}")
         return "text", f"it has a column {named[0]!r}"

@@ -8,6 +8,7 @@ labels, once for a bounded sample to fit the encoder on, and once to encode.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+_WHOLE = re.compile(r"([-+]?\d+)\.0+")
 NO_LABELS = "none"  # as the name of a label: the source has none, whatever stands in it
 Log = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -51,8 +53,24 @@ class Reader(Protocol):
 def label_among(there: Collection[str], told: str | None, usual: Sequence[str]) -> str | None:
     """The name of the labels: the one that was told, else a usual one that is there. None: there shall be no labels."""
     if told is None:
-        return next((name for name in usual if name in there), None)
+        return next(iter(called(there, usual)), None)
     return None if told == NO_LABELS and told not in there else told
+
+
+def called(there: Collection[str], usual: Sequence[str]) -> list[str]:
+    """Those of the names that are usual ones, in the order of these; where there is none, in any case: Species, LABEL.
+    Of a single letter its case matters, for Y is a coordinate where y is a target.
+    """
+    if exact := [name for name in usual if name in there]:
+        return exact
+    return [name for one in usual if len(one) > 1 for name in there if name.casefold() == one]
+
+
+def class_text(text: str) -> str:
+    """A label that is written as text, as the name of its class: a whole number has no point, however it was saved."""
+    text = text.strip()
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
 
 
 def digest_bytes(*parts: bytes) -> int:

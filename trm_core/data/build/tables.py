@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trm_core.config.schema import BuildConfig
 from trm_core.data.build.delimited import Delimited, open_delimited
-from trm_core.data.build.records import Log, Record, digest_bytes, label_among
+from trm_core.data.build.records import Log, Record, class_text, digest_bytes, label_among
 from trm_core.data.build.text import LABEL_NAMES
 from trm_core.errors import DataError
 
@@ -66,7 +66,7 @@ class TableReader:
     def records(self, *, digests: bool) -> Iterator[Record]:
         for _, values in self._table.rows(self._indices if self._label is None else [*self._indices, self._label]):
             cells = tuple(values[index].strip() for index in self._indices)
-            label = values[self._label].strip() if self._label is not None else ""
+            label = class_text(values[self._label]) if self._label is not None else ""
             if label.casefold() in _NO_LABEL:
                 label = ""
             yield Record(cells, digest_bytes(*(cell.encode() for cell in cells)) if digests else 0, label or None)

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from trm_core.data.build.delimited import Delimited, looks_labelled, open_delimited, text_lines
-from trm_core.data.build.records import Log, Record, digest_bytes, label_among
+from trm_core.data.build.records import Log, Record, called, class_text, digest_bytes, label_among
 from trm_core.data.build.words import count_words
 from trm_core.errors import DataError
 
@@ -26,7 +26,7 @@ class RowTextReader:
         self.path = path
         self._table: Delimited = labelled_lines(Path(path)) or open_delimited(Path(path))
         if text is None:
-            text = next((name for name in TEXT_NAMES if name in self._table.columns), None)
+            text = next(iter(called(self._table.columns, TEXT_NAMES)), None)
             if text is None:
                 raise DataError(
                     f"{path}: which column is the text? There are: {', '.join(self._table.columns)}",
@@ -44,7 +44,7 @@ class RowTextReader:
         read = [self._text] if self._label is None else [self._text, self._label]
         for _, values in self._table.rows(read):
             text = values[self._text]
-            label = values[self._label].strip() if self._label is not None else ""
+            label = class_text(values[self._label]) if self._label is not None else ""
             yield Record(text, text_digest(text) if digests else 0, label or None)
 
 
