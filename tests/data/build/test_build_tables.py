@@ -142,6 +142,13 @@ def test_columns_that_come_later_are_columns(build: Build, tmp_path: Path) -> No
     assert built.by_id("labels")[:3].tolist() == [-100, 1, 0]
 
 
+def test_a_column_that_comes_after_hundreds_of_lines_is_a_column(build: Build, tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"a": n * 0.1, "label": n % 2} for n in range(400)]
+    rows[320]["rare"] = 1.5
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(build(tmp_path / "t.jsonl").manifest["encoder_settings"][0]["groups"]) == ["a", "rare"]
+
+
 def test_what_is_a_number_only_to_python(build: Build, tmp_path: Path) -> None:
     rows: list[list[object]] = [["-nan" if n == 3 else n, f"{n}_0", "ab"[n % 2]] for n in range(60)]
     built = build(write_table(tmp_path / "t.csv", rows, ["x", "code", "label"]), validation=0.0, test=0.0)

@@ -7,7 +7,7 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -43,6 +43,14 @@ class Delimited:
                     yield number, (label.strip(), text)
         else:
             yield from csv_rows(str(self.path), self.columns, self.delimiter, text_lines(self.path))
+
+    def of_all_lines(self) -> Delimited:
+        """With the fields of all lines of a jsonl file as columns; `open_delimited` saw those of the first ones alone."""
+        if self.form != "jsonl":
+            return self
+        filled = ((number, line) for number, line in text_lines(self.path) if line.strip())
+        names = dict.fromkeys(name for number, line in filled for name in parse_object(self.path, number, line))
+        return replace(self, columns=tuple(names))
 
     def column(self, name: str) -> int:
         """Index of a column. Raises `DataError` with the columns there are and the nearest name."""

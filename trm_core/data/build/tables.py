@@ -46,7 +46,7 @@ class TableReader:
 
     def __init__(self, path: str, config: BuildConfig, log: Log) -> None:
         self.path = path
-        self._table: Delimited = open_delimited(Path(path))
+        self._table: Delimited = open_delimited(Path(path)).of_all_lines()
         names = self._table.columns
         label = label_among(names, config.label, LABEL_COLUMNS)
         # What is no target is no feature either: new samples come without it.
