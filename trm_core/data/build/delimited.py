@@ -45,7 +45,7 @@ class Delimited:
             yield from csv_rows(str(self.path), self.columns, self.delimiter, text_lines(self.path))
 
     def of_all_lines(self) -> Delimited:
-        """With the fields of all lines of a jsonl file as columns; `open_delimited` saw those of the first ones alone."""
+        """With the fields of all lines of a jsonl file as columns; `open_delimited` saw those of the first lines."""
         if self.form != "jsonl":
             return self
         filled = ((number, line) for number, line in text_lines(self.path) if line.strip())
