@@ -182,8 +182,8 @@ class StepTaker:
         state.optimizers.zero_grad()
         if norms is not None and state.average is not None:
             state.average.update(state.model)
-            if self.logs_at(step + 1):
-                learned = state.optimizers.model_params
+            learned = state.optimizers.model_params
+            if learned and self.logs_at(step + 1):
                 averages = state.average.beside(state.model, learned)
                 self.averages.add_mean("train/average_lag", apart(averages, learned))
         if state.target is not None:
