@@ -276,15 +276,16 @@ def test_the_end_does_not_wait_for_threads_of_the_group(tmp_path: Path, capsule_
     """
     (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(starve))
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    run = tmp_path / "run"
-    arguments = overrides(capsule_file, run, total_steps=3)
-    with ExitStack() as stack:
-        ranks = [
-            stack.enter_context(started(*arguments, cwd=tmp_path, PYTHONPATH=path, **place)) for place in places(2)
-        ]
-        wait_for(run, 3, ranks[0])  # what comes before the end need not take its time
-        for _ in range(os.cpu_count() or 1):
-            stack.enter_context(busy())
-        for process in ranks:
-            _, err = process.communicate(timeout=PATIENCE_S)
-            assert process.returncode == 0, err
+    for number in range(2):
+        run = tmp_path / f"run{number}"
+        arguments = overrides(capsule_file, run, total_steps=3)
+        with ExitStack() as stack:
+            ranks = [
+                stack.enter_context(started(*arguments, cwd=tmp_path, PYTHONPATH=path, **place)) for place in places(2)
+            ]
+            wait_for(run, 3, ranks[0])  # what comes before the end need not take its time
+            for _ in range(os.cpu_count() or 1):
+                stack.enter_context(busy())
+            for process in ranks:
+                _, err = process.communicate(timeout=PATIENCE_S)
+                assert process.returncode == 0, err

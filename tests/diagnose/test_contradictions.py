@@ -104,8 +104,13 @@ def test_an_average_lies_within_its_memory(decay: float, steps: int, drift: floa
 def test_an_average_that_holds_on_to_the_first_weights(decay: float, verdict: Verdict) -> None:
     moves = 0.05 + 0.05 * np.random.default_rng(0).standard_normal((200, 5))
     series = walked(decay, moves, warm=False)
-    overrides = [f"training.ema_decay={decay}", "training.total_steps=200", "training.lr_warmup_steps=10"]
-    assert told("average-behind", made(overrides, series)).verdict is verdict
+    for steps, shortens in ((200, True), (20_000, False)):  # of a long run no decay is too long by itself
+        overrides = [f"training.ema_decay={decay}", f"training.total_steps={steps}", "training.lr_warmup_steps=10"]
+        found = told("average-behind", made(overrides, series))
+        assert found.verdict is verdict
+        if verdict is Verdict.FAIL:
+            assert found.fix == ({"training.ema_decay": 0.95} if shortens else {})
+            assert found.advice
 
 
 def answers(right: Any, loss: Any, entropy: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from configurations import CONFIGURATIONS, write_data
 from forked import run_together, together
 from remains import Remains
 
-KILLS = 2
+KILLS = 3
 PATIENCE_S = 120
 SEED = int(os.environ.get("TRM_TORTURE_SEED", "1"))
 
@@ -56,5 +56,5 @@ def test_one_of_two_is_killed_again_and_again(tmp_path: Path, capsys: pytest.Cap
         assert done.returncode == 0, done.stderr
     with capsys.disabled():
         print(f"\n{remains.told(kills)}")
-    assert kills
+    assert len(kills) > 1
     assert remains.outcome(run) == remains.outcome(whole)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from trm_core.child_process import STOP_SIGNALS
 from trm_core.distributed.place import by_torchrun
 from trm_core.errors import Interrupted, StoppedEarly
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 TIME_IS_UP, LAUNCHER_IS_GONE = 1000, 1001  # reasons to stop that are no signals
 
 
@@ -61,7 +61,7 @@ def stop_on_signals() -> Iterator[StopFlag]:
 @contextmanager
 def handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """`handle` gets the signals that stop a run inside the context. Main thread only."""
-    numbers = [*_SIGNALS]
+    numbers = [*STOP_SIGNALS]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup: the run is to outlive its terminal
         numbers.remove(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}

@@ -20,7 +20,8 @@ from trm_core.errors import DataError
 # 4: pictures that are transparent somewhere are laid on white.
 # 5: folds of whole groups; a hash of concepts; columns of several tables, and columns of one number; coarse sketches
 # beside a wider kind. What none of these is about stays what it was.
-# 6: pictures stand upright, as their EXIF says; masks and prices of arrays are used.
+# 6: pictures stand upright, as their EXIF says; masks and prices of arrays are used; texts without spaces are cut;
+# labels that are whole numbers have no point; empty rows of spreadsheets, and what folders hide, are left out.
 BUILD_VERSION = 6
 
 

@@ -5,7 +5,6 @@ Holds 8 bytes of digest, a label code and a split code per sample, and nothing e
 
 from __future__ import annotations
 
-import unicodedata
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,15 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from trm_core.config.schema import BuildConfig
-from trm_core.data.build.delimited import is_number
+from trm_core.data.build.label_doubts import say_doubts
 from trm_core.data.build.modality import Modality
 from trm_core.data.build.records import NO_LABELS, Log, Progress, Record, class_text, label_order
 from trm_core.data.build.splits import TEST, TRAIN, assign_splits, duplicate_groups
 from trm_core.data.fields import IGNORE_LABEL, SPLITS
 from trm_core.errors import DataError
 
-_MANY_NUMBERS = 20
-_FEW_SAMPLES = 10  # of a class
 _SALT = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
@@ -104,37 +101,12 @@ def make_plan(
             hint="name the labels with data.build.label; samples without any are for trm predict",
         )
     if labelled:
-        _say_doubts(list(names), raw, digest_array, log)
+        say_doubts(list(names), raw, digest_array, log)
     given = None if known is None else known.names
     labels, class_names = _class_ids(raw, list(names), split, log, given) if labelled else (None, None)
     count = None if known is None else known.count
     groups = together if any(name is not None for name in named) else None
     return Plan(split, labels, class_names, starts, source_rows, duplicates, groups, count)
-
-
-def _say_doubts(names: list[str], raw: np.ndarray, digests: np.ndarray, log: Log) -> None:
-    """What is strange about labels, but may be meant: names that look alike, amounts, and twins that differ."""
-    alike: dict[str, list[str]] = {}
-    for name in sorted(names):
-        alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
-    if pairs := [same for same in alike.values() if len(same) > 1]:
-        others = f", and {len(pairs) - 1} more" if len(pairs) > 1 else ""
-        # Those that only their bytes tell apart look the same as they are.
-        shown = " and ".join(map(ascii if len({*map(str.casefold, pairs[0])}) > 1 else repr, pairs[0][:3]))
-        log(f"labels that differ in case, spaces or encoding of letters alone are different classes: {shown}{others}")
-    labelled = int((raw >= 0).sum())
-    if len(names) > _MANY_NUMBERS and all(is_number(name) for name in names):
-        fractions = any(not float(name).is_integer() for name in names)
-        if fractions or labelled < _FEW_SAMPLES * len(names):
-            log(
-                f"the label holds {len(names)} different numbers in {labelled} samples: if these are amounts and no "
-                "classes, bin them first"
-            )
-    _, group = np.unique(digests[raw >= 0], return_inverse=True)
-    pairs_seen = np.unique(np.stack((group, raw[raw >= 0])), axis=1)
-    clashing = int((np.bincount(pairs_seen[0], minlength=1)[group] > 1).sum())
-    if clashing:
-        log(f"{clashing} samples equal one that has another label: nothing can tell these apart")
 
 
 def stream(modality: Modality, expected: int) -> Iterator[Record]:

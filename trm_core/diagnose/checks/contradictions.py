@@ -52,7 +52,7 @@ def average_follows(evidence: Evidence) -> Finding:
     if not decay or len(lag) < 10 or len(moved) < 10:
         return unknown("no averages, or too few steps were logged")
     steps = int(lag.steps[-1])
-    age = min(steps / 11, decay / (1 - decay)) if decay < 1 else steps / 11
+    age = min(steps / 11, decay / (1 - decay))
     recent = moved.between(steps - max(5 * age, 20)).values
     found, most = middle(lag.values[-3:]), _LOUDER * age * float(recent.max())
     text = (
@@ -62,6 +62,7 @@ def average_follows(evidence: Evidence) -> Finding:
     numbers = {"lag": found, "allowed": most}
     if found <= most:
         return ok(text, **numbers)
+    shorter = max(0.9, round(1 - 10 / max(evidence.learning_steps, 100), 4))
     return Finding(
         Verdict.FAIL,
         text,
@@ -69,7 +70,8 @@ def average_follows(evidence: Evidence) -> Finding:
         numbers,
         "The average is what is evaluated and saved, and it holds on to weights of long ago. A decay that is not "
         "shortened in the first steps remembers the first weights.",
-        {"training.ema_decay": max(0.9, round(1 - 10 / max(evidence.learning_steps, 100), 4))},
+        {"training.ema_decay": shorter} if shorter < decay else {},
+        "let the decay begin short, as min(decay, n / (n + 10)) after n steps does",
     )
 
 
