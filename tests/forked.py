@@ -100,6 +100,7 @@ def _trm(arguments: list[str], cwd: Path, environment: dict[str, str], out: Path
 
 def run_here(arguments: list[str], cwd: Path, environment: dict[str, str], streams: list[int]) -> NoReturn:
     """Become `trm arguments`, as the shell would run it. streams: what becomes its input, output and errors."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the tests run under nohup, it is still a terminal's
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -8,6 +8,7 @@ processes and after any resume, and no generator state has to be saved. The mixi
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -74,4 +75,19 @@ def keyed_uniform(seed: int, step: int | Tensor, purpose: Purpose, rows: Tensor,
     if width is not None:
         lanes = torch.arange(1, width + 1, dtype=torch.int64, device=rows.device)
         bits = _mix(bits[:, None] + lanes[None, :] * _GOLDEN)
+    return _uniform(bits)
+
+
+def keyed_uniforms(seed: int, step: int, purposes: tuple[Purpose, ...], rows: Tensor) -> Tensor:
+    """[len(purposes), B]: the draws of `keyed_uniform` for each purpose, by the operations of one."""
+    keys = _mix(_keys(seed, purposes, rows.device) + _wrapped(step * _GOLDEN))
+    return _uniform(_mix(rows * _GOLDEN + keys[:, None]))
+
+
+@cache  # else each step would copy them to the device, and wait for all that it has to do
+def _keys(seed: int, purposes: tuple[Purpose, ...], device: torch.device) -> Tensor:
+    return torch.tensor([_mixed(seed * _GOLDEN + int(purpose)) for purpose in purposes], device=device)
+
+
+def _uniform(bits: Tensor) -> Tensor:
     return _shift_right(bits, 40).to(torch.float32) * 2.0**-24

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm_core.keyed_random import Purpose, keyed_uniform
+from trm_core.keyed_random import Purpose, keyed_uniform, keyed_uniforms
 
 SEEDS = st.integers(-(2**63), 2**63 - 1)
 
@@ -39,6 +39,14 @@ def test_a_row_draws_the_same_whatever_is_drawn_beside_it(seed: int, step: int, 
         assert torch.equal(together[index : index + 1], alone)
     narrow = keyed_uniform(seed, step, Purpose.SELECT, numbers, 3)
     assert torch.equal(together[:, :3], narrow)
+
+
+@given(seed=SEEDS, step=st.integers(0, 2**62), rows=st.lists(st.integers(0, 10**12), min_size=1, max_size=5))
+@settings(max_examples=30, deadline=None)
+def test_a_purpose_draws_the_same_beside_others(seed: int, step: int, rows: list[int]) -> None:
+    numbers = torch.tensor(rows)
+    alone = [keyed_uniform(seed, step, purpose, numbers) for purpose in Purpose]
+    assert torch.equal(keyed_uniforms(seed, step, tuple(Purpose), numbers), torch.stack(alone))
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**62])

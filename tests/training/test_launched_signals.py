@@ -60,7 +60,7 @@ def test_a_process_that_starts_after_the_signal_gets_it(monkeypatch: pytest.Monk
 def test_processes_that_die_of_the_signal_have_stopped_as_asked(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    launcher, out, err = launched(tmp_path, [sys.executable], "60", number)
+    launcher, out, err = launched(tmp_path, ["env", "--default-signal=HUP", sys.executable], "60", number)
     assert (launcher, out) == (code, "None\n"), err
 
 

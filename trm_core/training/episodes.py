@@ -19,7 +19,7 @@ from trm_core.dqn.replay import ReplayBuffer
 from trm_core.dqn.rewards import RewardScale, StepReward, step_reward, terminal_reward
 from trm_core.dqn.schedules import epsilon_at, price_share_at
 from trm_core.dqn.selectors import choose_capsules, selection_scores
-from trm_core.keyed_random import Purpose, keyed_uniform
+from trm_core.keyed_random import Purpose, keyed_uniform, keyed_uniforms
 from trm_core.losses import StepResult
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.carry import Carry, Pending
@@ -75,6 +75,11 @@ class Episodes:
         numbers = torch.arange(rows, device=self.prices.device) + (self.first_row if first is None else first)
         return keyed_uniform(self.config.training.seed, step, purpose, numbers, width)
 
+    def draws_of_rows(self, step: int, rows: int, *purposes: Purpose) -> Tensor:
+        """[len(purposes), rows]: one number for each of this process's rows and purpose."""
+        numbers = torch.arange(rows, device=self.prices.device) + self.first_row
+        return keyed_uniforms(self.config.training.seed, step, purposes, numbers)
+
     def initial_carry(self, batch: CapsuleBatch) -> Carry:
         """A carry whose rows all wait for a first sample; `batch` (B rows) only gives the shapes."""
         rows, k = batch.sketches.shape[:2]
@@ -108,8 +113,10 @@ class Episodes:
         fresh = capsules_of(batch, self.prices)
         total = len(carry.halted)
         fresh = fresh.opened(self.open_at_start(fresh, rows, total, step))
-        spread = self.config.dqn.price_spread
-        price = self.model.price_level * spread ** (2 * self.draws(step, Purpose.PRICE, total)[rows] - 1)
+        prices, held, held_for = self.draws_of_rows(
+            step, total, Purpose.PRICE, Purpose.HOLD_EPISODE, Purpose.HOLD_STEPS
+        )[:, rows]
+        price = self.model.price_level * self.config.dqn.price_spread ** (2 * prices - 1)
         price = price * price_share_at(self.config.dqn, step)
         z_H, z_L = self.model.first_latents(len(rows))
 
@@ -141,7 +148,7 @@ class Episodes:
             z_H=put(carry.z_H, z_H),
             z_L=put(carry.z_L, z_L),
             steps=carry.steps.masked_fill(halted, 0) + 1,
-            min_steps=put(carry.min_steps, self.steps_before_halt(rows, total, step)),
+            min_steps=put(carry.min_steps, self.steps_before_halt(held, held_for)),
             halted=torch.zeros_like(halted),
             capsules=capsules,
             open_at_start=put(carry.open_at_start, fresh.expanded),
@@ -158,18 +165,18 @@ class Episodes:
         dqn, k = self.config.dqn, fresh.expanded.shape[1]
         if fresh.children is None or self.config.arch.enable_capsule_expansion is False:
             return torch.zeros_like(fresh.expanded)
-        chosen = self.draws(step, Purpose.OPEN_EPISODE, total)[rows] < dqn.random_open_fraction
-        rate = self.draws(step, Purpose.OPEN_RATE, total)[rows]
+        episode, rate = self.draws_of_rows(step, total, Purpose.OPEN_EPISODE, Purpose.OPEN_RATE)[:, rows]
+        chosen = episode < dqn.random_open_fraction
         draws = self.draws(step, Purpose.OPEN_CAPSULE, total, k)[rows]
         wanted = affordable(fresh, dqn.budget) & chosen[:, None] & (draws < rate[:, None])
         return choose_capsules(1.0 - draws, fresh, wanted, k, dqn.budget)
 
-    def steps_before_halt(self, rows: Tensor, total: int, step: int) -> Tensor:
-        """[n] int64: 1, or in a share of the episodes a random number in 2..T, so that late steps are trained too."""
-        T = self.config.arch.max_steps
-        held = self.draws(step, Purpose.HOLD_EPISODE, total)[rows] < self.config.dqn.halt_exploration
-        steps = 2 + (self.draws(step, Purpose.HOLD_STEPS, total)[rows] * (T - 1)).long()
-        return torch.where(held, steps, 1)
+    def steps_before_halt(self, held: Tensor, held_for: Tensor) -> Tensor:
+        """[n] int64: 1, or in a share of the episodes a random number in 2..T, so that late steps are trained too. By
+        two draws [n].
+        """
+        steps = 2 + (held_for * (self.config.arch.max_steps - 1)).long()
+        return torch.where(held < self.config.dqn.halt_exploration, steps, 1)
 
     @torch.no_grad()
     def decide(self, carry: Carry, result: StepResult, step: int) -> tuple[Carry, Decision]:
@@ -238,9 +245,7 @@ class Episodes:
         if self.replay is None:
             going = act_continues(output) & (carry.steps < T)
             return torch.where(going | held_back, Action.CONTINUE, Action.HALT), valid, held_back & ~going
-        rows = len(carry.steps)
-        explore = self.draws(step, Purpose.EXPLORE, rows)
-        choice = self.draws(step, Purpose.EXPLORE_ACTION, rows)
+        explore, choice = self.draws_of_rows(step, len(carry.steps), Purpose.EXPLORE, Purpose.EXPLORE_ACTION)
         action, exploring = epsilon_greedy(output.q_values, valid, epsilon_at(dqn, step), explore, choice)
         held = (action == Action.HALT) & held_back
         instead = valid.clone()

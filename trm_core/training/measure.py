@@ -30,7 +30,7 @@ Pair = tuple[str, Tensor, Tensor | float]
 
 
 def _mean(name: str, values: Tensor) -> Pair:
-    return f"train/{name}", values.detach().double().sum(), float(values.numel())
+    return f"train/{name}", values.detach().double().sum() if values.dim() else values, float(values.numel())
 
 
 def _over(name: str, values: Tensor, rows: Tensor) -> Pair:

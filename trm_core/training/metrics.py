@@ -6,53 +6,77 @@ What the names mean: `trm_core.training.metric_registry`.
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 from torch import Tensor
 
 from trm_core.distributed.collectives import json_of_each_rank
+
+_SUM, _WEIGHT = 0, 1
+_Half = tuple[str, int]  # of a name's pair
 
 
 class Averages:
     """Weighted means of named numbers since the last `take`."""
 
     def __init__(self) -> None:
-        # Numbers that arrive together stay together: one pair of rows, sums and weights [2, n], for n names.
-        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._new: list[tuple[_Half, Tensor]] = []  # of this step
+        self._start()
+
+    def _start(self) -> None:
+        # Numbers that arrive together stay together: one vector for all of them, where they are.
+        self._sums: dict[tuple[torch.device, tuple[_Half, ...]], Tensor] = {}
+        # Numbers of the host stay there: to copy one to a GPU would wait for all that the GPU has to do.
+        self._host_weights: defaultdict[str, float] = defaultdict(float)
 
     def add(self, name: str, total: Tensor, weight: Tensor | float) -> None:
-        """Add a sum over `weight` examples."""
-        # A number of the host is filled in by a kernel: to copy it to a GPU would wait for all that the GPU has to do.
-        weight = weight.double() if isinstance(weight, Tensor) else total.new_full((), weight, dtype=torch.float64)
-        pair = torch.stack([total.detach().double(), weight])
-        self._add((name,), pair[:, None])
+        """Add a sum [] over `weight` examples. Neither may change before the step is settled."""
+        self._new.append(((name, _SUM), total.detach()))
+        if isinstance(weight, Tensor):
+            self._new.append(((name, _WEIGHT), weight))
+        else:
+            self._host_weights[name] += weight
 
     def add_mean(self, name: str, values: Tensor) -> None:
         """Add every element of `values`."""
-        self.add(name, values.detach().double().sum(), float(values.numel()))
+        self.add(name, values.detach().double().sum() if values.dim() else values, float(values.numel()))
 
     def add_vector(self, names: tuple[str, ...], values: Tensor) -> None:
         """Add one example of each of `names`: `values` [len(names)]. Costs as much as one name."""
         assert values.shape == (len(names),), f"{len(names)} names for values of shape {tuple(values.shape)}"
-        row = values.detach().double()
-        self._add(names, torch.stack([row, torch.ones_like(row)]))
+        self._add(tuple((name, _SUM) for name in names), values.detach())
+        for name in names:
+            self._host_weights[name] += 1.0
 
-    def _add(self, names: tuple[str, ...], pair: Tensor) -> None:
-        self._sums[names] = self._sums[names] + pair if names in self._sums else pair
+    def settle(self) -> None:
+        """Bring the numbers of a step together: some operations for all and not some for each, of which there are a
+        hundred. (A stack of several types takes six times as long as one of each.)
+        """
+        alike: dict[tuple[torch.device, torch.dtype], tuple[list[_Half], list[Tensor]]] = {}
+        for half, number in self._new:
+            halves, numbers = alike.setdefault((number.device, number.dtype), ([], []))
+            halves.append(half)
+            numbers.append(number)
+        self._new = []
+        for halves, numbers in alike.values():
+            self._add(tuple(halves), torch.stack(numbers))
+
+    def _add(self, halves: tuple[_Half, ...], numbers: Tensor) -> None:
+        key, row = (numbers.device, halves), numbers.double()
+        self._sums[key] = self._sums[key] + row if key in self._sums else row
 
     def take(self) -> dict[str, float]:
         """The means over the examples of all ranks, and start anew. Names that saw no example are left out."""
-        if not self._sums:
-            return {}
+        self.settle()
+        mine = {name: [0.0, weight] for name, weight in self._host_weights.items()}
         # Losses lie on the device and times in host memory: one copy from each place.
-        places: dict[torch.device, dict[tuple[str, ...], Tensor]] = {}
-        for key, pair in self._sums.items():
-            places.setdefault(pair.device, {})[key] = pair
-        names = [name for pairs in places.values() for key in pairs for name in key]
-        assert len(set(names)) == len(names), f"a name was added both alone and in a vector: {sorted(names)}"
-        copies = [torch.cat(list(pairs.values()), 1).cpu() for pairs in places.values()]
-        sums, weights = torch.cat(copies, 1).tolist()
-        self._sums = {}
-        mine = {name: pair for name, *pair in zip(names, sums, weights, strict=True)}
+        for place in {device for device, _ in self._sums}:
+            vectors = {halves: row for (device, halves), row in self._sums.items() if device == place}
+            halves = [half for together in vectors for half in together]
+            for (name, half), number in zip(halves, torch.cat(list(vectors.values())).tolist(), strict=True):
+                mine.setdefault(name, [0.0, 0.0])[half] += number
+        self._start()
         totals: dict[str, tuple[float, float]] = {}
         for pairs in json_of_each_rank(mine):  # a rank may lack names that others have
             for name, (total, weight) in pairs.items():

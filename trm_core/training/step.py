@@ -113,7 +113,8 @@ class StepTaker:
         replayed = self.replayed(step, standing.can_replay)
         policy_only = training.predictor_steps is not None and step >= training.predictor_steps
         # Dropout belongs to learning: a finished predictor shows the policy the states that evaluation will show it.
-        state.model.train(not policy_only)
+        if state.model.training == policy_only:
+            state.model.train(not policy_only)
         if step == training.predictor_steps and state.average is not None:
             # The policy has to learn from the states that it will meet: those of the averaged weights.
             state.average.copy_to(state.model)
@@ -147,6 +148,7 @@ class StepTaker:
         elapsed = torch.tensor(time.perf_counter() - began)
         add("train/data_time_share", torch.tensor(waited), elapsed)
         add("train/samples_per_sec", torch.tensor(float(training.global_batch_size)), elapsed)
+        self.averages.settle()
         return result, decision
 
     def differentiate(self, replayed: ReplayedTargets | None, policy_only: bool) -> StepResult:
