@@ -58,7 +58,7 @@ def test_nothing_planted_is_the_base_itself() -> None:
     assert plan.patches == plan.after == []
 
 
-@pytest.mark.slow(minutes=1)
+@pytest.mark.slow
 def test_a_run_is_made_once(tmp_path: Path) -> None:
     run = make("ranks-diverged", "severe", "generated", 0, tmp_path)
     status = run / "status.json"

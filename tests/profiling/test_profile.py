@@ -20,6 +20,7 @@ import trm_core.training.step
 from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
 from trm_core.prepare import RunHooks, prepare
+from trm_core.profiling import changes as profiling_changes
 from trm_core.profiling.attach import Watched, attached
 from trm_core.profiling.changes import changes
 from trm_core.profiling.operators import times_of
@@ -175,8 +176,10 @@ def test_command_prints_tables_and_writes_no_run(
 @pytest.mark.slow
 def test_everything_as_json(tmp_path: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)  # which would take most of the time
+    monkeypatch.setattr(profiling_changes, "_BLOCK", 0.01)
+    monkeypatch.setattr(profiling_changes, "_LEAST", 3)
     traces = tmp_path / "new" / "traces"
-    arguments = ["--json", "--steps", "4", "--seconds", "0.1", "--trace", traces]
+    arguments = ["--json", "--steps", "2", "--seconds", "0.1", "--trace", traces]
     done = tiny.invoke("profile", *overrides(capsule_file, training={"threads": 1}), *arguments)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -162,7 +162,7 @@ def watched_in(of: Trainer) -> list[Watched]:
         Watched(measure, "now", "metrics", generator=True),
         Watched(measure, "numbers_now", "metrics"),
         Watched(Discarded, "log", "metrics"),
-        *(Watched(taker.averages, name, "metrics") for name in ("add", "add_mean", "add_vector", "take")),
+        *(Watched(taker.averages, name, "metrics") for name in ("add", "add_mean", "add_vector", "settle", "take")),
         *(Watched(head, "forward", f"{FORWARD}: heads", within=FORWARD) for head in optional_heads(of)),
     ]
     if taker.gradients is not None:
