@@ -208,8 +208,8 @@ runpy.run_module("trm_cli.main", run_name="__main__")
 
 
 def limited(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`trm train` with 600 MB of address space."""
-    command = [sys.executable, "-c", LIMITED, "600000000", "train", *arguments]
+    """`trm train` with 800 MB of address space."""
+    command = [sys.executable, "-c", LIMITED, "800000000", "train", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=cwd, env=tiny.environment(cwd), timeout=300
     )
@@ -220,7 +220,7 @@ def limited(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     ("sizes", "when", "largest"),
     [
         (
-            ["training.global_batch_size=6000", "dqn.buffer_capacity=100000"],
+            ["training.global_batch_size=9000", "dqn.buffer_capacity=100000"],
             # The tensors of a step exceed the limit. Which allocation is the one too many is the heap's affair, and
             # not all say their size.
             r"after step \d",
