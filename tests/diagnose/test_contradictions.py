@@ -83,9 +83,9 @@ def walked(decay: float, moves: np.ndarray, warm: bool) -> dict[str, Any]:
             model.weight += move
         if not warm:
             average.updates = 10**9
-        average.update(model)
+        average.update()
         ratios.append(float((model.weight - before).detach().norm() / before.norm()))
-        lags.append(float(apart(average.beside(model, [model.weight]), [model.weight])))
+        lags.append(float(apart(average.beside([model.weight]), [model.weight])))
     at = np.arange(1, len(moves) + 1)
     return {"train/update_ratio": (at, ratios), "train/average_lag": (at, lags)}
 

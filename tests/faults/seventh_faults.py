@@ -124,10 +124,9 @@ def average_of_the_beginning(plan: Plan) -> None:
 
     def around(inner: Inner) -> Inner:
         @torch.no_grad()
-        def update(self: WeightAverage, model: torch.nn.Module) -> None:
+        def update(self: WeightAverage) -> None:
             self.updates += 1
-            weights = [p.detach() for _, p in model.named_parameters()]
-            torch._foreach_lerp_(list(self.average.values()), weights, 1 - self.decay)
+            torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), 1 - self.decay)
 
         return update
 

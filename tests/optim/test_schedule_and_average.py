@@ -33,7 +33,7 @@ def test_average_follows_the_formula() -> None:
     for update in range(1, 30):
         with torch.no_grad():
             model.weight.add_(update)
-        average.update(model)
+        average.update()
         decay = min(0.5, update / (update + 10))
         expected = decay * expected + (1 - decay) * model.weight.detach()
     torch.testing.assert_close(average.average["weight"], expected)
@@ -44,11 +44,11 @@ def test_applied_average_is_taken_back_exactly() -> None:
     average = WeightAverage(model, 0.9)
     with torch.no_grad():
         model.weight.mul_(math.pi)
-    average.update(model)
+    average.update()
     own = {name: p.detach().clone() for name, p in model.named_parameters()}
 
     def leave_by_an_exception() -> None:
-        with average.applied_to(model):
+        with average.applied():
             assert torch.equal(model.weight, average.average["weight"])
             assert not torch.equal(model.weight, own["weight"])
             raise ZeroDivisionError

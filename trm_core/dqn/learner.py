@@ -130,11 +130,13 @@ class TargetNetwork:
     @torch.no_grad()
     def follow(self, online: QHead, step: int) -> None:
         """Move, if that is due."""
+        if not self.due(step):
+            return
         mine: list[Tensor] = list(self.head.parameters())
         theirs: list[Tensor] = list(online.parameters())
         if self.tau is not None:
             torch._foreach_lerp_(mine, theirs, self.tau)
-        elif self.due(step):
+        else:
             torch._foreach_copy_(mine, theirs)
 
     @torch.no_grad()

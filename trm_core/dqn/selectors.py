@@ -60,6 +60,8 @@ def choose_capsules(
 
     scores [B, k] >= 0; allowed [B, k] bool.
     """
+    if budget is None and count >= allowed.shape[1]:
+        return allowed
     worth = (scores / capsules.prices).masked_fill(~allowed, -torch.inf)
     place = torch.arange(allowed.shape[1], device=allowed.device)
     picked, going = torch.zeros_like(allowed), torch.ones_like(allowed[:, :1])

@@ -49,9 +49,11 @@ class AdamAtan2(Uncompiled):
                     }
             # One list of tensors per step count: a parameter that sat out some steps has its own corrections.
             by_step: dict[float, list[Tensor]] = {}
-            for p in params:
-                self.state[p]["step"] += 1
-                by_step.setdefault(float(self.state[p]["step"]), []).append(p)
+            counts = [self.state[p]["step"] for p in params]
+            if counts:
+                torch._foreach_add_(counts, 1)
+            for p, count in zip(params, counts, strict=True):
+                by_step.setdefault(float(count), []).append(p)
             for t, same_step in by_step.items():
                 self._update(same_step, t, group)
         return loss

@@ -10,48 +10,47 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """average <- decay * average + (1 - decay) * weights, with a shorter memory at first so that the start is
-    forgotten.
+    """average <- decay * average + (1 - decay) * weights of the model, with a shorter memory at first so that the start
+    is forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+        self.model, self.decay = model, decay
         self.updates = 0
-        self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.weights = dict(model.named_parameters())  # looked for once: a small model's steps are short
+        self.average = {name: p.detach().clone() for name, p in self.weights.items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + 10))
-        weights = [p.detach() for _, p in model.named_parameters()]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+        torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), 1 - decay)
 
-    def beside(self, model: nn.Module, weights: Sequence[Tensor]) -> list[Tensor]:
+    def beside(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """The averages of these parameters of the model."""
-        names = {id(p): name for name, p in model.named_parameters()}
+        names = {id(p): name for name, p in self.weights.items()}
         return [self.average[names[id(weight)]] for weight in weights]
 
-    def by_every_name(self, model: nn.Module) -> dict[str, Tensor]:
+    def by_every_name(self) -> dict[str, Tensor]:
         """The averages by all names that the model's `state_dict` has for them: tied networks have two."""
-        first = {id(p): name for name, p in model.named_parameters()}
-        return {name: self.average[first[id(p)]] for name, p in model.named_parameters(remove_duplicate=False)}
+        first = {id(p): name for name, p in self.weights.items()}
+        return {name: self.average[first[id(p)]] for name, p in self.model.named_parameters(remove_duplicate=False)}
 
     @contextmanager
-    def applied_to(self, model: nn.Module) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """The model carries the averaged weights inside the context, its own again after."""
-        own = {name: p.detach().clone() for name, p in model.named_parameters()}
-        self.copy_to(model)
+        own = {name: p.detach().clone() for name, p in self.weights.items()}
+        self.take_over()
         try:
             yield
         finally:
-            _copy(own, model)
+            self._put(own)
 
-    def copy_to(self, model: nn.Module) -> None:
+    def take_over(self) -> None:
         """Make the averaged weights the model's own."""
-        _copy(self.average, model)
+        self._put(self.average)
 
-
-@torch.no_grad()
-def _copy(source: dict[str, Tensor], model: nn.Module) -> None:
-    for name, p in model.named_parameters():
-        p.copy_(source[name])
+    @torch.no_grad()
+    def _put(self, source: dict[str, Tensor]) -> None:
+        for name, p in self.weights.items():
+            p.copy_(source[name])

@@ -1,6 +1,7 @@
 """What one training step says about itself: names and (sum, weight) pairs for `Averages`.
 
 `every_step` is averaged over all steps between two log lines; `now` looks closer, at the steps that are logged only.
+Whoever reads them switches gradients off: a generator would switch them off and on again at every number.
 The names stand in `trm_core.training.metric_registry`.
 """
 
@@ -38,7 +39,6 @@ def _over(name: str, values: Tensor, rows: Tensor) -> Pair:
     return f"train/{name}", (values * rows).sum(), rows.sum()
 
 
-@torch.no_grad()
 def every_step(before: Carry, after: Carry, result: StepResult, decision: Decision, upkeep: Upkeep) -> Iterator[Pair]:
     """before: the carry that the step read; after: the one that the decision left."""
     yield _mean("loss", result.loss)
@@ -82,7 +82,6 @@ def labels_alike(before: Carry, classes: int) -> Pair:
     return "train/labels_alike", (counts * (counts - 1)).sum(), pairs * (pairs - 1)
 
 
-@torch.no_grad()
 def rewards(decision: Decision, curiosity_weight: float) -> Iterator[Pair]:
     """The rewards settled in this step, each component apart, as means over all transitions completed."""
     settled, ended, parts = decision.settled, decision.ended, decision.reward
@@ -105,7 +104,6 @@ def rewards(decision: Decision, curiosity_weight: float) -> Iterator[Pair]:
     yield "train/dqn_stored", completed.double(), 1.0
 
 
-@torch.no_grad()
 def now(
     state: TrainingState,
     config: Config,

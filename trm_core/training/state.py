@@ -76,7 +76,7 @@ class TrainingState:
             numbers["optimizers"].append(state["param_groups"])
         model = dict(weights)
         if self.average is not None:
-            model.update(self.average.by_every_name(self.model))
+            model.update(self.average.by_every_name())
             numbers["average_updates"] = self.average.updates
         if self.target is not None:
             tensors.update({f"target.{k}": v for k, v in self.target.head.state_dict().items()})

@@ -41,7 +41,7 @@ from trm_core.training.faults import NotFinite
 from trm_core.training.gradient_monitor import GradientMonitor
 from trm_core.training.metrics import Averages
 from trm_core.training.state import TrainingState
-from trm_core.training.upkeep import keep_up
+from trm_core.training.upkeep import Upkeep, keep_up
 
 
 class StepTaker:
@@ -117,7 +117,7 @@ class StepTaker:
             state.model.train(not policy_only)
         if step == training.predictor_steps and state.average is not None:
             # The policy has to learn from the states that it will meet: those of the averaged weights.
-            state.average.copy_to(state.model)
+            state.average.take_over()
         result = self.differentiate(replayed, policy_only)
         if bool(all_sum((~result.loss.isfinite()).float())):
             bad = [name for name, term in result.terms.items() if not bool(term.total.isfinite().all())]
@@ -135,21 +135,27 @@ class StepTaker:
         state.carry, decision = self.episodes.decide(before, result, step)
         upkeep = keep_up(state.model, self.config, before, result, decision, step)
         state.step = step + 1
-        add = self.averages.add
+        self.measure(before, result, replayed if standing.can_replay else None, decision, upkeep)
+        elapsed = torch.tensor(time.perf_counter() - began)
+        self.averages.add("train/data_time_share", torch.tensor(waited), elapsed)
+        self.averages.add("train/samples_per_sec", torch.tensor(float(training.global_batch_size)), elapsed)
+        self.averages.settle()
+        return result, decision
+
+    @torch.no_grad()
+    def measure(
+        self, before: Carry, result: StepResult, learned: ReplayedTargets | None, decision: Decision, upkeep: Upkeep
+    ) -> None:
+        """What the step says about itself. `learned`: the transitions that Q has learned from."""
+        state, add = self.state, self.averages.add
         for pair in measure.every_step(before, state.carry, result, decision, upkeep):
             add(*pair)
         if state.replay is not None:
             for pair in measure.rewards(decision, self.config.dqn.curiosity_weight):
                 add(*pair)
         if self.logs_at(state.step):
-            learned = replayed if standing.can_replay else None
             for pair in measure.now(state, self.config, before, result, learned, decision):
                 add(*pair)
-        elapsed = torch.tensor(time.perf_counter() - began)
-        add("train/data_time_share", torch.tensor(waited), elapsed)
-        add("train/samples_per_sec", torch.tensor(float(training.global_batch_size)), elapsed)
-        self.averages.settle()
-        return result, decision
 
     def differentiate(self, replayed: ReplayedTargets | None, policy_only: bool) -> StepResult:
         """Forward and backward of the whole batch, part after part: the gradient is that of the mean over all examples
@@ -183,10 +189,10 @@ class StepTaker:
             self.move(step, norms)
         state.optimizers.zero_grad()
         if norms is not None and state.average is not None:
-            state.average.update(state.model)
+            state.average.update()
             learned = state.optimizers.model_params
             if learned and self.logs_at(step + 1):
-                averages = state.average.beside(state.model, learned)
+                averages = state.average.beside(learned)
                 self.averages.add_mean("train/average_lag", apart(averages, learned))
         if state.target is not None:
             self.follow(state.target, step + 1)

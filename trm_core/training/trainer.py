@@ -137,7 +137,7 @@ class Trainer:
         evaluated end the run, but what it has learned is saved.
         """
         state, keeper = self.state, self.keeper
-        weights = nullcontext() if state.average is None else state.average.applied_to(state.model)
+        weights = nullcontext() if state.average is None else state.average.applied()
         try:
             with weights:
                 values = evaluate(state.model)
