@@ -1,0 +1,115 @@
+"""A training step of this checkout beside one of another: what a change costs or saves.
+
+    git worktree add /tmp/before COMMIT
+    python -m benchmarks.versions /tmp/before --config configs/quickstart.yaml [--rounds 60] [--overrides KEY=VALUE ...]
+
+Each checkout trains in a process of its own, and both take a few steps in turn, so that what else the machine does
+strikes them alike. Compared is the processor time of a step (one thread), new over old, with the 95 % interval of the
+median over rounds. The data of the config are built or found as in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+STEPS = 5  # of a turn
+WARM_STEPS = 20
+HERE = Path(__file__).parent.parent
+
+
+def serve(config: str, overrides: list[str]) -> None:
+    """One checkout: answer each number of steps with the seconds of processor time that they took."""
+    import torch
+
+    from trm_core.config import load_config
+    from trm_core.prepare import RunHooks, prepare
+    from trm_core.profiling.steps import Stepper
+
+    torch.set_num_threads(1)
+    loaded = load_config(config, ["training.device=cpu", "training.threads=1", *overrides])
+    prepared = prepare(loaded.config, RunHooks())
+    with closing(Stepper(prepared.config, prepared.features, prepared.files, prepared.device)) as stepper:
+        stepper.warm()
+        stepper.take(WARM_STEPS)
+        print("ready", flush=True)
+        for line in sys.stdin:
+            began = time.process_time()
+            stepper.take(int(line))
+            print(time.process_time() - began, flush=True)
+
+
+@contextmanager
+def steps_of(checkout: Path, config: Path, overrides: list[str]) -> Iterator[Callable[[], float]]:
+    """Takes a turn of steps in the code of a checkout; seconds per step."""
+    path = os.pathsep.join([str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, __file__, "--serve", str(config), *overrides]
+    pipe = subprocess.PIPE
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        if said != "ready\n":
+            raise SystemExit(f"{checkout} cannot train {config}: see above")
+
+        def turn() -> float:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{STEPS}\n")
+            process.stdin.flush()
+            return float(process.stdout.readline()) / STEPS
+
+        yield turn
+        process.stdin.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=Path, help="another checkout of this repository")
+    parser.add_argument("--config", type=Path, default=HERE / "configs" / "quickstart.yaml")
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--overrides", nargs="*", default=[], metavar="KEY=VALUE")
+    asked = parser.parse_args()
+
+    import numpy as np
+
+    from benchmarks.record import describe_machine, publish
+    from benchmarks.timing import ratio
+
+    seconds: dict[str, list[float]] = {"before": [], "after": []}
+    with ExitStack() as stack:
+        checkouts = {"before": asked.before.resolve(), "after": HERE}
+        turns = {
+            name: stack.enter_context(steps_of(path, asked.config.resolve(), asked.overrides))
+            for name, path in checkouts.items()
+        }
+        for number in range(asked.rounds):
+            for name in sorted(turns, reverse=number % 2 == 1):  # whoever comes second finds a warmer cache
+                seconds[name].append(turns[name]())
+    before, after = (np.array(seconds[name]) for name in ("before", "after"))
+    record = {
+        "benchmark": "versions",
+        "machine": describe_machine(1),
+        "config": asked.config.name,
+        "overrides": asked.overrides,
+        "milliseconds of processor time, median": {
+            name: round(1e3 * float(np.median(values)), 2) for name, values in seconds.items()
+        },
+        "after / before": ratio(after, before),
+    }
+    publish(record, asked.out)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        serve(sys.argv[2], sys.argv[3:])
+    else:
+        main()
