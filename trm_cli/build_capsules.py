@@ -25,8 +25,8 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="SOURCE",
-            help="Files or folders, or digits (embedded). KEY=VALUE among them overrides the config, e.g. "
-            "data.build.num_concepts=64.",
+            help="Files or folders, or the word digits (those of scikit-learn). KEY=VALUE among them overrides the "
+            "config, e.g. data.build.num_concepts=64.",
             show_default=False,
         ),
     ] = None,
@@ -38,7 +38,7 @@ def command(
     ] = None,
     label: Annotated[
         str | None,
-        typer.Option("--label", metavar="COLUMN", help="Column or array of labels; none: build without labels."),
+        typer.Option("--label", metavar="COLUMN", help="Column or array with the labels; none: build without labels."),
     ] = None,
     text: Annotated[str | None, typer.Option("--text", metavar="COLUMN", help="Column of the text.")] = None,
     num_capsules: Annotated[
@@ -67,7 +67,7 @@ def command(
         typer.Option(
             "--encoders-of",
             metavar="FILE",
-            help="Encode as this file was, to evaluate a model trained on it: all rows become the split test.",
+            help="Use the encoders of this file, to evaluate a model trained on it; all rows become the split test.",
         ),
     ] = None,
     sketch: Annotated[
@@ -81,32 +81,39 @@ def command(
     test: Annotated[float | None, typer.Option("--test", help="Share of samples for the final test.")] = None,
     folds: Annotated[int | None, typer.Option("--folds", help="Cross-validation: number of folds.")] = None,
     fold: Annotated[int | None, typer.Option("--fold", help="Which fold is the test split, from 0.")] = None,
-    image_size: Annotated[int | None, typer.Option("--image-size", help="Bring pictures to this square.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", help="Resize pictures to a square with this side, in pixels.")
+    ] = None,
     augment_shift: Annotated[
         int | None,
         typer.Option("--augment-shift", metavar="P", help="Add training pictures shifted by up to P pixels."),
     ] = None,
     augment_warps: Annotated[
         int | None,
-        typer.Option("--augment-warps", metavar="N", help="Add N slightly turned and stretched copies per picture."),
+        typer.Option(
+            "--augment-warps", metavar="N", help="Add N slightly rotated and stretched copies per training picture."
+        ),
     ] = None,
     augment_grids: Annotated[
         int | None,
-        typer.Option("--augment-grids", metavar="N", help="Add N turned and recoloured copies per pair of grids."),
+        typer.Option(
+            "--augment-grids", metavar="N", help="Add N rotated and recoloured copies per training pair of grids."
+        ),
     ] = None,
     groups: Annotated[
-        list[str] | None, typer.Option("--group", metavar="NAME=COL,COL", help="A capsule of a table; repeat.")
+        list[str] | None,
+        typer.Option("--group", metavar="NAME=COL,COL", help="Columns of a table that form one capsule; repeatable."),
     ] = None,
     prices: Annotated[
-        list[str] | None, typer.Option("--price", metavar="NAME=PRICE", help="What opening a group costs; repeat.")
+        list[str] | None, typer.Option("--price", metavar="NAME=PRICE", help="Price of opening a group; repeatable.")
     ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", help="Processes that encode; 0: this one.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes that encode; 0: only this one.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Build a capsule file from raw data: text, images, ARC grids, tables or arrays.
 
-    The kind is detected and printed with the reason. A build that was stopped goes on when it is run again.
+    The kind is detected and printed with the reason. A stopped build continues when the command is run again.
     """
     from trm_cli.console import log, print_json
     from trm_core.data.build.pipeline import build_capsules

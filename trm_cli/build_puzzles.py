@@ -26,7 +26,7 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="SOURCE",
-            help="Files, or folders with train.csv and test.csv; without one Sudokus and mazes are generated. "
+            help="Files, or folders with train.csv and test.csv; without a source, Sudokus and mazes are generated. "
             "KEY=VALUE among them overrides the config, e.g. data.puzzles.clues=30.",
             show_default=False,
         ),
@@ -46,20 +46,21 @@ def command(
         str | None, typer.Option("--test-source", metavar="FILE", help="Held-out puzzles; default: a tenth of all.")
     ] = None,
     subsample: Annotated[
-        int | None, typer.Option("--subsample", metavar="N", help="Draw N training puzzles out of all.")
+        int | None, typer.Option("--subsample", metavar="N", help="Keep only N training puzzles, drawn at random.")
     ] = None,
     min_path: Annotated[
-        int | None, typer.Option("--min-path", metavar="N", help="Mazes: cells of the shortest way at least.")
+        int | None, typer.Option("--min-path", metavar="N", help="Mazes: least length of the shortest path, in cells.")
     ] = None,
     clues: Annotated[
-        int | None, typer.Option("--clues", metavar="N", help="Sudokus: given cells; default: as few as possible.")
+        int | None,
+        typer.Option("--clues", metavar="N", help="Sudokus: number of given cells; default: as few as possible."),
     ] = None,
     test_subset: Annotated[
-        str | None, typer.Option("--test-subset", metavar="NAME", help="ARC: whose test pairs are held out.")
+        str | None, typer.Option("--test-subset", metavar="NAME", help="ARC: the subset whose test pairs are held out.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of puzzles, splits and copies.")] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Processes that generate and check; 0: this.")
+        int | None, typer.Option("--workers", help="Processes that generate and check; 0: only this one.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FOLDER if it holds puzzles.")] = False,
     print_config: PrintConfigOption = False,

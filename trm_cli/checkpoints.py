@@ -18,7 +18,7 @@ def command(
 ) -> None:
     """List the checkpoints of a run, newest first, and verify every byte of them against their manifests.
 
-    Ends with code 1 if one is damaged, 4 if there is none.
+    Ends with code 1 if one is damaged, 4 if there are none.
     """
     from datetime import datetime
 

@@ -32,7 +32,7 @@ PrintConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
 IgnoreOption = Annotated[
     list[str] | None,
-    typer.Option("--ignore", metavar="CHECK", help="Leave out a check whose finding is meant so; may be repeated."),
+    typer.Option("--ignore", metavar="CHECK", help="Skip this check, because what it finds is intended; repeatable."),
 ]
 
 

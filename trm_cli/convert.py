@@ -16,17 +16,19 @@ def command(
         Path, typer.Argument(metavar="CHECKPOINT", help="The file that the public code saved, such as step_50000.")
     ],
     overrides: OverridesArgument = None,
-    data: Annotated[Path | None, typer.Option("--data", metavar="FOLDER", help="Its puzzles: data.path.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FOLDER", help="The puzzles it was trained on; becomes data.path.")
+    ] = None,
     run: Annotated[
         Path | None, typer.Option("--out", metavar="RUN", help="The run directory to write; default: under runs/.")
     ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a run of a checkpoint of the public TRM or HRM code.
+    """Turn a checkpoint of the public TRM or HRM code into a run.
 
-    The network's sizes are taken from the weights, cycles and steps from all_config.yaml beside them where it is there;
-    otherwise name them: trm convert step_50000 arch.H_cycles=3 arch.L_cycles=6 arch.max_steps=16 --data data/sudoku
+    The network's sizes are taken from the weights, cycles and steps from all_config.yaml beside them. Without that
+    file, name them: trm convert step_50000 arch.H_cycles=3 arch.L_cycles=6 arch.max_steps=16 --data data/sudoku
     """
     from trm_core.convert import convert, settings_of
     from trm_core.prepare import RunHooks

@@ -30,7 +30,7 @@ def command(
     ] = None,
     config: ConfigOption = None,
     probe: Annotated[
-        bool, typer.Option("--probe", help="With --config: also take a few real steps, and look at them.")
+        bool, typer.Option("--probe", help="With --config: also take a few real training steps and check them.")
     ] = False,
     fix: Annotated[
         Path | None, typer.Option("--fix", metavar="FILE", help="Write the config with the fixes applied.")
@@ -41,7 +41,7 @@ def command(
     ignore: IgnoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Find what is wrong with a run, say why, and how to mend it.
+    """Find what is wrong with a run, say why, and how to fix it.
 
     Ends with code 1 if a check fails. Example: trm diagnose dqn runs/quickstart-20260101-120000
     """

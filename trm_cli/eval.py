@@ -41,22 +41,28 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Another rule to choose capsules: cmi, static, entropy, attention, random; checksum, variance peek.",
+            help="Another rule to choose capsules: cmi, static, entropy, attention, random; checksum and variance "
+            "peek at closed detail.",
         ),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(metavar="latest|best", help="Which checkpoint.")] = "latest",
+    checkpoint: Annotated[str, typer.Option(metavar="latest|best", help="Which checkpoint to evaluate.")] = "latest",
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the accuracy/cost curves of learned and threshold.")
     ] = None,
     by_class: Annotated[
         bool,
-        typer.Option("--by-class", help="Where the mistakes are: a table by class, of each --policy or the first."),
+        typer.Option(
+            "--by-class", help="Show where the mistakes are: a table by class, for each --policy or the first."
+        ),
     ] = False,
     max_steps: Annotated[
-        int | None, typer.Option(min=1, metavar="T", help="Reasoning steps at most; default: as in training.")
+        int | None, typer.Option(min=1, metavar="T", help="Most reasoning steps per sample; default: as in training.")
     ] = None,
     restarts: Annotated[
-        int, typer.Option(min=1, metavar="K", help="Think K times from other beginnings; the surest answer counts.")
+        int,
+        typer.Option(
+            min=1, metavar="K", help="Think K times, from different initial states; the most confident answer counts."
+        ),
     ] = 1,
     submission: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="ARC: write two attempts per test input, as Kaggle asks.")
@@ -67,7 +73,7 @@ def command(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     nproc: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Evaluate in N processes, each on a GPU of its own.")
+        int | None, typer.Option(min=1, metavar="N", help="Evaluate in N processes, each on its own GPU.")
     ] = None,
     json: JsonOption = False,
 ) -> None:

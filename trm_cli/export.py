@@ -22,7 +22,8 @@ def command(
         ),
     ] = "safetensors",
     out_: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Default: exported/ and the run's name.")
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Folder to write; default: exported/ and the run's name."),
     ] = None,
     weights: Annotated[
         str, typer.Option(metavar="TYPE", help="How weights are stored: float32, bfloat16, int8.")
@@ -30,11 +31,11 @@ def command(
     license_: Annotated[
         str, typer.Option("--license", metavar="ID", help="License named in the model card.")
     ] = "other",
-    checkpoint: Annotated[str, typer.Option(metavar="latest|best", help="Which checkpoint.")] = "latest",
+    checkpoint: Annotated[str, typer.Option(metavar="latest|best", help="Which checkpoint to export.")] = "latest",
     json: JsonOption = False,
 ) -> None:
     """Export a run: config.json, weights, model card and, if asked for, one reasoning step as a graph with the loop
-    around it. Every form is compared with the model, on real samples after every step; if it differs nothing is left.
+    around it. Every form is compared with the model on real samples, after every step; if one differs, nothing is kept.
 
     Example: trm export runs/quickstart-... --format all --out exported/digits
     """

@@ -30,13 +30,13 @@ def command(
         typer.Option("--plot", metavar="IMAGE", help="Also draw labels, norms, detail and probe (png, svg, pdf)."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only the tables and what is damaged: leave the checks out.")
+        bool, typer.Option("--quick", help="Only print the tables and report damage; skip the checks.")
     ] = False,
     ignore: IgnoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Look at a capsule file or a puzzle folder: shapes, labels, checksums, what EXPAND can be worth, and what is wrong
-    (duplicates across splits, leaked or shuffled labels, splits that differ, ...), with the mend.
+    """Look at a capsule file or a puzzle folder: shapes, labels, checksums, what EXPAND can gain, what is wrong
+    (duplicates across splits, leaked or shuffled labels, splits that differ, ...), and how to fix it.
 
     Ends with code 1 if something is wrong inside the file, 4 if it cannot be opened.
     """

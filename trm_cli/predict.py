@@ -26,7 +26,7 @@ def command(
     ] = None,
     ask: Annotated[
         list[str] | None,
-        typer.Option("--ask", metavar="TEXT", help="A sample itself, in the place of DATA; can be repeated."),
+        typer.Option("--ask", metavar="TEXT", help="A sample on the command line, instead of DATA; repeatable."),
     ] = None,
     model: Annotated[
         Path | None,
@@ -37,56 +37,63 @@ def command(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="JSON lines; a call that was stopped goes on. Default: stdout; answers.jsonl for a capsule file, an "
-            ".npz of capsules or a puzzle folder.",
+            help="Write JSON lines to this file; a stopped call continues. Default: stdout; answers.jsonl for a "
+            "capsule file, an .npz of capsules or a puzzle folder.",
         ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="Of a capsule file or puzzle folder; default: test, validation or train, the first there is."
+            help="Split of a capsule file or puzzle folder; default: the first of test, validation, train there is."
         ),
     ] = None,
     column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of raw samples: the column or field that holds the text.")
+        str | None, typer.Option(metavar="NAME", help="Raw samples: the column or field that holds the text.")
     ] = None,
     label: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of raw samples: the column or field with the class; default: a usual name."),
+        typer.Option(
+            metavar="NAME", help="Raw samples: the column or field with the class; default: one with a usual name."
+        ),
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="Of raw samples, where the training data mixed several kinds.")
+        str | None, typer.Option(help="Raw samples: their kind, if the training data mixed several.")
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(metavar="NAME", help="learned, threshold, act, never, all; default: as it learned to.")
+        str | None,
+        typer.Option(metavar="NAME", help="learned, threshold, act, never, all; default: as it was trained."),
     ] = None,
     price: Annotated[
         float | None, typer.Option(metavar="P", help="Reward per price unit: higher buys less; default: the run's.")
     ] = None,
-    confidence: Annotated[float, typer.Option(min=0.0, max=1.0, help="At which 'threshold' halts.")] = 0.95,
+    confidence: Annotated[float, typer.Option(min=0.0, max=1.0, help="Confidence at which 'threshold' halts.")] = 0.95,
     max_steps: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Reasoning steps at most; default: as trained.")
+        int | None, typer.Option(min=1, metavar="N", help="Most reasoning steps per sample; default: as trained.")
     ] = None,
     restarts: Annotated[
         int,
         typer.Option(
-            min=1, metavar="K", help="Think each sample through K times, from other beginnings; the surest wins."
+            min=1, metavar="K", help="Think K times, from different initial states; the most confident answer counts."
         ),
     ] = 1,
-    show: Annotated[bool, typer.Option("--show", help="Draw the thinking about one sample, step by step.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Draw the reasoning about one sample, step by step.")] = False,
     gif: Annotated[Path | None, typer.Option(metavar="FILE", help="The same as an animation, a .gif.")] = None,
     row: Annotated[int, typer.Option(min=0, metavar="N", help="Which sample --show and --gif draw.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Rows that think at once; changes no answer.")] = 64,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write them too.")] = False,
-    decisions: Annotated[
-        bool, typer.Option("--decisions", help="Write what was done after each step, and why.")
+    batch: Annotated[int, typer.Option(min=1, help="Rows processed at once; does not change the answers.")] = 64,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write the probability of every class.")
     ] = False,
-    checkpoint: Annotated[str, typer.Option(metavar="latest|best", help="Which checkpoint of a run.")] = "latest",
+    decisions: Annotated[
+        bool, typer.Option("--decisions", help="Also write what was done after each step, and why.")
+    ] = False,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="latest|best", help="Which checkpoint of a run to use.")
+    ] = "latest",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Answer samples in constant memory: one line each with the class, the confidence, the steps and the capsules that
-    were opened; where labels are known also the accuracy. Detail of capsules that are not opened is not read.
+    """Answer samples: a line for each with the class, the confidence, the steps and the capsules opened, and the
+    accuracy if labels are known. Memory use is constant, and the detail of capsules that stay closed is not read.
 
     Example: trm predict one.png two.jpg --model runs/photos-...
 

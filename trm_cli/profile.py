@@ -35,19 +35,19 @@ def command(
         typer.Option(metavar="DIR", help="Write a trace for Perfetto, Chrome or TensorBoard into this folder."),
     ] = None,
     try_: Annotated[
-        bool, typer.Option("--try/--no-try", help="Try changes that may make it faster, and measure them.")
+        bool, typer.Option("--try/--no-try", help="Try changes that may make training faster, and measure them.")
     ] = True,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to compare each change.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds to spend on comparing each change.")] = 5.0,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only say what memory training will need; nothing is trained.")
+        bool, typer.Option("--estimate", help="Only estimate the memory that training needs; nothing is trained.")
     ] = False,
     nproc: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Profile N processes that train together; nothing is tried then."),
+        typer.Option(min=1, metavar="N", help="Profile N processes that train together; no changes are tried then."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Take some training steps without a run directory, and say where their time and memory go.
+    """Take some training steps without writing a run, and show where their time and memory go.
 
     Example: trm profile --config configs/quickstart.yaml --trace traces training.threads=2
     """

@@ -23,7 +23,7 @@ def command(
         typer.Argument(metavar="FOLDER", help="Folders of runs, or run directories; default: runs/."),
     ] = None,
     sort: Annotated[
-        Literal["newest", "accuracy"], typer.Option(help="What stands first: the newest run, or the most accurate.")
+        Literal["newest", "accuracy"], typer.Option(help="Which run comes first: the newest, or the most accurate.")
     ] = "newest",
     json: JsonOption = False,
 ) -> None:
@@ -31,7 +31,7 @@ def command(
 
     Example: trm runs runs/seed* --sort accuracy
 
-    Ends with code 4 if there is none. What is wrong with one is said below the table.
+    Ends with code 4 if there are none. Problems with single runs are listed below the table.
     """
     from trm_core.overview import by_accuracy, differing_keys, find_runs, summarise
 

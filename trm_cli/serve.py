@@ -19,33 +19,40 @@ def command(
         Path | None,
         typer.Argument(metavar="MODEL", help="Run directory or exported folder; default: the newest under runs/."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
     policy: Annotated[
-        str | None, typer.Option(metavar="NAME", help="learned, threshold, act, never, all; default: as it learned to.")
+        str | None,
+        typer.Option(metavar="NAME", help="learned, threshold, act, never, all; default: as it was trained."),
     ] = None,
     price: Annotated[
         float | None, typer.Option(metavar="P", help="Reward per price unit: higher buys less; default: the run's.")
     ] = None,
     confidence: Annotated[float, typer.Option(min=0.0, max=1.0, help="At which 'threshold' halts.")] = 0.95,
     max_steps: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Reasoning steps at most; default: as trained.")
+        int | None, typer.Option(min=1, metavar="N", help="Most reasoning steps per sample; default: as trained.")
     ] = None,
     restarts: Annotated[
         int,
-        typer.Option(min=1, metavar="K", help="Think each sample through K times, as K rows; the surest answer wins."),
+        typer.Option(
+            min=1, metavar="K", help="Think K times about each sample, as K rows; the most confident answer counts."
+        ),
     ] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Rows that think at once.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Rows processed at once.")] = 64,
     max_queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are refused with 503.")] = 4096,
-    max_request_mb: Annotated[float, typer.Option(min=0.001, help="Largest body of a request.")] = 16.0,
-    max_samples: Annotated[int, typer.Option(min=1, help="Most samples of a request.")] = 1024,
+    max_request_mb: Annotated[float, typer.Option(min=0.001, help="Largest request body, in MB.")] = 16.0,
+    max_samples: Annotated[int, typer.Option(min=1, help="Most samples in one request.")] = 1024,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that torch computes with.")] = None,
-    checkpoint: Annotated[str, typer.Option(metavar="latest|best", help="Which checkpoint of a run.")] = "latest",
+    checkpoint: Annotated[
+        str, typer.Option(metavar="latest|best", help="Which checkpoint of a run to use.")
+    ] = "latest",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Answer requests until SIGTERM or Ctrl-C, and then those that were accepted: POST /predict, GET /health,
-    GET /metrics.
+    """Answer HTTP requests (POST /predict, GET /health, GET /metrics) until SIGTERM or Ctrl-C; requests accepted before
+    that are still answered.
 
     Example: trm serve exported/digits --port 8000
     """

@@ -35,7 +35,7 @@ def command(
         str | None,
         typer.Option(
             metavar="RUN|auto",
-            help="Go on with a run; 'auto': go on if training.run_dir holds a checkpoint, else start.",
+            help="Resume a run; 'auto': resume if training.run_dir holds a checkpoint, else start.",
         ),
     ] = None,
     nproc: Annotated[
@@ -44,7 +44,9 @@ def command(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Do everything up to the first step: shapes, parameters, memory, features."),
+        typer.Option(
+            "--dry-run", help="Stop before the first step, and print shapes, parameters, memory and features."
+        ),
     ] = False,
     print_config_: PrintConfigOption = False,
     json: JsonOption = False,

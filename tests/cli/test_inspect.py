@@ -161,8 +161,8 @@ def judged_twice(splits: Splits) -> None:
 @pytest.mark.parametrize(
     ("how", "check", "words"),
     [
-        (shuffled, "labels-shuffled", "fix: check that inputs and labels were not ordered apart"),
-        (leaked, "labels-leaked", "A label that got into the inputs looks like this."),
+        (shuffled, "labels-shuffled", "fix: check that inputs and labels were not sorted separately"),
+        (leaked, "labels-leaked", "A label seems to have got into the inputs."),
         (scaled, "splits-differ", "of the test split lie"),
         (told, "children-equal-sketch", "fix: arch.enable_capsule_expansion=false"),
         (judged_twice, "duplicate-across-splits", "100 % are validation samples too"),

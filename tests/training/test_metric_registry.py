@@ -73,7 +73,7 @@ def test_members_of_families_are_filled_in() -> None:
     assert expand.meaning == "rows that chose expand, action number 2"
     depth = describe("train/mtp_accuracy_d3")
     assert depth is not None
-    assert depth.meaning == "share of right answers for the position 3 further on"
+    assert depth.meaning == "share of right answers for the position 3 places ahead"
     layer = describe("train/grad/layer_recursion.low.0")
     assert layer is not None
     assert layer.meaning.endswith("of recursion.low.0")

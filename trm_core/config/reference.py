@@ -24,7 +24,7 @@ INTRODUCTION = """\
 A config is a YAML file of sections. Every key has a default, so a file holds only what differs:
 
 ```yaml
-extends: small.yaml         # optional: another file, relative to this one; what stands here wins
+extends: small.yaml         # optional: another file, relative to this one; this file's keys win
 data:
   path: reviews.h5
 training:

@@ -47,7 +47,7 @@ class ArchConfig(Section):
     )
     num_heads: Count = Field(8, description="Attention heads; must divide hidden_size.")
     ffn_expansion: Annotated[float, Field(gt=0.0, le=1000.0)] = Field(
-        4.0, description="Width of SwiGLU's hidden layer over hidden_size, before the 2/3 rule."
+        4.0, description="SwiGLU's hidden width as a multiple of hidden_size, before the 2/3 rule."
     )
     ffn_multiple: Annotated[int, Field(ge=1, le=65536)] = Field(
         32, description="SwiGLU's hidden width is rounded up to a multiple of this (the public TRM and HRM code: 256)."
@@ -58,10 +58,10 @@ class ArchConfig(Section):
     pos_encodings: Literal["learned", "rope", "none"] = Field(
         "learned", description="How positions are told apart: learned vectors, rotated queries and keys, or not at all."
     )
-    rope_theta: Positive = Field(10000.0, description="Longest wavelength of rope, over 2 pi.")
+    rope_theta: Positive = Field(10000.0, description="Base of rope: its longest wavelength divided by 2 pi.")
     puzzle_emb_ndim: Annotated[int, Field(ge=0, le=2**20)] = Field(
         0,
-        description="Puzzles: numbers in each puzzle's own embedding, which fill a prefix of positions; 0: no prefix.",
+        description="Puzzles: width of each puzzle's own embedding, which fills a prefix of positions; 0: no prefix.",
     )
     puzzle_emb_len: Annotated[int, Field(ge=0, le=4096)] = Field(
         16, description="Puzzles: positions of the prefix; 0: as many as puzzle_emb_ndim fills."
@@ -72,12 +72,12 @@ class ArchConfig(Section):
     H_cycles: Cycles = Field(3, description="High-level cycles in one reasoning step.")
     L_cycles: Cycles = Field(2, description="Low-level updates nested in each high-level cycle.")
     grad_cycles: Count = Field(
-        1, description="Last high-level cycles that carry gradient; the earlier ones run without."
+        1, description="Number of last high-level cycles that carry gradient; the earlier ones run without."
     )
     grad_low_cycles: Count | None = Field(
         None,
-        description="Last low-level updates of a high-level cycle that carry gradient; null: all. HRM's one-step "
-        "gradient is 1.",
+        description="Number of last low-level updates in a high-level cycle that carry gradient; null: all. HRM's "
+        "one-step gradient is 1.",
     )
     tied: bool = Field(
         True, description="One network for both levels (TRM); false gives separate H and L networks (HRM)."
@@ -89,8 +89,8 @@ class ArchConfig(Section):
     dropout: Fraction = Field(0.0, description="Dropout on both residual branches of f, in training only.")
     readout: Literal["flat", "mean"] = Field(
         "flat",
-        description="How one answer is read from all positions when labels are [N]: linear on the flattened z_H, "
-        "or on the mean.",
+        description="How one answer is read from all positions when labels are [N]: by a linear map of the flattened "
+        "z_H, or of its mean.",
     )
     child_aggregation: Literal["project", "attention", "mean", "first"] = Field(
         "project", description="How an opened capsule's m children become one vector."
@@ -127,15 +127,15 @@ class ArchConfig(Section):
     )
     halt_threshold: Signed = Field(
         3.0,
-        description="Halt logit above which `act` halts in evaluation and prediction (3.0 is 95 %); the episodes of "
-        "training halt above 0, as TRM's.",
+        description="Halt logit above which `act` halts in evaluation and prediction (3.0 is 95 %); training episodes "
+        "halt above 0, as in TRM.",
     )
 
     enable_capsule_expansion: bool | Auto = Field("auto", description="Allow EXPAND; auto: when the file has children.")
     restart_on_expand: bool = Field(
         True,
-        description="After EXPAND the row's z_H starts over and z_L goes on: an answer that has settled hardly "
-        "listens to detail that comes later.",
+        description="After EXPAND the row's z_H starts over and z_L is kept: a settled answer hardly reacts to detail "
+        "that comes later.",
     )
     enable_adaptive_hcycles: bool = Field(
         False, description="In evaluation, leave the H loop when the halt logit is high."
@@ -143,7 +143,7 @@ class ArchConfig(Section):
     hcycle_confidence_threshold: Signed = Field(
         2.0, description="Halt logit above which the H loop is left (2.0 is 88 %)."
     )
-    enable_hierarchical_attention: bool = Field(False, description="Bias attention by true parent ids.")
+    enable_hierarchical_attention: bool = Field(False, description="Bias attention by the file's parent ids.")
     hierarchy_bias: HierarchyBias = Field(default_factory=HierarchyBias)
 
     @model_validator(mode="after")
@@ -181,7 +181,9 @@ class BuildConfig(Section):
         "sentence-transformers",
         "timm",
         "open_clip",
-    ] = Field("auto", description="Encoder of the details; the last three are pretrained ones behind extras.")
+    ] = Field(
+        "auto", description="Encoder of the detail; the last three are pretrained and need the extras text or vision."
+    )
     encoder_model: str | None = Field(
         None, description="Pretrained encoders: a model's name, or the path of a local one."
     )
@@ -189,8 +191,8 @@ class BuildConfig(Section):
     encoder_device: str = Field("auto", description="Pretrained encoders: auto (a GPU if there is one), cpu, cuda, ...")
     encoders_of: str | None = Field(
         None,
-        description="Capsule file whose encoders, layout, classes and prices are taken, for new samples that a model "
-        "trained on it shall answer: nothing is fitted, and all rows are the split test.",
+        description="Capsule file whose encoders, layout, classes and prices are reused, to evaluate a model trained "
+        "on it on new samples: nothing is fitted, and all rows become the split test.",
     )
     num_capsules: Count | Auto = Field("auto", description="k: capsules per sample.")
     num_children: Count | Auto = Field("auto", description="m: children per capsule.")
@@ -220,25 +222,26 @@ class BuildConfig(Section):
     num_concepts: Count = Field(256, description="k-means concepts used as targets where the source has no labels.")
     label: str | None = Field(
         None,
-        description="Label column of a table or text file, or label array of an npz/h5 file; none (where nothing is "
-        "called so): no labels, the targets are concepts.",
+        description="Label column of a table or text file, or label array of an npz/h5 file; none (unless something "
+        "has that name): no labels, the targets are concepts.",
     )
     text: str | None = Field(None, description="Text column of a csv/tsv/jsonl file.")
     groups: dict[str, list[str]] | None = Field(None, description="Tables: capsule name -> its columns.")
     prices: dict[str, Positive] | None = Field(
         None, description="Tables: capsule name -> what opening it costs (default 1)."
     )
-    image_size: Count | None = Field(None, description="Images are resized to this square first.")
+    image_size: Count | None = Field(None, description="Images are first resized to a square of this side, in pixels.")
     augment_shift: Annotated[int, Field(ge=0)] = Field(
         0, description="Images: add copies of the training images shifted by up to this many pixels."
     )
     augment_warps: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Images: add this many copies of each training image, rotated, scaled, sheared and moved a little.",
+        description="Images: add this many copies of each training image, slightly rotated, scaled, sheared and "
+        "shifted.",
     )
     augment_grids: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="ARC grids: add this many copies of each training pair, turned or mirrored and recoloured.",
+        description="ARC grids: add this many copies of each training pair, rotated or mirrored and recoloured.",
     )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Processes that read and encode; 0: in this process.")
 
@@ -257,18 +260,20 @@ class PuzzleBuildConfig(Section):
     """How `trm build-puzzles` makes a puzzle folder."""
 
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of generated puzzles, splits and augmentations.")
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="Processes that generate and solve; 0: in this one.")
+    workers: Annotated[int, Field(ge=0)] = Field(
+        0, description="Processes that generate and solve; 0: in this process."
+    )
     augmentations: Annotated[int, Field(ge=0)] = Field(
         0, description="Augmented copies of each training puzzle (ARC: of each task, its test pairs too)."
     )
-    subsample: Count | None = Field(None, description="Training puzzles drawn out of all; null: all.")
+    subsample: Count | None = Field(None, description="Number of training puzzles to keep, drawn at random; null: all.")
     test: Fraction = Field(0.1, description="Share of the puzzles held out, where the source has no test file.")
     test_source: str | None = Field(None, description="Sudoku and mazes: a file of held-out puzzles.")
     count: Count | None = Field(None, description="Puzzles to generate, training and test together.")
     size: Count | None = Field(
         None, description="Side of generated grids: Sudoku 4, 6 or 9 (default), mazes 30 by default."
     )
-    min_rating: int | None = Field(None, description="Sudoku csv: leave out easier training puzzles.")
+    min_rating: int | None = Field(None, description="Sudoku csv: drop training puzzles with a lower rating.")
     clues: Count | None = Field(
         None, description="Generated Sudokus: fewest given cells; null: as few as leave one solution."
     )
@@ -296,7 +301,9 @@ class DataConfig(Section):
     eval_path: str | None = Field(
         None, description="Capsule file or puzzle folder to evaluate on, if not the training data's own split."
     )
-    source: str | None = Field(None, description="Raw data to build first (cached); 'digits' is embedded.")
+    source: str | None = Field(
+        None, description="Raw data to build first (cached); 'digits' are those of scikit-learn."
+    )
     build: BuildConfig = Field(default_factory=BuildConfig, description="How data.source is built.")
     puzzles: PuzzleBuildConfig = Field(
         default_factory=PuzzleBuildConfig, description="How trm build-puzzles makes a folder of puzzles."
@@ -310,8 +317,8 @@ class DataConfig(Section):
     )
     draw: Literal["halted", "batch"] = Field(
         "halted",
-        description="New samples per step: as many as rows halted, or a whole batch of which the rest is thrown away "
-        "(as the public TRM and HRM code does).",
+        description="New samples per step: as many as rows halted, or a whole batch whose rest is discarded (as the "
+        "public TRM and HRM code does).",
     )
 
     @model_validator(mode="after")
@@ -330,9 +337,11 @@ class TrainingConfig(Section):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1.")
     threads: Count | None = Field(None, description="CPU threads; default: torch's choice.")
-    global_batch_size: Count = Field(768, description="Rows over all ranks.")
+    global_batch_size: Count = Field(768, description="Rows of a batch, over all processes.")
     accumulation_steps: Count = Field(
-        1, description="Parts that each rank's rows are computed in, one after the other: less memory, same gradient."
+        1,
+        description="Parts into which each process's rows are split, one computed after the other: less memory, same "
+        "gradient.",
     )
     total_steps: Count = Field(100_000, description="Optimiser steps; one reasoning step of every row each.")
     stop_at_step: Count | None = Field(None, description="End early at this step with the state saved (exit code 75).")
@@ -343,8 +352,10 @@ class TrainingConfig(Section):
         "the time that is left.",
     )
     base_lr: NonNegative = Field(3e-4, description="Peak learning rate.")
-    lr_warmup_steps: Annotated[int, Field(ge=0)] = Field(2000, description="Linear warm-up.")
-    lr_min_ratio: Fraction = Field(0.1, description="Final rate over base_lr, at the end of the cosine.")
+    lr_warmup_steps: Annotated[int, Field(ge=0)] = Field(2000, description="Steps of the linear warm-up.")
+    lr_min_ratio: Fraction = Field(
+        0.1, description="Final learning rate as a share of base_lr, at the end of the cosine."
+    )
     optimizer: Literal["adamatan2", "adamw", "muon"] = Field(
         "adamatan2", description="muon: torch.optim.Muon for the matrices of f, AdamW for the rest."
     )
@@ -357,7 +368,9 @@ class TrainingConfig(Section):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
         0.999, description="Decay of the averaged weights that are evaluated; null: none."
     )
-    halt_gradient: Literal["trunk", "head"] = Field("trunk", description="How far the halt loss reaches back.")
+    halt_gradient: Literal["trunk", "head"] = Field(
+        "trunk", description="What the halt loss trains: the whole network, or the halt head alone."
+    )
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Label smoothing of lm_loss.")
     predictor_steps: Count | None = Field(
         None,
@@ -372,23 +385,23 @@ class TrainingConfig(Section):
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
-        description="Of the recursion's matrix products and attention; weights and states stay float32. float16 is for"
-        " GPUs without bfloat16, and scales the loss.",
+        description="Precision of the recursion's matrix products and attention; weights and states stay float32. "
+        "float16 is for GPUs without bfloat16, and scales the loss.",
     )
     activation_checkpointing: bool = Field(
-        False, description="Compute the recursion again for its gradient: less memory, the same gradient, more time."
+        False, description="Recompute the recursion in the backward pass: less memory, the same gradient, more time."
     )
     compile: bool = Field(False, description="Compile the recursion with torch.compile; needs a C++ compiler.")
-    monitor_gradients: bool = Field(True, description="Norms, zeros, NaN and Inf of the gradient per module group.")
+    monitor_gradients: bool = Field(True, description="Log norms, zeros, NaN and Inf of the gradient per module group.")
     max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
         3, description="Steps in a row with NaN or Inf that are skipped; one more rolls back to the last checkpoint."
     )
     max_rollbacks: Annotated[int, Field(ge=0)] = Field(
-        3, description="Rollbacks, each at half the rate, after which the run ends with code 5."
+        3, description="Rollbacks, each halving the learning rates, after which the run ends with code 5."
     )
     log_interval: Count = Field(1, description="Write metrics every n steps.")
     watch: bool = Field(
-        False, description="Run the cheap checks of `trm diagnose` during training, and warn once of what they find."
+        False, description="Run the cheap checks of `trm diagnose` during training, and warn once about what they find."
     )
     eval_interval: Count = Field(1000, description="Evaluate every n steps.")
     checkpoint_interval: Count = Field(5000, description="Save every n steps.")
@@ -434,7 +447,8 @@ class DQNConfig(Section):
         0.0, description="Share of each replayed batch that is drawn from the youngest tenth of the buffer."
     )
     td_error_threshold: NonNegative = Field(
-        0.0, description="A transition whose last |TD error| (scaled rewards) is below is stored but not sampled."
+        0.0,
+        description="Transitions whose last |TD error| (in scaled rewards) is below this are stored but not sampled.",
     )
     sequence_length: Count = Field(
         1, description="rnn Q-head: consecutive transitions replayed together, through which its gradient runs."
@@ -449,7 +463,7 @@ class DQNConfig(Section):
     grad_clip_norm: Positive = Field(1.0, description="Gradient norm limit of the Q-head and the cmi head.")
     epsilon_start: Fraction = Field(1.0, description="First exploration rate.")
     epsilon_end: Fraction = Field(0.01, description="Last exploration rate.")
-    epsilon_decay: Count = Field(10_000, description="Steps of the linear decay.")
+    epsilon_decay: Count = Field(10_000, description="Steps of the linear decay of epsilon.")
     halt_exploration: Fraction = Field(
         0.3,
         description="Share of episodes that must think a random number of steps (2..T) before they may halt, with "
@@ -457,8 +471,8 @@ class DQNConfig(Section):
     )
     random_open_fraction: Fraction = Field(
         0.5,
-        description="Share of episodes that start with a random set already open, each at its own rate, so that the "
-        "predictor is right in every state a policy can visit.",
+        description="Share of episodes that start with a random set of capsules open, each at its own rate, so that "
+        "the predictor learns to be right in every state a policy can visit.",
     )
     price_warmup_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="The price level rises linearly from 0 over this many steps, so that EXPAND is tried first."
@@ -508,13 +522,14 @@ class MemoryConfig(Section):
 
     enabled: bool = Field(False, description="Read from and write to a bank of past states.")
     capacity: Count = Field(4096, description="Slots.")
-    key_dim: Count | Auto = Field("auto", description="Width of keys, at most arch.hidden_size; auto: that.")
-    value_dim: Count | Auto = Field("auto", description="Width of values, at most arch.hidden_size; auto: that.")
+    key_dim: Count | Auto = Field("auto", description="Width of keys, at most arch.hidden_size; auto: equal to it.")
+    value_dim: Count | Auto = Field("auto", description="Width of values, at most arch.hidden_size; auto: equal to it.")
     num_heads: Count = Field(8, description="Retrieval heads; must divide key_dim and value_dim.")
     top_k: Count = Field(4, description="Slots read per position.")
     reward_threshold: Signed = Field(0.5, description="A row is written at HALT if its terminal reward reaches this.")
     dedup_threshold: Fraction = Field(
-        0.98, description="Cosine of keys from which a new entry replaces the nearest old one instead of taking a slot."
+        0.98,
+        description="Cosine of keys from which on a new entry replaces the nearest old one instead of taking a slot.",
     )
 
     @model_validator(mode="after")
@@ -552,7 +567,9 @@ class LossWeights(Section):
         WeightRange(low=0.005, high=0.5),
         description="TD loss of the replayed transitions; a range (also written 0.005-0.5) rises over training.",
     )
-    cmi_loss: NonNegative = Field(1.0, description="The promised fall of the loss against the measured one.")
+    cmi_loss: NonNegative = Field(
+        1.0, description="The predicted fall of the loss after an opening, against the measured one."
+    )
     mtp_loss: NonNegative = Field(0.5, description="Answers of the next positions; with arch.enable_mtp.")
     entropy_bonus: NonNegative = Field(
         1.0,

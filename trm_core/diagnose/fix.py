@@ -53,7 +53,7 @@ def fixed(evidence: Evidence, found: list[Diagnosis]) -> tuple[Config, dict[str,
     """
     fix = chosen(found)
     if not fix:
-        raise CheckFailed("no finding has overrides that mend it", hint="see the advice beside each finding")
+        raise CheckFailed("no finding has overrides that fix it", hint="see the advice beside each finding")
     failed = {one.check.id for one in found if one.finding.verdict is Verdict.FAIL}
     before = {one.check.id for one in _failing(evidence, evidence.settings)}
     for follows in _failing(evidence, _with(evidence, fix)):

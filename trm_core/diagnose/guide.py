@@ -29,13 +29,14 @@ GUIDE: tuple[tuple[str, tuple[Item, ...]], ...] = (
             Item(
                 "2 Q-action not stored",
                 ("two-actions", "dqn-not-learning"),
-                "every decision is stored by construction; what is left is a policy that is off or stores nothing",
+                "every decision is stored by construction; what can go wrong is a policy that is off or stores nothing",
             ),
             Item("3 DQN loss always zero", ("buffer-min-size", "dqn-not-learning")),
             Item(
                 "4 expansion never happens",
                 ("expansion-never", "expansion-price", "epsilon-zero", "entropy-collapse", "two-actions"),
-                "5-20 % is one task's figure: only the ends, and opening nothing where a probe gains by it, are faults",
+                "5-20 % is one task's figure: only the extremes, and opening nothing where a probe gains by it, are "
+                "faults",
             ),
             Item("5 gradient NaN or Inf", ("nan", "lr-too-high", "exploding-gradients", "warmup-missing")),
             Item("6 out of memory", ("out-of-memory", "memory-leak"), "what fits: trm profile --estimate"),
@@ -76,7 +77,7 @@ GUIDE: tuple[tuple[str, tuple[Item, ...]], ...] = (
             Item(
                 "4 numerical stability",
                 ("q-values-diverge",),
-                "logits within [-10, 10] is left by sure answers in good health, so it is no check",
+                "confident answers healthily leave [-10, 10], so it is not a check",
             ),
             Item("5 quick fixes", ("nan",), "going back to a checkpoint at half the rate happens by itself"),
         ),
@@ -89,7 +90,9 @@ GUIDE: tuple[tuple[str, tuple[Item, ...]], ...] = (
             Item("3 Q-head output", ("two-actions", "entropy-collapse", "epsilon-zero")),
             Item("4 DQN loss", ("q-values-diverge", "target-frozen")),
             Item(
-                "5 rewards", ("rewards-zero", "terminal-reward-sign"), "components are logged apart: train/dqn_reward_*"
+                "5 rewards",
+                ("rewards-zero", "terminal-reward-sign"),
+                "components are logged separately: train/dqn_reward_*",
             ),
         ),
     ),
@@ -100,27 +103,31 @@ GUIDE: tuple[tuple[str, tuple[Item, ...]], ...] = (
             Item("2 memory hogs", ("out-of-memory",), "trm profile: bytes by owner"),
             Item("3 quick reduction", ("out-of-memory",), "empty_cache() frees nothing that a step could not reuse"),
             Item("4 architecture", (), "a smaller model is a decision, not a repair; trm profile --estimate compares"),
-            Item("5 distributed training", (), "the number of GPUs is no override"),
+            Item("5 distributed training", (), "the number of GPUs is not an override"),
         ),
     ),
     (
         "Workflow 5: accuracy not improving",
         (
-            Item("1 loss analysis", ("loss-not-falling",), "a trend with its chance instead of 5.0 and 3.0"),
+            Item("1 loss analysis", ("loss-not-falling",), "a trend with its significance instead of 5.0 and 3.0"),
             Item("2 data", ("labels-constant", "labels-shuffled", "labels-leaked", "duplicate-across-splits")),
             Item("3 predictions", ("predictions-collapse",)),
             Item("4 learning rate", ("lr-too-high", "lr-too-low", "warmup-missing")),
             Item(
                 "5 hyperparameters", ("overfitting", "accuracy-falls"), "in the guide's order only where a check asks"
             ),
-            Item("6 architecture", ("dead-layer",), "100 million parameters are no measure of a task"),
+            Item("6 architecture", ("dead-layer",), "100 million parameters do not fit every task"),
         ),
     ),
     (
         "Workflow 6: expansion never happens",
         (
             Item("1 exploration", ("epsilon-zero", "entropy-collapse")),
-            Item("2 entropy term", ("entropy-weight",), "it biases Q; epsilon explores, so its being off is no fault"),
+            Item(
+                "2 entropy term",
+                ("entropy-weight",),
+                "it biases Q; epsilon does the exploring, so leaving it off is no fault",
+            ),
             Item("3 reward shaping", ("rewards-zero", "children-equal-sketch")),
             Item("4 cost", ("expansion-price",)),
             Item("5 DQN training", ("dqn-not-learning", "q-values-diverge")),
@@ -178,41 +185,56 @@ _INTRODUCTION = """\
 
 <!-- Generated: python -m trm_core.diagnose.guide > docs/diagnose.md -->
 
-`trm diagnose [GROUP] [RUN]` looks at a run directory, `trm diagnose --config FILE` at a config before its run (with
-`--probe` at its first steps), and `training.watch=true` during training. Each check says ok, warn, fail or that it
-cannot tell, with its numbers, the reason, and overrides that mend it. What fails stands first, causes before symptoms:
-mend the first, and look again. `--fix FILE` writes the config with the overrides of the first finding and of all that
-are certain; `--html FILE` one page with the checks beside the curves; `--json` is for programs. The exit code is 1 when
-something fails. `--ignore CHECK` leaves a check out whose finding is meant so, such as `--ignore loss-weights` where
-every row shall think all steps.
+When a run does not learn, crashes or looks odd, start here: `trm diagnose` finds what is wrong, says why, and how to
+fix it. `trm diagnose [GROUP] [RUN]` checks a run directory, `trm diagnose --config FILE` a config before its run
+(with `--probe` also its first steps), and `training.watch=true` checks during training.
 
-RUN may also be a folder of TensorBoard's event files or of Weights & Biases (offline runs too), of this project or
-another; with `--config` beside it more checks can tell.
+- **Findings.** Each check says ok, warn, fail or that it cannot tell, with its numbers, the reason, and overrides
+  that fix it. Failures come first, causes before symptoms: fix the first one, and run it again. The exit code is 1 if
+  something fails.
+- **Output.** `--fix FILE` writes the config with the overrides of the first finding and of all findings that are
+  certain; `--html FILE` writes one page with the checks beside the curves; `--json` is for programs.
+- **Intended settings.** `--ignore CHECK` skips a check whose finding is intended, such as `--ignore loss-weights` if
+  every row is meant to think all steps.
+- **Other logs.** RUN may also be a folder of TensorBoard event files or of Weights & Biases (offline runs too), of
+  this project or another; with `--config` in addition more checks can tell.
+- **What is read.** A finished run is read without torch. Only some thousand lines of a long metrics.jsonl are read,
+  some thousand samples of a capsule file, and only the sizes of checkpoints past 100 MB: `trm inspect-dataset` and
+  `trm checkpoints` read everything. With several training files (data.path as a list) labels are counted over all of
+  them, by their weights (folders of puzzles: by their groups), and the samples of the first four files are examined.
+- **Data alone.** `trm inspect-dataset FILE` shows the checks that need nothing but data, without a config. It
+  compares every held-out split with training (the worst is named) and counts equal samples over all rows. `--quick`
+  skips them.
 
-A finished run is read without torch. Of a long metrics.jsonl some thousand lines are read, of a capsule file some
-thousand samples, of checkpoints past 100 MB only sizes: `trm inspect-dataset` and `trm checkpoints` read everything.
-Of several training files (data.path as a list) the labels are counted over all, by their weights (folders of puzzles:
-by their groups), and the samples of the first four files are looked at.
+How `labels-leaked` tells a leaked label from an easy task:
 
-The checks that need nothing but data are also shown by `trm inspect-dataset FILE`, which needs no config: with every
-held-out split beside training (the worst is named), and equal samples counted over all rows. `--quick` leaves them out.
-
-A leaked label is told by this: of at least 80 % of the classes a threshold on one coordinate of the sketches catches
-30 % or more with 99 % of what it catches right, there is about one such coordinate for a class, and without them that
-holds for less than half as many classes. An easy task is told by several coordinates for a class.
-Or by this: sorted by one coordinate most samples have the label of the one before, and sorted by no other.
+- For at least 80 % of the classes, a threshold on one coordinate of the sketches catches 30 % or more of the class,
+  and 99 % of what it catches is right. There is about one such coordinate for each class, and without these
+  coordinates the same holds for less than half as many classes. (In an easy task several coordinates tell each
+  class.)
+- Or: sorted by one coordinate, most samples have the label of the one before; sorted by any other, they do not.
 """
 
 
 def page() -> str:
     """docs/diagnose.md."""
-    lines = [_INTRODUCTION, "## Checks", "", "From causes to symptoms; `during` are those of `training.watch`.", ""]
+    lines = [
+        _INTRODUCTION,
+        "## Checks",
+        "",
+        "From causes to symptoms. The column *during* marks the checks of `training.watch`.",
+        "",
+    ]
     rows = [
         (f"`{c.id}`", c.symptom, ", ".join(c.groups), ", ".join(c.needs), "yes" if c.watched else "") for c in CHECKS
     ]
     lines += table(("check", "symptom", "groups", "needs", "during"), rows)
     lines += ["", "Groups: " + ", ".join(f"`{group}` ({len(of_group(group))})" for group in GROUPS) + ", `all`.", ""]
     lines += ["## The guide in pipeline.md", ""]
+    lines += [
+        "For each item of the troubleshooting guide in this project's specification: the checks that cover it.",
+        "",
+    ]
     for title, items in GUIDE:
         answers = [(i.title, ", ".join(f"`{check}`" for check in i.checks) or "none", i.note) for i in items]
         lines += [f"### {title}", "", *table(("item", "checks", "note"), answers), ""]

@@ -176,7 +176,7 @@ def _summary(found: Sequence[Diagnosis]) -> str:
         return "<p>No check was run.</p>"
     faults = counts[Verdict.FAIL] + counts[Verdict.WARN]
     if faults:
-        words = "The first of these is the likeliest cause; mend it before the ones below it."
+        words = "The first of these is the likeliest cause; fix it before the ones below."
     elif counts[Verdict.UNKNOWN]:
         words = "No fault found, but some checks lacked the evidence to tell."
     else:

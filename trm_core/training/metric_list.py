@@ -71,7 +71,7 @@ def _group(title: str, *metrics: Metric) -> tuple[Metric, ...]:
     return tuple(replace(metric, group=title) for metric in metrics)
 
 
-_POSITIVE = "ours: zero says that nothing of the kind happens"
+_POSITIVE = "ours: at zero nothing of the kind happens"
 
 LOSSES = _group(
     "Losses",
@@ -83,7 +83,7 @@ LOSSES = _group(
         "cross-entropy of the answer",
         "nats",
         Range(
-            "pipeline.md Workflow 5: begins at ln V and falls; its < 5.0 and < 3.0 belong to V = 2052",
+            "pipeline.md Workflow 5: begins at ln V and falls (V: classes); its < 5.0 and < 3.0 belong to V = 2052",
             high=1,
             of="log_classes",
         ),
@@ -92,7 +92,7 @@ LOSSES = _group(
         "train/q_halt_loss",
         "binary cross-entropy of the halt logit against 'the answer is right'",
         "nats",
-        Range("ours: ln 2 is a halt head that knows nothing; after the first steps", high=0.7),
+        Range("ours: after the first steps; ln 2 is a halt head that knows nothing", high=0.7),
     ),
     Metric("train/q_continue_loss", "cross-entropy of HRM's continue logit against its bootstrapped target", "nats"),
     Metric(
@@ -103,14 +103,14 @@ LOSSES = _group(
     ),
     Metric("train/cycle_loss", "squared error of the sketches decoded from the projected children", "standard units^2"),
     Metric("train/checksum_loss", "squared error of the checksums predicted from z_H"),
-    Metric("train/cmi_loss", "squared error of the promised fall of the loss after an opening", "nats^2"),
+    Metric("train/cmi_loss", "squared error of the predicted fall of the loss after an opening", "nats^2"),
     Metric(
         "train/dqn_loss",
         "TD loss of replayed transitions; absent before the buffer has dqn.buffer_min_size",
         "",
         Range("pipeline.md Issue 3: above 0 from there on", above=0),
     ),
-    Metric("train/dqn_weight", "weight of dqn_loss in the sum now (a range rises over training)"),
+    Metric("train/dqn_weight", "weight of dqn_loss in the sum (now; a range rises over training)"),
     Metric(
         "train/entropy_bonus",
         "negative entropy of softmax(Q / temperature) in the replayed states; absent before there is train/dqn_loss",
@@ -138,17 +138,19 @@ ANSWERS = _group(
     ),
     Metric(
         "train/halt_accuracy",
-        "rows whose halt logit has the right sign: positive where the answer (of several labels: most of it) is right",
+        "rows whose halt logit has the right sign: positive where the answer (with several labels: most of it) is "
+        "right",
         "share",
-        Range("ours: a coin reaches half; after the first steps", low=0.5, high=1),
+        Range("ours: after the first steps; a coin reaches half", low=0.5, high=1),
     ),
     Metric(
         "train/labels_alike",
-        "share of the pairs of samples begun in one step that have the same label; not where rows have several labels",
+        "share of pairs of samples begun in the same step that have the same label; absent where rows have several "
+        "labels",
         "share",
-        Range("ours: the sum of the squared shares of the labels, as of any two samples", low=0, high=1),
+        Range("ours: the sum of the squared shares of the labels, as for any two samples", low=0, high=1),
     ),
-    Metric("train/mtp_accuracy_d<depth>", "share of right answers for the position <depth> further on", "share"),
+    Metric("train/mtp_accuracy_d<depth>", "share of right answers for the position <depth> places ahead", "share"),
     Metric(
         "train/prediction_entropy",
         "mean entropy of an answer's softmax",
@@ -161,7 +163,7 @@ ANSWERS = _group(
     ),
     Metric(
         "train/prediction_top_share",
-        "share of the class that is predicted most often in a batch",
+        "share of predictions that are the most frequently predicted class in a batch",
         "share",
         Range("pipeline.md Workflow 5: all predictions the same is a collapsed model", high=0.95),
     ),
@@ -170,7 +172,8 @@ ANSWERS = _group(
         "largest absolute logit of the answer in a batch",
         "",
         Range(
-            "ours: a jump; pipeline.md Workflow 2 says within [-10, 10], which sure answers leave in good health",
+            "ours: a jump is a fault; pipeline.md Workflow 2 says within [-10, 10], but confident answers healthily "
+            "leave that range",
             high=10,
             of="median",
         ),
@@ -179,7 +182,9 @@ ANSWERS = _group(
 
 REWARDS = _group(
     "Rewards",
-    Metric("train/dqn_reward_mean", "mean reward of the transitions completed, as paid; its parts are logged apart"),
+    Metric(
+        "train/dqn_reward_mean", "mean reward of the completed transitions, as paid; its parts are logged separately"
+    ),
     Metric(
         "train/dqn_reward_std",
         "standard deviation of the rewards as paid",
@@ -187,14 +192,14 @@ REWARDS = _group(
         Range("pipeline.md Workflow 3: std above 0", above=0),
     ),
     Metric("train/dqn_reward_extrinsic", "the reward without curiosity"),
-    Metric("train/dqn_reward_intrinsic", "the part of curiosity, after its weight"),
-    Metric("train/dqn_reward_improvement", "the part of the rise of the utility u (dqn.reward_signal)"),
-    Metric("train/dqn_reward_step", "the part of the step penalty (negative)"),
-    Metric("train/dqn_reward_expansion_price", "the part of the price of opened capsules (negative)"),
-    Metric("train/dqn_reward_expansion_bonus", "the part of the bonus for an EXPAND after which u rose enough"),
-    Metric("train/dqn_reward_memory_bonus", "the part of the bonus for a rise of u with the memory bank on"),
-    Metric("train/dqn_reward_terminal", "the part of HALT's reward, over all transitions"),
-    Metric("train/terminal_reward", "reward of HALT, over the rows that halted"),
+    Metric("train/dqn_reward_intrinsic", "the part from curiosity, after its weight"),
+    Metric("train/dqn_reward_improvement", "the part from the rise of the utility u (dqn.reward_signal)"),
+    Metric("train/dqn_reward_step", "the part from the step penalty (negative)"),
+    Metric("train/dqn_reward_expansion_price", "the part from the price of opened capsules (negative)"),
+    Metric("train/dqn_reward_expansion_bonus", "the part from the bonus for an EXPAND after which u rose enough"),
+    Metric("train/dqn_reward_memory_bonus", "the part from the bonus for a rise of u with the memory bank on"),
+    Metric("train/dqn_reward_terminal", "the part from HALT's reward, averaged over all transitions"),
+    Metric("train/terminal_reward", "reward of HALT, averaged over the rows that halted"),
     Metric("train/dqn_accuracy_improvement", "rise of a row's accuracy from one reasoning step to the next"),
     Metric(
         "train/dqn_reward_scale",
@@ -208,7 +213,7 @@ REWARDS = _group(
         "",
         Range(_POSITIVE, above=0),
     ),
-    Metric("train/curiosity_count_mean", "visits of the states just seen in the table of counts", "visits"),
+    Metric("train/curiosity_count_mean", "visits of the states just seen, by the table of counts", "visits"),
 )
 
 Q_LEARNING = _group(
@@ -217,9 +222,9 @@ Q_LEARNING = _group(
     Metric("train/dqn_target_mean", "mean TD target of the replayed transitions", "scaled rewards"),
     Metric(
         "train/dqn_ended_early",
-        "replayed CONTINUE and EXPAND that were stored as the end of their episode",
+        "replayed CONTINUE and EXPAND transitions that were stored as the end of their episode",
         "share",
-        Range("ours: an episode ends with HALT", high=0.05),
+        Range("ours: only HALT ends an episode", high=0.05),
     ),
     Metric(
         "train/dqn_td_error_mean",
@@ -235,19 +240,20 @@ Q_LEARNING = _group(
     ),
     Metric("train/q_continue_mean", "mean Q-value of CONTINUE", "scaled rewards"),
     Metric("train/q_halt_mean", "mean Q-value of HALT", "scaled rewards"),
-    Metric("train/q_expand_mean", "mean Q-value of EXPAND; exactly 0: it is not learned", "scaled rewards"),
+    Metric("train/q_expand_mean", "mean Q-value of EXPAND; exactly 0 means that it is not learned", "scaled rewards"),
     Metric(
         "train/q_abs_max",
         "largest absolute Q-value in a batch",
         "scaled rewards",
-        Range("ours: a jump; pipeline.md Workflow 2 says within [-5, 5]", high=10, of="median"),
+        Range("ours: a jump is a fault; pipeline.md Workflow 2 says within [-5, 5]", high=10, of="median"),
     ),
     Metric(
         "train/q_entropy",
         "mean entropy of softmax(Q / temperature) over the actions",
         "nats",
         Range(
-            "pipeline.md Workflow 6: below 0.5 of ln 3 = 1.1 collapsed to one action, above 1.0 good exploration",
+            "pipeline.md Workflow 6: with ln 3 = 1.1, below 0.5 it has collapsed to one action, above 1.0 exploration "
+            "is good",
             low=0.45,
             of="log_actions",
         ),
@@ -261,7 +267,7 @@ Q_LEARNING = _group(
         "train/dqn_buffer_size",
         "complete transitions in the buffer (now)",
         "transitions",
-        Range("pipeline.md Issue 3: learning begins there", low=1, of="dqn.buffer_min_size"),
+        Range("pipeline.md Issue 3: learning begins at that size", low=1, of="dqn.buffer_min_size"),
     ),
     Metric(
         "train/dqn_stored",
@@ -271,7 +277,8 @@ Q_LEARNING = _group(
     ),
     Metric(
         "train/dqn_sampleable_pct",
-        "complete transitions young and surprising enough to be drawn (dqn.max_age, dqn.td_error_threshold)",
+        "complete transitions that are young enough (dqn.max_age) and surprising enough (dqn.td_error_threshold) to be "
+        "drawn",
         "percent",
         Range(_POSITIVE, above=0),
     ),
@@ -285,10 +292,10 @@ Q_LEARNING = _group(
     ),
     Metric(
         "train/dqn_target_closed",
-        "part of the distance to the Q-head that the target network's last moves closed: 1 for a copy, "
-        "dqn.target_tau for a mean",
+        "share of its distance to the Q-head that the target network closed in its last moves: 1 for a copy, "
+        "dqn.target_tau with Polyak averaging",
         "share",
-        Range("ours: a target that follows anything else closes another part, or none", above=0),
+        Range("ours: a target that follows anything else closes another share, or none", above=0),
     ),
 )
 
@@ -299,8 +306,8 @@ ACTIONS = _group(
         "rows that chose <name>, action number <n>",
         "share",
         Range(
-            "pipeline.md Issue 4: a third each at first, then about 60 % continue, 30 % halt, 10 % expand; "
-            "only the ends are faults",
+            "pipeline.md Issue 4: a third each at first, then about 60 % continue, 30 % halt, 10 % expand; only the "
+            "extremes are faults",
             low=0.001,
             high=0.99,
         ),
@@ -311,7 +318,7 @@ ACTIONS = _group(
         "rows that chose EXPAND",
         "percent",
         Range(
-            "pipeline.md: 5 to 20 once learned, where detail is worth its price; only the ends are faults",
+            "pipeline.md: 5 to 20 once learned, where detail is worth its price; only the extremes are faults",
             low=0.1,
             high=90,
         ),
@@ -330,19 +337,20 @@ ACTIONS = _group(
     ),
     Metric(
         "train/num_open_at_start",
-        "capsules open, and not paid for, from the first step on, in rows that halted (dqn.random_open_fraction)",
+        "capsules that were open from the first step, without being paid for, in rows that halted "
+        "(dqn.random_open_fraction)",
         "capsules",
     ),
     Metric(
         "train/ponder_cost",
         "reasoning steps of rows that halted",
         "steps",
-        Range("ours: at max_steps a policy that never halts", high=0.98, of="arch.max_steps"),
+        Range("ours: a policy that never halts is at max_steps", high=0.98, of="arch.max_steps"),
     ),
     Metric(
         "train/hcycle_exit_pct",
-        "rows that leave the H loop before its last cycle; while the predictor learns, which takes every cycle:"
-        " those that would leave",
+        "rows that leave the H loop before its last cycle; while the predictor learns (and takes every cycle), rows "
+        "that would leave",
         "percent",
     ),
     Metric(
@@ -353,11 +361,11 @@ ACTIONS = _group(
     ),
     Metric(
         "train/cmi_promised",
-        "fall of the loss that the cmi head promised for the capsules just opened",
+        "fall of the loss that the cmi head predicted for the capsules just opened",
         "nats",
-        Range("ours: within a factor of three of what came", low=1 / 3, high=3, of="train/cmi_measured"),
+        Range("ours: within a factor of three of the measured fall", low=1 / 3, high=3, of="train/cmi_measured"),
     ),
-    Metric("train/cmi_measured", "fall of the loss after those openings", "nats"),
+    Metric("train/cmi_measured", "measured fall of the loss after those openings", "nats"),
 )
 
 PARTS = _group(
@@ -366,20 +374,25 @@ PARTS = _group(
     Metric("train/memory_reads", "slots read per step", "slots", Range(_POSITIVE, above=0)),
     Metric("train/memory_writes", "entries written per step", "entries", Range(_POSITIVE, above=0)),
     Metric("train/memory_merged", "writes that replaced a nearly equal entry", "entries"),
-    Metric("train/memory_evicted", "writes that pushed out an old entry", "entries"),
+    Metric("train/memory_evicted", "writes that evicted an old entry", "entries"),
     Metric("train/memory_quality", "mean terminal reward of the entries in use (now)"),
     Metric(
-        "train/memory_gate", "mean gate on what is read; near 0 the bank has no say", "share", Range(_POSITIVE, above=0)
+        "train/memory_gate",
+        "mean gate on what is read; near 0 the bank has no effect",
+        "share",
+        Range(_POSITIVE, above=0),
     ),
     Metric(
         "train/concept_perplexity",
-        "exp(entropy) of the concepts chosen: how many are in real use",
+        "exp(entropy) of the concepts chosen: how many are effectively in use",
         "concepts",
         Range("ours: one or two concepts for everything is a collapsed codebook", low=2),
     ),
-    Metric("train/concept_usage", "concepts chosen at least once lately", "share", Range(_POSITIVE, above=0)),
+    Metric("train/concept_usage", "concepts chosen at least once recently", "share", Range(_POSITIVE, above=0)),
     Metric(
-        "train/concept_dead", "concepts used too little to be kept, put back among the data as rows allow", "concepts"
+        "train/concept_dead",
+        "concepts used too little to be kept; they are reset to states of the data, as far as there are rows",
+        "concepts",
     ),
 )
 
@@ -426,14 +439,14 @@ GRADIENTS = _group(
         "train/grad/layer_<group>",
         "gradient norm of the parameters of <group>",
         "",
-        Range("pipeline.md Workflow 5: above 0, or the part is dead; 0 is right for a part at rest", above=0),
+        Range("pipeline.md Workflow 5: above 0, or the part is dead; 0 is right for a frozen part", above=0),
     ),
     Metric(
         "train/grad/num_zero",
         "parameters with a zero gradient, or none",
         "parameters",
         Range(
-            "pipeline.md 5.4: not increasing; it does where training.predictor_steps rests the model",
+            "pipeline.md 5.4: not increasing; it does increase where training.predictor_steps freezes the model",
             high=1,
             of="first",
         ),
@@ -458,28 +471,31 @@ GRADIENTS = _group(
     ),
     Metric("train/grad/std", "standard deviation of the elements of the whole gradient", "", Range(_POSITIVE, above=0)),
     Metric(
-        "train/param_norm", "norm of all weights (now)", "", Range("ours: weights that run away", high=5, of="first")
+        "train/param_norm",
+        "norm of all weights (now)",
+        "",
+        Range("ours: a limit for weights that run away", high=5, of="first"),
     ),
     Metric(
         "train/update_ratio",
-        "norm of a step's change of the model's weights over the norm of the weights",
+        "norm of a step's change of the model's weights, divided by the norm of the weights",
         "",
         Range(
-            "ours: about 1e-3 is usual; far less learns nothing, far more diverges; after warm-up", low=1e-7, high=0.1
+            "ours: after warm-up; about 1e-3 is usual, far less learns nothing, far more diverges", low=1e-7, high=0.1
         ),
     ),
     Metric(
         "train/average_lag",
-        "distance of the averaged weights (training.ema_decay) from the model's own, over the norm of those",
+        "distance of the averaged weights (training.ema_decay) from the model's own, divided by the norm of the latter",
         "",
-        Range("ours: an average lies near its weights, nearer still as the rate falls", high=0.5),
+        Range("ours: an average lies near its weights, and nearer as the learning rate falls", high=0.5),
     ),
-    Metric("train/policy_update_ratio", "the same of value net and cmi head", "", Range("ours: as above", high=0.1)),
+    Metric("train/policy_update_ratio", "the same for value net and cmi head", "", Range("ours: as above", high=0.1)),
     Metric(
         "train/unmoved_weights",
-        "share of the weights, by whole tensors, that have a gradient and that a step leaves as they were",
+        "share of the weights, by whole tensors, that have a gradient but are not changed by a step",
         "",
-        Range("ours: 0; such weights are in no optimiser", low=0, high=0.01),
+        Range("ours: 0; weights that do not move are in no optimiser", low=0, high=0.01),
     ),
 )
 
@@ -487,39 +503,43 @@ RESOURCES = _group(
     "Speed and memory use",
     Metric(
         "train/steps_per_sec",
-        "optimiser steps per second since the start of the process's training",
+        "optimiser steps per second since this process began to train",
         "1/s",
         Range(
-            "ours: half of before; pipeline.md Issue 7's 1 step/s belongs to one GPU and model", low=0.5, of="median"
+            "ours: not below half of before; pipeline.md Issue 7's 1 step/s belongs to one GPU and model",
+            low=0.5,
+            of="median",
         ),
     ),
     Metric(
         "train/samples_per_sec",
         "rows that took a reasoning step, per second, over all processes",
         "1/s",
-        Range("ours: half of before; pipeline.md Issue 7's 500 to 1000 belong to an A100", low=0.5, of="median"),
+        Range(
+            "ours: not below half of before; pipeline.md Issue 7's 500 to 1000 belong to an A100", low=0.5, of="median"
+        ),
     ),
     Metric(
         "train/skipped_steps",
-        "steps left out so far because the loss or the gradient was not finite",
+        "steps skipped so far because the loss or the gradient was not finite",
         "steps",
         Range("ours: one or two may be bad data", high=2),
     ),
     Metric(
         "train/loss_scale",
-        "with `training.precision: float16`: factor on the loss, which its gradient is divided by again",
+        "with `training.precision: float16`: factor on the loss, by which its gradient is divided again",
         "",
-        Range("ours: at 1 whatever leaves float16's range is a fault", above=1.0),
+        Range("ours: at 1, anything that leaves float16's range is a fault", above=1.0),
     ),
     Metric(
         "train/loss_scale_overflow",
-        "with `training.precision: float16`: share of steps left out because the gradient left its range",
+        "with `training.precision: float16`: share of steps skipped because the gradient left its range",
         "share",
         Range("ours: some at the start, then one in thousands", high=0.1),
     ),
     Metric(
         "train/rollbacks",
-        "times that training went back to a checkpoint so far because steps in a row were not finite",
+        "times that training has gone back to a checkpoint because several steps in a row were not finite",
         "",
         Range("ours: each halves the rates", high=0),
     ),
@@ -534,9 +554,9 @@ RESOURCES = _group(
     ),
     Metric(
         "train/logging_time_share",
-        "share of the time between two lines that measuring and writing the earlier one took",
+        "share of the time between two lines that was spent on measuring and writing the earlier one",
         "share",
-        Range("pipeline.md Workflow 7: 10 ms; a share of the step holds for any step", high=0.05),
+        Range("pipeline.md Workflow 7: 10 ms; as a share of the step it holds for steps of any length", high=0.05),
     ),
     Metric(
         "train/gpu_memory_gb",
@@ -578,7 +598,7 @@ EVALUATION = _group(
         "eval/loss",
         "cross-entropy of the final answers",
         "nats",
-        Range("ours: above ln V it is worse than no answer", high=1, of="log_classes"),
+        Range("ours: above ln V answers are worse than none", high=1, of="log_classes"),
     ),
     Metric("eval/opened", "capsules opened per sample", "capsules"),
     Metric("eval/spent", "price units paid per sample", "price units"),
@@ -586,23 +606,23 @@ EVALUATION = _group(
         "eval/steps",
         "reasoning steps per sample",
         "steps",
-        Range("ours: at max_steps a policy that never halts", high=0.98, of="arch.max_steps"),
+        Range("ours: a policy that never halts is at max_steps", high=0.98, of="arch.max_steps"),
     ),
     Metric("eval/answer_top_share", "answers that are the most frequent answer", "share"),
     Metric("eval/label_top_share", "labels that are the most frequent label", "share"),
     Metric(
         "eval/labels_left_out",
-        "labels of classes that are answered less than a quarter as often as they are the label; only where that is no"
-        " chance (0.001), and of classes at least half as frequent as the most frequent one",
+        "labels of classes that are answered less than a quarter as often as they are the label; only classes where "
+        "that is significant (0.001) and that are at least half as frequent as the most frequent one",
         "share",
-        Range("ours: classes that are never answered; early in training some may be", high=0),
+        Range("ours: a class that is hardly ever answered is a fault; early in training there may be some", high=0),
     ),
     Metric(
         "eval/answers_in_excess",
-        "answers beyond the labels, of classes that are answered more than twice as often as they are the label; only"
-        " where that is no chance (0.001)",
+        "answers in excess of the labels, of classes that are answered more than twice as often as they are the label; "
+        "only where that is significant (0.001)",
         "share",
-        Range("ours: what is answered far too often; early in training something may be", high=0),
+        Range("ours: a class that is answered far too often is a fault; early in training there may be some", high=0),
     ),
 )
 

@@ -82,8 +82,9 @@ def docs_page() -> str:
         "",
         "Every number in `metrics.jsonl` (and TensorBoard, and Weights & Biases). Unless the meaning says otherwise, a",
         "line holds the mean since the line before it; *now* means the value at that step. A name appears only while",
-        "the part it belongs to is on. Healthy ranges are what `trm diagnose` compares with; the note says where a",
-        "range comes from and when it holds. Bounds may be multiples of a config key, of another metric, or of:",
+        "the part it belongs to is on. Healthy ranges are what `trm diagnose` compares with. The note says when a",
+        "range holds and where it comes from: *pipeline.md* is the specification that this project implements, *ours*",
+        "marks what the project added. Bounds may be multiples of a config key, of another metric, or of:",
         "",
         *(f"- *{reference.label}*: {reference.meaning}" for reference in REFERENCES.values()),
     ]

@@ -38,13 +38,13 @@ def loss_falls(evidence: Evidence) -> Finding:
         return ok(text, **numbers)
     guessing = math.inf if evidence.guessing is None else evidence.guessing
     if evidence.settings.training.init_from is not None and means[-1] < 0.9 * guessing:
-        return ok(f"{text}: it began with weights that know the answers", **numbers)
+        return ok(f"{text}: the initial weights already know the answers", **numbers)
     return Finding(
         Verdict.WARN,
-        f"{text}: no trend that chance would not give (p = {1 - chance:.2g})",
+        f"{text}: no trend beyond chance (p = {1 - chance:.2g})",
         "likely",
         numbers,
-        "Answers are not being learned. Rates, labels, or a part without a gradient are the usual reasons.",
+        "Answers are not being learned. The usual reasons are learning rates, labels, or a part without a gradient.",
         {key: 3 * value for key, value in slower(evidence, 1).items()},
     )
 
@@ -76,7 +76,7 @@ def at_chance(evidence: Evidence) -> Finding:
         text,
         "likely",
         numbers,
-        "The model answers no better than a constant. See the checks of data, rates and gradients above first.",
+        "The model answers no better than a constant. First see the checks of data, rates and gradients above.",
         {key: 3 * value for key, value in slower(evidence, 1).items()},
     )
 
@@ -103,7 +103,8 @@ def _whole_collapse(evidence: Evidence) -> Finding:
         text,
         "likely",
         {"share": mean, "labels": top},
-        "The model answers the same for every input. Rates too high, labels that do not fit, or a dead part do that.",
+        "The model gives the same answer for every input. Learning rates that are too high, labels that do not fit, or "
+        "a dead part can cause this.",
         slower(evidence, 10),
     )
 
@@ -130,13 +131,13 @@ def _half_collapse(evidence: Evidence) -> Finding | None:
         f"{100 * newest.of_mistakes:.0f} % of the mistakes",
         "possible" if unfinished else "likely",
         asdict(newest) | {"of_mistakes": newest.of_mistakes, "mistakes_before": since[0].mistakes},
-        "Most mistakes go one way, and not by chance (p < 0.001). "
+        "Most mistakes go in one direction, beyond chance (p < 0.001). "
         + (
-            "It is new, or mistakes are still becoming fewer: it may pass."
+            "This is new, or mistakes are still becoming fewer: it may pass."
             if unfinished
-            else "Class weights or priors in the loss that do not fit the data do that, or labels that training lacks."
+            else "Class weights or priors that do not fit the data, or labels missing in training, cause this."
         ),
-        advice="compare the labels of the splits (trm inspect-dataset), and look at what weighs classes in the loss",
+        advice="compare the labels of the splits (trm inspect-dataset), and check what weights the classes in the loss",
     )
 
 
@@ -170,7 +171,7 @@ def generalises(evidence: Evidence) -> Finding:
     # By the deviation of both together: of three samples none may be right without a deviation of its own.
     both = (mean + there) / 2
     if rows and gap < 3 * math.sqrt(both * (1 - both) / rows):
-        return unknown(f"{text}, of {rows} samples, which are too few to tell")
+        return unknown(f"{text}, of {rows} samples, too few to tell")
     if trained_alike(evidence, mean)[0] - there < allowed + by_chance:
         return unknown(f"{text}, on one of {1 + len(evidence.others)} files, which may be the harder one")
     repeated = evidence.file.repeated if evidence.data is not None else 0.0
@@ -180,9 +181,9 @@ def generalises(evidence: Evidence) -> Finding:
             f"{text}; {100 * repeated:.0f} % of the training samples are exact repeats of others",
             "likely",
             {"gap": gap, "repeated": repeated},
-            "The few different samples are learned by heart. A part of the source that was read again and again, and "
-            "not the next one, looks like this.",
-            advice="look at how the source was put together: trm inspect-dataset FILE",
+            "The few distinct samples are memorised. It looks as if one part of the source was read again and again "
+            "instead of the next.",
+            advice="check how the source was put together: trm inspect-dataset FILE",
         )
     if puzzles_of(evidence) is not None:
         return Finding(
@@ -190,7 +191,7 @@ def generalises(evidence: Evidence) -> Finding:
             text,
             "likely",
             {"gap": gap},
-            "The training puzzles are learned by heart.",
+            "The training puzzles are memorised.",
             advice="more puzzles, or more copies of each: trm build-puzzles --augmentations",
         )
     training, more = evidence.settings.training, {}
@@ -204,7 +205,7 @@ def generalises(evidence: Evidence) -> Finding:
         text,
         "likely",
         {"gap": gap},
-        "The training samples are learned by heart. More samples (copies: data.build.augment_*) help more than decay.",
+        "The training samples are memorised. More samples (copies: data.build.augment_*) help more than weight decay.",
         more,
     )
 
@@ -229,7 +230,7 @@ def plateau(evidence: Evidence) -> Finding:
         text,
         "likely",
         {"fall": fall},
-        "What was learned up to there has been lost for half of the run.",
+        "What had been learned by then has been lost for half of the run.",
         _shorter(evidence, at),
     )
 
@@ -265,7 +266,7 @@ def reconstruction(evidence: Evidence) -> Finding:
             text,
             "possible",
             {"cosine": mean},
-            "z_H does not hold what the capsules say.",
+            "z_H does not retain what the capsules contain.",
             {"loss_weights.reconstruction_loss": 2 * weight},
         )
     )

@@ -24,12 +24,12 @@ def children_missing(evidence: Evidence) -> Finding:
             Verdict.FAIL if max(blank, filler) > 0.9 else Verdict.WARN,
             text,
             numbers={"children": float(children), "blank": blank, "filler": filler},
-            why="Opening such a capsule shows nothing. Padding, and values that were filled in, belong into the mask, "
-            "so that no policy pays for them.",
-            advice="look at the encoder that wrote them (trm inspect-dataset FILE names it)",
+            why="Opening such a capsule shows nothing. Padding and filled-in values should be masked, so that no "
+            "policy pays for them.",
+            advice="check the encoder that wrote them (trm inspect-dataset FILE names it)",
         )
     if puzzles_of(evidence) is not None:
-        return ok("cells of puzzles are seen whole, there is nothing to open", children=0)
+        return ok("cells of puzzles are always seen completely: there is nothing to open", children=0)
     text = f"{evidence.file.file.path} has no children, so EXPAND has nothing to open"
     if config is None:
         return ok(text, children=0)
@@ -77,7 +77,7 @@ def _children_against_sketch(evidence: Evidence) -> Finding:
         Verdict.FAIL,
         text,
         numbers=numbers,
-        why="Opening a capsule shows what its sketch has shown already, so no policy can gain by it.",
+        why="Opening a capsule shows what its sketch has already shown, so no policy can gain by it.",
         fix=_left_closed(evidence),
         advice="build sketches that are coarser than the children: trm build-capsules SOURCE --sketch leading "
         "--sketch-dims N",
@@ -99,7 +99,7 @@ def _children_against_sketch(evidence: Evidence) -> Finding:
             numbers,
             fail.why,
             fail.fix,
-            "children that were interpolated from sketches look so: build them from the full detail",
+            "children that were interpolated from sketches look like this: build them from the full detail",
         )
     if probe is None or probe.detail is None:
         return ok(text, **numbers)
@@ -116,7 +116,7 @@ def _children_against_sketch(evidence: Evidence) -> Finding:
             text,
             "possible",
             numbers,
-            "A policy that buys them would pay for little, unless they help in ways that no linear probe sees.",
+            "A policy that buys them gains little, unless they help in ways that a linear probe cannot see.",
             fail.fix,
             fail.advice,
         )

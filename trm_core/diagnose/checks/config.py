@@ -19,14 +19,14 @@ def expansion_off(evidence: Evidence) -> Finding:
     if config.arch.enable_capsule_expansion is not False or not children:
         return ok("EXPAND is on" if children else "there is nothing to open", children=children)
     if children_tell_nothing(evidence):
-        return ok("the children tell no more than their sketches, and EXPAND is off", children=children)
+        return ok("the children say no more than their sketches, and EXPAND is off", children=children)
     wanted = config.dqn.enabled is True
     return Finding(
         Verdict.FAIL if wanted else Verdict.WARN,
         f"{evidence.file.file.path} has {children} children per capsule, and arch.enable_capsule_expansion=false",
         sure="certain" if wanted else "possible",
         numbers={"children": float(children)},
-        why="The detail is there and nobody may buy it: expansion_cost and action_2_expand stay 0.",
+        why="The detail is there, but no policy may buy it: expansion_cost and action_2_expand stay 0.",
         fix={"arch.enable_capsule_expansion": True, "arch.q_head_num_actions": 3, "dqn.enabled": True}
         # A continue logit is for halting without a policy.
         | ({"arch.enable_q_continue": False} if config.arch.enable_q_continue else {}),
@@ -74,8 +74,8 @@ def buffer_min_size(evidence: Evidence) -> Finding:
         late,
         text,
         numbers=numbers,
-        why="There is no dqn_loss until dqn.buffer_min_size transitions can be drawn. "
-        "Each row of a batch completes about one per step, and each process has a buffer of its own.",
+        why="There is no dqn_loss until dqn.buffer_min_size transitions can be drawn. Each row of a batch completes "
+        "about one per step, and each process has its own buffer.",
         fix={"dqn.buffer_min_size": fitting} | ({"dqn.max_age": None} if math.isinf(begins) else {}),
     )
 
@@ -97,7 +97,7 @@ def epsilon_zero(evidence: Evidence) -> Finding:
         Verdict.FAIL if mean < 0.02 else Verdict.WARN,
         text,
         numbers=numbers,
-        why="Actions that are hardly ever tried are never learned. The value of EXPAND stays what it was at first.",
+        why="Actions that are hardly ever tried are never learned: the value of EXPAND stays what it was at the start.",
         fix={"dqn.epsilon_start": 1.0, "dqn.epsilon_end": 0.1, "dqn.epsilon_decay": max(total // 2, 1)},
     )
 
@@ -109,7 +109,7 @@ def target_frozen(evidence: Evidence) -> Finding:
     age = evidence.metrics["train/dqn_target_age"]
     oldest = float(age.finite().values.max()) if len(age.finite()) else 0.0
     fix = {"dqn.target_tau": min(max(0.01, 10 / total), 1.0)}
-    why = "TD targets come from a copy of the Q-head. One that is hardly renewed teaches an untrained net's values."
+    why = "TD targets come from a copy of the Q-head. If hardly ever renewed, it teaches an untrained net's values."
     closed, expected = median(evidence.metrics["train/dqn_target_closed"].tail(0.5)), dqn.target_tau or 1.0
     # A mean over the values that were logged; a weight that follows exactly differs by rounding only.
     if abs(closed - expected) > 0.25 * expected:
@@ -118,8 +118,8 @@ def target_frozen(evidence: Evidence) -> Finding:
             f"a move of the target network closes {100 * closed:.3g} % of its distance to the Q-head, "
             f"where the config says {100 * expected:.3g} %",
             numbers={"closed": closed, "expected": expected},
-            why="TD targets come from a network that should follow the Q-head, and it follows something else.",
-            advice="look at what is handed to trm_core.dqn.learner.TargetNetwork.follow",
+            why="TD targets come from a network that should follow the Q-head, but it follows something else.",
+            advice="check what is passed to trm_core.dqn.learner.TargetNetwork.follow",
         )
     if dqn.target_tau is not None:
         way = 1 - (1 - dqn.target_tau) ** total
@@ -164,9 +164,9 @@ def rewards_zero(evidence: Evidence) -> Finding:
             Verdict.FAIL,
             f"{text} and are divided by {divisor:.3g}",
             numbers=numbers | {"scale": divisor},
-            why="What is left of the rewards is too small to learn from, and the next costs nothing either. "
-            "The scale should be the standard deviation of what was paid.",
-            advice="look at trm_core.dqn.rewards.RewardScale, and at train/dqn_reward_scale over the run",
+            why="The scaled rewards are too small to learn from. The scale should be the standard deviation of the "
+            "rewards that were paid.",
+            advice="check trm_core.dqn.rewards.RewardScale, and train/dqn_reward_scale over the run",
         )
     if terminal > 0.05 and (paid is None or paid > 1e-6):
         return ok(text, **numbers)
@@ -174,7 +174,7 @@ def rewards_zero(evidence: Evidence) -> Finding:
         Verdict.FAIL if terminal == 0 or (paid is not None and paid <= 1e-6) else Verdict.WARN,
         text,
         numbers=numbers,
-        why="Without a reward for being right, values only hold costs and bonuses, and the policy stops thinking.",
+        why="Without a reward for being right, Q-values contain only costs and bonuses, and the policy stops thinking.",
         fix={"dqn.reward_terminal_correct": 1.0, "dqn.reward_terminal_incorrect": -0.5},
     )
 
@@ -197,7 +197,7 @@ def expansion_price(evidence: Evidence) -> Finding:
     # No policy buys a capsule for more than what all of them together are worth.
     dear = price > 0.25 * gap or (worth is not None and worth > 0 and opened < 0.1 and price > 0.5 * worth * gap)
     fix = {"dqn.expansion_cost_per_child": 0.01 * gap / (file.num_children * float(file.prices.mean()))}
-    why = "A price is paid at every opening, and the gain comes if the answer changes. Past the gain nobody opens."
+    why = "The price is always paid, the gain comes only if the answer changes. Above the gain nothing is opened."
     if dear:
         return Finding(Verdict.FAIL, text, numbers=numbers, why=why, fix=fix)
     if price > 0.1 * gap:
@@ -220,8 +220,8 @@ def bonus_pays(evidence: Evidence) -> Finding:
         text,
         "likely",
         numbers,
-        "It is paid again for each EXPAND that helps a little, so a row that opens on and on earns more than one that "
-        "answers. What an answer is worth is in the other rewards already.",
+        "The bonus is paid again for each EXPAND that helps a little, so a row that keeps opening earns more than one "
+        "that answers. The value of an answer is already in the other rewards.",
         {"dqn.reward_expansion_bonus": 0.0},
     )
 
@@ -243,8 +243,8 @@ def budget_too_small(evidence: Evidence) -> Finding:
         Verdict.FAIL if affordable < 0.5 else Verdict.WARN,
         text,
         numbers=numbers,
-        why="A capsule that costs more than the budget can never be opened. "
-        "The budget is an amount in price units, not a share of the price of everything.",
+        why="A capsule that costs more than the budget can never be opened. The budget is an amount in price units, "
+        "not a share of the price of everything.",
         fix={"dqn.budget": None},
     )
 
@@ -260,8 +260,8 @@ def wandb_ready(evidence: Evidence) -> Finding:
             Verdict.WARN,
             said[-1][:500],
             "certain",
-            why="Training goes on, and metrics.jsonl has every line.",
-            advice="log in (wandb login), or see WANDB_MODE; logging.wandb=false where it is not wanted",
+            why="Training is not affected, and metrics.jsonl has every line.",
+            advice="log in (wandb login), or check WANDB_MODE; set logging.wandb=false if it is not wanted",
         )
     return ok(f"Weights & Biases logs to project {logging.wandb_project}")
 
@@ -270,7 +270,7 @@ CHECKS = (
     Check(
         "two-actions",
         ("config", "dqn", "expansion", "capsule-state"),
-        "action_2_expand is never there",
+        "action_2_expand is missing",
         "pipeline.md Issues 2 and 4, Workflow 3",
         ("config", "data"),
         two_actions,
@@ -296,7 +296,7 @@ CHECKS = (
     Check(
         "buffer-min-size",
         ("dqn", "config"),
-        "dqn_loss is always 0, or never there",
+        "dqn_loss is always 0, or missing",
         "pipeline.md Issue 3",
         ("config",),
         buffer_min_size,
@@ -313,7 +313,7 @@ CHECKS = (
     Check(
         "target-frozen",
         ("dqn", "config"),
-        "dqn_loss falls, the policy does not improve",
+        "dqn_loss falls, but the policy does not improve",
         "pipeline.md Workflow 3 step 4",
         ("config",),
         target_frozen,
@@ -347,7 +347,7 @@ CHECKS = (
     Check(
         "wandb-ready",
         ("config", "environment"),
-        "nothing arrives at Weights & Biases",
+        "Weights & Biases receives nothing",
         "pipeline.md checklist",
         ("config",),
         wandb_ready,

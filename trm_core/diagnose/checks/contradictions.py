@@ -35,8 +35,8 @@ def batches_mixed(evidence: Evidence) -> Finding:
         text,
         "certain",
         numbers,
-        "Each step pulls towards the few classes of its batch, and the next away from them. Rows that lie sorted in "
-        "the file, and are shuffled within a part of it alone, come like this.",
+        "Each step pulls towards the few classes of its batch, and the next step away from them. The usual cause: the "
+        "rows are sorted in the file, and shuffled only within parts of it.",
         advice="shuffle the rows when the file is written (data.build.shuffle)",
     )
 
@@ -68,10 +68,10 @@ def average_follows(evidence: Evidence) -> Finding:
         text,
         "likely",
         numbers,
-        "The average is what is evaluated and saved, and it holds on to weights of long ago. A decay that is not "
-        "shortened in the first steps remembers the first weights.",
+        "The average is what is evaluated and saved, but it holds on to old weights. A decay that is not shortened in "
+        "the first steps remembers the initial weights.",
         {"training.ema_decay": shorter} if shorter < decay else {},
-        "let the decay begin short, as min(decay, n / (n + 10)) after n steps does",
+        "start with a shorter decay, such as min(decay, n / (n + 10)) after n steps",
     )
 
 
@@ -80,7 +80,7 @@ def sure_enough(evidence: Evidence) -> Finding:
     one class of C has the probability a, the others share the rest. So do answers whose entropy is that.
     """
     if evidence.settings.arch.probabilities != "softmax" or evidence.settings.training.label_smoothing:
-        return unknown("answers are meant to be less sure than they could be")
+        return unknown("label smoothing or the like keeps answers unsure on purpose")
     classes = evidence.file.file.num_classes
     learning = evidence.learning_steps
     loss, accuracy, entropy = (
@@ -104,9 +104,9 @@ def sure_enough(evidence: Evidence) -> Finding:
         text,
         "likely",
         numbers,
-        "The answers are right far more often than they say. Logits that are bounded or scaled before the loss do "
-        "that, above all a softmax before a cross-entropy that has its own.",
-        advice="give the loss the head's logits as they are, without a softmax or a temperature",
+        "The answers are right far more often than their probabilities say. Logits that are bounded or scaled before "
+        "the loss cause this, typically a softmax before a cross-entropy that applies its own.",
+        advice="pass the head's logits to the loss unchanged, without a softmax or a temperature",
     )
 
 
@@ -120,7 +120,7 @@ def fano(right: float, classes: int) -> float:
 UNMIXED = Check(
     "batches-unmixed",
     ("accuracy",),
-    "the loss jumps up and down, and held-out answers are those of the last batches",
+    "the loss jumps up and down, and held-out answers mirror the last batches",
     "ours",
     ("config", "metrics", "data"),
     batches_mixed,
@@ -130,7 +130,7 @@ CHECKS = (
     Check(
         "average-behind",
         ("accuracy", "config"),
-        "training goes well, and evaluation shows nothing of it",
+        "training goes well, but evaluation does not improve",
         "ours",
         ("config", "metrics"),
         average_follows,
@@ -139,7 +139,7 @@ CHECKS = (
     Check(
         "underconfident",
         ("accuracy", "gradients"),
-        "answers are right, and the loss stays high",
+        "answers are right, but the loss stays high",
         "ours",
         ("config", "metrics", "data"),
         sure_enough,

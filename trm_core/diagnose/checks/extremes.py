@@ -32,8 +32,8 @@ def one_step(evidence: Evidence) -> Finding:
             f"rows that halt count {count:.3g} steps, but {100 * share:.0f} % of the rows halt at every step",
             "likely",
             {"counted": count, "halting": share, "begun": begun},
-            "The count of steps does not begin anew with a sample, so the last step is taken to be reached at once.",
-            advice="look at what resets Carry.steps where a row gets a new sample",
+            "The step counter is not reset when a row gets a new sample, so the last step seems to be reached at once.",
+            advice="check what resets Carry.steps when a row gets a new sample",
         )
     first = round(0.1 * evidence.learning_steps), round(0.4 * evidence.learning_steps)
     early, right = (evidence.metrics[f"train/{name}"].between(*first).finite() for name in (_HALTING, "exact_accuracy"))
@@ -45,9 +45,10 @@ def one_step(evidence: Evidence) -> Finding:
             "right",
             "likely",
             {"halting": median(early), "right": median(right)},
-            "Rows are to halt once they are likely right, of which there are few at first. "
-            "A halt target that nearly every answer meets looks like this.",
-            advice="look at what the halt logit is trained on: whole answers that are right (losses.q_halt_loss)",
+            "Rows should halt once they are likely right, and few are at first. The halt target seems to be one that "
+            "nearly every answer meets.",
+            advice="check what the halt logit is trained on: it should be whether whole answers are right "
+            "(losses.q_halt_loss)",
         )
     if steps > 1 or not (can_expand(evidence) or has_policy(evidence)):
         return ok(f"arch.max_steps={steps}", steps=steps)
@@ -55,7 +56,7 @@ def one_step(evidence: Evidence) -> Finding:
         Verdict.FAIL,
         "arch.max_steps=1: after the only step nothing but HALT is allowed",
         numbers={"steps": float(steps)},
-        why="CONTINUE and EXPAND need a step that comes after them.",
+        why="CONTINUE and EXPAND need a step after them.",
         fix={"arch.max_steps": 4},
     )
 
@@ -70,8 +71,9 @@ def future_discounted(evidence: Evidence) -> Finding:
             Verdict.FAIL,
             f"{100 * early:.0f} % of the replayed CONTINUE and EXPAND were stored as the end of their episode",
             numbers={"ended_early": early},
-            why="Nothing that comes after such an action counts, so it is worth less than to halt at once.",
-            advice="look at what is handed as `done` to trm_core.dqn.replay.ReplayBuffer.complete: only HALT ends one",
+            why="Nothing that comes after such an action counts, so it is worth less than halting at once.",
+            advice="check what is passed as `done` to trm_core.dqn.replay.ReplayBuffer.complete: only HALT ends an "
+            "episode",
         )
     gamma = config.dqn.gamma
     if gamma >= 0.8:
@@ -80,8 +82,8 @@ def future_discounted(evidence: Evidence) -> Finding:
         Verdict.FAIL if gamma < 0.5 else Verdict.WARN,
         f"dqn.gamma={gamma:g}: an answer after one more step counts {gamma:g} of one that is given now",
         numbers={"gamma": gamma},
-        why="Whatever EXPAND or CONTINUE gain comes a step later. Discounted like this it is worth less than to halt "
-        "at once, right or wrong.",
+        why="The gain of EXPAND or CONTINUE comes a step later. With this discount it is worth less than halting at "
+        "once, right or wrong.",
         fix={"dqn.gamma": _DEFAULT_GAMMA},
     )
 
@@ -110,7 +112,7 @@ def regularisation(evidence: Evidence) -> Finding:
         text,
         "likely",
         numbers,
-        "What a step teaches is dropped, smoothed away or decays before the next ones can build on it.",
+        "What one step teaches is dropped, smoothed away or decayed before the next steps can build on it.",
         fix,
     )
 
@@ -143,9 +145,10 @@ def _harder_than_held_out(evidence: Evidence) -> Finding | None:
         f"accuracy {100 * mean:.1f} % in training, {100 * held_out:.1f} % held out",
         "likely" if far else "possible",
         {"train": mean, "held_out": held_out},
-        "What training shows is far harder than what it is for. Augmentation, erasing or noise that is stronger than "
-        "meant does that.",
-        advice="look at some training inputs as the model gets them, and at what is drawn per row and what per capsule",
+        "Training samples are far harder than held-out ones. Augmentation, erasing or noise that is stronger than "
+        "intended causes this.",
+        advice="inspect some training inputs as the model gets them, and check what is drawn per row and what per "
+        "capsule",
     )
 
 

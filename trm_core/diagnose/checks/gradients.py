@@ -45,17 +45,17 @@ def not_finite(evidence: Evidence) -> Finding:
     if not many and count <= seen / _RARE:
         return Finding(
             Verdict.WARN,
-            f"{count:.0f} of {seen} steps left out because loss or gradient was not finite; {first}",
+            f"{count:.0f} of {seen} steps skipped because loss or gradient was not finite; {first}",
             numbers=numbers,
-            why="The steps were left out whole, so weights are intact. Once in a while a single row causes it.",
-            advice="look for that row if it comes again: trm inspect-dataset FILE",
+            why="The steps were skipped completely, so the weights are intact. Occasionally a single row causes this.",
+            advice="look for that row if it happens again: trm inspect-dataset FILE",
         )
     return Finding(
         Verdict.FAIL if many else Verdict.WARN,
-        f"{count:.0f} steps left out because loss or gradient was not finite, {rollbacks:.0f} rollbacks; {first}",
+        f"{count:.0f} steps skipped because loss or gradient was not finite, {rollbacks:.0f} rollbacks; {first}",
         numbers=numbers,
-        why="The steps were left out whole, so weights are intact. Rates too high for these data or broken inputs "
-        "cause it; once in a while a single row does.",
+        why="The steps were skipped completely, so the weights are intact. The causes are learning rates too high for "
+        "these data or broken inputs; occasionally a single row.",
         fix=_tamer(evidence),
     )
 
@@ -67,8 +67,8 @@ def _lost(evidence: Evidence, holes: NDArray[np.int64]) -> Finding:
         Verdict.FAIL if len(holes) > max(2, lines / _RARE) else Verdict.WARN,
         f"the loss is not finite in {len(holes)} of {lines} lines, first at step {holes[0]}",
         numbers={"lines": float(len(holes))},
-        why="Nothing says that these steps were left out, so the weights may be lost with them. Rates too high for "
-        "these data or broken inputs cause it.",
+        why="Nothing says that these steps were skipped, so the weights may be lost, too. The causes are learning "
+        "rates too high for these data or broken inputs.",
         fix=_tamer(evidence),
     )
 
@@ -108,7 +108,8 @@ def exploding(evidence: Evidence) -> Finding:
         text,
         "likely",
         numbers,
-        "Clipping keeps the size of a step, but its direction is the largest term's. Norms that grow announce NaN.",
+        "Clipping limits the size of a step, but its direction is that of the largest term. Growing norms often end in "
+        "NaN.",
         {**slower(evidence, 3), **tighter},
     )
 
@@ -145,9 +146,9 @@ def dead_layer(evidence: Evidence) -> Finding:
             Verdict.FAIL,
             f"no gradient reaches {names}",
             numbers=numbers,
-            why="A part without a gradient stays as it was drawn at random. Its output is unused, its loss has "
-            "weight 0, or it is cut off.",
-            advice="see which loss term should reach it (loss_weights) and whether its output is used",
+            why="A part without a gradient keeps its random initial weights. Its output is unused, its loss has weight "
+            "0, or its gradient is cut off.",
+            advice="check which loss term should reach it (loss_weights) and whether its output is used",
         )
     still, rate = metrics["train/unmoved_weights"].between(warm, evidence.learning_steps), metrics["train/lr"]
     # At a rate of 0 nothing moves; why it is 0 is asked elsewhere.
@@ -158,7 +159,7 @@ def dead_layer(evidence: Evidence) -> Finding:
             Verdict.FAIL,
             f"{100 * unmoved:.2g} % of the weights have a gradient, and no step moves them",
             numbers={**numbers, "unmoved": unmoved},
-            why="They are in no optimiser, or in one whose rate is 0, and stay as they were drawn at random.",
+            why="They are in no optimiser, or in one whose rate is 0, and keep their random initial values.",
             advice="build optimisers from all of model.parameters(), as trm_core.optim.build does",
         )
     if not groups:
@@ -184,7 +185,8 @@ def clipping(evidence: Evidence) -> Finding:
             f"{text}, {norm / training.grad_clip_norm:.2g} times below the usual norm",
             "likely",
             {"share": share, "norm": norm},
-            "Gradients scaled down this far drown in what optimisers add for stability, and nothing moves.",
+            "Gradients scaled down this far are smaller than the epsilon that optimisers add for stability, so nothing "
+            "moves.",
             {"training.grad_clip_norm": 1.0},
         )
     return Finding(
@@ -192,7 +194,7 @@ def clipping(evidence: Evidence) -> Finding:
         text,
         "possible",
         {"share": share},
-        "Every step has the same size, whatever the gradient says.",
+        "Every step has the same size, whatever the gradient.",
         {"training.grad_clip_norm": 4 * training.grad_clip_norm},
     )
 

@@ -18,7 +18,7 @@ _FIRST_STEPS = 100
 def halting_wrong(evidence: Evidence) -> Finding:
     """Whether halt logits know more of the answers than how often these are right."""
     if not halts_on_whole_answers(evidence):
-        return unknown("the halt logit does not learn whether whole answers are right, or the data are not there")
+        return unknown("the halt logit does not learn whether whole answers are right, or the data are missing")
     loss, knows, right = (
         evidence.metrics[f"train/{name}"].between(0.05 * evidence.learning_steps, evidence.learning_steps)
         for name in ("q_halt_loss", "halt_accuracy", "exact_accuracy")
@@ -34,15 +34,15 @@ def halting_wrong(evidence: Evidence) -> Finding:
     if knows.steps[0] < begun:
         return unknown(f"before step {begun} halt logits have learned too little to say")
     if np.ptp(block_means(right, 3)) > 0.1:
-        return unknown("the share of right answers is changing, and halt logits follow it late")
+        return unknown("the share of right answers is changing, and halt logits lag behind")
     told, half = mean_interval(knows)
     same = float(right.values.mean())
     same = max(same, 1 - same)
     worse = same - told
     numbers = {"halt_accuracy": told, "constant": same}
     text = (
-        f"the halt logit is right of {100 * told:.0f} % of the rows, and {100 * same:.0f} % would be right if it said "
-        "the same of all"
+        f"the halt logit is right for {100 * told:.0f} % of the rows; saying the same of all would be right for "
+        f"{100 * same:.0f} %"
     )
     if not worse - half > 0.1:
         return ok(text, **numbers)
@@ -51,8 +51,8 @@ def halting_wrong(evidence: Evidence) -> Finding:
         text,
         "likely",
         numbers,
-        "Rows halt on wrong answers, or go on with right ones. A halt target that is turned around, constant, or of "
-        "other rows looks like this.",
+        "Rows halt on wrong answers, or continue with right ones. The halt target seems to be inverted, constant, or "
+        "that of other rows.",
         advice="compare what the halt logit is trained on with which answers are right (losses.q_halt_loss)",
     )
 
@@ -71,12 +71,12 @@ def _halts_on_something_else(loss: Series, knows: Series) -> Finding | None:
     return Finding(
         Verdict.FAIL,
         f"at step {loss.steps[worst]} q_halt_loss is {loss.values[worst]:.2g}; the halt logit has the right sign in "
-        f"{100 * knows.values[worst]:.0f} % of the rows, with which it is {bound}",
+        f"{100 * knows.values[worst]:.0f} % of the rows, and then the loss has to be {bound}",
         "certain" if below[worst] else "likely",
         {"q_halt_loss": float(loss.values[worst]), "halt_accuracy": float(knows.values[worst])},
-        "The halt logit is trained on something else than whether whole answers are right: on cells, on other rows, or "
-        "turned around.",
-        advice="look at the target of losses.q_halt_loss",
+        "The halt logit is not trained on whether whole answers are right, but on cells, on other rows, or on the "
+        "opposite.",
+        advice="check the target of losses.q_halt_loss",
     )
 
 

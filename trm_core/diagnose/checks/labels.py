@@ -39,8 +39,8 @@ def labels_constant(evidence: Evidence) -> Finding:
         text + other,
         sure="certain" if share > 0.995 else "likely",
         numbers=numbers,
-        why="A model that always names this class is right as often, and there is little else to learn.",
-        advice="look at where the labels come from (build.label); trm inspect-dataset FILE counts them",
+        why="A model that always gives this class is right as often, and there is little else to learn.",
+        advice="check where the labels come from (build.label); trm inspect-dataset FILE counts them",
     )
 
 
@@ -67,9 +67,9 @@ def labels_shuffled(evidence: Evidence) -> Finding:
                 text,
                 sure="likely",
                 numbers=numbers,
-                why="Inputs say less about the labels in training than in the held-out split. "
-                "Training labels that were moved to other samples look like this.",
-                advice="check that inputs and labels were not ordered apart before the file was built",
+                why="Inputs say less about the labels in training than in the held-out split. The training labels seem "
+                "to belong to other samples.",
+                advice="check that inputs and labels were not sorted separately before the file was built",
             )
     broken = train.broken
     if broken is not None:
@@ -80,8 +80,8 @@ def labels_shuffled(evidence: Evidence) -> Finding:
             "the others",
             sure="likely",
             numbers=numbers | {"inside": broken.inside, "outside": broken.outside},
-            why="In one stretch of the file inputs say nothing about the labels, elsewhere they do. "
-            "A part whose labels were joined in another order looks like this.",
+            why="In one part of the file inputs say nothing about the labels, elsewhere they do. The labels of that "
+            "part seem to be joined in another order.",
             advice="check how the labels of these samples were joined to them",
         )
     if best < train.chance + 4 * error and (held_out is None or best < train.chance + 0.05):
@@ -100,8 +100,8 @@ def labels_shuffled(evidence: Evidence) -> Finding:
             text,
             sure="possible",
             numbers=numbers,
-            why="Inputs seem to say nothing about the labels. Either the labels belong to other samples, or the task "
-            "is one that no linear probe can begin.",
+            why="Inputs seem to say nothing about the labels. Either the labels belong to other samples, or a linear "
+            "probe cannot learn anything of this task.",
             advice="check in the source that inputs and labels belong together",
         )
     return ok(text, **numbers)
@@ -109,10 +109,10 @@ def labels_shuffled(evidence: Evidence) -> Finding:
 
 def labels_leaked(evidence: Evidence) -> Finding:
     if puzzles_of(evidence) is not None:
-        return unknown("tokens are no coordinates that could give a label away; see answers-copied")
+        return unknown("tokens have no coordinates that could give a label away; see answers-copied")
     leak = evidence.file.leak
     if leak is None:
-        return unknown("labels are no classes that single coordinates could tell")
+        return unknown("labels are not classes that single coordinates could tell")
     numbers = {"told": leak.told, "told_without": leak.told_without, "coordinates": float(len(leak.coordinates))}
     text = (
         f"single coordinates of the sketches tell {100 * leak.told:.0f} % of the classes, "
@@ -129,8 +129,8 @@ def labels_leaked(evidence: Evidence) -> Finding:
             "order",
             sure="likely" if lift > 0.85 else "possible",
             numbers=numbers,
-            why="One number of the sketches orders the samples by their labels, and no other does. "
-            "A label, or a number given in the order of labels, that got into the inputs looks like this.",
+            why="One number of the sketches, and no other, orders the samples by their labels. A label, or a number "
+            "assigned in the order of labels, seems to have got into the inputs.",
             advice="leave that column out of the inputs, and build the file again",
         )
     # An easy task is told by several coordinates for a class; a label that was copied in by one.
@@ -142,8 +142,8 @@ def labels_leaked(evidence: Evidence) -> Finding:
         f"{text} ({where})",
         sure="likely",
         numbers=numbers,
-        why="Nearly every class can be read off one number, and off no other. "
-        "A label that got into the inputs looks like this.",
+        why="Nearly every class can be read off one number, and off no other. A label seems to have got into the "
+        "inputs.",
         advice="leave the label's column out of the inputs, and build the file again",
     )
 

@@ -49,7 +49,7 @@ def weights_zero(evidence: Evidence) -> Finding:
     if weights.q_halt_loss == 0 and evidence.settings.arch.max_steps > 1 and not has_policy(evidence):
         return Finding(
             Verdict.FAIL,
-            "loss_weights.q_halt_loss=0, and the halt logit is what halts",
+            "loss_weights.q_halt_loss=0, but the halt logit decides when to halt",
             numbers={"q_halt_loss": 0},
             why="Nothing teaches when to halt.",
             fix={"loss_weights.q_halt_loss": 0.5},
@@ -85,7 +85,8 @@ def _drowned(evidence: Evidence) -> Finding | None:
                 f"loss_weights.{name}={weight:g} beside lm_loss={weights.lm_loss:g}{said}",
                 "likely",
                 numbers,
-                "Gradients are clipped together: beside a term of this weight that of the answer all but disappears.",
+                "Gradients are clipped together: beside a term of this weight the gradient of the answer all but "
+                "disappears.",
                 {f"loss_weights.{name}": type(weights).model_fields[name].default},
             )
     return None

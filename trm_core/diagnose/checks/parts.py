@@ -37,7 +37,7 @@ def bank(evidence: Evidence) -> Finding:
             f"{text}, after {seen} rows for {memory.capacity} slots",
             "likely",
             numbers,
-            f"New rows are merged into old ones from a likeness of {memory.dedup_threshold:g} on "
+            f"New rows are merged into old ones from a cosine of {memory.dedup_threshold:g} on "
             "(memory.dedup_threshold), so a few slots stand for everything.",
             {"memory.dedup_threshold": type(memory).model_fields["dedup_threshold"].default},
         )
@@ -57,7 +57,7 @@ def codebook(evidence: Evidence) -> Finding:
             f"arch.concept_decay={arch.concept_decay:.10g}: in {learning} steps a concept goes "
             f"{100 * (1 - math.exp(-reach)):.2g} % of the way to what it stands for",
             numbers={"decay": arch.concept_decay, "reach": reach},
-            why="Concepts stay where they were put at first, and z_H moves away from them.",
+            why="Concepts stay where they were first placed, and z_H moves away from them.",
             fix={"arch.concept_decay": round(min(max(0.8, 1 - 20 / learning), 0.99), 4)},
         )
     perplexity = metrics["train/concept_perplexity"].between(0, learning).tail(0.3).finite().values
@@ -71,7 +71,9 @@ def codebook(evidence: Evidence) -> Finding:
     # Dead concepts are put back among the data; where always the same number is dead, nobody does.
     left = float(dead[0]) if len(dead) >= 10 and np.all(dead == dead[0]) else 0.0
     numbers = {"perplexity": used, "usage": share, "drift": drift, "left_dead": left}
-    text = f"{used:.1f} concepts in real use, {100 * share:.0f} % chosen; z_H {drift:.2g} times as far as at best"
+    text = (
+        f"{used:.1f} concepts effectively in use, {100 * share:.0f} % chosen; z_H {drift:.2g} times as far as at best"
+    )
     fix = {"arch.concept_decay": 0.95, "loss_weights.vq_loss": 1.0}
     if left:
         text += f"; {left:.0f} stay dead"

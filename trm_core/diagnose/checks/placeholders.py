@@ -21,7 +21,7 @@ _MANY = 0.2  # of the rows: more is no exception, but a kind of row
 
 def placeholders(evidence: Evidence) -> Finding:
     if puzzles_of(evidence) is not None or evidence.file.capsules.manifest.get("encoder") not in _MEASURED:
-        return ok("only of arrays and tables: numbers of other encoders are no measurements")
+        return ok("only for arrays and tables: the numbers of other encoders are not measurements")
     found: list[tuple[float, float, float, str]] = []  # share of rows, value, how far, field
     for name in ("sketches", "children"):
         values = evidence.file.training_rows.get(name)
@@ -29,7 +29,7 @@ def placeholders(evidence: Evidence) -> Finding:
             one = far_and_alike(values.reshape(len(values), -1))
             found += [] if one is None else [(*one, name)]
     if not found:
-        return ok("no value is far from all others of its place again and again")
+        return ok("no value lies repeatedly far from all others of its place")
     share, value, far, name = max(found)
     return Finding(
         Verdict.FAIL,
@@ -37,10 +37,10 @@ def placeholders(evidence: Evidence) -> Finding:
         "away from the other numbers of its place",
         "likely",
         {"value": value, "rows": share, "far": far},
-        "A number that stands for a missing one, as -999 does, is read as a measurement. The input's scale is taken "
+        "A number that stands for a missing value, such as -999, is read as a measurement. The input's scale is taken "
         "from all numbers, so beside it the others hardly differ.",
-        advice="leave the value out where the data is built: an empty cell of a table is a missing value, a capsule "
-        "that is not there is masked",
+        advice="leave the value out when building the data: an empty cell of a table is a missing value, a capsule "
+        "that does not exist is masked",
     )
 
 
@@ -83,7 +83,7 @@ def _alike(ordered: NDArray[np.float32]) -> tuple[float, float, float] | None:
 CHECK = Check(
     "placeholder-values",
     ("data", "accuracy"),
-    "accuracy stays low: missing values are numbers",
+    "accuracy stays low: missing values are coded as numbers",
     "ours",
     ("data",),
     placeholders,

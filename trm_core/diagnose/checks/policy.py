@@ -34,7 +34,7 @@ def not_learning(evidence: Evidence) -> Finding:
             Verdict.FAIL,
             "no transition is stored",
             numbers={"stored": 0.0},
-            why="Q-learning replays what was stored, and nothing is.",
+            why="Q-learning replays what was stored, and nothing was.",
         )
     loss = metrics["train/dqn_loss"].finite()
     late = loss.tail(0.5).values
@@ -45,7 +45,7 @@ def not_learning(evidence: Evidence) -> Finding:
         Verdict.FAIL,
         text,
         numbers={"buffer_size": held.last},
-        why="The buffer is full enough and the loss is 0: rewards, weight or targets are all 0.",
+        why="The buffer is full enough, but the loss is 0: rewards, weight or targets are all 0.",
         fix={"loss_weights.dqn_loss": 0.5},
     )
 
@@ -68,7 +68,8 @@ def values_diverge(evidence: Evidence) -> Finding:
         text,
         "likely",
         numbers,
-        "Values feed on their own targets and run away. A slower target network and a lower rate hold them.",
+        "Q-values chase their own targets and diverge. A slower target network and a lower learning rate stabilise "
+        "them.",
         _calmer(evidence),
     )
 
@@ -100,9 +101,9 @@ def collapse(evidence: Evidence) -> Finding:
         return unknown("too few steps were logged")
     learned = metrics["train/dqn_td_error_mean"].finite()
     if not len(learned) or metrics.last_step - learned.steps[0] < _FIRST_STEPS:
-        return unknown("Q-learning has not begun, or only just: the policy is still what was drawn at random")
+        return unknown("Q-learning has not begun, or only just: the policy is still the random initial one")
     if _run_away(evidence):
-        return unknown("values that run away prefer whatever they please; see q-values-diverge")
+        return unknown("diverging Q-values prefer arbitrary actions; see q-values-diverge")
     shares = [float(np.mean(tail.finite().values)) for tail in tails]
     top = int(np.argmax(shares))
     epsilon = epsilon_at(config.dqn, metrics.last_step)
@@ -129,8 +130,8 @@ def collapse(evidence: Evidence) -> Finding:
         "dqn.epsilon_end": 0.1,
     }
     why = (
-        "One action's value outgrew the others before these were tried enough. "
-        "Exploration and the entropy term keep them tried."
+        "The value of one action outgrew the others before these were tried enough. Exploration and the entropy term "
+        "keep all of them tried."
     )
     entropy = median(metrics["train/q_entropy"].tail(0.2, 10))
     lowest = 0.45 * math.log(len(names))
@@ -169,14 +170,15 @@ def terminal_sign(evidence: Evidence) -> Finding:
             f"{text}; its value is {value:.3g} (in scaled rewards)",
             "likely",
             numbers | {"q_halt": value},
-            "HALT pays the one sign and its value has the other. What is replayed is not what was paid.",
-            advice="compare what trm_core.dqn.replay.ReplayBuffer.complete is given with train/terminal_reward",
+            "The reward of HALT and its Q-value have opposite signs. What is replayed is not what was paid.",
+            advice="compare what is passed to trm_core.dqn.replay.ReplayBuffer.complete with train/terminal_reward",
         )
     return Finding(
         Verdict.FAIL,
         text,
         numbers=numbers,
-        why="The reward of HALT does not follow the answers. Its sign or the labels are wrong in the code that pays.",
+        why="The reward of HALT does not follow the answers. Its sign or the labels are wrong in the code that pays "
+        "it.",
         advice="compare trm_core.dqn.rewards.terminal_reward with what your code calls instead",
     )
 
@@ -198,7 +200,7 @@ def stale_replay(evidence: Evidence) -> Finding:
         text,
         "likely",
         numbers,
-        "New transitions do not get into the buffer, or are not drawn. The policy learns from what the model once was.",
+        "New transitions do not get into the buffer, or are not drawn. The policy learns from states of an old model.",
         {"dqn.recent_fraction": 0.25, "dqn.td_error_threshold": 0.0},
     )
 
@@ -219,7 +221,7 @@ def never_expands(evidence: Evidence) -> Finding:
         "likely",
         {"expand_pct": late},
         "EXPAND is chosen when its value exceeds the others'. Too high a price, no exploration, or detail that adds "
-        "nothing keep it below.",
+        "nothing keeps it lower.",
         {"dqn.epsilon_end": 0.1, "dqn.price_warmup_steps": max(evidence.settings.training.total_steps // 4, 1)},
     )
 
@@ -308,5 +310,12 @@ CHECKS = (
         values_diverge,
         watched=True,
     ),
-    Check("policy-loses", ("dqn", "expansion"), "the policy is worse than none", "ours", ("run",), policy_loses),
+    Check(
+        "policy-loses",
+        ("dqn", "expansion"),
+        "the policy is worse than never opening anything",
+        "ours",
+        ("run",),
+        policy_loses,
+    ),
 )

@@ -23,11 +23,11 @@ def identifiers_unknown(evidence: Evidence) -> Finding:
         said,
         "possible" if config is None else "likely",
         {"unknown": share},
-        "Embeddings of puzzles are learned by identifier, and theirs stay as they began. "
-        "The model is judged beside an input that it has never seen.",
+        "Embeddings of puzzles are learned by identifier, and those of the held-out puzzles stay as initialised. The "
+        "model is judged with an input that it has never seen.",
         {"arch.puzzle_emb_ndim": 0},
-        "or give the blank identifier to puzzles of one kind (Sudokus, mazes), and build examples of every task that "
-        "is tested into training: trm build-puzzles",
+        "or give puzzles of one kind (Sudokus, mazes) the blank identifier, and include examples of every tested task "
+        "in training: trm build-puzzles",
     )
 
 
@@ -51,8 +51,8 @@ def copies_across_splits(facts: PuzzleFacts) -> Finding:
             text + (f", as {100 * inside:.3g} % of the training puzzles are of each other" if simple else ""),
             "possible" if simple else "likely",
             numbers,
-            "A model that is trained on augmented puzzles has all but seen these. "
-            "Puzzles that were augmented first and split afterwards look so"
+            "A model that is trained on augmented puzzles has practically seen these. Puzzles that were augmented "
+            "first and split afterwards look like this"
             + (", and so do puzzles so simple that there are few of them." if simple else "."),
             advice=advice,
         )
@@ -72,12 +72,11 @@ def splits_of_puzzles(facts: PuzzleFacts) -> Finding:
     if means.train - means.carried > means.chance and means.other - means.carried > 0.03:
         return Finding(
             Verdict.FAIL,
-            f"what a token of the question mostly means in its place in training is right in "
-            f"{100 * means.carried:.0f} % of the {facts.held_out} cells, what it mostly means there in "
-            f"{100 * means.other:.0f} %",
+            f"what a token of the question mostly means in training is the answer in {100 * means.carried:.0f} % of "
+            f"the {facts.held_out} cells; what it mostly means in that split itself, in {100 * means.other:.0f} %",
             "likely",
             numbers,
-            "The same tokens mean other answers there. Tokens that are numbered in another way look like this.",
+            "The same tokens mean other answers there. They seem to be numbered in another way.",
             advice="build all splits in one go, with one vocabulary",
         )
     moved, token = shares_apart(*facts.compared, facts.puzzles.num_classes or 0)
@@ -95,8 +94,8 @@ def splits_of_puzzles(facts: PuzzleFacts) -> Finding:
         "likely" if moved >= 4 else "possible",
         numbers,
         "Held-out puzzles are of another kind than those the model learned from, so its accuracy there says little. "
-        "Another difficulty, another source or padding look like this.",
-        advice="draw both splits from one collection, or name what is judged another task",
+        "They may have another difficulty, source or padding.",
+        advice="draw both splits from one collection, or treat the held-out puzzles as another task",
     )
 
 

@@ -13,10 +13,10 @@ from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.puzzle_examples import Examples, told_at
 from trm_core.diagnose.puzzle_facts import PuzzleFacts
 
-NO_PUZZLES = "the data are no puzzles"
+NO_PUZZLES = "the data are not puzzles"
 _LESS_TOLD = (
-    "In training questions say less about their answers than in the held-out split. Answers that were moved to other "
-    "questions, or copies whose questions were changed without their answers, look like this."
+    "In training, questions say less about their answers than in the held-out split. Answers seem to belong to other "
+    "questions, or copies had their questions changed without their answers."
 )
 _BUILD = "build the folder again with trm build-puzzles, and look at it: trm inspect-dataset FOLDER"
 
@@ -51,7 +51,7 @@ def answers_missing(evidence: Evidence) -> Finding:
             Verdict.FAIL,
             f"every label of the {facts.held_out} puzzles is to be ignored",
             numbers={"unanswered": 1.0},
-            why="No answer of the model can be compared with them, so there is no accuracy.",
+            why="No answer can be compared with them, so there is no accuracy.",
             advice=_BUILD,
         )
     text = "have no answer, all their labels are to be ignored"
@@ -70,12 +70,12 @@ def answers_copied(evidence: Evidence) -> Finding:
                 said,
                 "likely",
                 {"copied": ours, "held_out": theirs},
-                "Copying the question answers what is held out, so accuracy there says nothing.",
+                "Copying the question solves the held-out puzzles, so accuracy there says nothing.",
                 advice=_BUILD,
             )
         if ours < min(theirs + 0.05, 0.5):
             return ok(said, copied=ours, held_out=theirs)
-    text = "have every answer in its own place of the question"
+    text = "have every answer already in its place in the question"
     why = "Copying the question answers them, and that is all that can be learned from them."
     return judged(evidence, "copied", text, why, warns=0.1, fails=0.5, certain=0.9)
 
@@ -87,11 +87,11 @@ def answers_contradict(evidence: Evidence) -> Finding:
             Verdict.FAIL if facts.ambiguous > 0.1 else Verdict.WARN,
             f"{100 * facts.ambiguous:.3g} % of the training Sudokus have more than one solution",
             numbers={"ambiguous": facts.ambiguous},
-            why="One of the solutions is the answer, and nothing in the question says which.",
+            why="Only one of the solutions is the stored answer, and nothing in the question says which.",
             advice="trm build-puzzles sudoku solves every puzzle and leaves out those with several solutions",
         )
-    text = "ask what another one asks, and have another answer"
-    why = "No answer can be right for both. Puzzles with several solutions, or identifiers that were lost, do that."
+    text = "ask the same question as another one, but have another answer"
+    why = "No answer can be right for both. Puzzles with several solutions, or lost identifiers, cause this."
     return judged(evidence, "contradicting", text, why, warns=0.01, fails=0.1)
 
 
@@ -152,8 +152,8 @@ def _moved_by_cells(train: Examples, other: Examples, classes: int, offsets: Seq
         f"one {abs(offset)} cells {'after' if offset > 0 else 'before'} it{', held out as well' if everywhere else ''}",
         "possible" if everywhere else "likely",
         {"told": here, "told_there": there[offset], "cells": float(offset)},
-        "Answers stand beside their questions. An offset by one, or rows of another length, look like this; so does a "
-        "task that asks for the next token.",
+        "Answers stand next to the place of their questions. An offset by one, or rows of another length, cause this; "
+        "so does a task that asks for the next token.",
         advice=_BUILD,
     )
 

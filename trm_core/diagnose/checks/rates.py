@@ -28,7 +28,7 @@ def warmup_missing(evidence: Evidence) -> Finding:
     moved = evidence.metrics["train/update_ratio"].between(0, begun).finite().values
     total = training.total_steps
     fix = {"training.lr_warmup_steps": max(total // 20, min(10, total // 2), 1)}
-    why = "At its first steps an adaptive optimiser knows nothing of the gradients' size, and full steps go anywhere."
+    why = "At first an adaptive optimiser does not know the gradients' size, and full steps can go anywhere."
     classes = evidence.file.file.num_classes if evidence.data is not None else None
     guessing = math.log(classes) if classes else float(loss[0]) if len(loss) else math.inf
     if len(loss) and loss.max() > 1.5 * guessing:
@@ -82,7 +82,7 @@ def lr_too_high(evidence: Evidence) -> Finding:
         text,
         sure="certain" if harmed and ratio > 0.1 else "likely",
         numbers=numbers,
-        why="About a thousandth is usual. Steps this large leave every valley that they find.",
+        why="About a thousandth is usual. Steps this large jump out of every minimum that they find.",
         # Weights that ran away make later steps look small beside them, so the largest step counts.
         fix=slower(evidence, 10.0 ** math.ceil(math.log10(max(ratio, peak / 3) / 2e-3))),
     )
@@ -105,8 +105,8 @@ def lr_too_low(evidence: Evidence) -> Finding:
             Verdict.FAIL,
             f"the learning rate that was logged is {followed:.2g} of what its schedule says (median of the steps)",
             numbers={"rate_over_schedule": followed},
-            why="The schedule is not asked for the step that training is at, or something else sets the rate.",
-            advice="look at what calls trm_core.optim.schedule.lr_factor, and in which unit it counts",
+            why="The schedule is evaluated at another step than the current one, or something else sets the rate.",
+            advice="check what calls trm_core.optim.schedule.lr_factor, and in which unit it counts",
         )
     loss = evidence.metrics["train/lm_loss"].between(0, evidence.learning_steps)
     means = block_means(loss)
@@ -119,7 +119,7 @@ def lr_too_low(evidence: Evidence) -> Finding:
             "the rate is still rising",
             "likely",
             {"warm_up": warmed_up},
-            "A warm-up is for the first few per cent of a run. This one is that of a longer run.",
+            "A warm-up should take the first few per cent of a run. This one fits a longer run.",
             {"training.lr_warmup_steps": max(evidence.learning_steps // 20, 10), **usual_rates(evidence)},
         )
     way = way_to_go(evidence)
@@ -130,8 +130,8 @@ def lr_too_low(evidence: Evidence) -> Finding:
             f"(training.base_lr={training.base_lr:g}, {evidence.learning_steps} steps)",
             "likely",
             {"way": way},
-            "A model that begins at random has to leave where it began. Such a rate is one for fine-tuning, or for "
-            "many more steps.",
+            "A model that starts from random weights has to move far from them. Such a rate suits fine-tuning, or many "
+            "more steps.",
             usual_rates(evidence),
         )
     series = evidence.metrics["train/update_ratio"].between(training.lr_warmup_steps, evidence.learning_steps)

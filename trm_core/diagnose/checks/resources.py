@@ -36,14 +36,14 @@ def loader(evidence: Evidence) -> Finding:
     if math.isnan(share):
         return unknown("train/data_time_share was not logged")
     workers = evidence.settings.data.num_workers
-    text = f"{100 * share:.0f} % of a step is waiting for data, with data.num_workers={workers}"
+    text = f"{100 * share:.0f} % of a step is spent waiting for data, with data.num_workers={workers}"
     if share <= 0.2:
         return ok(text, share=share)
     return Finding(
         Verdict.FAIL if share > 0.4 else Verdict.WARN,
         text,
         numbers={"share": share, "workers": float(workers)},
-        why="The network waits while samples are read. Loading processes read ahead.",
+        why="The network waits while samples are read. Loader processes read ahead.",
         fix={"data.num_workers": 4 if workers < 4 else 2 * workers},
         advice="a faster disk, or a capsule file with larger chunks, if more processes do not help",
     )
@@ -63,7 +63,7 @@ def logging(evidence: Evidence) -> Finding:
         Verdict.FAIL if share > 0.2 else Verdict.WARN,
         text,
         numbers={"share": share, "interval": float(interval)},
-        why="Each line is measured, written, and handed to every logger. Fewer lines cost less.",
+        why="Each line of metrics is measured, written, and passed to every logger. Fewer lines cost less.",
         fix={"training.log_interval": 10 * interval},
     )
 
@@ -101,9 +101,9 @@ def slows_down(evidence: Evidence) -> Finding:
             f"{', '.join(f'{quarter:.4g}' for quarter in quarters)} {unit} in the quarters of the run",
             "possible",
             {"early": quarters[0], "late": quarters[-1]},
-            "Each quarter is slower than the one before: something is gone through that grows, a list or a history, or "
-            "others use the machine more and more.",
-            advice="look at code of your own that keeps something of every step; trm profile shows which stage it is",
+            "Each quarter is slower than the one before: the run goes through something that grows, such as a list or "
+            "a history, or others use the machine more and more.",
+            advice="check your own code for anything kept from every step; trm profile shows which stage it is",
         )
     if late > 0.5 * early:
         return ok(text, early=early, late=late)
@@ -113,7 +113,7 @@ def slows_down(evidence: Evidence) -> Finding:
         "possible",
         {"early": early, "late": late},
         "Half as fast as before: another process on this machine, memory that swaps, or a disk that filled.",
-        advice="look at the machine; trm profile --config shows which stage it is",
+        advice="check the machine; trm profile --config shows which stage it is",
     )
 
 
@@ -155,7 +155,7 @@ def leak(evidence: Evidence) -> Finding:
         "likely",
         numbers,
         "Something is kept from every step: tensors in a list, or graphs held by a number that was not detached.",
-        advice="trm profile --config shows the owner; code of your own that hangs on to tensors is the usual one",
+        advice="trm profile --config shows the owner; usually it is your own code that holds on to tensors",
     )
 
 
@@ -170,7 +170,8 @@ def out_of_memory(evidence: Evidence) -> Finding:
         Verdict.FAIL,
         said[-1].strip()[:300],
         numbers={},
-        why="Activations grow with the rows computed at a time. Parts of a batch need less for the same gradient.",
+        why="Activations grow with the rows computed at a time. Computing the batch in parts needs less memory for the "
+        "same gradient.",
         fix={} if parts is None else {"training.accumulation_steps": parts},
         advice="trm profile --estimate shows what each owner takes",
     )
@@ -188,7 +189,7 @@ def gpu_idle(evidence: Evidence) -> Finding:
         return ok(f"on {used or 'an unknown device'}")
     return Finding(
         Verdict.WARN,
-        f"a GPU was there ({available}), and training ran on the processor",
+        f"a GPU was there ({available}), but training ran on the CPU",
         "certain",
         why="training.device says so.",
         fix={"training.device": "auto"},

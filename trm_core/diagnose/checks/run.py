@@ -30,9 +30,9 @@ def ranks(evidence: Evidence) -> Finding:
         Verdict.FAIL,
         said[0].strip()[:300],
         numbers={},
-        why="Weights and counters must be the same in all processes. Another version or machine among them, "
-        "or code that draws or updates on one rank only, does that.",
-        advice="go back with --resume; compare the machines' packages in environment.json",
+        why="Weights and counters must be the same in all processes. Different versions or machines, or code that "
+        "draws or updates on one rank only, cause this.",
+        advice="go back with --resume; compare the packages of the machines in environment.json",
     )
 
 
@@ -64,8 +64,8 @@ def lost(evidence: Evidence) -> Finding:
         f"{at_first:.3g}",
         "likely",
         {"step": float(worst), "lost": share, "ended": ended, "went_on": went_on},
-        "It goes on from other weights than those it ended with. Weights that were not loaded, without a word "
-        "(strict=False), or a rate that throws them out at once, look like this.",
+        "It resumed from other weights than those it ended with. Weights may silently not have been loaded "
+        "(strict=False), or a high rate threw them off at once.",
         advice="compare the names in the checkpoint with those of the model; resume with trm train --resume RUN",
     )
 
@@ -81,7 +81,8 @@ def torn(evidence: Evidence) -> Finding:
             Verdict.FAIL,
             f"{damaged[0].fault}{back}",
             numbers={"damaged": float(len(damaged)), "whole": float(len(whole))},
-            why="Its bytes are not those its manifest names. A disk, a copy cut short, or a hand changed them.",
+            why="Its bytes differ from those in its manifest. A faulty disk, an incomplete copy, or somebody changed "
+            "them.",
             advice="--resume goes back to the newest checkpoint that verifies; delete the damaged folder",
         )
     folders = evidence.facts.path / "checkpoints"
@@ -95,7 +96,7 @@ def torn(evidence: Evidence) -> Finding:
             Verdict.FAIL,
             f"{halves[0]} has no manifest",
             numbers={"damaged": float(len(halves))},
-            why="A folder of that name is complete when it is made. Its manifest was lost since.",
+            why="A folder gets this name only when it is complete. Its manifest was lost since then.",
             advice="delete the folder; --resume goes back to the newest checkpoint that verifies",
         )
     if not found and isinstance(steps, int) and steps > evidence.settings.training.checkpoint_interval:
@@ -103,7 +104,7 @@ def torn(evidence: Evidence) -> Finding:
             Verdict.WARN,
             f"no checkpoint after {steps} steps",
             numbers={"steps": float(steps)},
-            why="A kill now would lose everything.",
+            why="A kill now would lose all progress.",
             fix={"training.checkpoint_interval": max(steps // 10, 1)},
         )
     return ok(f"{len(found)} checkpoints, all verify", count=float(len(found)))
@@ -127,7 +128,7 @@ def ended(evidence: Evidence) -> Finding:
             f"{text}, says status.json, but its process is gone",
             "likely",
             why="It was killed: by hand, by the machine's out-of-memory killer, or by a job's time limit.",
-            advice=f"go on with: trm train --resume {evidence.facts.path}",
+            advice=f"resume it: trm train --resume {evidence.facts.path}",
         )
     if not status:
         return Finding(Verdict.WARN, "status.json is missing or unreadable", why="Nobody can tell how the run ended.")
@@ -135,7 +136,7 @@ def ended(evidence: Evidence) -> Finding:
 
 
 def _go_on(facts: RunFacts) -> str:
-    mended = f"mend what it names, and go on with: trm train --resume {facts.path}"
+    mended = f"mend what it names, and resume it: trm train --resume {facts.path}"
     if facts.status.get("exit_code") != ExitCode.DATA:
         return mended
     # Their rows are in another order, so a position among the old ones means nothing.
@@ -174,7 +175,7 @@ RANKS = Check(
 LOST = Check(
     "resume-lost",
     ("checkpoints", "accuracy"),
-    "accuracy falls when a run goes on",
+    "accuracy falls when a run is resumed",
     "ours",
     ("run", "metrics"),
     lost,

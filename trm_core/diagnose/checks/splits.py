@@ -22,8 +22,8 @@ def splits_differ(evidence: Evidence) -> Finding:
             Verdict.FAIL if unseen >= 0.1 else Verdict.WARN,
             f"{100 * unseen:.3g} % of the {split} labels are of classes that no training sample has",
             numbers={"unseen": unseen},
-            why="A class that is never shown cannot be learned, and counts as wrong in every evaluation.",
-            advice="number the classes of all splits alike, and split within each class",
+            why="A class that is never shown cannot be learned, and its samples count as wrong in every evaluation.",
+            advice="number the classes of all splits in the same way, and split within each class",
         )
     if not evidence.file.shift:
         return unknown("there is no held-out split of 50 samples and more beside the training split")
@@ -40,7 +40,7 @@ def splits_differ(evidence: Evidence) -> Finding:
     if carried is not None:
         return carried
     if name in chance:
-        return ok(f"{text}; rows dealt over the splits at random can differ as much", **numbers)
+        return ok(f"{text}; rows assigned to the splits at random can differ as much", **numbers)
     if apart < _APART:
         return ok(text, **numbers)
     return Finding(
@@ -48,9 +48,9 @@ def splits_differ(evidence: Evidence) -> Finding:
         text,
         "likely" if apart >= 1 else "possible",
         numbers,
-        "The model was not trained on inputs of this kind, so its held-out accuracy says little. Splits that were "
-        "normalised apart, or come from another device, look like this.",
-        advice="apply to every split what was fitted to the training split: one scale, one order of columns",
+        "The model was not trained on inputs of this kind, so its held-out accuracy says little. The splits may have "
+        "been normalised separately, or come from different devices.",
+        advice="apply to every split what was fitted on the training split: one scale, one order of columns",
     )
 
 
@@ -69,8 +69,8 @@ def _carried_over(evidence: Evidence, split: str) -> Finding | None:
         f"and on {100 * there:.0f} % of the {split} ones (chance {100 * chance:.0f} %)",
         "likely",
         {"inside": inside, "there": there, "chance": chance},
-        "The same inputs mean other labels there. Classes that are numbered in another way, an encoder that was fitted "
-        "anew, columns in another order look like this.",
+        "The same inputs mean other labels there. Possible causes: classes numbered in another way, an encoder that "
+        "was fitted again, columns in another order.",
         advice="build all splits in one go, with one encoder and one list of classes",
     )
 
@@ -88,7 +88,7 @@ def children_misplaced(evidence: Evidence) -> Finding:
         return unknown("most capsules have the same children as most others; see children-missing")
     numbers = {"own": fit.own, "other": fit.other}
     text = f"children explain {100 * fit.own:.0f} % of the sketch above them"
-    why = "Whoever opens a capsule is shown the detail of another one, so EXPAND cannot pay as it should."
+    why = "Opening a capsule shows the detail of another one, so EXPAND cannot pay off as it should."
     advice = "check how children were joined to capsules: an offset by one in a loop, or a sort, looks like this"
     if fit.other >= 0.3 and fit.other >= fit.own + 0.2:
         verdict = Verdict.FAIL if fit.other - fit.own > 0.5 * (1 - fit.own) else Verdict.WARN
@@ -115,7 +115,8 @@ def children_misplaced(evidence: Evidence) -> Finding:
             f"{text}, and of the labels nothing, which sketches tell in {100 * probe.sketches:.0f} % of the samples",
             "likely",
             numbers,
-            "Children that belong to other samples say nothing of their own one. So does detail that is noise.",
+            "Children that belong to other samples say nothing about their own. The same holds for detail that is "
+            "noise.",
             advice=advice,
         )
     return ok(text, **numbers)

@@ -22,8 +22,8 @@ def duplicates_across_splits(evidence: Evidence) -> Finding:
     numbers = {"share": twins.equal}
     found = []
     for what, copies, name in (
-        ("are nearly copies of a training sample", twins.copies, "near"),
-        ("have half of their capsules from one training sample", twins.shared, "shared"),
+        ("are near-copies of a training sample", twins.copies, "near"),
+        ("share half of their capsules with one training sample", twins.shared, "shared"),
     ):
         numbers |= {name: copies.near, f"{name}_within": copies.within}
         if copies.are_copies and copies.near >= 0.05:
@@ -39,8 +39,9 @@ def duplicates_across_splits(evidence: Evidence) -> Finding:
             "; ".join(found),
             "likely",
             numbers,
-            "The model has all but seen their answers, so accuracy on this split is too good to be true. "
-            "A collection that was augmented, or has many versions of one sample, and was split afterwards looks so.",
+            "The model has practically seen their answers, so accuracy on this split is too good to be true. A "
+            "collection that was augmented, or has many versions of one sample, and was split afterwards looks like "
+            "this.",
             advice="keep all versions of one sample in one split: build from the originals, augment the training split",
         )
     if twins.equal < 0.02 and twins.elsewhere:
@@ -54,7 +55,7 @@ def duplicates_across_splits(evidence: Evidence) -> Finding:
         )
     if twins.equal == 0:
         if twins.copies.near >= 0.05:
-            text += f"; {100 * twins.copies.near:.0f} % lie near to one, as training samples do to each other"
+            text += f"; {100 * twins.copies.near:.0f} % lie near one, as training samples do to each other"
         return ok(text, **numbers)
     return Finding(
         Verdict.FAIL if twins.equal >= 0.02 else Verdict.WARN,
