@@ -1,4 +1,4 @@
-"""What a diagnosis begins before it imports the rest: the first look at the data, in a process of its own."""
+"""What a diagnosis starts before it imports the rest: examining the data in a separate process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trm_core.training.run_dir import DATASET
 
 
 def look_ahead(run: Path) -> None:
-    """Have the run's first training file looked at meanwhile. Whatever is wrong is said when it is opened."""
+    """Start examining the run's first training file in the background. Errors are reported later, when it is opened."""
     try:
         path = Path(record_of(run / DATASET)["train"][0]["path"])
         if path.is_file():

@@ -1,4 +1,7 @@
-"""How evaluations were answered: class by class, beside the labels. Logged during training, and in evaluation.json."""
+"""How often an evaluation gave each class as an answer, compared with the labels.
+
+Read from the metrics logged during training and from evaluation.json.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from trm_core.diagnose.evidence import Evidence
 
 @dataclass(frozen=True)
 class Answered:
-    """One evaluation. Shares; see `trm_core.evaluation.answer_shares`."""
+    """One evaluation. All but `step` are shares; see `trm_core.evaluation.answer_shares`."""
 
     step: int
     accuracy: float
@@ -27,7 +30,7 @@ class Answered:
 
     @property
     def of_mistakes(self) -> float:
-        """What part of the mistakes is labels left out, or answers of a class too many."""
+        """Share of the mistakes due to labels left out or to answers given too often, whichever is larger."""
         return min(max(self.left_out, self.in_excess) / max(self.mistakes, 1e-9), 1.0)
 
 
@@ -35,7 +38,9 @@ _LOGGED = ("accuracy", "labels_left_out", "answers_in_excess", "answer_top_share
 
 
 def newest(evidence: Evidence, score: str) -> tuple[int, float]:
-    """Step and value of a score of held-out rows, logged during training or that of the finished run; NaN without."""
+    """Step and value of the newest held-out score: logged during training, or that of the finished run. (0, NaN) if
+    there is none.
+    """
     logged = evidence.metrics[f"eval/{score}"].finite()
     last = (int(logged.steps[-1]), logged.last) if len(logged) else (0, math.nan)
     recorded = {} if evidence.run is None else evidence.run.evaluation
@@ -46,21 +51,21 @@ def newest(evidence: Evidence, score: str) -> tuple[int, float]:
 
 
 def held_out_rows(evidence: Evidence) -> int:
-    """How many samples an evaluation is over; 0 where that is not known."""
+    """How many samples an evaluation covers; 0 if unknown."""
     rows = None if evidence.run is None else _first_score(evidence.run.evaluation).get("rows")
     return rows if isinstance(rows, int) and rows > 0 else evidence.evaluated_rows
 
 
 def trained_alike(evidence: Evidence, accuracy: float) -> tuple[float, float]:
-    """Of an accuracy over all training samples: the least and the most that it leaves for those of the file which is
-    evaluated. One of several files may be the harder or the easier one.
+    """Lowest and highest accuracy that the training samples of the evaluated file can have, given `accuracy` over all
+    training samples. They differ if several files are mixed, since any of them may be harder than the others.
     """
     share = evidence.trained_as_evaluated
     return (0.0, 1.0) if share is None else (max((accuracy - 1 + share) / share, 0.0), min(accuracy / share, 1.0))
 
 
 def answered(evidence: Evidence) -> list[Answered]:
-    """Evaluations that count their answers, oldest first; the last may be that of the finished run."""
+    """The evaluations that counted their answers, oldest first; the last may be that of the finished run."""
     at_step: dict[int, list[object]] = {}
     for series in (evidence.metrics[f"eval/{name}"] for name in _LOGGED):
         for step, value in zip(series.steps.tolist(), series.values.tolist(), strict=True):
@@ -78,7 +83,7 @@ def _first_score(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _recorded(evaluation: Mapping[str, Any]) -> Answered | None:
-    """The first policy of evaluation.json: the one that training logs."""
+    """The evaluation of the first policy in evaluation.json, which is the one that training logs."""
     step, score = evaluation.get("step"), _first_score(evaluation)
     shares = score.get("answers")
     if not isinstance(step, int) or not isinstance(shares, dict):
@@ -88,6 +93,6 @@ def _recorded(evaluation: Mapping[str, Any]) -> Answered | None:
 
 
 def _shares(step: int, values: Sequence[object]) -> Answered | None:
-    """None where something is missing, or no share."""
+    """None if a value is missing or is not a share."""
     numbers = [float(value) for value in values if isinstance(value, (int, float)) and 0 <= value <= 1]
     return Answered(step, *numbers) if len(numbers) == len(_LOGGED) == len(values) else None

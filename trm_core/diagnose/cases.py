@@ -1,4 +1,4 @@
-"""Samples of a capsule file as cases for a probe: flat features and labels, each case once."""
+"""Samples of a capsule file as cases for a linear probe: flat features and labels, without duplicates."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.diagnose.copies import row_hashes
 
-MOST_CASES = 2000  # that probes learn from
+MOST_CASES = 2000  # used by a probe
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Cases:
-    """What a probe learns from: samples, or capsules that have an answer of their own.
+    """What a probe learns from: samples, or single capsules where each has its own label.
 
-    sketches [n, F], children [n, G] or None, labels [n], rows [n] of the split. Means over the capsules of a sample,
-    for tasks that do not care where something stands, of sketches [n, d] and children [n, D]: None where a case is a
-    capsule.
+    sketches [n, F], children [n, G] or None, labels [n], rows [n]: the row of the split that each case comes from.
+    mean_sketches [n, d] and mean_children [n, D]: means over the capsules of a sample, for tasks in which position does
+    not matter; None where a case is a capsule.
     """
 
     sketches: Array
@@ -34,19 +34,19 @@ class Cases:
 
     @property
     def closed(self) -> list[Array]:
-        """Blocks for the probe of sketches."""
+        """Feature blocks for the probe of sketches."""
         return [self.sketches, *([] if self.mean_sketches is None else [self.mean_sketches])]
 
     @property
     def detail(self) -> list[Array] | None:
-        """Blocks for the probe of children alone."""
+        """Feature blocks for the probe of children alone."""
         if self.children is None:
             return None
         return [self.children, *([] if self.mean_children is None else [self.mean_children])]
 
     @cached_property
     def opened(self) -> list[Array] | None:
-        """Blocks for the probe of sketches and children."""
+        """Feature blocks for the probe of sketches and children."""
         if self.children is None:
             return None
         means = [mean for mean in (self.mean_sketches, self.mean_children) if mean is not None]
@@ -54,10 +54,10 @@ class Cases:
 
 
 def cases_of(sample: dict[str, np.ndarray]) -> Cases:
-    """Of the fields of some rows, `rows` with their numbers among them. No cases where there are no labels."""
+    """The cases in the fields of some rows, where the field "rows" holds their numbers. No cases without labels."""
     if "labels" not in sample:
         return Cases(np.zeros((0, 1)), None, np.zeros(0, np.int64), np.zeros(0, np.int64))
-    # A sample that is there again and again would be judged by its own copies.
+    # A repeated sample would be judged by a probe that learned from its copies.
     inputs = [sample[name] for name in ("sketches", "children") if name in sample]
     first = np.sort(np.unique(row_hashes(inputs), return_index=True)[1])
     sample = {name: values[first] for name, values in sample.items()}

@@ -1,6 +1,6 @@
-"""What a check is: one small object that looks at evidence and gives a verdict, its numbers, and the mend.
+"""A check: a small object that looks at evidence and returns a verdict with its numbers and a fix.
 
-Checks are pure: evidence in, finding out. They are listed, from causes to symptoms, in `trm_core.diagnose.registry`.
+Checks are pure: evidence in, finding out. `trm_core.diagnose.registry` lists them, from causes to symptoms.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """What a check says."""
+    """The outcome of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -32,7 +32,7 @@ GROUPS = (
 @dataclass(frozen=True)
 class Finding:
     """What one check found. `evidence`: one line with the numbers; `why`: the reason in at most two sentences; `fix`:
-    config overrides (dotted key -> value); `advice`: the mend where no override does it.
+    config overrides (dotted key -> value); `advice`: what to do where no override helps.
     """
 
     verdict: Verdict
@@ -46,9 +46,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """`symptom`: in the words of somebody who has it. `source`: where in pipeline.md it comes from, or "ours". `needs`:
-    parts of the evidence without which it cannot tell: config, data, metrics, run, checkpoints. `watched`: cheap
-    enough to run again and again during training.
+    """`symptom`: in the words of a user who sees it. `source`: where in pipeline.md it comes from, or "ours". `needs`:
+    the parts of the evidence that it requires (config, data, metrics, run, checkpoints); without one, its verdict is
+    "cannot tell". `watched`: cheap enough to run repeatedly during training.
     """
 
     id: str
@@ -73,5 +73,5 @@ def ok(evidence: str, **numbers: float) -> Finding:
 
 
 def unknown(evidence: str) -> Finding:
-    """The evidence does not suffice; `evidence` says what is missing."""
+    """There is not enough evidence; `evidence` says what is missing."""
     return Finding(Verdict.UNKNOWN, evidence)

@@ -1,4 +1,7 @@
-"""Held-out rows that are training rows, nearly or in half, and rows that repeat. Plain numpy."""
+"""Find held-out rows that nearly equal a training row or share half of its capsules, and rows that repeat.
+
+Plain numpy.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from numpy.typing import NDArray
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.diagnose.statistics import middle
 
-_NEAR = 0.12  # of the distance between two samples drawn at random
-_NEIGHBOURS = 600  # samples whose nearest neighbour is looked for
-_FEW = 5  # rows, of which a share says little
-_FEWEST = 3  # that are no coincidence, where training rows have nothing in common
+_NEAR = 0.12  # as a share of the typical distance between two random samples
+_NEIGHBOURS = 600  # samples whose nearest neighbour is searched for
+_FEW = 5  # rows: a share of fewer says little
+_FEWEST = 3  # near rows: so many are no coincidence if training rows have nothing in common
 _SEVERAL = 3  # training rows that may have the same capsule
-_ALONE = 1.5  # times as many pairs within twice the distance; on a line already twice as many
+_ALONE = 1.5  # growth in pairs when the distance doubles; even rows spread along a line have 2
 _MOST_OF_CLASS = 0.5
 _HASH_SEED = 11
 
@@ -26,17 +29,18 @@ Array = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Copies:
-    """`near`: share of the held-out rows that have so much in common with a training row that they may be the same
-    sample; `within`: the same of training rows and other training rows. Rows that are equal count as well.
+    """`near`: share of the held-out rows so similar to a training row that they may be the same sample; `within`: the
+    same for training rows compared with other training rows. Both include rows that are equal. `rows`: how many
+    held-out rows are near.
 
-    Where rows lie dense, as those of a table with few columns do, many are near to others that have nothing to do with
-    them. Of copies, labels agree, and density does not explain them. `beyond_density`: the part of `near` that it does
-    not explain, as how many pairs lie within a distance grows as a power of it (the correlation dimension; Grassberger
-    and Procaccia, 1983), taken from two and four times as far. `growth`: how many times as many pairs lie within twice
-    the distance; next to none more where each sample is alone with its copies. `agree`: the share of near rows whose
-    nearest training row has their label; `agree_any`: that of any training row (NaN where too few rows have a label).
-    That labels agree less further away says nothing: so they do wherever classes lie apart. `of_class`: the share of a
-    near row's class that lies within twice the distance. `rows`: how many held-out rows are near.
+    Where rows lie densely, such as those of a table with few columns, many are near to unrelated ones. Copies are told
+    from these because their labels agree and density does not explain them. `beyond_density`: the part of `near` that
+    density does not explain. The number of pairs within a distance grows as a power of it (the correlation dimension;
+    Grassberger and Procaccia, 1983), here extrapolated from two and four times the distance. `growth`: by what factor
+    the number of pairs grows when the distance doubles; about 1 if each sample is alone with its copies. `agree`: share
+    of near rows whose nearest training row has their label; `agree_any`: the same for a random training row (NaN if too
+    few rows have a label). That labels agree less at larger distances proves nothing: they do wherever classes lie
+    apart. `of_class`: the share of a near row's class that lies within twice the distance.
     """
 
     near: float = 0.0
@@ -50,30 +54,30 @@ class Copies:
 
     @property
     def are_copies(self) -> bool:
-        """Whether those that are near are more than neighbours; there may be none."""
+        """Whether the near rows are copies rather than mere neighbours. False if there are too few."""
         if self.rows < _FEWEST:
             return False
         if self.within < 0.25 * self.near:
-            return True  # density is the same on both sides
+            return True  # density would bring training rows as close to each other
         if self.rows < _FEW:
             return False
         unexplained = self.beyond_density >= 0.5 * self.near
         if math.isnan(self.agree):
             return unexplained
         alike = self.agree - self.agree_any >= 0.85 * (1 - self.agree_any)
-        # A class that is as tight as copies are is an easy class.
+        # If a whole class lies as close together as copies do, it is an easy class.
         return alike and self.of_class < _MOST_OF_CLASS and (unexplained or self.growth < _ALONE)
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labels of training rows [N] and of held-out rows [n]; IGNORE_LABEL where there is none."""
+    """Labels of training rows [N] and of held-out rows [n]; IGNORE_LABEL for a row without one."""
 
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
 
     def of_class(self, rows: NDArray[np.int64], close: NDArray[np.bool_]) -> float:
-        """The median over held-out rows [n] of the share of its class that is `close` [n, N]; 0 without a label."""
+        """Median over held-out rows [n] of the share of the row's class that is `close` [n, N]; 0 without labels."""
         alike = self.held_out[rows, None] == self.train
         alike &= (self.held_out[rows] != IGNORE_LABEL)[:, None]
         known = alike.any(1)
@@ -81,8 +85,8 @@ class Labelled:
         return middle(shares) if len(shares) else 0.0
 
     def agree(self, rows: NDArray[np.int64], of_rows: NDArray[np.int64]) -> float:
-        """Share of held-out rows that have the label of these training rows, of those where both have one; NaN if these
-        are few.
+        """Share of the held-out rows whose label equals that of their training row, among pairs in which both have one;
+        NaN if there are few such pairs.
         """
         here, there = self.held_out[rows], self.train[of_rows]
         known = (here != IGNORE_LABEL) & (there != IGNORE_LABEL)
@@ -96,7 +100,7 @@ class Labelled:
 
 
 def near_copies(train: Array, held_out: Array, labels: Labelled | None = None) -> Copies:
-    """Of training rows [N, F] and held-out rows [n, F]; labels where a row has one."""
+    """Compare held-out rows [n, F] with training rows [N, F], using `labels` if rows have one."""
     shuffled = np.random.default_rng(1).permutation(len(train))
     typical = middle(np.linalg.norm(train - train[shuffled], axis=1))
     if typical == 0.0 or not len(held_out):
@@ -105,7 +109,7 @@ def near_copies(train: Array, held_out: Array, labels: Labelled | None = None) -
     chosen = np.linspace(0, len(held_out) - 1, min(len(held_out), _NEIGHBOURS)).astype(int)
     own = train[np.linspace(0, len(train) - 1, min(len(train), _NEIGHBOURS)).astype(int)]
     squares = _squares(own, train)
-    np.put_along_axis(squares, squares.argmin(1)[:, None], np.inf, axis=1)  # each is nearest to itself
+    np.put_along_axis(squares, squares.argmin(1)[:, None], np.inf, axis=1)  # leave out each row itself, its nearest
     within = float((squares.min(1) < near).mean())
     squares = _squares(held_out[chosen], train)
     share = float((squares.min(1) < near).mean())
@@ -123,8 +127,8 @@ def near_copies(train: Array, held_out: Array, labels: Labelled | None = None) -
 
 
 def shared_copies(train: NDArray[np.uint64], held_out: NDArray[np.uint64], labels: Labelled | None = None) -> Copies:
-    """Held-out rows with at least half of their capsules, to the bit, in common with one training row; hashes of
-    capsules [N, k] and [n, k].
+    """Held-out rows that share at least half of their capsules, bit for bit, with one training row. `train` [N, k] and
+    `held_out` [n, k] are hashes of capsules.
     """
     rows, of_rows = shared_capsules(train, held_out)
     if not len(rows):
@@ -140,8 +144,9 @@ def shared_copies(train: NDArray[np.uint64], held_out: NDArray[np.uint64], label
 def shared_capsules(
     train: NDArray[np.uint64], held_out: NDArray[np.uint64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Held-out rows that have at least half of their capsules, to the bit, in common with one training row, and that
-    row. Hashes of capsules [N, k] and [n, k]. A capsule that more than a few training rows have there says nothing.
+    """Held-out rows that share at least half of their capsules, bit for bit, with one training row, and that row.
+    `train` [N, k] and `held_out` [n, k] are hashes of capsules, compared at the same position. A capsule that more than
+    `_SEVERAL` training rows have in that position says nothing and does not count.
     """
     n, k = held_out.shape
     if not n or k < 2:
@@ -160,18 +165,18 @@ def shared_capsules(
 
 
 def row_hashes(arrays: Iterable[np.ndarray]) -> NDArray[np.uint64]:
-    """[n]: equal for rows that are equal in all arrays [n, ...]; others are equal by chance once in 2^64."""
+    """[n] hashes: equal for rows that are equal in all arrays [n, ...]; other rows collide once in 2^64."""
     total = np.zeros(1, np.uint64)
     for number, array in enumerate(arrays):
         flat = np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8)
         words = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 8))).view(np.uint64)
         factors = np.random.default_rng([_HASH_SEED, number]).integers(0, 2**64, words.shape[1], np.uint64)
-        # A sum of products with random numbers, and a shuffle of bits between arrays.
+        # Each array: a sum of products with random factors. Between arrays: a mix of the bits.
         mixed = (words ^ (words >> np.uint64(29))) * factors
         total = (total ^ (total >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15) + mixed.sum(1, dtype=np.uint64)
     return total
 
 
 def _squares(points: Array, among: Array) -> Array:
-    """[n, N] squared distances."""
+    """[n, N] squared Euclidean distances."""
     return np.asarray((points**2).sum(1)[:, None] + (among**2).sum(1) - 2 * points @ among.T)

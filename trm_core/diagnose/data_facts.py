@@ -1,7 +1,7 @@
-"""What a capsule file says for itself, from a bounded part of it: labels, detail, twins, and what a linear probe finds.
+"""Facts about a capsule file, computed from a sample: labels, detail, duplicates, and what a linear probe finds.
 
-A bounded part is read whatever the file's size: a fraction of a second, some seconds where a row has tens of kilobytes.
-`trm inspect-dataset` reads everything, and hands over what it counted. Imports no torch.
+The amount read is bounded whatever the file's size: a fraction of a second, or some seconds where a row has tens of
+kilobytes. `trm inspect-dataset` reads everything and passes on what it counted. Imports no torch.
 """
 
 from __future__ import annotations
@@ -44,33 +44,33 @@ from trm_core.diagnose.resemblance import (
 from trm_core.diagnose.statistics import among, distinct
 from trm_core.errors import DataError
 
-_COORDINATES = 400  # of a sample whose scale is looked at, at most twice as many
-_BYTES = 24 << 20  # most that is read of one split, for twins
+_COORDINATES = 400  # of each sample, whose scale is compared; up to twice as many
+_BYTES = 24 << 20  # read from each split to look for twins
 _MAX_CLASSES = 64
-_NEIGHBOURS = 500  # rows in one piece
+_NEIGHBOURS = 500  # consecutive rows
 _MOST_LABELS = 200_000
-_MOST = 1e18  # the square is still a float32
-_OF_THE_HELD_OUT = ("labels", "twins", "carried_over", "shift", "probe_held_out")  # the others are of training alone
+_MOST = 1e18  # its square still fits a float32
+_OF_THE_HELD_OUT = ("labels", "twins", "carried_over", "shift", "probe_held_out")  # the others need only training
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ProbeAccuracies:
-    """Cross-validated accuracy of a ridge classifier, 0 to 1, and how many cases each rests on."""
+    """Cross-validated accuracies of a ridge classifier, 0 to 1, and the number of cases that they rest on."""
 
     sketches: float
-    detail: float | None  # sketches and children
+    detail: float | None  # from sketches and children
     chance: float
     cases: int
-    broken: Stretch | None = None  # of the better of the two
+    broken: Stretch | None = None  # where the better of the two probes fails
 
 
 @dataclass(frozen=True)
 class Twins:
-    """Of the held-out samples that were read. `equal`: share of those that are training samples; `copies`: those that
-    are nearly one; `shared`: those with half of their capsules in common with one; `elsewhere`: share of those that
-    are samples of another held-out split, by its name, if all were compared.
+    """Duplicates among the held-out samples that were read. `equal`: share of those that equal a training sample;
+    `copies`: those that nearly equal one; `shared`: those that share half of their capsules with one; `elsewhere`: for
+    each other held-out split, by name, the share that is also in it, if all samples were compared.
     """
 
     equal: float
@@ -80,18 +80,19 @@ class Twins:
 
 
 class DataFacts:
-    """One capsule file. Each property is read when it is first asked for."""
+    """Facts about one capsule file, each computed when it is first used."""
 
     def __init__(self, path: Path, held_out: str | None = None, across: Mapping[str, int] | None = None) -> None:
-        """held_out: the split that the run evaluates. across: how many rows of a split stand in another one too, as
-        `Inspection.across_splits` has it, if somebody compared all. Raises DataError if the file cannot be opened.
+        """held_out: the split that the run evaluates. across: how many rows of a split also occur in another one, in
+        the form of `Inspection.across_splits`, if all rows were compared. Raises DataError if the file cannot be
+        opened.
         """
         self.capsules: CapsuleFile = open_capsules(path)
         self._across = across
         self.take(self.capsules, held_out)
 
     def take(self, file: CapsuleFile | PuzzleData, held_out: str | None) -> None:
-        """What both kinds of data have."""
+        """Set up what capsule files and puzzle folders have in common."""
         self.file = file
         rows = file.rows
         usual = next((name for name in ("validation", "test") if rows.get(name)), None)
@@ -100,7 +101,7 @@ class DataFacts:
         self._known_cases: dict[str, Cases] = {}
 
     def beside(self, held_out: str) -> Self:
-        """The same file with another held-out split; what is known of training is not looked for again."""
+        """The same file with another held-out split. What is already known about training is kept."""
         other = copy.copy(self)
         other.held_out = held_out
         for name in _OF_THE_HELD_OUT:
@@ -109,7 +110,7 @@ class DataFacts:
 
     @cached_property
     def labels(self) -> dict[str, NDArray[np.int64]]:
-        """Valid labels of the training and the held-out split, flattened."""
+        """Valid labels of the training split and of the held-out split, flattened."""
         found = {}
         for split in ("train", self.held_out):
             if split is not None and self.file.rows.get(split) and self.file.has("labels"):
@@ -119,7 +120,7 @@ class DataFacts:
 
     @property
     def chance(self) -> float | None:
-        """Accuracy of always naming the most frequent training label on the held-out split (on training without)."""
+        """Accuracy on the held-out split (without one, on training) of always giving training's most frequent label."""
         train = self.labels.get("train")
         if train is None or not len(train):
             return None
@@ -135,17 +136,17 @@ class DataFacts:
 
     @property
     def visits(self) -> float:
-        """How often rows of this are drawn beside those of others, apart from the weights that the config gives."""
+        """How often this data is drawn relative to others that are mixed in, before the config's weights."""
         return 1.0
 
     @property
     def classes_that_occur(self) -> int:
-        """How many classes the training labels name."""
+        """Number of distinct classes among the training labels."""
         return len(distinct(self.labels.get("train", np.zeros(0, np.int64))))
 
     @property
     def label_spread(self) -> float:
-        """Entropy of the training labels over that of as many equally frequent classes, 0 to 1."""
+        """Entropy of the training labels, divided by that of as many equally frequent classes; 0 to 1."""
         train = self.labels.get("train")
         if train is None or self.classes_that_occur < 2:
             return 0.0
@@ -155,12 +156,14 @@ class DataFacts:
 
     @property
     def training_rows(self) -> dict[str, np.ndarray]:
-        """A bounded number of them, evenly over the split: sketches, children, labels, mask, as far as there are."""
+        """A bounded number of rows, spread evenly over the training split: sketches, and children, labels and mask if
+        the file has them.
+        """
         return self._sample("train")
 
     @cached_property
     def detail(self) -> float | None:
-        """RMS distance of children from their own sketch, relative to the RMS of the children. None without."""
+        """RMS distance of children from their own sketch, relative to their RMS. None without children."""
         sample = self._sample("train")
         if "children" not in sample:
             return None
@@ -170,7 +173,7 @@ class DataFacts:
 
     @cached_property
     def blank(self) -> float | None:
-        """Share of the capsules (but for masked ones) whose children are all zero. None without children."""
+        """Share of the real (not padded) capsules whose children are all zero. None without children."""
         sample = self._sample("train")
         if "children" not in sample:
             return None
@@ -179,8 +182,8 @@ class DataFacts:
 
     @cached_property
     def filler(self) -> float | None:
-        """Share of the capsules whose children are, to the bit, the most frequent ones in their place. None without.
-        A place where children are of a few kinds counts as one without.
+        """Share of the capsules whose children equal, bit for bit, the most frequent ones at their position. None
+        without children. A position whose children take only a few values counts as 0.
         """
         sample = self._sample("train")
         if "children" not in sample:
@@ -192,13 +195,13 @@ class DataFacts:
             if len(chosen) > 1:
                 counts = np.unique(row_hashes([chosen]), return_counts=True)[1]
                 others = len(chosen) - counts.max()
-                # A column of categories has few values, of which one may well be frequent.
+                # A column of categories has few values, one of which may well be frequent.
                 shares.append(counts.max() / len(chosen) if len(counts) - 1 >= 0.3 * others else 0.0)
         return float(np.mean(shares)) if shares else 0.0
 
     @cached_property
     def twins(self) -> Twins:
-        """Held-out samples that are training samples too, among the rows that are read of both."""
+        """Held-out samples that are also training samples, among the rows that are read from both splits."""
         if self.held_out is None or not self.file.rows.get("train"):
             return Twins(0.0)
         digests, features, capsules, labels = [], [], [], []
@@ -224,13 +227,13 @@ class DataFacts:
         return Twins(equal, near, shared_copies(capsules[0], capsules[1], known), elsewhere)
 
     def _counted(self, split: str) -> float:
-        """Share of the held-out samples that stand in this earlier split too, as far as anybody counted."""
+        """Share of the held-out samples that also occur in this earlier split; 0 if that was not counted."""
         counted = (self._across or {}).get(f"{split}/{self.held_out}", 0)
         return counted / max(self.file.rows[str(self.held_out)], 1)
 
     @cached_property
     def repeated(self) -> float:
-        """Share of the training samples that repeat another one to the bit; of a large file, of the first 100 MB."""
+        """Share of the training samples that repeat another one bit for bit; in a large file, of the first 100 MB."""
         fields = [name for name in ("sketches", "children") if self.file.has(name)]
         rows = self.file.rows.get("train", 0)
         if not rows or not fields:
@@ -241,13 +244,13 @@ class DataFacts:
 
     @cached_property
     def told(self) -> float:
-        """Share of the capsules whose children sketches tell; see `told_by_sketches`. 0 without children."""
+        """Share of the capsules whose children follow from sketches; see `told_by_sketches`. 0 without children."""
         sample = self._sample("train")
         return told_by_sketches(sample["sketches"], sample["children"]) if "children" in sample else 0.0
 
     @cached_property
     def placed(self) -> Fit | None:
-        """Whether children lie under their own sketches: see `fits_elsewhere`. None where nothing tells it."""
+        """Whether children lie under their own sketches: see `fits_elsewhere`. None if there is too little to tell."""
         rows = self.file.rows.get("train", 0)
         if not self.file.has("children") or rows < 60:
             return None
@@ -259,13 +262,13 @@ class DataFacts:
 
     @cached_property
     def placed_by_stretch(self) -> tuple[float, float]:
-        """Of samples that lie evenly over the training split: see `fit_by_stretch`."""
+        """`fit_by_stretch` of samples spread evenly over the training split."""
         sample = self._sample("train")
         return fit_by_stretch(sample["sketches"], sample["children"])
 
     @cached_property
     def told_by_children(self) -> float | None:
-        """Cross-validated accuracy of a probe that sees children alone, in points of 1 above chance."""
+        """Cross-validated accuracy of a probe that sees only children, minus that of chance."""
         cases = self._cases("train")
         labels = cases.labels
         if cases.detail is None or len(labels) < 60 or not 2 <= len(distinct(labels)) <= _MAX_CLASSES:
@@ -274,8 +277,8 @@ class DataFacts:
 
     @cached_property
     def carried_over(self) -> tuple[float, float, int] | None:
-        """Accuracy on held-out samples of a probe learned from training samples, the same inside of the training
-        samples (cross-validated), and how many held-out cases there are. None where a probe cannot tell.
+        """Of a probe learned from training samples: its accuracy on held-out samples, its accuracy within the training
+        samples (cross-validated), and the number of held-out cases. None where a probe cannot tell.
         """
         if self.probe is None or self.held_out in (None, "train"):
             return None
@@ -292,7 +295,7 @@ class DataFacts:
 
     @cached_property
     def shift(self) -> dict[str, Shift]:
-        """Of sketches and children, how the held-out ones lie beside those of training."""
+        """For sketches and for children, how the held-out split differs from training."""
         if self.held_out in (None, "train"):
             return {}
         train, other = self._sample("train"), self._sample(str(self.held_out))
@@ -303,13 +306,13 @@ class DataFacts:
         }
 
     def shift_by_chance(self, name: str) -> float:
-        """Of sketches or children, how far apart random splits of these sizes can lie."""
+        """For sketches or children, how far apart random splits of these sizes can be."""
         train, other = self._sample("train"), self._sample(str(self.held_out))
         return shift_by_chance(projected_less(train[name]), projected_less(other[name]))
 
     @property
     def unseen(self) -> float | None:
-        """Share of the held-out labels that no training sample has. None where not all training labels were read."""
+        """Share of the held-out labels that no training sample has. None if not all training labels were read."""
         train, other = self.labels.get("train"), self.labels.get(self.held_out or "")
         if train is None or other is None or not len(other) or self.file.rows["train"] > _MOST_LABELS:
             return None
@@ -317,23 +320,23 @@ class DataFacts:
 
     @cached_property
     def probe(self) -> ProbeAccuracies | None:
-        """Cross-validated inside the training split."""
+        """Cross-validated within the training split."""
         return self._probe("train")
 
     @cached_property
     def probe_held_out(self) -> ProbeAccuracies | None:
-        """Cross-validated inside the held-out split."""
+        """Cross-validated within the held-out split."""
         return None if self.held_out is None else self._probe(self.held_out)
 
     @cached_property
     def told_apart(self) -> float:
-        """How well a probe of sketches and children tells the classes of training samples apart, see `told_apart`."""
+        """How well a probe of sketches and children separates the classes of training samples; see `told_apart`."""
         cases = self._cases("train")
         return told_apart(cases.opened or cases.closed, cases.labels)
 
     @cached_property
     def leak(self) -> Leak | None:
-        """None where there is nothing to measure."""
+        """What single coordinates of the sketches give away of the label; None if there is nothing to measure."""
         cases = self._cases("train")
         sketches, labels = cases.sketches, cases.labels
         if not 2 <= len(distinct(labels)) <= _MAX_CLASSES or len(labels) < 50:
@@ -341,7 +344,7 @@ class DataFacts:
         return leak_of(sketches, labels, self.file.dim)
 
     def _sample(self, split: str) -> dict[str, np.ndarray]:
-        """Up to MOST_CASES samples, evenly over the split but for the copies that a builder made. Read once."""
+        """Up to MOST_CASES samples, spread evenly over the split without the builder's augmented copies. Read once."""
         if split not in self._samples:
             self._samples[split] = self._read_sample(split)
         return self._samples[split]
@@ -359,7 +362,7 @@ class DataFacts:
         return self._read(split, index, fields) | {"rows": index}
 
     def _read(self, split: str, rows: slice | np.ndarray, fields: Sequence[str]) -> dict[str, np.ndarray]:
-        """Raises DataError for values whose squares have no sum, and for labels that are no class."""
+        """Raises DataError for values whose squares cannot be summed, and for labels that are not a class."""
         read = self.capsules.read(split, rows, fields)
         most = self.file.num_classes or math.inf
         for name, values in read.items():
@@ -404,6 +407,6 @@ class DataFacts:
 
 
 def projected_less(values: np.ndarray) -> np.ndarray:
-    """[n, ...] -> [n, F]: every so many-th coordinate, where there are many; no mixture, which would hide a scale."""
+    """[n, ...] -> [n, F]: every k-th coordinate where there are many. A random projection would hide their scales."""
     flat = values.reshape(len(values), -1)
     return flat[:, :: max(1, flat.shape[1] // _COORDINATES)]

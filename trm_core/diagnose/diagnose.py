@@ -1,4 +1,4 @@
-"""Run checks over evidence, and order what they find."""
+"""Run checks over evidence and order their findings."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _MISSING = {
 
 
 def look(check: Check, evidence: Evidence) -> Diagnosis:
-    """One check; it cannot tell where a part of the evidence is missing. What asks of data alone is asked of each file
-    that is mixed in, and the worst answer counts.
+    """Run one check; its verdict is "cannot tell" where evidence that it needs is missing. A check that needs only data
+    looks at each of the mixed files, and the worst answer counts.
     """
     if evidence.others and set(check.needs) == {"data"}:
         files = [evidence.data, *(other.data for other in evidence.others)][:MOST_FILES]
@@ -34,12 +34,12 @@ def look(check: Check, evidence: Evidence) -> Diagnosis:
         return Diagnosis(check, unknown(_MISSING[missing[0]]))
     try:
         return Diagnosis(check, check.look(evidence))
-    except (DataError, OSError) as error:  # a capsule file is read when it is first asked, and may be damaged inside
+    except (DataError, OSError) as error:  # a capsule file is read lazily, so damage inside it shows only here
         return Diagnosis(check, unknown(f"the data cannot be read: {error}"))
 
 
 def _of_one_file(found: Diagnosis, data: DataFacts | None) -> Diagnosis:
-    """Its overrides would change how the other files are used as well."""
+    """The finding with its file named, and without overrides: these would also change how the other files are used."""
     if data is None:
         return found
     said = f"{data.file.path}: {found.finding.evidence}"
@@ -47,7 +47,7 @@ def _of_one_file(found: Diagnosis, data: DataFacts | None) -> Diagnosis:
 
 
 def worst_of(found: Iterable[Diagnosis]) -> Diagnosis:
-    """Of the answers of one check to several data the first that is worst; any that tells something before none."""
+    """The worst of one check's answers about several data sets, the first of equals; "cannot tell" counts last."""
     return min(found, key=lambda one: _TELLING.index(one.finding.verdict))
 
 
@@ -57,12 +57,12 @@ def diagnose(checks: Iterable[Check], evidence: Evidence) -> list[Diagnosis]:
 
 
 def worst_first(found: Iterable[Diagnosis]) -> list[Diagnosis]:
-    """In the order of their verdicts, and within one as they came."""
+    """Ordered by verdict; findings with the same verdict keep their order."""
     return sorted(found, key=lambda one: _ORDER.index(one.finding.verdict))
 
 
 def _agreeing(found: Iterable[Diagnosis], evidence: Evidence) -> Iterator[Diagnosis]:
-    """Without overrides that change nothing, or contradict an earlier finding's, which is nearer to the cause."""
+    """Drop overrides that change nothing or contradict those of an earlier finding, which is closer to the cause."""
     ways: dict[str, Any] = {}
     for one in found:
         if one.finding.fix and evidence.has("config"):
@@ -81,7 +81,7 @@ def _setting(evidence: Evidence, key: str) -> Any:
 
 
 def _way(now: Any, then: Any) -> Any:
-    """1: up, -1: down, 0: stays; the new value itself where it is no number."""
+    """The direction of a change. 1: up, -1: down, 0: none; for a value that is not a number, the new value as text."""
     if now == then:
         return 0
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (now, then))

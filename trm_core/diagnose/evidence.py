@@ -1,6 +1,6 @@
-"""Everything a diagnosis may look at, gathered from a run directory, from a config, or from training under way.
+"""Everything a diagnosis may look at, gathered from a run directory, a config, or a training run in progress.
 
-Nothing here imports torch: a finished run is diagnosed in a fraction of a second, on any machine.
+Nothing here imports torch, so a finished run is diagnosed in a fraction of a second on any machine.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from trm_core.training.checkpoint_verify import CheckpointFacts, checkpoint_fact
 if TYPE_CHECKING:
     from trm_core.config.schema import Config
 
-MOST_FILES = 4  # whose samples are looked at; of all the labels are counted
+MOST_FILES = 4  # whose samples are examined; labels are counted in all files
 _HASHED_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """A further file that is mixed in: how many of its samples are drawn for each of the first file's. None: it cannot
-    be opened.
+    """A further training file. `weight`: how many of its samples are drawn for each of the first file's; `data`: None
+    if the file cannot be opened.
     """
 
     data: DataFacts | None
@@ -44,7 +44,7 @@ class Mixed:
 
 @dataclass
 class Evidence:
-    """What is known. A part that is None, or without entries, is not: `Check.needs` names the parts."""
+    """What is known. A part that is None or empty is unknown; `Check.needs` names the parts."""
 
     config: Config | None = None
     metrics: Metrics = field(default_factory=lambda: Metrics({}))
@@ -54,10 +54,10 @@ class Evidence:
     notes: list[str] = field(default_factory=list)  # what could not be read, and why
     processes: int = 1  # that train together
     others: list[Mixed] = field(default_factory=list)  # further training files; `data` is the first
-    evaluated: str | None = None  # path of the file that is evaluated; None: the first
+    evaluated: str | None = None  # path of the evaluated file; None: the first
 
     def has(self, part: str) -> bool:
-        """Whether a part that a check needs is there."""
+        """Whether a part that checks may need is known."""
         if part == "metrics":
             return bool(self.metrics.series)
         if part == "checkpoints":
@@ -78,8 +78,8 @@ class Evidence:
 
     @property
     def label_shares(self) -> NDArray[np.float64] | None:
-        """Of each class among the training samples as they are drawn, over all files. None where labels are missing,
-        or a file is.
+        """[classes]: share of each class among the training samples as they are drawn, over all files. None if labels
+        or a file are missing.
         """
         shares: NDArray[np.float64] = np.zeros(0)
         for part in (Mixed(self.data), *self.others):
@@ -93,14 +93,14 @@ class Evidence:
 
     @property
     def alike(self) -> float | None:
-        """How often two training samples have the same label."""
+        """Probability that two random training samples have the same label."""
         shares = self.label_shares
         return None if shares is None else float((shares**2).sum())
 
     @property
     def trained_as_evaluated(self) -> float | None:
-        """Share of the training samples as they are drawn that are of the file which is evaluated: 1 where that is none
-        of several. None where a file is missing.
+        """Share of the drawn training samples that come from the evaluated file; 1 if there is one training file, or if
+        the evaluated file is not among them. None if a file is missing.
         """
         parts = [Mixed(self.data), *self.others]
         found = [part.data for part in parts if part.data is not None]
@@ -113,7 +113,7 @@ class Evidence:
 
     @property
     def evaluated_rows(self) -> int:
-        """Samples of the split that is evaluated; 0 where they are not known."""
+        """Number of samples in the evaluated split; 0 if unknown."""
         for data in (self.data, *(other.data for other in self.others)):
             if data is not None and self.evaluated in (None, str(data.file.path)):
                 return data.file.rows.get(data.held_out or "", 0)
@@ -121,30 +121,30 @@ class Evidence:
 
     @property
     def top_share(self) -> float | None:
-        """Accuracy in training of always naming the most frequent label."""
+        """Training accuracy of always giving the most frequent label."""
         shares = self.label_shares
         return None if shares is None else float(shares.max())
 
     @property
     def guessing(self) -> float | None:
-        """Loss in training of an answer that knows the shares of the classes and nothing else: their entropy."""
+        """Training loss of a model that knows only how frequent the classes are: their entropy, in nats."""
         shares = self.label_shares
         return None if shares is None else float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
 
     @property
     def file_has_children(self) -> bool | None:
-        """None where the file is not known."""
+        """None if the file is unknown."""
         return None if self.data is None else self.data.file.num_children > 0
 
     @property
     def learning_steps(self) -> int:
-        """Steps in which the model learns: afterwards only the policy does."""
+        """Steps in which the model learns; afterwards only the policy does."""
         training = self.settings.training
         return training.predictor_steps or training.total_steps
 
     @property
     def rows_per_process(self) -> float:
-        """Each process has a replay buffer of its own for these."""
+        """Rows of the global batch that each process has: its own replay buffer is filled from these."""
         return self.settings.training.global_batch_size / self.processes
 
     @property
@@ -155,12 +155,12 @@ class Evidence:
 
 
 def of_run(path: Path) -> Evidence:
-    """Everything in a run directory. Raises TrmError if it is none, or if its config.yaml cannot be read."""
+    """Everything in a run directory. Raises TrmError if it is not one, or if its config.yaml cannot be read."""
     run_dir.require_run(path)
     run = read_run_facts(path)
     about_data: list[str] = []
     files, held_out = _files(run.dataset)
-    # A stranger's file is looked at by a process of its own. Meanwhile there is enough to read.
+    # Data files from strangers are examined in a separate process. Meanwhile the rest is read here.
     with ThreadPoolExecutor(1) as pool:
         opened = pool.submit(_open_all, files, held_out, about_data)
         config = load_config(path / run_dir.CONFIG).config
@@ -175,10 +175,10 @@ def of_run(path: Path) -> Evidence:
 
 
 def of_config(config: Config) -> Evidence:
-    """What is known before a run: the config, and its data if it is built already."""
+    """What is known before a run: the config, and its data if they have been built."""
     evidence = Evidence(config)
     if config.data.source is not None:
-        # Imported here: a run that is diagnosed has its file, and the builders take a while to import.
+        # Imported here because the builders are slow to import, and diagnosing a run does not need them.
         from trm_core.data.source import cached_path
 
         built = cached_path(config.data)
@@ -198,7 +198,7 @@ def of_config(config: Config) -> Evidence:
 
 def _files(dataset: Mapping[str, Any]) -> tuple[list[tuple[str, float]], tuple[str | None, str | None]]:
     """The training files that dataset.json names, with their weights, and the file and split that the run evaluates.
-    No files where it is of another form.
+    No files if it does not have the expected form.
     """
     try:
         files = [(str(one["path"]), float(one.get("weight", 1.0))) for one in dataset["train"]]
@@ -212,7 +212,7 @@ def _files(dataset: Mapping[str, Any]) -> tuple[list[tuple[str, float]], tuple[s
 def _open_all(
     files: Sequence[tuple[str, float]], held_out: tuple[str | None, str | None], notes: list[str]
 ) -> tuple[DataFacts | None, list[Mixed]]:
-    """The first file, and the others beside it."""
+    """The first training file, and the others that are mixed with it."""
     if not files:
         notes.append("dataset.json does not say where the data lie")
         return None, []
@@ -229,6 +229,6 @@ def _open_all(
 def _open(path: str, split: str | None, notes: list[str], what: str = "the data were") -> DataFacts | None:
     try:
         return facts_of(Path(path), split)
-    except (DataError, OSError, ValueError) as error:  # the last: a path that is none, in a stranger's dataset.json
+    except (DataError, OSError, ValueError) as error:  # ValueError: an invalid path in a stranger's dataset.json
         notes.append(f"{what} not looked at: {error.message if isinstance(error, TrmError) else error}")
         return None

@@ -1,4 +1,4 @@
-"""From findings to a config that mends them."""
+"""From findings to a config that fixes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trm_core.errors import CheckFailed
 
 
 def overrides(fix: Mapping[str, Any]) -> list[str]:
-    """As the command line takes them."""
+    """The fix as overrides for the command line."""
     return [f"{key}={_text(value)}" for key, value in fix.items()]
 
 
@@ -27,14 +27,14 @@ def _text(value: Any) -> str:
 
 
 def in_words(finding: Finding) -> str:
-    """The mend on one line; empty where there is none."""
+    """The fix on one line; empty if there is none."""
     parts = [" ".join(overrides(finding.fix)), finding.advice]
     return "fix: " + "; or ".join(part for part in parts if part) if any(parts) else ""
 
 
 def chosen(found: Iterable[Diagnosis]) -> dict[str, Any]:
-    """The overrides to apply: those of the first finding that has some, and of every other that is certain. Of two
-    that set one key the earlier wins: it is nearer to the cause. Warnings count where nothing fails.
+    """The overrides to apply: those of the first finding that has any, and of every other finding that is certain.
+    Where two set the same key, the earlier wins, being closer to the cause. Warnings count only if nothing fails.
     """
     wrong = [one.finding for one in found if one.finding.fix and one.finding.verdict in (Verdict.FAIL, Verdict.WARN)]
     failing = [finding for finding in wrong if finding.verdict is Verdict.FAIL] or wrong
@@ -46,8 +46,8 @@ def chosen(found: Iterable[Diagnosis]) -> dict[str, Any]:
 
 
 def fixed(evidence: Evidence, found: list[Diagnosis]) -> tuple[Config, dict[str, Any]]:
-    """A config with the fixes, and these. It goes into a run of its own, so `training.run_dir` is null. What a fix
-    brings about (a shorter run, whose buffer fills too late) is mended with it.
+    """A config with the fixes applied, and the fixes. It is for a new run, so `training.run_dir` is null. Where a fix
+    causes another fault (a shorter run, whose replay buffer then fills too late), that is fixed as well.
 
     Raises CheckFailed if there is nothing to fix, or if a check that can judge a config does not pass the fixed one.
     """
@@ -74,8 +74,8 @@ def _with(evidence: Evidence, fix: Mapping[str, Any]) -> Config:
 
 
 def _failing(evidence: Evidence, config: Config) -> list[Diagnosis]:
-    """Checks that a config fails before its run. What was measured and logged belongs to another config, and what is
-    said of the data alone no config mends.
+    """Checks that a config fails before its run. Metrics and run are left out, since they belong to another config, and
+    so are checks of data alone, which no config can fix.
     """
     ahead = [check for check in CHECKS if "config" in check.needs and set(check.needs) <= {"config", "data"}]
     anew = replace(evidence, config=config, metrics=Metrics({}), run=None, checkpoints=None)

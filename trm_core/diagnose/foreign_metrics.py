@@ -1,8 +1,8 @@
-"""The metrics of runs that others wrote: TensorBoard's event files and the files of Weights & Biases.
+"""Read metrics that other programs logged: TensorBoard event files and the files of Weights & Biases.
 
-Both are records of protocol buffers in a simple frame. The messages are decoded by the packages that define them; the
-frames are read here: TensorBoard's reader checks all bytes in pure Python, some megabytes a second, and imports
-TensorFlow where that is installed; the one of wandb was removed from newer versions of it.
+Both formats are protocol buffers in a simple record framing. The packages that define the messages decode them, but the
+framing is parsed here: TensorBoard's reader checksums every byte in pure Python, at some megabytes per second, and
+imports TensorFlow if it is installed; wandb's reader is gone from its newer versions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trm_core.training.metric_registry import describe
 
 Point = tuple[str, int, float]  # name, step, value
 
-# Names in pipeline.md's code, in the public code of TRM and HRM, and what most people call the same thing.
+# Names used in pipeline.md's code, in the public code of TRM and HRM, and by most people for the same metric.
 _ALIASES = {
     "train/mean_grad_norm": "train/grad/mean_norm",
     "train/max_grad_norm": "train/grad/max_norm",
@@ -65,8 +65,9 @@ _BEHIND = re.compile(rf"(.+)[/._ -]({'|'.join(_PARTS)})")
 
 
 def read_foreign(path: Path) -> Metrics:
-    """The series of another program's log, by our names: a TensorBoard folder or event file, or a folder or file of
-    Weights & Biases (offline runs too). `notes` says what was left out.
+    """The series in another program's log, under our names: a TensorBoard folder or event file, or a folder or file of
+    Weights & Biases (offline runs too). Its `notes` say what was left out. Raises DataError if there is nothing to read
+    and UsageError if the package that decodes it is not installed.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist")
@@ -85,7 +86,7 @@ def read_foreign(path: Path) -> Metrics:
 
 
 def our_name(name: str) -> str | None:
-    """The registry's name of what is called `name` elsewhere; None if there is no evident one."""
+    """The registry's name for the metric that is called `name` elsewhere; None if no name clearly matches."""
     spellings = [name]
     plain = name.strip().lower()
     if before := _BEFORE.fullmatch(plain):
@@ -111,7 +112,7 @@ def _by_our_names(points: Iterable[Point], notes: list[str]) -> Metrics:
     for name, step, value in points:
         if name not in steps:
             steps[name], values[name] = [], []
-        # A run that went back to a checkpoint logs the steps after it again; the later word counts.
+        # A run that went back to a checkpoint logs the steps after it again; the later values count.
         while steps[name] and steps[name][-1] >= step:
             steps[name].pop()
             values[name].pop()
@@ -119,7 +120,7 @@ def _by_our_names(points: Iterable[Point], notes: list[str]) -> Metrics:
         steps[name].append(step)
         values[name].append(value if math.isfinite(value) else math.nan)
     ours = {name: our_name(name) for name in steps}
-    # Where two names mean the same, the one spelled as ours counts, otherwise the first.
+    # Where two names mean the same metric, the one spelled as ours counts, otherwise the first.
     chosen: dict[str, str] = {}
     for name in sorted(steps, key=lambda name: ours[name] != name):
         if (own := ours[name]) is not None:
@@ -144,7 +145,7 @@ def _some(names: list[str]) -> str:
 
 
 def _tensorboard(files: list[Path]) -> tuple[list[Point], list[str]]:
-    """The points of the folder written last; TensorBoard too takes the files of one folder for one run."""
+    """The points in the folder written last. All files of a folder are one run, as in TensorBoard itself."""
     try:
         from google.protobuf.message import DecodeError
         from tensorboard.compat.proto.event_pb2 import Event
@@ -177,12 +178,12 @@ def _tensorboard(files: list[Path]) -> tuple[list[Point], list[str]]:
 
 
 class _Damaged(Exception):
-    """A record that does not fit its frame."""
+    """A record that does not match its framing."""
 
 
 def _event_records(data: bytes) -> Iterator[bytes]:
-    """TFRecord: length (uint64), its masked CRC32C, the record, its masked CRC32C. The first sum guards the frame; a
-    record that is damaged within does not decode.
+    """Parse TFRecord: length (uint64), its masked CRC32C, the record, its masked CRC32C. The first checksum protects
+    the framing; the second is not checked, because a damaged record does not decode.
     """
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
@@ -199,7 +200,7 @@ def _event_records(data: bytes) -> Iterator[bytes]:
 
 
 def _scalar(value: Any) -> float | None:
-    """A summary's number; None for an image, a histogram, a text."""
+    """The number in a summary value; None for an image, a histogram or a text."""
     kind = value.WhichOneof("value")
     if kind == "simple_value":
         return float(value.simple_value)
@@ -220,7 +221,7 @@ _LAST_STEP = 2**62
 
 
 def _wandb(files: list[Path]) -> tuple[list[Point], list[str]]:
-    """The points of the run written last."""
+    """The points of the run that was written last."""
     try:
         from google.protobuf.message import DecodeError
         from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made as it is imported
@@ -257,8 +258,8 @@ def _wandb(files: list[Path]) -> tuple[list[Point], list[str]]:
 
 
 def _wandb_records(data: bytes, note_damage: Callable[[], None]) -> Iterator[bytes]:
-    """LevelDB's log: blocks of 32 KiB that hold pieces of CRC32 (uint32), length (uint16), kind (1: whole, 2: first,
-    3: middle, 4: last) and body. After damage it goes on with the next block.
+    """Parse LevelDB's log format: blocks of 32 KiB that hold fragments, each of CRC32 (uint32), length (uint16), kind
+    (1: whole, 2: first, 3: middle, 4: last) and body. After damage, parsing resumes at the next block.
     """
     position = len(_WANDB_HEADER)
     parts: list[bytes] | None = None
@@ -278,7 +279,7 @@ def _wandb_records(data: bytes, note_damage: Callable[[], None]) -> Iterator[byt
         position += 7 + length
         if kind in (1, 2):
             parts = []
-        if parts is None:  # the rest of a record whose beginning is lost
+        if parts is None:  # the rest of a record whose start was lost
             continue
         parts.append(body)
         if kind in (1, 4):

@@ -1,4 +1,4 @@
-"""What became of the troubleshooting guide in pipeline.md: for each of its items the checks, or why there is none.
+"""The troubleshooting guide in pipeline.md, item by item: the checks that cover it, or why there is none.
 
 python -m trm_core.diagnose.guide > docs/diagnose.md
 """
@@ -14,7 +14,7 @@ from trm_core.markdown import table
 
 @dataclass(frozen=True)
 class Item:
-    """`note`: what is different from the guide, or why no check is there."""
+    """An item of the guide. `note`: how we differ from the guide, or why there is no check."""
 
     title: str
     checks: tuple[str, ...] = ()
@@ -217,7 +217,7 @@ How `labels-leaked` tells a leaked label from an easy task:
 
 
 def page() -> str:
-    """docs/diagnose.md."""
+    """The text of docs/diagnose.md."""
     lines = [
         _INTRODUCTION,
         "## Checks",

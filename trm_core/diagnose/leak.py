@@ -1,4 +1,4 @@
-"""Labels that single coordinates of the sketches give away. Plain numpy."""
+"""Find labels that leak through single coordinates of the sketches. Plain numpy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Array = NDArray[np.float64]
 class Leak:
     """How much of the label single coordinates of the sketches give away.
 
-    `told`: share of the classes of which a threshold on one coordinate catches at least 30 %, with 99 % of what it
-    catches right; `told_without`: the same once these coordinates are left out; `coordinates`: they, as (capsule,
-    dimension). `ordered`: of the samples sorted by one coordinate, how many have the label of the one before, in the
-    best coordinate and in the second best (a label copied in as a number); `at`: the best; `alike`: how many have it in
-    any order.
+    `told`: share of the classes of which a threshold on one coordinate catches at least 30 %, at a precision of 99 %;
+    `coordinates`: these coordinates, as (capsule, dimension); `told_without`: `told` once they are left out. `ordered`:
+    with the samples sorted by one coordinate, the share that have the same label as the sample before, for the best
+    coordinate and the second best (high if the label was copied in as a number); `at`: the best coordinate; `alike`:
+    the share expected in random order.
     """
 
     told: float
@@ -32,13 +32,13 @@ class Leak:
 
     @property
     def lifts(self) -> tuple[float, float]:
-        """`ordered` on a scale from what any order has (0) to all samples (1)."""
+        """`ordered`, rescaled so that a random order has 0 and all samples 1."""
         best, second = ((share - self.alike) / max(1 - self.alike, 1e-9) for share in self.ordered)
         return best, second
 
 
 def leak_of(sketches: Array, labels: NDArray[np.int64], dim: int) -> Leak:
-    """Of sketches [n, k * dim] and labels [n]."""
+    """Measure sketches [n, k * dim] against labels [n]."""
     told, coordinates = told_by_single_coordinates(sketches, labels)
     rest = np.delete(sketches, coordinates, axis=1)
     without = told_by_single_coordinates(rest, labels)[0] if rest.shape[1] else 0.0
@@ -52,13 +52,13 @@ def leak_of(sketches: Array, labels: NDArray[np.int64], dim: int) -> Leak:
 
 
 def told_by_single_coordinates(features: Array, labels: NDArray[np.int64]) -> tuple[float, list[int]]:
-    """(share of classes that one threshold on one coordinate tells, the coordinates that do): see `Leak`."""
+    """(share of classes that one threshold on one coordinate reveals, those coordinates): see `Leak`."""
     classes = distinct(labels)
     member = labels[:, None] == classes
     counts = member.sum(0)
     means = (member.T @ features) / counts[:, None]
     spread = features.std(0) + 1e-12
-    # The four coordinates in which a class lies farthest from the mean of all, then a closer look at these.
+    # Only the four coordinates in which a class lies farthest from the overall mean are worth a closer look.
     near = np.argsort(-np.abs(means - features.mean(0)) / spread, axis=1)[:, :4]
     told, used = 0, []
     for number, candidates in enumerate(near):
@@ -71,8 +71,8 @@ def told_by_single_coordinates(features: Array, labels: NDArray[np.int64]) -> tu
 
 
 def alike_in_order(features: Array, labels: NDArray[np.int64]) -> Array:
-    """[F]: share of the samples, sorted by each coordinate, with the label of the sample before; ties are broken at
-    random.
+    """[F]: with the samples sorted by each coordinate (ties in random order), the share that have the same label as the
+    sample before.
     """
     shuffled = np.random.default_rng(0).permutation(len(labels))
     ordered = labels[shuffled][np.argsort(features[shuffled], axis=0, kind="stable")]
@@ -80,7 +80,7 @@ def alike_in_order(features: Array, labels: NDArray[np.int64]) -> Array:
 
 
 def _caught(values: Array, member: NDArray[np.bool_]) -> float:
-    """Largest share of the members beyond a threshold, from either side, with 99 % members among all beyond it."""
+    """Recall of the best threshold, from either side, beyond which at least 99 % of the samples are members."""
     best = 0.0
     for signed in (values, -values):
         order = np.argsort(-signed, kind="stable")

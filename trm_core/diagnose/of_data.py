@@ -1,7 +1,7 @@
-"""What the checks say of data alone, before there is a config: `trm inspect-dataset` shows it below its tables.
+"""Checks that need only data, without a config: `trm inspect-dataset` shows their findings below its tables.
 
-A full look (`trm_core.data.inspect`, `trm_core.data.puzzles.inspect`) has counted all rows; what it counted is not
-looked for again in a part of them.
+The full inspection (`trm_core.data.inspect`, `trm_core.data.puzzles.inspect`) has counted all rows; the checks use its
+counts instead of estimating them from a sample.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]
 def checks_of_capsules(
     inspection: Inspection, progress: Progress, checks: Sequence[Check] = OF_DATA
 ) -> list[Diagnosis]:
-    """Of the file that was inspected, with each of its held-out splits beside training. A legacy file has no splits."""
+    """Check the inspected file, each held-out split against training. None for a legacy file, which has no splits."""
     if is_legacy(inspection.path):
         return []
     found = _judged(DataFacts(inspection.path, None, inspection.across_splits), progress, checks)
@@ -34,7 +34,7 @@ def checks_of_capsules(
 def checks_of_puzzles(
     inspection: PuzzleInspection, progress: Progress, checks: Sequence[Check] = OF_DATA
 ) -> list[Diagnosis]:
-    """Of the folder that was inspected."""
+    """Check the inspected folder, each held-out split against training."""
     return _judged(PuzzleFacts(inspection.path, surveys=inspection.surveys), progress, checks)
 
 

@@ -1,4 +1,4 @@
-"""Some examples of a split of puzzles, and what their tokens say of how questions, answers and splits belong together.
+"""A sample of a puzzle split, and what its tokens say about how questions, answers and splits belong together.
 
 n examples of S cells, V tokens. Imports no torch.
 """
@@ -15,13 +15,13 @@ from trm_core.data.puzzles.survey import pairs, told_by_best
 
 _MOST = 2000
 _CELLS = 400_000
-_LEAST_SHARE = 0.01  # of the cells, that a token must have to be compared
-_LEAST_SPREAD = 0.02  # of a token's share: where all puzzles have equally many, one more is no other kind of puzzle
+_LEAST_SHARE = 0.01  # of the cells: rarer tokens are not compared
+_LEAST_SPREAD = 0.02  # of a token's share: where all puzzles have equally many, one more makes no different puzzle
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Of `groups` groups, which are this `part` of all."""
+    """Examples of some groups: `groups` of them, the fraction `part` of all groups."""
 
     inputs: np.ndarray  # [n, S] int64
     labels: np.ndarray  # [n, S] int64, -100 where ignored
@@ -33,8 +33,8 @@ class Examples:
 
 
 def examples_of(data: PuzzleData, split: str) -> Examples:
-    """The first example of each group (copies of one puzzle are alike), or of as many that lie evenly over the split;
-    where groups are few, others of them too.
+    """The first example of each group (the others are copies of the same puzzle), or of as many groups as fit, spread
+    evenly over the split; further examples follow where groups are few.
     """
     begin, firsts = 0, []
     for part in data.sets[split]:
@@ -50,12 +50,12 @@ def examples_of(data: PuzzleData, split: str) -> Examples:
 
 
 def spread(numbers: np.ndarray, count: int) -> np.ndarray:
-    """`count` of them that lie evenly."""
+    """`count` of `numbers`, evenly spaced."""
     return numbers[np.linspace(0, max(len(numbers) - 1, 0), count).astype(np.int64)]
 
 
 def told_at(examples: Examples, classes: int, offset: int) -> float:
-    """Nats that the best token of a question tells of the answer `offset` cells after it."""
+    """Information, in nats, that the most telling token of the questions has about the answer `offset` cells later."""
     asked, said = examples.inputs, examples.labels
     if offset:
         asked, said = (asked[:, :-offset], said[:, offset:]) if offset > 0 else (asked[:, -offset:], said[:, :offset])
@@ -65,24 +65,24 @@ def told_at(examples: Examples, classes: int, offset: int) -> float:
 
 @dataclass(frozen=True)
 class Meant:
-    """How often the answer in a cell is what the token of the question there mostly means, as learned from other
+    """How often the answer in a cell is the most frequent answer to that cell's question token, as learned from other
     examples.
     """
 
     train: float  # in training
     other: float  # in the held-out examples
-    carried: float  # in the held-out examples, by what tokens mean in training
+    carried: float  # in the held-out examples, with the meanings learned from training
     error: float  # standard error of a difference
 
     @property
     def chance(self) -> float:
-        """A difference between two of the shares that is none by chance is larger."""
+        """Differences between two of the shares up to this size may be chance."""
         return max(0.05, 4 * self.error)
 
 
 def meant(train: Examples, other: Examples, classes: int) -> Meant:
-    """What a token means is learned from every second example and looked for in the others: what has been seen once is
-    right by chance in the examples that it was learned from.
+    """Learn what tokens mean from every second example and test it on the others. On the examples it was learned from,
+    even a meaning seen once would be right.
     """
     inside = [np.concatenate([hits(some, some, classes, half) for half in (0, 1)]) for some in (train, other)]
     carried = np.concatenate([hits(train, other, classes, half) for half in (0, 1)])
@@ -91,8 +91,8 @@ def meant(train: Examples, other: Examples, classes: int) -> Meant:
 
 
 def hits(learned: Examples, asked: Examples, classes: int, half: int) -> np.ndarray:
-    """[n] by example: how often the answer in a cell of `asked` is the one that its token mostly has in the examples of
-    `learned` of the other parity.
+    """[n]: for each example of `asked` with parity `half`, how often the answer in a cell is the most frequent answer
+    to its question token among the examples of `learned` with the other parity.
     """
     known = learned.labels[1 - half :: 2] != IGNORE_LABEL
     table = pairs(learned.inputs[1 - half :: 2][known], learned.labels[1 - half :: 2][known], classes)
@@ -104,8 +104,8 @@ def hits(learned: Examples, asked: Examples, classes: int, half: int) -> np.ndar
 
 
 def shares_apart(train: Examples, other: Examples, classes: int) -> tuple[float, int]:
-    """The token whose share of the question differs most between `train` and `other`, by how many standard deviations
-    of it over the training puzzles; and that token.
+    """The largest difference between `train` and `other` in a token's share of the question, in standard deviations of
+    that share over the training puzzles, and the token.
     """
     ours, theirs = (token_shares(some.inputs, classes) for some in (train, other))
     usual = np.maximum(ours.std(0), _LEAST_SPREAD)
@@ -116,7 +116,7 @@ def shares_apart(train: Examples, other: Examples, classes: int) -> tuple[float,
 
 
 def token_shares(inputs: np.ndarray, classes: int) -> np.ndarray:
-    """[n, V]: the share of each example's cells that each token has."""
+    """[n, V]: for each example, the share of its cells that hold each token."""
     n, S = inputs.shape
     flat = (np.arange(n)[:, None] * classes + inputs).ravel()
     return np.bincount(flat, minlength=n * classes).reshape(n, classes) / S

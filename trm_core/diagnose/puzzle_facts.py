@@ -1,6 +1,6 @@
-"""What a puzzle folder says for itself, from a bounded part of it: the questions of `DataFacts`, asked of tokens.
+"""Facts about a puzzle folder, computed from a sample: those of `DataFacts`, asked of tokens.
 
-Nothing can be opened, and cells are no features that a linear probe could take, so what rests on these is not known.
+Cells cannot be opened and are not features for a linear probe, so facts that need either are unknown.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from trm_core.diagnose.puzzle_examples import Examples, Meant, examples_of, mean
 from trm_core.diagnose.puzzle_forms import MOST_NAMES, digits_of, forms_of, shared_forms
 
 _FEWEST = 50  # examples of a split
-_SOLVED, _TOGETHER, _SECONDS = 200, 20, 1.0  # Sudokus
-_FEWEST_CLUES = {4: 4, 6: 8, 9: 17}  # with which there can be a single solution
-_CELLS = 8_000_000  # tokens that are read of one split
+_SOLVED, _TOGETHER, _SECONDS = 200, 20, 1.0  # Sudokus to solve, at once, and the time limit
+_FEWEST_CLUES = {4: 4, 6: 8, 9: 17}  # fewer always leave several solutions
+_CELLS = 8_000_000  # tokens read from one split
 
 
 class PuzzleFacts(DataFacts):
-    """One folder. Each property is read when it is first asked for."""
+    """Facts about one folder, each computed when it is first used."""
 
     def __init__(self, path: Path, held_out: str | None = None, surveys: Mapping[str, Survey] | None = None) -> None:
-        """surveys: of whole splits, if somebody made them. Raises DataError if the folder cannot be opened."""
+        """surveys: of whole splits, if they were made. Raises DataError if the folder cannot be opened."""
         self.puzzles: PuzzleData = open_puzzles(path)
         self.take(self.puzzles, held_out)
         self._surveys: dict[str, Survey] = dict(surveys or {})
 
     def survey(self, split: str) -> Survey:
-        """Of examples that lie evenly over the split, or of all if somebody looked at all. Raises DataError for tokens
-        outside of the vocabulary.
+        """The survey of the whole split if it was given, otherwise of examples spread evenly over it. Raises DataError
+        for tokens outside the vocabulary.
         """
         if split not in self._surveys:
             self.puzzles.require_labels(split)
@@ -52,22 +52,22 @@ class PuzzleFacts(DataFacts):
 
     @property
     def training(self) -> Survey | None:
-        """Of the training split, if there is one."""
+        """The survey of the training split, if there is one."""
         return self.survey("train") if self.puzzles.rows.get("train") else None
 
     @property
     def judged(self) -> Survey | None:
-        """Of the held-out split, if there is one."""
+        """The survey of the held-out split, if there is one."""
         return None if self.held_out in (None, "train") else self.survey(str(self.held_out))
 
     @property
     def visits(self) -> float:
-        """An epoch visits every group of all folders once."""
+        """Rows drawn per epoch, which visits every group of all folders once."""
         return self.puzzles.rows_per_epoch("train")
 
     @cached_property
     def labels(self) -> dict[str, NDArray[np.int64]]:
-        """Every answered cell of the examples that are read, in the order of its token."""
+        """The tokens of all answered cells in the examples that are read, sorted."""
         found = {}
         for split in ("train", self.held_out):
             if split is not None and self.puzzles.rows.get(split):
@@ -77,39 +77,39 @@ class PuzzleFacts(DataFacts):
 
     @cached_property
     def twins(self) -> Twins:
-        """Whole examples only; see `symmetric`."""
+        """Compares whole examples only; for copies under symmetries see `symmetric`."""
         if self.training is None or self.judged is None or not self.judged.examples:
             return Twins(0.0)
         return Twins(float(np.isin(self.judged.answered, self.training.answered).mean()))
 
     @cached_property
     def repeated(self) -> float:
-        """Share of the training examples whose question and answer an earlier one has."""
+        """Share of the training examples whose question and answer repeat those of an earlier one."""
         return 0.0 if self.training is None else self.training.repeated / max(self.training.examples, 1)
 
     @cached_property
     def examples(self) -> tuple[Examples, Examples] | None:
-        """Some of training and some that are held out, if there are both."""
+        """Some training examples and some held-out ones, if there are both."""
         if self.training is None or self.judged is None:
             return None
         return examples_of(self.puzzles, "train"), examples_of(self.puzzles, str(self.held_out))
 
     @property
     def compared(self) -> tuple[Examples, Examples] | None:
-        """The same, where there is enough of both to compare their tokens."""
+        """The same, if there are enough of both to compare their tokens."""
         if self.examples is None or min(map(len, self.examples)) < _FEWEST:
             return None
         return self.examples if (self.puzzles.num_classes or 0) <= MOST_TOKENS_IN_PAIRS else None
 
     @cached_property
     def meant(self) -> Meant | None:
-        """What tokens of questions mean in both splits: see `meant`. None where there is too little to compare."""
+        """What question tokens mean in both splits: see `meant`. None if there is too little to compare."""
         return None if self.compared is None else meant(*self.compared, self.puzzles.num_classes or 0)
 
     @cached_property
     def symmetric(self) -> tuple[float, float] | None:
         """Shares of the held-out and of the training puzzles that are copies of (another) training puzzle under the
-        symmetries of such puzzles; None where these are not known.
+        symmetries of their kind; None if these are unknown.
         """
         classes = self.puzzles.num_classes or 0
         if self.examples is None or classes > MOST_NAMES:
@@ -122,8 +122,8 @@ class PuzzleFacts(DataFacts):
 
     @cached_property
     def ambiguous(self) -> float | None:
-        """Of some training Sudokus, the share with more than one solution; None for other puzzles, and where answers do
-        not solve their questions.
+        """Share of some training Sudokus with more than one solution; None for other puzzles, and if an answer does not
+        solve its question.
         """
         if self.examples is None or (self.puzzles.num_classes or 0) > MOST_NAMES:
             return None
@@ -150,8 +150,9 @@ class PuzzleFacts(DataFacts):
 
 
 def several_solutions(asked: np.ndarray, geometry: Geometry) -> float:
-    """Share of the Sudokus [n, cells] (0: empty; all can be solved) with more than one solution, of as many as can be
-    solved in a second. Two digits that are not given can change places; the others are quick to solve.
+    """Share of the Sudokus [n, cells] (0: empty; all are solvable) with more than one solution, among as many as can be
+    solved in a second. Where two digits are not given they can be swapped, so such Sudokus, and those with too few
+    clues, need no solving; the others are quick.
     """
     given = np.stack([(asked == digit).any(1) for digit in range(1, geometry.n + 1)], 1)
     few = (given.sum(1) < geometry.n - 1) | ((asked > 0).sum(1) < _FEWEST_CLUES[geometry.n])
@@ -165,5 +166,5 @@ def several_solutions(asked: np.ndarray, geometry: Geometry) -> float:
 
 
 def facts_of(path: Path, held_out: str | None = None) -> DataFacts:
-    """The facts of what lies at a path: a folder of puzzles, or a capsule file. Raises DataError."""
+    """Facts about a puzzle folder or a capsule file. Raises DataError if it cannot be opened."""
     return PuzzleFacts(path, held_out) if path.is_dir() else DataFacts(path, held_out)

@@ -1,8 +1,9 @@
-"""What a puzzle shares with its turned, mirrored and renamed copies: one number, so that copies in two splits show.
+"""Canonical forms of puzzles: one number shared by all rotated, mirrored and relabelled copies, to find copies across
+splits.
 
-Sudokus (told by their answers: every row and column has each digit once) have the symmetries of Sudokus, which
-`trm_core.data.puzzles.build.sudoku.forms` knows. Of other grids copies are those that tokens with other names and the
-eight ways to lay down a square give. Rows of tokens have none that are known. Imports no torch.
+Sudokus (recognised by their answers: every row and column has each digit once) have the symmetries of Sudokus; see
+`trm_core.data.puzzles.build.sudoku.forms`. Copies of other grids are those made by renaming tokens and by the eight
+symmetries of the square. For rows of tokens no symmetries are known. Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from trm_core.diagnose.puzzle_examples import Examples
 
 MOST_NAMES = 64
 _FEW_CELLS = 25
-_BY_CHANCE = 2  # forms that held-out and training puzzles may share: small grids of one colour, say
+_BY_CHANCE = 2  # forms that held-out and training puzzles may share by chance, such as small grids of one colour
 _FEWEST = 5
 
 
 def forms_of(examples: Examples, height: int, width: int, classes: int) -> np.ndarray | None:
-    """[n] uint64, equal for copies; None where nothing is known of symmetries, or where grids are so small that any two
-    collections have copies in common (there are 288 Sudokus of 4 x 4 cells, of 2 kinds).
+    """[n] uint64, equal for copies; None if no symmetries are known, or if grids are so small that any two collections
+    have copies in common (there are 288 Sudokus of 4 x 4 cells, with 2 forms).
     """
     if min(height, width) < 2 or height * width <= _FEW_CELLS or classes > MOST_NAMES or not len(examples):
         return None
@@ -33,7 +34,7 @@ def forms_of(examples: Examples, height: int, width: int, classes: int) -> np.nd
 
 
 def digits_of(examples: Examples, height: int, width: int) -> np.ndarray | None:
-    """[n, S] digits 1 to `height` of Sudokus, 0 where a cell asks; None for other puzzles."""
+    """[n, S] digits 1 to `height` of Sudokus, 0 for an empty cell; None for other puzzles."""
     if height != width or height not in GEOMETRIES:
         return None
     tokens = np.unique(examples.labels)
@@ -48,7 +49,7 @@ def digits_of(examples: Examples, height: int, width: int) -> np.ndarray | None:
 
 
 def _grid_forms(grids: np.ndarray, classes: int) -> np.ndarray:
-    """[n, 2, height, width]: the least digest of all copies, tokens renamed by where they first stand."""
+    """[n, 2, height, width] -> [n]: the smallest digest over all copies, with tokens renamed by first appearance."""
     turned = [grids, grids[..., ::-1]]
     turned += [grid[..., ::-1, :] for grid in turned]
     if grids.shape[2] == grids.shape[3]:
@@ -58,7 +59,7 @@ def _grid_forms(grids: np.ndarray, classes: int) -> np.ndarray:
 
 
 def renamed(rows: np.ndarray, classes: int) -> np.ndarray:
-    """[n, L] tokens -> numbers in the order in which they first stand in each row. Labels to ignore are a token."""
+    """[n, L] tokens -> numbers in the order of first appearance in each row. Ignored labels count as a token."""
     tokens = np.where(rows < 0, classes, rows)
     length = rows.shape[1]
     first = np.full((len(rows), classes + 1), length)
@@ -71,9 +72,10 @@ def renamed(rows: np.ndarray, classes: int) -> np.ndarray:
 
 
 def shared_forms(train: np.ndarray, other: np.ndarray, groups: int, part: float) -> tuple[float, float]:
-    """Shares of the held-out puzzles, and of the training puzzles, that have a form in common with (another) training
-    puzzle. `train` [n], `other` [m]; the first `groups` of `train` are of groups of their own, this `part` of all, and
-    what is found is scaled up to all. Held-out copies of one puzzle count once; a form or two in common are chance.
+    """Shares of the held-out puzzles, and of the training puzzles, that share a form with (another) training puzzle.
+    `train` [n], `other` [m]: forms. The first `groups` of `train` come from different groups, the fraction `part` of
+    all, and the shares are scaled up to all. Held-out copies of one puzzle count once; one or two shared forms are
+    taken as chance.
     """
     _, place, counts = np.unique(train[:groups], return_inverse=True, return_counts=True)
     common = np.isin(np.unique(other), train)
@@ -82,6 +84,6 @@ def shared_forms(train: np.ndarray, other: np.ndarray, groups: int, part: float)
 
 
 def scaled(found: np.ndarray, part: float) -> float:
-    """Share of what is found [n] bool. Too few to tell from a coincidence are not scaled up."""
+    """Share of `found` [n] bool, scaled up from `part` to all unless too few were found to rule out coincidence."""
     share = float(found.mean()) if len(found) else 0.0
     return share if found.sum() < _FEWEST else min(share / part, 1.0)

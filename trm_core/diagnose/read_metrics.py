@@ -1,9 +1,9 @@
-"""A run's metrics.jsonl as series, within half a second however long the run.
+"""Read a run's metrics.jsonl into series, within half a second however long the run.
 
-A file up to `WHOLE` bytes is read whole. Of a larger one this reads the beginning, the end and lines at even distances
-between them. The steps rise from line to line, so a single step is found by bisection over byte offsets: that is how
-the lines of the evaluations are found, which even distances would miss. Whatever the file holds, reading it does not
-raise: a line that is no record of metrics is left out and counted.
+A file of up to `WHOLE` bytes is read completely. From a larger one come the beginning, the end, and evenly spaced lines
+in between. Even spacing would miss most evaluations; since steps rise from line to line, these are found by bisection
+over byte offsets. Reading never raises, whatever the file holds: a line that is not a metrics record is skipped and
+counted.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from trm_core.diagnose.series import Metrics, from_lines
 WHOLE = 8 * 2**20
 HEAD = 2**18
 TAIL = 2**19
-MIDDLE = 1800  # lines between head and tail, as long as they make up no more than `WHOLE` bytes
+MIDDLE = 1800  # lines between head and tail, unless they would exceed `WHOLE` bytes
 EVALUATIONS = 200
-LONGEST = 2**18  # of a line that is looked for by its offset
-_PIECE = 2**13  # holds the rest of a usual line and the next one
-_FAR = 2**16  # bisection ends where less is left than is read at once
+LONGEST = 2**18  # length of a line that is looked up by offset
+_PIECE = 2**13  # holds the rest of a typical line and the next one
+_FAR = 2**16  # bisection stops when this little is left, which is then read at once
 _LAST_STEP = 2**62
 
 _STEP = re.compile(rb'\s*\{\s*"step"\s*:\s*([0-9]{1,18})\s*[,}]')
 
 
 def read_metrics(path: Path, eval_interval: int | None = None) -> Metrics:
-    """All series of a metrics.jsonl; thinned where it is large, which `notes` says.
+    """All series of a metrics.jsonl, thinned if it is large; the `notes` then say so.
 
-    `eval_interval`: training.eval_interval; without it, it is guessed from the evaluations met by chance.
+    `eval_interval`: training.eval_interval; if None, it is inferred from the evaluations among the sampled lines.
     """
     try:
-        if not path.is_file():  # also not a pipe, which would be waited for
+        if not path.is_file():  # nor a pipe, on which reading would block
             return Metrics({}, [f"{path} is no file" if path.exists() else f"{path} does not exist"])
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
@@ -63,7 +63,7 @@ def read_metrics(path: Path, eval_interval: int | None = None) -> Metrics:
 
 
 def _parse(lines: Iterable[bytes]) -> tuple[list[dict[str, Any]], int]:
-    """The records, and how many lines are none. Empty lines do not count."""
+    """The records, and how many lines are not records. Empty lines are not counted."""
     records, skipped = [], 0
     for line in lines:
         record = _record(line)
@@ -84,7 +84,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _step_of(line: bytes) -> int | None:
-    """A line's step, without parsing all of it if it is written as we write it."""
+    """The step of a line. One in the form that we write is not parsed completely."""
     match = _STEP.match(line)
     if match:
         return int(match[1])
@@ -93,20 +93,20 @@ def _step_of(line: bytes) -> int | None:
 
 
 class _Lines:
-    """Lines of a file by their byte offsets. By `read` and not mapped: a file that is cut short while it is mapped ends
-    the process.
+    """Lines of a file by their byte offsets. Read rather than memory-mapped, because truncating a mapped file would
+    kill the process.
     """
 
     def __init__(self, file: FileIO, size: int) -> None:
         self.file, self.size = file, size
 
     def read(self, offset: int, count: int) -> bytes:
-        assert count >= 0, count  # a negative one would read all of it
+        assert count >= 0, count  # a negative count would read the whole file
         self.file.seek(offset)
         return self.file.read(count)
 
     def at(self, offset: int) -> tuple[int, bytes] | None:
-        """Offset and text of the first line that begins at `offset` or later; None if there is no end of one near."""
+        """Offset and text of the first line that begins at `offset` or later; None if no line ends within reach."""
         begin = max(offset - 1, 0)  # a line begins at `offset` if the byte before it ends one
         count = _PIECE
         while True:
@@ -123,7 +123,7 @@ class _Lines:
             count *= 8
 
     def whole_ones(self, offset: int, count: int) -> Iterator[tuple[int, bytes]]:
-        """The lines that begin and end within `count` bytes from `offset`, which is 0 or within a line."""
+        """The complete lines in `count` bytes from `offset`, which is 0 or lies within a line."""
         data = self.read(offset, count)
         start = 0 if offset == 0 else data.find(b"\n") + 1
         if offset and not start:
@@ -136,7 +136,7 @@ class _Lines:
 
 
 def _thinned(lines: _Lines, eval_interval: int | None) -> tuple[list[dict[str, Any]], int, int]:
-    """The records kept, how many lines are none, and about how many lines there are in all."""
+    """The records kept, the number of lines that are not records, and an estimate of the number of lines."""
     chosen = dict(lines.whole_ones(0, HEAD))
     length = sum(map(len, chosen.values())) / len(chosen) + 1 if chosen else LONGEST
     lost = 0
@@ -162,18 +162,18 @@ def _thinned(lines: _Lines, eval_interval: int | None) -> tuple[list[dict[str, A
 
 
 def _evaluations(lines: _Lines, steps: list[tuple[int, int]], interval: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and text of the evaluations at multiples of `interval`: all of them, or `EVALUATIONS` at even distances.
+    """Offset and text of the evaluations at multiples of `interval`: all of them, or `EVALUATIONS` evenly spaced ones.
 
-    `steps`: (step, offset) of lines known already.
+    `steps`: (step, offset) of lines already known.
     """
     first, last = -(-steps[0][0] // interval), steps[-1][0] // interval
     count = min(last - first + 1, EVALUATIONS)
     for multiple in np.linspace(first, last, max(count, 0)).round().astype(int).tolist():
         step = multiple * interval
         after = bisect_left(steps, (step, 0))
-        low = steps[after - 1][1] if after else 0  # begins a line before that step
-        high = steps[after][1] if after < len(steps) else lines.size  # begins a line of that step, or later
-        if high < low:  # the steps go back hereabouts
+        low = steps[after - 1][1] if after else 0  # start of a line before that step
+        high = steps[after][1] if after < len(steps) else lines.size  # start of a line of that step or a later one
+        if high < low:  # steps go back around here
             continue
         while high - low > _FAR:
             middle = (low + high) // 2

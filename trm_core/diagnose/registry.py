@@ -1,4 +1,4 @@
-"""All checks, from causes to symptoms: of several that fail, the first is what to mend first."""
+"""All checks, from causes to symptoms: when several fail, the first is the one to fix first."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ CHECKS: tuple[Check, ...] = (
     *run.CHECKS,
 )
 
-OF_DATA = tuple(check for check in CHECKS if check.needs == ("data",))  # a config may sharpen them
+OF_DATA = tuple(check for check in CHECKS if check.needs == ("data",))  # a config can make them more precise
 
 
 def of_group(group: str) -> tuple[Check, ...]:
-    """The checks of one of GROUPS, or all of them. Raises KeyError for another name."""
+    """The checks of a group in GROUPS, or for "all" every check. Raises KeyError for any other name."""
     if group == "all":
         return CHECKS
     if group not in GROUPS:
@@ -69,7 +69,7 @@ def of_group(group: str) -> tuple[Check, ...]:
 
 
 def without(checks: Sequence[Check], ignored: Iterable[str]) -> tuple[Check, ...]:
-    """Those that are not named. Raises UsageError for a name that no check has."""
+    """The checks except those named in `ignored`. Raises UsageError for a name that no check has."""
     names = [check.id for check in CHECKS]
     for name in ignored:
         if name not in names:

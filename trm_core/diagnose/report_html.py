@@ -1,5 +1,5 @@
-"""The diagnosis of a run as one page of HTML: what is wrong and its mend first, then the curves with the checks that
-concern them. It needs no network, no other file and no script. All text of the run is escaped.
+"""The diagnosis of a run as a single HTML page: first the faults and their fixes, then the curves beside the checks
+that concern them. The page needs no network, no other file and no script. All text from the run is escaped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trm_core.training.metric_registry import describe, healthy_text
 
 Bounds = tuple[float | None, float | None]
 
-MOST_CURVES = 110  # of names that have no place of their own
+MOST_CURVES = 110  # of metrics that are in no panel
 
 _STRANGE = "Names that are not ours"
 _CLASSES = {Verdict.FAIL: "fail", Verdict.WARN: "warn", Verdict.OK: "ok", Verdict.UNKNOWN: "unknown"}
@@ -28,7 +28,7 @@ _CLASSES = {Verdict.FAIL: "fail", Verdict.WARN: "warn", Verdict.OK: "ok", Verdic
 
 @dataclass(frozen=True)
 class _Plan:
-    """A chart to draw if any of `names` was logged; a name that ends in * stands for all that begin so."""
+    """A chart to draw if any of `names` was logged; a name that ends in * matches every name with that prefix."""
 
     title: str
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Panel:
-    """Charts under one heading, and the groups of checks that stand beside them."""
+    """Charts under one heading, and the groups of checks to show beside them."""
 
     title: str
     checks: tuple[str, ...]
@@ -129,8 +129,8 @@ def html_report(
     chance: float | None = None,
     bounds: Mapping[str, Bounds] | None = None,
 ) -> str:
-    """The page. `chance`: accuracy of always giving the most frequent label. `bounds`: healthy values (low, high) of
-    metrics by name where the registry has only relative ones, or none.
+    """The whole page. `chance`: accuracy of always giving the most frequent label. `bounds`: healthy values (low, high)
+    by metric name, where the registry has only relative ones or none.
     """
     found = sorted(diagnoses, key=lambda diagnosis: list(_CLASSES).index(diagnosis.finding.verdict))
     anchors = {id(diagnosis): f"check-{number}" for number, diagnosis in enumerate(found)}
@@ -140,7 +140,7 @@ def html_report(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark">',
-        # Were there a gap in the escaping, a browser would still run and load nothing.
+        # Even if something were not escaped, a browser would run and load nothing.
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
         f"<style>{_STYLE}</style></head><body><header><h1>{escape(title)}</h1>",
         _facts(facts),
@@ -210,7 +210,7 @@ def _card(diagnosis: Diagnosis, anchor: str) -> str:
 
 
 def override_text(finding: Finding) -> str:
-    """The fix as arguments of the command line, safe to paste into a shell."""
+    """The fix as command-line arguments, safe to paste into a shell."""
     texts = (
         (key, value if isinstance(value, str) else json.dumps(value, default=str)) for key, value in finding.fix.items()
     )
@@ -226,7 +226,7 @@ def _panel(
     bounds: Mapping[str, Bounds],
     drawn: set[str],
 ) -> str:
-    """Empty if there is nothing to draw; its checks are in the table of all, too."""
+    """A panel's section; empty if there is nothing to draw, since the table of all checks shows its checks as well."""
     figures = []
     for plan in panel.plans:
         names = [name for pattern in plan.names for name in _matching(pattern, metrics)]
@@ -292,7 +292,7 @@ def _figure(
 
 
 def _size(metrics: Metrics, name: str) -> float:
-    """How large the newest values are; what is not finite comes first, because it is what one looks for."""
+    """Mean magnitude of the newest values; infinite if none is finite, so that such a curve is always drawn."""
     finite = metrics[name].finite()
     return float(np.abs(finite.values[-20:]).mean()) if len(finite) else float("inf")
 
@@ -302,7 +302,7 @@ def _within_one(names: Sequence[str], metrics: Metrics) -> bool:
 
 
 def _absolute(metric: Metric | None) -> Bounds | None:
-    """The healthy values, if they are no multiples of something else."""
+    """The healthy values, unless they are relative to something else."""
     if metric is None or metric.healthy is None or metric.healthy.of:
         return None
     healthy = metric.healthy
@@ -318,7 +318,7 @@ def _healthy(name: str, metric: Metric | None, bounds: Mapping[str, Bounds]) -> 
 
 
 def _healthy_words(texts: Mapping[str, str]) -> list[str]:
-    """Below a chart: one text where it holds for all lines, otherwise each with its name."""
+    """The healthy ranges below a chart: one text if it holds for all lines, otherwise one per line with its name."""
     if len(set(texts.values())) == 1:
         return [f"healthy: {text}" for text in set(texts.values()) if text]
     return [f"healthy: {_short(name)} {text}" for name, text in texts.items() if text]
@@ -329,7 +329,7 @@ def _short(name: str) -> str:
 
 
 def _label(name: str, shown: Sequence[str]) -> str:
-    """What tells a line from the others of its chart; nothing if it is alone."""
+    """What distinguishes a line from the others in its chart; empty if it is the only one."""
     if len(shown) == 1:
         return ""
     if len({other.partition("/")[2] for other in shown}) == 1:
@@ -346,7 +346,7 @@ def _group(name: str) -> str:
 
 
 def _others(metrics: Metrics, bounds: Mapping[str, Bounds], drawn: set[str]) -> str:
-    """Every other curve, small, by the registry's groups; what the registry does not know comes last."""
+    """All other curves, by the registry's groups; those that the registry does not know come last."""
     names = [name for name in metrics if name not in drawn and len(metrics[name]) and name != "train/step"]
     if not names:
         return ""

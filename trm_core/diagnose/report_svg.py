@@ -1,6 +1,6 @@
-"""One chart as SVG: lines over steps, drawn here because importing a plotting library takes longer than all else.
+"""Draw a chart of lines over steps as SVG, without a plotting library: importing one takes longer than everything else.
 
-Colours are classes and variables of the page that it stands in (`report_html`), so that it follows light and dark.
+Colours are CSS classes and variables of the surrounding page (`report_html`), so charts follow its light or dark theme.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _MOST_MARKS = 60
 
 _WIDTH, _HEIGHT = 380, 215
 _TOP, _BOTTOM, _LEFT = 10, 24, 44
-_LETTER = 6.5  # width of one at the labels' size
-_ROW = 12  # least distance of labels
+_LETTER = 6.5  # width of a letter in labels
+_ROW = 12  # least distance between labels
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve with what is written at its end; `dashed` for what is not training."""
+    """One curve. `label`: written at its end; `dashed`: for what is not training."""
 
     label: str
     series: Series
@@ -37,8 +37,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """`band`: the healthy values, open where None. `levels`: (label, value) of lines across, such as chance. `floor`
-    and `ceiling`: values that the axis reaches at least.
+    """`band`: the healthy values, open-ended where None. `levels`: (label, value) of horizontal lines, such as chance.
+    `floor` and `ceiling`: values that the axis must include.
     """
 
     title: str
@@ -51,7 +51,7 @@ class Chart:
 
 
 def escape(text: object) -> str:
-    """Of a stranger's run: no markup, nothing that cannot be encoded, and nothing that turns or hides other text."""
+    """Make text from a stranger's run safe: no markup, nothing unencodable, nothing that reverses or hides text."""
     bad = "\N{REPLACEMENT CHARACTER}"
     return html.escape("".join(letter if letter.isprintable() or letter == "\n" else bad for letter in str(text)))
 
@@ -100,7 +100,7 @@ def draw(chart: Chart) -> str:
 
 
 def number_text(value: float) -> str:
-    """A number as one reads it: three digits that count."""
+    """A number for reading, with three significant digits."""
     if not math.isfinite(value):
         return "not finite"
     if value == 0 or 1e-3 <= abs(value) < 1e4:
@@ -109,7 +109,7 @@ def number_text(value: float) -> str:
 
 
 def tick_text(value: float) -> str:
-    """12000 is 12k, 2000000 is 2M; very small ones and very large ones as powers of ten."""
+    """12000 is 12k, 2000000 is 2M; very small and very large numbers have a power of ten."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size <= abs(value) < 1000 * size and (unit != "k" or abs(value) >= 1e4 or value % 1000 == 0):
             return f"{value / size:.6g}{unit}"
@@ -120,8 +120,8 @@ def tick_text(value: float) -> str:
 
 
 def thinned(x: NDArray[np.float64], values: NDArray[np.float64], most: int = MOST_POINTS) -> NDArray[np.intp]:
-    """Which points to draw: of each stretch of the axis the least, the greatest and one that is not finite, if any; so
-    no spike and no gap is lost. `x` rises.
+    """Indices of the points to draw: in each stretch of the axis the least, the greatest and one that is not finite, if
+    any, so that no spike or gap is lost. `x` must rise.
     """
     count = len(x)
     if count <= most:
@@ -153,11 +153,11 @@ class _Axis:
         return float(self.places(np.array([value]))[0])
 
     def places(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Pixels; what is beyond the axis (zero on a logarithmic one) stands at its end."""
+        """Pixels of values; those beyond the axis (such as zero on a logarithmic one) are placed at its end."""
         inside = np.clip(values, self.low, self.high)
         if self.log:
             share = (np.log(inside) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
-        else:  # halves, because the difference of two large numbers can be too large for a float
+        else:  # halves, because the difference of two large numbers can overflow
             share = (inside / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
         return self.start + share * (self.end - self.start)
 
@@ -185,7 +185,7 @@ def _axis_of(chart: Chart, values: NDArray[np.float64]) -> _Axis:
     reached[np.abs(reached) < 1e-290] = 0.0
     low, high = (float(reached.min()), float(reached.max())) if len(reached) else (0.0, 1.0)
     if 0 < low < 0.6 * high:
-        low = 0.0  # a curve that falls towards zero is read against zero
+        low = 0.0  # a curve that falls towards zero should show how near it is
     if high - low <= 1e-9 * max(abs(low), abs(high)):  # constant
         room = abs(high) / 2 or 1.0
         return _Axis(low - room if low else 0.0, high + room, *span)
@@ -239,7 +239,7 @@ def _end_label(line: Line) -> str:
 
 
 def _apart(ends: list[tuple[float, str, str]], top: float, bottom: float) -> list[tuple[float, str, str]]:
-    """The labels moved up and down so that none covers another, in their order."""
+    """The labels, sorted by height and moved apart so that none covers another."""
     placed = sorted(ends)
     heights: list[float] = []
     for at, _, _ in placed:

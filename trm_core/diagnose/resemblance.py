@@ -1,4 +1,6 @@
-"""Detail that sketches already tell or that belongs to others, splits that differ. Plain numpy."""
+"""Linear relations between sketches and children (do sketches already determine them? are they under the wrong
+sketches?), and differences between splits. Plain numpy.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,15 @@ from numpy.typing import NDArray
 
 from trm_core.diagnose.statistics import middle, quantile
 
-_DIMS = 96  # random projections, of more features: keeps a distance to within some 7 %
+_DIMS = 96  # random projections, which keep distances to within some 7 %
 _FEATURES = 300
 _PAIRS = 2500
 _STRETCHES = 8
-_TOLD = 0.05  # size of what a linear map leaves of a child's own detail
+_TOLD = 0.05  # largest residual of children that a linear map determines, relative to their size
 _DEALS = 200
-_CARRIED = 5  # rows that the variation of a coordinate comes from
+_CARRIED = 5  # rows of the other split that a coordinate's variation should come from
 _CONSTANT = 1e-6  # of the largest value: a coordinate that varies by less is constant
-_TRIMMED = 4  # fits, each to the better half of the last one's pairs
+_TRIMMED = 4  # fits, each to the half of the pairs that the last one fitted better
 
 Array = NDArray[np.floating]
 
@@ -37,8 +39,8 @@ def projected(features: Array, dims: int = _DIMS) -> Array:
 
 @dataclass(frozen=True)
 class Fit:
-    """How much of sketches a linear map of children explains, as R^2 on other samples. `own`: of their own children;
-    `other`: the most by the children of another place, `where` (not looked at where their own explain nearly all).
+    """How much of the sketches a linear map of children explains, as R^2 on other samples. `own`: by their own
+    children; `other`: at most, by the children at another position, `where` (not tried if their own explain enough).
     """
 
     own: float
@@ -47,7 +49,7 @@ class Fit:
 
 
 def fits_elsewhere(sketches: Array, children: Array) -> Fit:
-    """Of the sketches [n, k, d] and children [n, k, m, D] of neighbouring rows."""
+    """Fit the sketches [n, k, d] of consecutive rows by their children [n, k, m, D] and by those of neighbours."""
     n, k = sketches.shape[:2]
     rows, capsules = slice(1, n - 1), slice(1, k - 1) if k > 2 else slice(k)
     y = projected(sketches[rows, capsules].reshape(-1, sketches.shape[-1])).astype(float)
@@ -66,8 +68,8 @@ def fits_elsewhere(sketches: Array, children: Array) -> Fit:
 
 
 def fit_by_stretch(sketches: Array, children: Array) -> tuple[float, float]:
-    """How much of the sketches [n, k, d] one linear map of their children [n, k, m, D] explains in the stretch of rows
-    where that is least, and where it is most (R^2). (0, 0) where there are too few rows.
+    """R^2 of one linear map from children [n, k, m, D] to sketches [n, k, d], in the stretch of rows where it is lowest
+    and in the one where it is highest. (0, 0) if there are too few rows.
     """
     if len(sketches) > 100 * _STRETCHES:
         sketches, children = sketches[::2], children[::2]
@@ -83,7 +85,7 @@ def fit_by_stretch(sketches: Array, children: Array) -> tuple[float, float]:
 
 
 def _explained(x: Array, y: Array) -> float:
-    """R^2 of ridge regression of y [n, G] on x [n, F], learned on every second row and judged on the others."""
+    """R^2 of ridge regression of y [n, G] on x [n, F], fitted on half of the rows and measured on the others."""
     sound = np.flatnonzero(np.isfinite(x).all(1) & np.isfinite(y).all(1))
     chosen = np.random.default_rng(3).permutation(sound)[: 2 * _PAIRS]
     x, y = x - x[chosen].mean(0), y - y[chosen].mean(0)
@@ -103,8 +105,8 @@ def _ridge(x: Array, y: Array) -> Array:
 
 @dataclass(frozen=True)
 class Shift:
-    """How far rows lie from those of training, as medians over coordinates: `moved`, distance of the means in standard
-    deviations of training, and `scale`, ratio of the standard deviations.
+    """How rows differ from those of training, as medians over coordinates. `moved`: distance of the means, in standard
+    deviations of training; `scale`: ratio of the standard deviations.
     """
 
     moved: float
@@ -112,20 +114,21 @@ class Shift:
 
     @property
     def apart(self) -> float:
-        """1: half a standard deviation, or one and a half times the spread."""
+        """The larger of both differences, where 1 means half a standard deviation or a factor of 1.5 in spread."""
         return max(self.moved / 0.5, abs(math.log(max(self.scale, 1e-3))) / math.log(1.5))
 
 
 def shift_between(train: Array, other: Array) -> Shift:
-    """Of rows [n, F] beside those of training [N, F], over coordinates that can tell; see `_telling`."""
+    """Compare rows [n, F] with those of training [N, F], over the coordinates that allow it; see `_telling`."""
     chosen = _telling(train, len(other))
     train, other = train[:, chosen].astype(float), other[:, chosen].astype(float)
     return _medians(np.abs(other.mean(0) - train.mean(0)), train.std(0), other.std(0))
 
 
 def shift_by_chance(train: Array, other: Array) -> float:
-    """The largest `Shift.apart` where the same rows are dealt at random over splits of these sizes, with the same
-    coordinates. Those of the capsules at the end of a text hardly spread alike in any two small splits.
+    """The largest `Shift.apart` when the same rows are dealt at random into splits of these sizes, over the same
+    coordinates (a permutation test). Some coordinates, such as those of the last capsules of a text, hardly have the
+    same spread in any two small splits.
     """
     chosen = _telling(train, len(other))
     rows = np.concatenate([train[:, chosen], other[:, chosen]]).astype(float)
@@ -140,8 +143,8 @@ def shift_by_chance(train: Array, other: Array) -> float:
 
 
 def _telling(train: Array, rows: int) -> NDArray[np.bool_]:
-    """The coordinates of training [N, F] that can be compared with so many other rows: of those that vary, those whose
-    variation would come from enough of these rows, and at least a tenth.
+    """[F] bool: the coordinates of training [N, F] that can be compared with `rows` other rows. Of those that vary, the
+    ones whose variation would come from enough of these rows, and at least a tenth.
     """
     away = train.astype(float)
     largest = np.abs(away).max(0)
@@ -151,13 +154,13 @@ def _telling(train: Array, rows: int) -> NDArray[np.bool_]:
     varies: NDArray[np.bool_] = np.sqrt(total / len(train)) > _CONSTANT * (largest + 1e-12)
     if not varies.any():
         return varies
-    carried = total**2 / np.maximum((squares**2).sum(0), 1e-300)  # as many rows as would vary alike, the others not
+    carried = total**2 / np.maximum((squares**2).sum(0), 1e-300)  # effective number of rows that vary
     least = min(_CARRIED * len(train) / rows, quantile(carried[varies], 0.9))
     return varies & (carried >= least)
 
 
 def _medians(moved: Array, spread: Array, theirs: Array) -> Shift:
-    """Over coordinates; `spread` is that of training."""
+    """The medians over coordinates. `spread` [F]: of training; `theirs` [F]: of the other rows."""
     varies = spread > 0
     if not varies.any():
         return Shift(0.0, 1.0)
@@ -166,12 +169,12 @@ def _medians(moved: Array, spread: Array, theirs: Array) -> Shift:
 
 
 def told_by_sketches(sketches: Array, children: Array) -> float:
-    """Share of the capsules whose children [n, k, m, D] a linear map tells from the sketches [n, k, d] of the capsule
-    and of its two neighbours. One map for all capsules: fitted to the capsules that it fits best, so that the
-    others do not disturb it. 0 where there are too few capsules to tell.
+    """Share of the capsules whose children [n, k, m, D] a linear map determines from the sketches [n, k, d] of the
+    capsule and of its two neighbours. One map serves all capsules; it is fitted to those that it fits best (least
+    trimmed squares), so that the others do not distort it. 0 if there are too few capsules to tell.
     """
     k, m, width = children.shape[1:]
-    inner = slice(1, k - 1) if k > 2 else slice(k)  # one at the edge has one neighbour less
+    inner = slice(1, k - 1) if k > 2 else slice(k)  # a capsule at the edge lacks a neighbour
     edge = np.concatenate([sketches[:, :1], sketches, sketches[:, -1:]], axis=1)
     around = np.concatenate([edge[:, :-2], edge[:, 1:-1], edge[:, 2:]], axis=2)[:, inner]
     x, y = around.reshape(-1, around.shape[-1]), children[:, inner].reshape(-1, m * width)
@@ -181,13 +184,13 @@ def told_by_sketches(sketches: Array, children: Array) -> float:
     x, y = x - x.mean(0), y - y.mean(0)
     if len(x) < 4 * x.shape[1]:
         return 0.0
-    # Where children have few different values, as categories do, a map that heeds no sketch tells many of them as well.
+    # If children have few distinct values, as categories do, even a constant map gets many of them right.
     told, alike = (_told(values, y) for values in (x, np.ones((len(x), 1))))
     return told if told > alike + 0.2 else 0.0
 
 
 def _told(x: Array, y: Array) -> float:
-    """Share of the rows of y [n, G] that a linear map of x [n, F] tells; see `told_by_sketches`."""
+    """Share of the rows of y [n, G] that a linear map of x [n, F] determines; see `told_by_sketches`."""
     learned, judged = np.arange(0, len(x), 2), np.arange(1, len(x), 2)
     best, fit = learned, x
     for _ in range(_TRIMMED):

@@ -1,4 +1,4 @@
-"""The small files of a run directory, whatever they hold. Imports nothing heavy."""
+"""Read the small files of a run directory, tolerating whatever they hold. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOG_BYTES = 1 << 20  # the end of log.txt that is read
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A file that is missing or unreadable is empty."""
+    """The contents of the small files; a missing or unreadable file counts as empty."""
 
     path: Path
     status: Mapping[str, Any]
@@ -28,47 +28,47 @@ class RunFacts:
 
     @property
     def starts(self) -> list[Mapping[str, Any]]:
-        """What environment.json says of each process that trained this run; one of another form is empty."""
+        """The entry in environment.json for each start of this run; an entry of unexpected form is empty."""
         starts = self.environment.get("starts")
         return [start if isinstance(start, dict) else {} for start in starts] if isinstance(starts, list) else []
 
     @property
     def last_start(self) -> Mapping[str, Any]:
-        """The newest of them; empty where there is none."""
+        """The newest entry of `starts`; empty if there is none."""
         return self.starts[-1] if self.starts else {}
 
     @property
     def log_of_last_start(self) -> tuple[str, ...]:
-        """What an earlier one said may have been mended since."""
+        """The log since the last start; problems that earlier ones logged may have been fixed since."""
         begun = [number for number, line in enumerate(self.log) if "run directory: " in line]
         return self.log[begun[-1] :] if begun else self.log
 
     @property
     def hardware(self) -> Mapping[str, Any]:
-        """Of that start."""
+        """The hardware of the last start."""
         found = self.last_start.get("hardware")
         return found if isinstance(found, dict) else {}
 
     @property
     def processes(self) -> int:
-        """How many trained together in that start; 1 where it does not say."""
+        """How many processes trained together in the last start; 1 if not recorded."""
         found = self.last_start.get("processes")
         return found if isinstance(found, int) and found > 0 else 1
 
     @property
     def was_killed(self) -> bool:
-        """Whether it runs, as status.json says, and its process is gone."""
+        """Whether status.json says that the run is going on although its process is gone."""
         pid = self.status.get("pid")
         return self.status.get("state") == "running" and isinstance(pid, int) and not self._lives(pid)
 
     def _lives(self, pid: int) -> bool:
         host = self.hardware.get("hostname")
-        elsewhere = isinstance(host, str) and host != platform.node()  # its processes cannot be seen from here
+        elsewhere = isinstance(host, str) and host != platform.node()  # another host's processes are not visible here
         return elsewhere or os.path.exists(f"/proc/{pid}") or not os.path.isdir("/proc")
 
 
 def read_run_facts(path: Path) -> RunFacts:
-    """Of a run directory."""
+    """Read them from a run directory."""
     return RunFacts(
         path,
         status=record_of(path / run_dir.STATUS),

@@ -1,4 +1,4 @@
-"""What a run logged, as one series of numbers per metric. Imports neither torch nor pydantic."""
+"""What a run logged: one series of numbers per metric. Imports neither torch nor pydantic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Series:
-    """One metric: `steps` [n] rising, `values` [n]; NaN where what was logged was not finite."""
+    """One metric: `steps` [n], rising, and `values` [n], with NaN for logged values that were not finite."""
 
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
@@ -25,7 +25,7 @@ class Series:
         return float(self.values[-1]) if len(self) else float("nan")
 
     def finite(self) -> Series:
-        """Without what was not finite."""
+        """The series without values that are not finite."""
         keep = np.isfinite(self.values)
         return Series(self.steps[keep], self.values[keep])
 
@@ -46,7 +46,7 @@ class Series:
 
 
 def together(one: Series, other: Series) -> tuple[Series, Series]:
-    """Both at the steps where both are finite; of a step that occurs twice the first."""
+    """Both series at the steps where both are finite; if a step occurs twice, its first value."""
     one, other = one.finite(), other.finite()
     steps, here, there = np.intersect1d(one.steps, other.steps, return_indices=True)
     return Series(steps, one.values[here]), Series(steps, other.values[there])
@@ -56,11 +56,11 @@ NOTHING = Series(np.zeros(0, np.int64), np.zeros(0))
 
 
 class Metrics:
-    """All series of a run by name. A name that was never logged has an empty series."""
+    """All series of a run, by name. A metric that was never logged has an empty series."""
 
     def __init__(self, series: Mapping[str, Series], notes: Iterable[str] = ()) -> None:
         self.series = dict(series)
-        self.notes = list(notes)  # what there is to say about how they were read
+        self.notes = list(notes)  # how they were read, where a reader should know
 
     def __getitem__(self, name: str) -> Series:
         return self.series.get(name, NOTHING)
@@ -73,12 +73,12 @@ class Metrics:
 
     @property
     def last_step(self) -> int:
-        """The newest step that was logged; 0 without any."""
+        """The newest step that was logged; 0 if none was."""
         return max((int(series.steps[-1]) for series in self.series.values() if len(series)), default=0)
 
 
 def from_lines(lines: Iterable[Mapping[str, object]], notes: Iterable[str] = ()) -> Metrics:
-    """From records {"step": n, name: number or null, ...} in the order of their steps; other values are left out."""
+    """Build series from records {"step": n, name: number or null, ...} in step order; other values are ignored."""
     steps: dict[str, list[int]] = {}
     values: dict[str, list[float]] = {}
     for line in lines:
@@ -96,7 +96,7 @@ def from_lines(lines: Iterable[Mapping[str, object]], notes: Iterable[str] = ())
 
 
 def _finite_float(value: int | None) -> float:
-    """NaN for null, and for an integer beyond what a float holds."""
+    """NaN for null and for an integer too large for a float."""
     try:
         return float("nan") if value is None else float(value)
     except OverflowError:

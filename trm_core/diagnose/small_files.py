@@ -1,5 +1,6 @@
-"""The small files of a run directory, read so that none can hold a diagnosis up: neither a pipe, nor a device, nor one
-that is not small. Imports nothing heavy.
+"""Read small files of a run directory so that none can stall a diagnosis: no pipe, no device, no file that is huge.
+
+Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ _RECORD_BYTES = 16 << 20
 
 
 def tail_of(path: Path, most: int) -> bytes:
-    """The last `most` bytes. Raises OSError, also for what is no regular file."""
-    if not path.is_file():  # a pipe would be waited for, a device has no end
+    """The last `most` bytes. Raises OSError, also if it is not a regular file."""
+    if not path.is_file():  # reading a pipe would block, and a device has no end
         raise FileNotFoundError(f"{path} is no file")
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - most))
@@ -21,7 +22,7 @@ def tail_of(path: Path, most: int) -> bytes:
 
 
 def record_of(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if that is missing, unreadable, or larger than any that is written."""
+    """The JSON object in a file; empty if it is missing, unreadable, or larger than any that we write."""
     try:
         found = json.loads(tail_of(path, _RECORD_BYTES).decode("utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""The few statistics that verdicts rest on. Own, because importing scipy.stats takes longer than a whole diagnosis.
+"""The few statistics that verdicts rest on, written here because importing scipy.stats takes longer than a diagnosis.
 
-`np.median`, `np.quantile`, `np.isin` and `np.unique` of values alone import numpy.ma, which takes about as long as all
-checks of a run: hence `middle`, `quantile`, `among` and `distinct`.
+`np.median`, `np.quantile`, `np.isin`, and `np.unique` without further outputs import numpy.ma, which takes about as
+long as all checks of a run; `middle`, `quantile`, `among` and `distinct` replace them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trm_core.diagnose.series import Series
 
 
 def middle(values: ArrayLike) -> float:
-    """The median of all values; NaN where one is NaN, or where there are none."""
+    """The median of all values; NaN if one is NaN or there are none."""
     ordered = np.sort(np.asarray(values, dtype=np.float64), axis=None)
     count = len(ordered)
     if not count or np.isnan(ordered[-1]):
@@ -25,7 +25,7 @@ def middle(values: ArrayLike) -> float:
 
 
 def quantile(values: ArrayLike, share: float) -> float:
-    """Linear between the two nearest of the values."""
+    """The quantile at `share` (0 to 1), interpolated linearly between the two nearest values."""
     ordered = np.sort(np.asarray(values, dtype=np.float64), axis=None)
     return float(np.interp(share * (len(ordered) - 1), np.arange(len(ordered)), ordered))
 
@@ -44,15 +44,15 @@ def among(values: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def block_means(series: Series, blocks: int = 20) -> NDArray[np.float64]:
-    """[at most `blocks`]: means of neighbouring finite values. Neighbours depend on each other, their means hardly."""
+    """[at most `blocks`]: means of neighbouring finite values. Neighbours are correlated; block means hardly are."""
     values = series.finite().values
     count = min(blocks, len(values))
     return np.array([part.mean() for part in np.array_split(values, count)]) if count else np.zeros(0)
 
 
 def rising(series: Series, blocks: int = 20) -> float:
-    """One-sided chance of a series that only wanders to rise as steadily as this one (Mann-Kendall on block means);
-    near 0: it rises, near 1: it falls; 1 where there are fewer than four values.
+    """One-sided p-value for a rising trend (Mann-Kendall test on block means): near 0 the series rises, near 1 it
+    falls. 1 if there are fewer than four values.
     """
     means = block_means(series, blocks)
     n = len(means)
@@ -64,7 +64,7 @@ def rising(series: Series, blocks: int = 20) -> float:
 
 
 def mean_interval(series: Series, blocks: int = 10) -> tuple[float, float]:
-    """(mean, half of its 95 % interval) from block means; (nan, inf) without values."""
+    """(mean, half the width of its 95 % confidence interval) from block means; (nan, inf) without values."""
     means = block_means(series, blocks)
     if not len(means):
         return math.nan, math.inf
@@ -73,6 +73,6 @@ def mean_interval(series: Series, blocks: int = 10) -> tuple[float, float]:
 
 
 def median(series: Series) -> float:
-    """Of the finite values; NaN without any."""
+    """The median of the finite values; NaN if there are none."""
     values = series.finite().values
     return middle(values)

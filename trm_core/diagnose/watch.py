@@ -1,4 +1,4 @@
-"""`training.watch`: the cheap checks, again and again while a run goes on; each is said once."""
+"""`training.watch`: run the cheap checks repeatedly during training, and warn once for each that fails."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from trm_core.diagnose.puzzle_facts import facts_of
 from trm_core.diagnose.registry import CHECKS
 from trm_core.diagnose.series import from_lines
 
-_LINES = 2000  # kept; of more, every second one of the older half goes
-_LOOKS = 40  # in a whole run
+_LINES = 2000  # kept at most; beyond that, every second line of the older half is dropped
+_LOOKS = 40  # per run
 
 
 class Kept:
-    """A logger that keeps its lines: see `trm_core.training.loggers.MetricsLogger`."""
+    """A logger that keeps its lines in memory; see `trm_core.training.loggers.MetricsLogger`."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, object]] = []
@@ -35,12 +35,12 @@ class Kept:
 
 
 class Watch(Kept):
-    """Looks at what it keeps, as training goes on."""
+    """A logger that checks what it keeps as training goes on."""
 
     def __init__(
         self, config: Config, files: Sequence[tuple[Path, float]], warn: Callable[[str], None], processes: int
     ) -> None:
-        """files: of training, with their weights."""
+        """files: the training files with their weights."""
         super().__init__()
         self.warn = warn
         (first, its), *rest = files
@@ -60,7 +60,7 @@ class Watch(Kept):
             self.look(step)
 
     def look(self, step: int) -> None:
-        """Say what fails and was not said before."""
+        """Warn of each check that fails and was not reported before."""
         self.evidence.metrics = from_lines(self.lines)
         watched = [check for check in CHECKS if check.watched and check.id not in self.said]
         for one in diagnose(watched, self.evidence):

@@ -1,4 +1,4 @@
-"""Checks of what is learned: does the loss fall, is accuracy above guessing, does it carry over."""
+"""Checks of what is learned: does the loss fall, is accuracy above guessing, does it generalise?"""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Series
 from trm_core.diagnose.statistics import block_means, mean_interval, rising
 
-_EARLY = 100  # steps: a model answers one class at first, where sketches say little for longer
-_WHOLE_GAP = 0.6  # sound ARC and Sudoku-Extreme runs learn all training puzzles, and solve half of the others
+_EARLY = 100  # steps: at first a model gives one answer only, and for longer where sketches say little
+_WHOLE_GAP = 0.6  # sound ARC and Sudoku-Extreme runs learn all training puzzles and solve half of the others
 _MOST = 0.5  # of the mistakes
 _BY_LUCK = 0.01
-_FAR = 6  # standard deviations of what came after: no best of some hundred evaluations is so lucky
-_FREQUENT = 0.9  # share of one label past which accuracy says little
-_FEWER = 0.9  # of the mistakes since the middle of the run: with less than that it is still learning
+_FAR = 6  # standard deviations of later values: the best of some hundred evaluations is never that lucky
+_FREQUENT = 0.9  # above this share of one label, accuracy says little
+_FEWER = 0.9  # of the mistakes at the middle of the run: below this it is still learning
 
 
 def loss_falls(evidence: Evidence) -> Finding:
@@ -64,7 +64,7 @@ def at_chance(evidence: Evidence) -> Finding:
     done = metrics.last_step / evidence.settings.training.total_steps
     fails = done > 0.3 and mean < chance + 0.01
     if chance > _FREQUENT:
-        # Naming that label may well be the best answer for every sample; how sure it is of it still tells them apart.
+        # That label may well be the best answer to every sample. Loss still shows whether confidence varies with them.
         loss, guessing = mean_interval(metrics["train/lm_loss"].tail(0.2, 10)), evidence.guessing or 0.0
         numbers |= {"loss": loss[0], "guessing": guessing}
         text += f"; lm_loss {loss[0]:.3g} (+-{loss[1]:.2g}), guessing by how frequent labels are costs {guessing:.3g}"
@@ -82,7 +82,7 @@ def at_chance(evidence: Evidence) -> Finding:
 
 
 def predictions_collapse(evidence: Evidence) -> Finding:
-    """Onto one class in training, or by half where held-out answers are counted."""
+    """Collapse onto one class in training; or a partial one, where held-out answers are counted."""
     whole = _whole_collapse(evidence)
     return whole if whole.verdict is Verdict.FAIL else _half_collapse(evidence) or whole
 
@@ -110,8 +110,8 @@ def _whole_collapse(evidence: Evidence) -> Finding:
 
 
 def _half_collapse(evidence: Evidence) -> Finding | None:
-    """Some classes are left out, or answered far too often, and that makes most of the mistakes. None: not so. What is
-    left out was counted against chance where it was recorded.
+    """A finding if most of the mistakes come from classes that are left out or answered far too often. The counts were
+    tested against chance when they were recorded.
     """
     evaluations = answered(evidence)
     if not evaluations or evaluations[-1].of_mistakes < _MOST:
@@ -142,8 +142,8 @@ def _half_collapse(evidence: Evidence) -> Finding | None:
 
 
 def _no_better_is_known(evidence: Evidence, accuracy: float) -> bool:
-    """Whether nothing can be opened and sketches tell a linear probe no more than the model knows. Where they do not
-    tell two classes apart, to answer one of them always is as good as any answer.
+    """Whether nothing can be opened and a linear probe of the sketches is no better than the model. Where sketches do
+    not separate two classes, always answering one of them is as good as any answer.
     """
     if evidence.file_has_children is False or can_expand(evidence) or evidence.file.probe is None:
         return False
@@ -152,7 +152,7 @@ def _no_better_is_known(evidence: Evidence, accuracy: float) -> bool:
 
 def generalises(evidence: Evidence) -> Finding:
     at, there = newest(evidence, "accuracy")
-    # Training as it was when that was measured: it may have gone on for long.
+    # Training accuracy at the time of that evaluation; training may have gone on long after it.
     train = evidence.metrics["train/final_accuracy"].between(0, at).tail(0.2, 10).finite()
     if len(train) < 5 or not math.isfinite(there):
         return unknown("no evaluation was logged")
@@ -160,7 +160,7 @@ def generalises(evidence: Evidence) -> Finding:
     exact = evidence.metrics["train/exact_accuracy"].between(0, at).tail(0.2, 10).finite()
     exact_there = newest(evidence, "exact_accuracy")[1]
     if len(exact) >= 5 and mean - there < allowed and mean_interval(exact)[0] - exact_there > _WHOLE_GAP:
-        # Most cells of a puzzle are given or easy, so a model that solves none may be right on most of them.
+        # Most cells of a puzzle are given or easy, so a model that solves no puzzle may be right on most cells.
         mean, what, there, allowed = mean_interval(exact)[0], "exact accuracy", exact_there, _WHOLE_GAP
     gap = mean - there
     text = f"{what} {100 * mean:.1f} % in training, {100 * there:.1f} % held out"
@@ -168,7 +168,7 @@ def generalises(evidence: Evidence) -> Finding:
     by_chance = math.sqrt(there * (1 - there) / rows) if rows else 0.0
     if gap < allowed + by_chance:
         return ok(text, gap=gap)
-    # By the deviation of both together: of three samples none may be right without a deviation of its own.
+    # The pooled standard deviation, because few samples may all be wrong and have none of their own.
     both = (mean + there) / 2
     if rows and gap < 3 * math.sqrt(both * (1 - both) / rows):
         return unknown(f"{text}, of {rows} samples, too few to tell")
@@ -220,7 +220,7 @@ def plateau(evidence: Evidence) -> Finding:
     text = f"held-out accuracy {100 * series.last:.1f} %, best {top:.1f} % at step {at}"
     if fall < 0.05 or best > len(series) // 2:
         return ok(text, fall=fall)
-    # The best of many evaluations was lucky, also where skill stays the same; those after it owe nothing to that luck.
+    # The best of many evaluations is partly luck even at constant skill, so only those after it show a trend.
     after = Series(series.steps[best + 1 :], -series.values[best + 1 :])
     far_below = len(after) >= 5 and fall > _FAR * after.values.std(ddof=1)
     if not rising(after) < _BY_LUCK and not far_below:
@@ -236,7 +236,7 @@ def plateau(evidence: Evidence) -> Finding:
 
 
 def _shorter(evidence: Evidence, steps: int) -> dict[str, Any]:
-    """Overrides for a run of as many steps, with a warm-up and a predictor's part that fit into it."""
+    """Overrides for a run of `steps` steps, with warm-up and predictor steps that fit into it."""
     steps = max(steps, 1)
     fix = {"training.total_steps": steps}
     if evidence.config is None:

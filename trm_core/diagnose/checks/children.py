@@ -1,4 +1,4 @@
-"""Checks of the detail that an EXPAND buys: whether there is some, and whether it says more than the sketch."""
+"""Checks of the detail that EXPAND buys: does it exist, and does it say more than the sketch?"""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def children_equal_sketch(evidence: Evidence) -> Finding:
 
 
 def children_tell_nothing(evidence: Evidence) -> bool:
-    """Whether it is right to leave them closed."""
+    """Whether leaving them closed is right."""
     return _children_against_sketch(evidence).verdict is Verdict.FAIL
 
 
 def _left_closed(evidence: Evidence) -> dict[str, Any]:
-    """Overrides with which nothing is opened, nor a policy learned, nor asked for what only a policy can."""
+    """Overrides that switch off opening, the policy, and the settings that require one."""
     fix: dict[str, Any] = {"arch.enable_capsule_expansion": False, "dqn.enabled": "auto"}
     config = evidence.config
     if config is not None and config.training.predictor_steps is not None:
@@ -89,7 +89,8 @@ def _children_against_sketch(evidence: Evidence) -> Finding:
     spread = 0.0
     if probe is not None and probe.detail is not None:
         spread = math.sqrt(2 * probe.detail * (1 - probe.detail) / probe.cases) + 1e-9
-    # Of few different sentences sketches tell which they are, though not what they say: a probe that gains knows more.
+    # Sketches can identify each of a few distinct sentences without saying what is in them. If a probe gains from the
+    # children, they do say more.
     gains = probe is not None and (probe.detail or 0.0) - probe.sketches > max(0.05, 3 * spread)
     if told > 0.5 and not gains:
         return Finding(
@@ -107,7 +108,7 @@ def _children_against_sketch(evidence: Evidence) -> Finding:
     text += f"; a linear probe gains {100 * (probe.detail - probe.sketches):+.1f} points by them"
     if detail < 0.1 and probe.detail < probe.sketches + 2 * spread:
         return Finding(Verdict.FAIL, text, "likely", numbers, fail.why, fail.fix, fail.advice)
-    # Where sketches alone nearly suffice there is little to gain, which is no fault of the children.
+    # Where sketches alone nearly suffice there is little to gain, which is not a fault of the children.
     nothing = probe.detail + 2 * spread < probe.sketches + 0.05
     little = detail < 0.5 and probe.detail - probe.sketches < 0.15 * (1 - probe.sketches)
     if (nothing or little) and probe.chance + 0.05 < probe.sketches < 0.97:

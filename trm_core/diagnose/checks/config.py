@@ -1,4 +1,4 @@
-"""Checks that a config answers before anything runs: what is switched off, and schedules that do not fit the run."""
+"""Checks of a config before anything runs: what is switched off, and schedules that do not fit the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trm_core.diagnose.checks.settings import can_expand, has_policy
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import median
 
-_EXPLORED = 100_000  # decisions at random: a default batch makes as many in some 200 steps of trying everything
+_EXPLORED = 100_000  # random decisions: a default batch makes as many in some 200 steps of pure exploration
 
 
 def expansion_off(evidence: Evidence) -> Finding:
@@ -28,7 +28,7 @@ def expansion_off(evidence: Evidence) -> Finding:
         numbers={"children": float(children)},
         why="The detail is there, but no policy may buy it: expansion_cost and action_2_expand stay 0.",
         fix={"arch.enable_capsule_expansion": True, "arch.q_head_num_actions": 3, "dqn.enabled": True}
-        # A continue logit is for halting without a policy.
+        # The continue logit is used only when halting without a policy.
         | ({"arch.enable_q_continue": False} if config.arch.enable_q_continue else {}),
     )
 
@@ -52,7 +52,7 @@ def buffer_min_size(evidence: Evidence) -> Finding:
     if not has_policy(evidence):
         return unknown("no policy is learned")
     rows, least, total = evidence.rows_per_process, config.dqn.buffer_min_size, config.training.total_steps
-    # Every row completes about one transition per step, in the buffer of its process.
+    # Every row adds about one transition per step to the replay buffer of its process.
     begins = least / rows
     held = evidence.metrics["train/dqn_buffer_size"]
     numbers = {"begins_at_step": begins, "total_steps": float(total)}
@@ -69,7 +69,7 @@ def buffer_min_size(evidence: Evidence) -> Finding:
     late = Verdict.FAIL if share > 0.25 else Verdict.WARN if share > 0.1 else Verdict.OK
     if late is Verdict.OK:
         return ok(text, **numbers)
-    fitting = min(max(min(1000, int(total * rows / 50)), 1), least)  # which fits into the buffer
+    fitting = min(max(min(1000, int(total * rows / 50)), 1), least)  # no more than now, so it fits into the buffer
     return Finding(
         late,
         text,
@@ -90,7 +90,7 @@ def epsilon_zero(evidence: Evidence) -> Finding:
     mean = dqn.epsilon_end + (dqn.epsilon_start - dqn.epsilon_end) * min(share, 1) / 2
     explored = mean * total * evidence.settings.training.global_batch_size
     numbers = {"mean_epsilon": mean, "explored": explored}
-    # A long run may explore in a small part of its steps.
+    # A long run explores enough even in a small part of its steps.
     if entropy or mean >= 0.05 or explored >= _EXPLORED:
         return ok(text, **numbers)
     return Finding(
@@ -111,7 +111,7 @@ def target_frozen(evidence: Evidence) -> Finding:
     fix = {"dqn.target_tau": min(max(0.01, 10 / total), 1.0)}
     why = "TD targets come from a copy of the Q-head. If hardly ever renewed, it teaches an untrained net's values."
     closed, expected = median(evidence.metrics["train/dqn_target_closed"].tail(0.5)), dqn.target_tau or 1.0
-    # A mean over the values that were logged; a weight that follows exactly differs by rounding only.
+    # The median over the logged values: a network that follows as configured differs only by rounding.
     if abs(closed - expected) > 0.25 * expected:
         return Finding(
             Verdict.FAIL,
@@ -156,8 +156,8 @@ def rewards_zero(evidence: Evidence) -> Finding:
     if paid is not None:
         text += f"; rewards vary by {paid:.3g}"
     divisor = evidence.metrics["train/dqn_reward_scale"].last
-    # A running deviation lies within what was ever paid; single steps vary by less than all together. Exactly 1 is what
-    # it is before there were enough rewards.
+    # A running standard deviation cannot exceed by far what was logged: rewards within a step vary less than rewards
+    # overall, hence the factor. The scale is exactly 1 until there are enough rewards.
     most = 0.0 if paid is None else max(float(spread.values.max()), 1e-3)
     if paid is not None and divisor > 3 * most and divisor != 1.0 and terminal > 0:
         return Finding(
@@ -185,7 +185,7 @@ def expansion_price(evidence: Evidence) -> Finding:
         return unknown("EXPAND is off")
     file = evidence.file.file
     price = dqn.expansion_cost_per_child * file.num_children * float(file.prices.mean())
-    gap = dqn.reward_terminal_correct - dqn.reward_terminal_incorrect + 1.0  # and the rise of u, at most 1
+    gap = dqn.reward_terminal_correct - dqn.reward_terminal_incorrect + 1.0  # plus the rise of u, at most 1
     numbers = {"price": price, "gain": gap}
     text = f"opening one of {file.num_capsules} capsules costs {price:.3g}; a right answer gains at most {gap:.3g}"
     opened = evidence.metrics["eval/opened"].last
@@ -194,7 +194,7 @@ def expansion_price(evidence: Evidence) -> Finding:
         text += f"; evaluation opens {opened:.2f}"
     probe = evidence.file.probe
     worth = None if probe is None or probe.detail is None else probe.detail - probe.sketches
-    # No policy buys a capsule for more than what all of them together are worth.
+    # No policy pays more for one capsule than all of them together are worth.
     dear = price > 0.25 * gap or (worth is not None and worth > 0 and opened < 0.1 and price > 0.5 * worth * gap)
     fix = {"dqn.expansion_cost_per_child": 0.01 * gap / (file.num_children * float(file.prices.mean()))}
     why = "The price is always paid, the gain comes only if the answer changes. Above the gain nothing is opened."
@@ -206,7 +206,7 @@ def expansion_price(evidence: Evidence) -> Finding:
 
 
 def bonus_pays(evidence: Evidence) -> Finding:
-    """What EXPAND is paid for any help, against what a right answer gains over a wrong one."""
+    """Compare the bonus that EXPAND earns for helping at all with what a right answer gains over a wrong one."""
     dqn = evidence.settings.dqn
     if not has_policy(evidence) or not can_expand(evidence):
         return unknown("EXPAND is off")
@@ -227,7 +227,7 @@ def bonus_pays(evidence: Evidence) -> Finding:
 
 
 def budget_too_small(evidence: Evidence) -> Finding:
-    """What a row may spend against what a capsule costs; the budget is in price units, as prices in the file are."""
+    """Compare what a row may spend with what a capsule costs; the budget and the file's prices share their unit."""
     budget = evidence.settings.dqn.budget
     if budget is None or not has_policy(evidence) or not can_expand(evidence):
         return ok("dqn.budget=null: no limit") if budget is None else unknown("EXPAND is off")

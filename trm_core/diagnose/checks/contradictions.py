@@ -1,5 +1,5 @@
-"""Checks of logged numbers that cannot all be right: samples that are mixed, averages that follow, answers whose
-accuracy and loss belong together.
+"""Checks for logged numbers that contradict each other: batches that are not mixed, a weight average that does not
+follow the weights, a loss that does not match the accuracy.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import mean_interval, middle
 
-_EARLY = 100  # steps: accuracy comes before confidence
-_UNMIXED = (0.1, 0.3)  # of the way from labels that are drawn at random to one label in each batch: warns, fails
-_LOUDER = 1.5  # the largest step between two lines of the log may have been larger than those that are logged
+_EARLY = 100  # steps: a model becomes accurate before it becomes confident
+_UNMIXED = (0.1, 0.3)  # warn, fail: on a scale from randomly drawn labels (0) to one label per batch (1)
+_LOUDER = 1.5  # steps between two logged lines may have been larger than those that were logged
 
 
 def batches_mixed(evidence: Evidence) -> Finding:
@@ -42,8 +42,9 @@ def batches_mixed(evidence: Evidence) -> Finding:
 
 
 def average_follows(evidence: Evidence) -> Finding:
-    """The average of n steps is made of weights that are at most min(n / 11, d / (1 - d)) steps old in the mean (the
-    recursion of `trm_core.optim.ema` solved), so it lies no farther from the newest than as many of the largest step.
+    """After n steps, the averaged weights have a mean age of at most min(n / 11, d / (1 - d)) steps at decay d (solving
+    the recursion of `trm_core.optim.ema`). So their distance from the newest weights is at most that many times the
+    largest step.
     """
     training = evidence.settings.training
     lag = evidence.metrics["train/average_lag"].between(0, evidence.learning_steps).finite()
@@ -76,8 +77,9 @@ def average_follows(evidence: Evidence) -> Finding:
 
 
 def sure_enough(evidence: Evidence) -> Finding:
-    """Answers that are right with a share a, and know no more than that, cost h(a) + (1 - a) ln(C - 1) nats (Fano):
-    one class of C has the probability a, the others share the rest. So do answers whose entropy is that.
+    """A model whose accuracy is a needs a loss of no more than h(a) + (1 - a) ln(C - 1) nats (Fano): it can give one of
+    the C classes probability a and divide the rest evenly, which is also the entropy of such answers. A model whose
+    loss and entropy both exceed this is underconfident.
     """
     if evidence.settings.arch.probabilities != "softmax" or evidence.settings.training.label_smoothing:
         return unknown("label smoothing or the like keeps answers unsure on purpose")
@@ -111,7 +113,7 @@ def sure_enough(evidence: Evidence) -> Finding:
 
 
 def fano(right: float, classes: int) -> float:
-    """Nats that the best constant confidence costs where a share `right` of the answers is right."""
+    """Loss in nats of the best constant confidence, given that a share `right` of the answers is right."""
     shares = np.array([right, 1 - right])
     known = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
     return known + (1 - right) * math.log(max(classes - 1, 1))

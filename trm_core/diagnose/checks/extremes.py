@@ -1,4 +1,4 @@
-"""Checks of settings at an end of their range, where a part of the training can no longer do its work."""
+"""Checks for settings at an extreme of their range, where a part of training can no longer work."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from trm_core.diagnose.series import together
 from trm_core.diagnose.statistics import mean_interval, median
 
 _HALTING = "action_1_halt"
-_FORGOTTEN = 50  # steps: weights that decay within so few hold nothing
-_LASTING = 200  # within so many they hold enough
+_FORGOTTEN = 50  # steps: weights that decay within fewer retain nothing
+_LASTING = 200  # steps: weights that decay no faster retain enough
 _USUAL_RATE = 0.02
 _DEFAULT_GAMMA = 0.99
 
@@ -22,8 +22,8 @@ def one_step(evidence: Evidence) -> Finding:
     steps = evidence.settings.arch.max_steps
     halted = evidence.metrics[f"train/{_HALTING}"].tail(0.5).finite()
     counted, halting = together(evidence.metrics["train/ponder_cost"], halted)
-    # Where a share h of the rows halts at every step, those that do have taken 1 / h of them. On average: rows that
-    # began together halt together, and where none halts nothing is counted.
+    # If a share h of the rows halts at every step, these have taken 1 / h steps. This holds only on average: rows that
+    # began together halt together, and where none halts, nothing is counted.
     begun = float((counted.values * halting.values).sum()) / max(len(halted), 1)
     if begun > 1.5:
         count, share = median(counted), float(halted.values.mean())
@@ -118,23 +118,23 @@ def regularisation(evidence: Evidence) -> Finding:
 
 
 def most_decay(evidence: Evidence) -> float:
-    """The strongest decay with which weights still last."""
+    """The strongest weight decay with which weights last for `_LASTING` steps."""
     return 1 / (1.01 * _LASTING * max(_usual_rate(evidence), 1e-12))
 
 
 def _usual_rate(evidence: Evidence) -> float:
     training = evidence.settings.training
     rate = max(training.base_lr, training.muon_lr if training.optimizer == "muon" else 0.0)
-    return min(rate, _USUAL_RATE)  # a rate that is too high is a fault of its own
+    return min(rate, _USUAL_RATE)  # a rate that is too high is a separate fault
 
 
 def _harder_than_held_out(evidence: Evidence) -> Finding | None:
-    """Training samples that are answered far worse than held-out ones."""
+    """A finding if training samples are answered far worse than held-out ones."""
     at, held_out = newest(evidence, "accuracy")
     last = min(at, evidence.learning_steps)
     mean, half = mean_interval(evidence.metrics["train/final_accuracy"].between(0, last).tail(0.2, 10))
     gap = held_out - trained_alike(evidence, mean)[1]
-    # Exploration halts before the answer is there, and has nothing opened that would be.
+    # Exploration lowers training accuracy: it halts too early and leaves closed what the policy would open.
     epsilon = mean_interval(evidence.metrics["train/dqn_epsilon"].between(0, last).tail(0.2, 10))[0]
     explored = 0.0 if math.isnan(epsilon) else epsilon
     if not gap > 0.12 + explored + half:

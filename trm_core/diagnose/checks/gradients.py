@@ -1,4 +1,4 @@
-"""Checks of gradients: NaN, norms, parts that have none."""
+"""Checks of gradients: NaN, norms, and parts that receive none."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Series
 from trm_core.diagnose.statistics import among, block_means, median, middle, rising
 
-_TINY = 1e-3  # a limit of the norm that is so far below it limits nothing any more, it scales
-_RARE = 1000  # steps: a row that gives NaN once in as many is no reason to train slower
+_TINY = 1e-3  # of the norm: a clipping threshold below this scales every gradient instead of limiting some
+_RARE = 1000  # steps: one NaN in so many is no reason to lower the learning rate
 _SKIPPED = re.compile(r"step (\d+): (.+); skipped")
 
 
@@ -61,7 +61,7 @@ def not_finite(evidence: Evidence) -> Finding:
 
 
 def _lost(evidence: Evidence, holes: NDArray[np.int64]) -> Finding:
-    """Lines without a loss in the log of a program that leaves no step out."""
+    """Lines without a loss, in the log of a program that skips no steps."""
     lines = len(evidence.metrics["train/loss"])
     return Finding(
         Verdict.FAIL if len(holes) > max(2, lines / _RARE) else Verdict.WARN,
@@ -93,9 +93,9 @@ def exploding(evidence: Evidence) -> Finding:
     numbers = {"early": early, "late": late, "peak": peak, "clip": limit}
     text = f"gradient norm {early:.3g} early, {late:.3g} late, at most {peak:.3g} (clipped at {limit:g})"
     if limit < _TINY * early:
-        limit = 0.1 * early  # next to a limit that is too small any norm is large
+        limit = 0.1 * early  # compared with a threshold that is too small, any norm is large
     grows = late / max(early, 1e-12)
-    # A norm that is large and stays so is held by the clip; see `clipping`.
+    # A norm that is large but constant is handled by clipping; see `clipping`.
     if late > 10 * limit and (grows > 5 or (late > 100 * limit and grows > 2)):
         verdict = Verdict.FAIL
     elif (late > 10 * limit and rising(norm) < 0.001) or peak > 1000 * max(limit, early):
@@ -118,13 +118,13 @@ def dead_layer(evidence: Evidence) -> Finding:
     metrics, training = evidence.metrics, evidence.settings.training
     groups = [name for name in metrics if name.startswith("train/grad/layer_")]
     if not has_policy(evidence) or not len(metrics["train/dqn_loss"]):
-        # Before Q-learning begins that is right, and whether it begins is asked elsewhere.
+        # Correct before Q-learning begins; other checks ask whether it begins.
         groups = [name for name in groups if not name.endswith("value_net")]
     if metrics["train/memory_filled"].last == 0:
-        # An empty bank gives back nothing, whatever is asked of it; why it is empty is asked elsewhere.
+        # An empty memory bank returns nothing and gets no gradient; another check asks why it is empty.
         groups = [name for name in groups if not name.endswith("memory")]
     if evidence.settings.loss_weights.reconstruction_loss == 0:
-        # Left out on purpose: nothing else trains them, and only a selector by checksums asks them anything.
+        # Untrained on purpose: no other loss reaches these parts, and only the checksum selector uses them.
         unused = {"train/grad/layer_sketch_decoder"}
         if evidence.settings.dqn.expansion_selector != "checksum":
             unused.add("train/grad/layer_reconstruction")
@@ -133,7 +133,7 @@ def dead_layer(evidence: Evidence) -> Finding:
     dead = {}
     for name in groups:
         norms = metrics[name].between(warm, evidence.learning_steps - 1).finite().values
-        # The value net waits for its buffer, the cmi head for the first openings: the second half is what counts.
+        # The value net waits for its buffer and the cmi head for the first opening, so only the second half counts.
         late = norms[len(norms) // 2 :]
         if len(late) >= 3 and np.mean(late == 0) > 0.9:
             dead[name.removeprefix("train/grad/layer_")] = float(np.mean(norms == 0))
@@ -151,7 +151,7 @@ def dead_layer(evidence: Evidence) -> Finding:
             advice="check which loss term should reach it (loss_weights) and whether its output is used",
         )
     still, rate = metrics["train/unmoved_weights"].between(warm, evidence.learning_steps), metrics["train/lr"]
-    # At a rate of 0 nothing moves; why it is 0 is asked elsewhere.
+    # At a learning rate of 0 nothing moves; other checks ask why it is 0.
     moving = ~among(still.steps, rate.steps[rate.values == 0])
     unmoved = median(Series(still.steps[moving], still.values[moving]).tail(0.5))
     if unmoved > 0.005:
@@ -173,10 +173,10 @@ def clipping(evidence: Evidence) -> Finding:
     if math.isnan(share):
         return unknown("too few steps after warm-up")
     text = f"{100 * share:.0f} % of the steps are clipped at training.grad_clip_norm={training.grad_clip_norm:g}"
-    # As it was early on: where norms explode later, it is not the limit that is wrong.
+    # Early norms, because if norms explode later, the threshold is not at fault.
     norms = evidence.metrics["train/grad_norm"].between(training.lr_warmup_steps, evidence.learning_steps)
     norm = min(median(norms), median(norms.head(0.25)))
-    # These optimisers divide by the gradient's size, so clipping does little but even out steps.
+    # These optimisers normalise by the gradient's size, so clipping does little more than even out the steps.
     if share < 0.98 or norm < 10 * training.grad_clip_norm:
         return ok(text, share=share)
     if training.grad_clip_norm < _TINY * norm:

@@ -1,4 +1,4 @@
-"""What halt logits know of the answers."""
+"""Check whether halt logits predict which answers are right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FIRST_STEPS = 100
 
 
 def halting_wrong(evidence: Evidence) -> Finding:
-    """Whether halt logits know more of the answers than how often these are right."""
+    """Do halt logits predict right answers better than a constant would?"""
     if not halts_on_whole_answers(evidence):
         return unknown("the halt logit does not learn whether whole answers are right, or the data are missing")
     loss, knows, right = (
@@ -58,8 +58,8 @@ def halting_wrong(evidence: Evidence) -> Finding:
 
 
 def _halts_on_something_else(loss: Series, knows: Series) -> Finding | None:
-    """The halt loss and the share of halt logits with the right sign cannot both be: a row with the wrong one costs at
-    least ln 2, one with the right one at most.
+    """A finding if the halt loss contradicts the share of halt logits with the right sign: a row with the wrong sign
+    costs at least ln 2, one with the right sign at most ln 2.
     """
     wrong, ln2 = 1 - knows.values, math.log(2)
     below = (ln2 * wrong > 0.2) & (loss.values < 0.5 * ln2 * wrong)

@@ -1,4 +1,4 @@
-"""Checks of the labels: whether there is something to learn, and whether inputs say it as they should."""
+"""Checks of the labels: is there something to learn, and do the inputs determine it neither too little nor too well?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def labels_constant(evidence: Evidence) -> Finding:
     share, chance = evidence.file.top_share, evidence.file.chance
     if share is None:
         return unknown("the file has no labels")
-    # A list of classes may be that of a larger collection.
+    # The list of classes may be that of a larger collection.
     classes, named = evidence.file.classes_that_occur, evidence.file.file.num_classes or 2
     held_out = chance if chance is not None else share
     spread = evidence.file.label_spread
@@ -23,10 +23,10 @@ def labels_constant(evidence: Evidence) -> Finding:
     numbers = {"top_share": share, "chance": held_out, "classes": float(classes), "spread": spread}
     text = f"{100 * share:.1f} % of the training labels are one class of {classes}"
     text += "" if classes == named else f" that occur ({named} are known)"
-    # The cells of a puzzle have their colours together, and tasks differ in theirs: `splits-differ` compares puzzles.
+    # Cells of one puzzle share their colours, and tasks differ in theirs; `splits-differ` compares splits of puzzles.
     more = share - held_out if puzzles_of(evidence) is None else 0.0
-    # Two unbalanced classes are a task (fraud, spam); of many classes one that takes nearly all is hardly. What is
-    # true of the task is true of the held-out labels too.
+    # Two unbalanced classes are a usual task (fraud, spam), but one class with nearly all samples among many is not. An
+    # imbalance that belongs to the task also shows in the held-out labels.
     if share > 0.995 or (classes > 2 and spread < 0.15) or (share > 0.5 and more > max(0.25, noise)):
         verdict = Verdict.FAIL
     elif share > 0.95 or (classes > 2 and spread < 0.4) or (share > 0.3 and more > max(0.1, noise)):
@@ -88,7 +88,7 @@ def labels_shuffled(evidence: Evidence) -> Finding:
         accuracy = evidence.metrics["eval/accuracy"].last
         if math.isfinite(accuracy) and evidence.file.chance is not None and accuracy > evidence.file.chance + 0.1:
             return ok(text + "; the model does better", **numbers)
-        # Where one class is far more frequent than the others, naming it is right so often that accuracy says little.
+        # If one class is far more frequent than the others, always naming it is so accurate that accuracy says little.
         apart = evidence.file.told_apart
         numbers |= {"told_apart": apart}
         if apart > 0.65:
@@ -133,7 +133,7 @@ def labels_leaked(evidence: Evidence) -> Finding:
             "assigned in the order of labels, seems to have got into the inputs.",
             advice="leave that column out of the inputs, and build the file again",
         )
-    # An easy task is told by several coordinates for a class; a label that was copied in by one.
+    # In an easy task several coordinates reveal each class; a label that was copied in shows in a single one.
     if leak.told < 0.8 or leak.told_without > 0.5 * leak.told or len(leak.coordinates) > 1.2 * classes:
         return ok(text, **numbers)
     where = ", ".join(f"capsule {capsule} dimension {dim}" for capsule, dim in leak.coordinates[:3])

@@ -1,4 +1,4 @@
-"""Checks of the weights of the loss's terms: what does nothing, or drowns the rest."""
+"""Checks of loss weights: terms that do nothing, and terms that drown out the rest."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def weights_zero(evidence: Evidence) -> Finding:
 
 
 def _drowned(evidence: Evidence) -> Finding | None:
-    """An auxiliary term next to which the answer's hardly counts. dqn_loss and cmi_loss have an optimiser of their own;
-    the entropy term and the curiosity's predictor do not touch the model.
+    """A finding if an auxiliary term drowns out the loss of the answers. dqn_loss and cmi_loss have their own
+    optimiser; the entropy term and the predictor of curiosity do not affect the model.
     """
     weights = evidence.settings.loss_weights
-    # Early: an answer that is learned by heart has no loss left to compare with.
+    # Early values, because once answers are memorised there is no loss left to compare with.
     early = {name: series.head(0.5) for name, series in evidence.metrics.series.items()}
     answer = weights.lm_loss * median(early.get("train/lm_loss", NOTHING))
     for name in ("reconstruction_loss", "vq_loss", "mtp_loss", "q_halt_loss", "q_continue_loss"):
         weight, value = float(getattr(weights, name)), median(early.get(f"train/{name}", NOTHING))
         share = weight * value / max(weight * value + answer, 1e-12)
         numbers = {"weight": weight, "share": share}
-        # Without a run, only what no task can want.
+        # Without a run, only weights that no task can need.
         apart = weight > 200 * weights.lm_loss if math.isnan(share) else share > 0.97
         if apart and (math.isnan(share) or weight > 5 * weights.lm_loss):
             said = (

@@ -49,7 +49,7 @@ def codebook(evidence: Evidence) -> Finding:
     if not arch.enable_concepts:
         return unknown("arch.enable_concepts is off")
     metrics, learning = evidence.metrics, evidence.learning_steps
-    # A code is an average over about 1 / (1 - decay) steps.
+    # Each code is a moving average over about 1 / (1 - decay) steps.
     reach = (1 - arch.concept_decay) * learning
     if reach < 2:
         return Finding(
@@ -68,7 +68,7 @@ def codebook(evidence: Evidence) -> Finding:
     loss = block_means(metrics["train/vq_loss"].between(0, learning))
     drift = float(loss[-1] / max(loss[: max(len(loss) // 4, 1)].min(), 1e-12)) if len(loss) >= 4 else 1.0
     dead = metrics["train/concept_dead"].between(learning // 2, learning).finite().values
-    # Dead concepts are put back among the data; where always the same number is dead, nobody does.
+    # Dead concepts are normally reinitialised from the data; a constant number of dead ones means that they are not.
     left = float(dead[0]) if len(dead) >= 10 and np.all(dead == dead[0]) else 0.0
     numbers = {"perplexity": used, "usage": share, "drift": drift, "left_dead": left}
     text = (

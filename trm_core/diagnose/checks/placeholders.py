@@ -1,4 +1,4 @@
-"""Numbers that stand for a missing value: far from all others of their place, and the same each time."""
+"""Find numbers that stand for a missing value: far from all others at their position, and always the same."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import distinct
 
 _MEASURED = (None, "none", "columns")  # encoders that keep the numbers of the source, or scale them
-_PLACES = 2000  # of a field: numbers that stand at one place of every row
-_AGAIN = 3  # rows that have it at least
-_FAR = 30.0  # times the middle half's width
-_CODES = 2  # different numbers that are so far away at a place, as 98 and 99: more are the end of a scale
-_KINDS = 10  # different numbers at a place: of fewer the middle half may be two that are nearly alike
-_MANY = 0.2  # of the rows: more is no exception, but a kind of row
+_PLACES = 2000  # positions examined in a field; a position is one coordinate of every row
+_AGAIN = 3  # rows that must have the number
+_FAR = 30.0  # interquartile ranges
+_CODES = 2  # distinct numbers that far away at one position, such as 98 and 99; more are the end of a scale
+_KINDS = 10  # distinct numbers at a position; with fewer, the quartiles may be two nearly equal numbers
+_MANY = 0.2  # of the rows: beyond this it is a kind of row rather than an exception
 
 
 def placeholders(evidence: Evidence) -> Finding:
@@ -45,8 +45,8 @@ def placeholders(evidence: Evidence) -> Finding:
 
 
 def far_and_alike(rows: NDArray[np.floating]) -> tuple[float, float, float] | None:
-    """(share of rows, value, distance) of the number that stands apart in most rows [N, places], if there is one. Zeros
-    are what padding is filled with.
+    """(share of rows, value, distance in interquartile ranges) of the outlying number that most rows [N, places] have,
+    if there is one. Zeros do not count, since padding is filled with them.
     """
     places = distinct(np.linspace(0, rows.shape[1] - 1, _PLACES).astype(np.int64))
     ordered = np.sort(rows[:, places].astype(np.float32), axis=0)
@@ -58,7 +58,7 @@ def far_and_alike(rows: NDArray[np.floating]) -> tuple[float, float, float] | No
 
 
 def _alike(ordered: NDArray[np.float32]) -> tuple[float, float, float] | None:
-    """Of the smallest numbers of places that are in order [N, places]."""
+    """The same for the smallest number at each position, given rows [N, places] sorted along N."""
     count = len(ordered)
     alike = (ordered == ordered[0]).sum(0)
 
@@ -70,7 +70,7 @@ def _alike(ordered: NDArray[np.float32]) -> tuple[float, float, float] | None:
     far = np.divide(low - ordered[0], width, out=np.zeros_like(width), where=width > 0)
     another = np.diff(ordered, axis=0) != 0
     coded = ordered[:-1] < low - _FAR * width
-    nearest = np.take_along_axis(ordered, coded.sum(0)[None], axis=0)[0]  # of the others
+    nearest = np.take_along_axis(ordered, coded.sum(0)[None], axis=0)[0]  # nearest of the other numbers
     apart = nearest - ordered[0] > ordered[-1] - nearest
     told = apart & (another.sum(0) >= _KINDS) & ((another & coded).sum(0) <= _CODES)
     told &= (alike >= _AGAIN) & (alike <= _MANY * count) & (far > _FAR) & (ordered[0] != 0)

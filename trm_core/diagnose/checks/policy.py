@@ -1,4 +1,4 @@
-"""Checks of the policy that is learned: values, actions, what is opened."""
+"""Checks of the learned policy: Q-values, actions, and what is opened."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def values_diverge(evidence: Evidence) -> Finding:
     late, late_error = middle(means[-3:]), mean_interval(error.tail(0.3))[0]
     numbers = {"q_abs_max": late, "td_error": late_error}
     text = f"largest Q-value {late:.3g}, TD error {late_error:.3g} (in scaled rewards)"
-    # Rewards are scaled to a deviation of one; an episode's return is a few of them.
+    # Rewards are scaled to a standard deviation of one, and the return of an episode is a few of them.
     if late_error <= 2 and late <= 25:
         return ok(text, **numbers)
     return Finding(
@@ -75,7 +75,7 @@ def values_diverge(evidence: Evidence) -> Finding:
 
 
 def _calmer(evidence: Evidence) -> dict[str, float]:
-    """A lower rate of the Q-head, and a target network that is slower, as far as a run of this length can wait."""
+    """A lower learning rate for the Q-head, and a target network as slow as the length of this run allows."""
     dqn, training = evidence.settings.dqn, evidence.settings.training
     rate, follows = dqn.lr or training.base_lr, dqn.target_tau or 1 / dqn.target_update_freq
     tau = max(min(0.005, follows / 2), 4 / training.total_steps)
@@ -83,7 +83,7 @@ def _calmer(evidence: Evidence) -> dict[str, float]:
 
 
 def _run_away(evidence: Evidence) -> bool:
-    """Whether values have become far too large, and go on growing: not those that were so from the start."""
+    """Whether values are far too large and still growing, rather than large from the start."""
     means = block_means(evidence.metrics["train/q_abs_max"])
     if values_diverge(evidence).verdict is not Verdict.FAIL:
         return False
@@ -91,7 +91,7 @@ def _run_away(evidence: Evidence) -> bool:
 
 
 def collapse(evidence: Evidence) -> Finding:
-    """One action takes (nearly) all that exploration leaves to the policy."""
+    """Does one action get (nearly) all the decisions that exploration leaves to the policy?"""
     config, metrics = evidence.settings, evidence.metrics
     if not has_policy(evidence):
         return unknown("no policy is learned")
@@ -118,10 +118,10 @@ def collapse(evidence: Evidence) -> Finding:
         text += f"; evaluation takes {steps:.2f} steps and opens {opened:.2f}"
     never_halts = not math.isnan(steps) and steps >= 0.995 * config.arch.max_steps and config.arch.max_steps > 1
     others = 1 - shares[top]
-    # What is not chosen freely: HALT at the last step, and exploration.
+    # Not chosen freely: HALT at the last step, and what exploration draws.
     forced = 1 / config.arch.max_steps if top != 1 else 0.0
-    # Exploration draws among all actions, the policy's own among them.
-    # Three quarters of the way from what chance does to what a policy does that knows nothing else.
+    # Exploration draws among all actions, including the one that the policy prefers. With much exploration, the action
+    # must come three quarters of the way from its share under pure chance to that under a policy that takes no other.
     chosen = epsilon < 0.2 or shares[top] > 1 / len(names) + 0.75 * (1 - epsilon) * (1 - 1 / len(names))
     one_action = chosen and others <= 1.15 * epsilon * (len(names) - 1) / len(names) + forced + 0.01
     fix = {
@@ -139,18 +139,18 @@ def collapse(evidence: Evidence) -> Finding:
     if not math.isnan(entropy):
         numbers["q_entropy"] = entropy
         text += f"; entropy of the Q-values {entropy:.2f} (below {lowest:.2f}: one action outweighs the rest)"
-    # To open capsules to the end, or to halt at once, may be right: then the values of the others are near.
+    # Opening capsules to the end, or halting at once, may be right; then the values of the other actions are close.
     undecided = entropy > 0.9 * math.log(len(names))
     if (sure_of_one and shares[top] > 0.5) or (one_action and not undecided and top == 0 and never_halts):
         return Finding(Verdict.FAIL, text, "likely", numbers, why, fix)
-    # To open capsules to the end may be right; to think on without is hardly.
+    # Opening capsules to the end may be right, but thinking on without opening any hardly is.
     if never_halts and top == 0 and chosen:
         return Finding(Verdict.WARN, f"{text}: it never halts by itself", "likely", numbers, why, fix)
     return ok(text, **numbers)
 
 
 def terminal_sign(evidence: Evidence) -> Finding:
-    """Does HALT pay what the config says, given how many of the answers are right?"""
+    """Does HALT pay what the config says, given the share of right answers?"""
     metrics, dqn = evidence.metrics, evidence.settings.dqn
     paid = mean_interval(metrics["train/terminal_reward"].tail(0.5))[0]
     right = mean_interval(metrics["train/final_accuracy"].tail(0.5))[0]
@@ -161,7 +161,7 @@ def terminal_sign(evidence: Evidence) -> Finding:
     numbers = {"paid": paid, "expected": expected}
     text = f"HALT paid {paid:.3g} on average; with {100 * right:.0f} % right answers the config says {expected:.3g}"
     if abs(paid - expected) <= 0.2 * gap:
-        # A value of the other sign than all that is paid was learned from rewards that are stored as something else.
+        # A value whose sign is opposite to all that is paid was learned from rewards that were stored wrongly.
         value = mean_interval(metrics["train/q_halt_mean"].tail(0.2))[0]
         if abs(paid) <= 0.4 * gap or math.isnan(value) or value * paid >= 0 or abs(value) < 0.3:
             return ok(text, **numbers)
@@ -184,7 +184,7 @@ def terminal_sign(evidence: Evidence) -> Finding:
 
 
 def stale_replay(evidence: Evidence) -> Finding:
-    """Transitions that are replayed should be about as old as the buffer is long."""
+    """Are replayed transitions about as old as the window of steps that the buffer covers?"""
     metrics = evidence.metrics
     age, stored = median(metrics["train/dqn_replay_age_mean"].tail(0.1)), median(metrics["train/dqn_stored"].tail(0.1))
     held = metrics["train/dqn_buffer_size"].last
@@ -227,7 +227,7 @@ def never_expands(evidence: Evidence) -> Finding:
 
 
 def policy_loses(evidence: Evidence) -> Finding:
-    """The learned policy against never opening anything, at what evaluation.json measured."""
+    """Compare the learned policy with never opening anything, as measured in evaluation.json."""
     scores = evidence.facts.evaluation.get("scores")
     found: dict[str, dict[str, Any]] = {}
     for score in scores if isinstance(scores, list) else []:
@@ -239,8 +239,8 @@ def policy_loses(evidence: Evidence) -> Finding:
     numbers = {"learned": learned, "never": never}
     text = f"learned policy {100 * learned:.1f} %, never opening {100 * never:.1f} %"
     rows = found["never"].get("rows")
-    # The two answer the same samples, so this is more than chance leaves between them. Both of them: where all of a few
-    # samples are right without opening, one that is not would be a deviation from none.
+    # Both answer the same samples, so this overestimates the noise between them. Pooled, because if all of a few
+    # samples are right without opening, that policy alone has a deviation of 0.
     both = (learned + never) / 2
     noise = 2 * math.sqrt(2 * max(both * (1 - both), 0.0) / rows) if isinstance(rows, int) and rows > 0 else 0.0
     if learned >= never - max(0.02, noise):

@@ -1,4 +1,4 @@
-"""Checks of held-out puzzles beside those of training: identifiers, copies, and what kind of puzzles they are."""
+"""Checks that compare held-out puzzles with those of training: identifiers, copies, and the kind of puzzle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def identifiers_unknown(evidence: Evidence) -> Finding:
 
 
 def copies_across_splits(facts: PuzzleFacts) -> Finding:
-    """Held-out puzzles that are training puzzles, as they are or under the symmetries of such puzzles."""
+    """Are held-out puzzles also training puzzles, unchanged or under the symmetries of their kind?"""
     equal, split = facts.twins.equal, facts.held_out or "held-out"
     text, numbers = f"{100 * equal:.3g} % of the {split} samples are also training samples", {"share": equal}
     advice = "build the folder again with trm build-puzzles, which splits before it augments and keeps copies together"
@@ -63,12 +63,12 @@ def copies_across_splits(facts: PuzzleFacts) -> Finding:
 
 
 def splits_of_puzzles(facts: PuzzleFacts) -> Finding:
-    """Whether held-out puzzles are of the kind of those in training, by their tokens."""
+    """Are held-out puzzles of the same kind as those of training, judging by their tokens?"""
     means = facts.meant
     if facts.compared is None or means is None:
         return unknown("there are no 50 puzzles in training and held out, or too many tokens to compare")
     numbers = {"carried": means.carried, "own": means.other}
-    # Own meanings are learned from fewer examples, so on sound data they are no better than those of training.
+    # A split's own meanings are learned from fewer examples, so on sound data they are no better than training's.
     if means.train - means.carried > means.chance and means.other - means.carried > 0.03:
         return Finding(
             Verdict.FAIL,
@@ -85,7 +85,7 @@ def splits_of_puzzles(facts: PuzzleFacts) -> Finding:
         f"token {token} is {moved:.2g} standard deviations more or less frequent in {facts.held_out} questions than in "
         "those of training"
     )
-    # Evaluation tasks of ARC-AGI-2 are larger than those of training, by 1.9.
+    # ARC-AGI-2 reaches 1.9: its evaluation tasks are larger than those of training.
     if moved < 2.5:
         return ok(text, **numbers)
     return Finding(

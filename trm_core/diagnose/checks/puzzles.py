@@ -1,6 +1,6 @@
-"""Checks of the answers of puzzle folders: missing, given in the question, contradicting each other, or moved.
+"""Checks of the answers in puzzle folders: missing, given in the question, contradictory, or moved.
 
-How their splits lie beside each other: `trm_core.diagnose.checks.puzzle_splits`.
+`trm_core.diagnose.checks.puzzle_splits` compares their splits.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def puzzles_of(evidence: Evidence) -> PuzzleFacts | None:
 def judged(
     evidence: Evidence, what: str, text: str, why: str, *, warns: float, fails: float, certain: float = 0.0
 ) -> Finding:
-    """A share of the training puzzles that should be 0: `what` of their survey over all of them. text: what follows
-    "... % of the training puzzles"; certain: above which there is no doubt.
+    """Judge a share of the training puzzles that should be 0: the count `what` of their survey, divided by all of them.
+    text: what follows "... % of the training puzzles". The finding is certain if the share exceeds `certain`.
     """
     facts = puzzles_of(evidence)
     if facts is None or facts.training is None:
@@ -96,8 +96,8 @@ def answers_contradict(evidence: Evidence) -> Finding:
 
 
 def answers_moved(facts: PuzzleFacts) -> Finding:
-    """Whether answers belong to their questions, by what cells of the question tell of those in their place: in Sudokus
-    and mazes what is given stays as it is.
+    """Do answers belong to their questions? Judged by what question cells tell about the answer in the same place: in
+    Sudokus and mazes, for example, given cells stay as they are.
     """
     train, judged, classes = facts.training, facts.judged, facts.puzzles.num_classes or 0
     means = facts.meant
@@ -139,7 +139,7 @@ def answers_moved(facts: PuzzleFacts) -> Finding:
 
 
 def _moved_by_cells(train: Examples, other: Examples, classes: int, offsets: Sequence[int]) -> Finding | None:
-    """A finding if the token of a question tells more of an answer some cells away than of the one in its place."""
+    """A finding if a question token tells more about the answer some cells away than about the one in its place."""
     here = told_at(train, classes, 0)
     there = {offset: told_at(train, classes, offset) for offset in offsets if abs(offset) < train.inputs.shape[1]}
     offset = max(there, key=lambda offset: there[offset], default=0)

@@ -13,7 +13,7 @@ from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.statistics import block_means, median, middle, rising
 from trm_core.optim.schedule import lr_factor
 
-_LINES_SINCE = 20  # of a resumed run, before its rate is compared with the schedule
+_LINES_SINCE = 20  # logged since a run was resumed, before its rate is compared with the schedule
 
 
 def warmup_missing(evidence: Evidence) -> Finding:
@@ -38,7 +38,7 @@ def warmup_missing(evidence: Evidence) -> Finding:
         numbers["update_ratio"] = float(moved.max())
         text += f"; a step changed the weights by {moved.max():.2g} of their norm"
     if len(numbers) > 2:
-        # Where the first steps did this much harm, the rate is too high as well.
+        # If the first steps did this much harm, the learning rate is too high as well.
         return Finding(Verdict.FAIL, text, "likely", numbers, why, {**fix, **slower(evidence, 10)})
     return Finding(Verdict.WARN, text, "possible", numbers, why, fix)
 
@@ -83,14 +83,14 @@ def lr_too_high(evidence: Evidence) -> Finding:
         sure="certain" if harmed and ratio > 0.1 else "likely",
         numbers=numbers,
         why="About a thousandth is usual. Steps this large jump out of every minimum that they find.",
-        # Weights that ran away make later steps look small beside them, so the largest step counts.
+        # Beside weights that have diverged later steps look small, so the largest step counts.
         fix=slower(evidence, 10.0 ** math.ceil(math.log10(max(ratio, peak / 3) / 2e-3))),
     )
 
 
 def never_recovered(evidence: Evidence, peak: float, loss: float) -> bool:
-    """Whether large steps have thrown the weights to where nothing is learned, in a loss that does not show it: that of
-    stablemax grows as the logarithm of the logits.
+    """Whether large steps have thrown the weights to where nothing is learned although the loss does not explode: under
+    stablemax it grows only with the logarithm of the logits.
     """
     if evidence.settings.arch.probabilities != "stablemax" or evidence.data is None:
         return False
@@ -153,7 +153,7 @@ def lr_too_low(evidence: Evidence) -> Finding:
 
 
 def usual_rates(evidence: Evidence) -> dict[str, float]:
-    """The default rates, of those that are below."""
+    """Overrides that raise learning rates below their default to it."""
     training, usual = evidence.settings.training, TrainingConfig()
     rates = {"training.base_lr": (training.base_lr, usual.base_lr)}
     if training.optimizer == "muon":
@@ -162,8 +162,8 @@ def usual_rates(evidence: Evidence) -> dict[str, float]:
 
 
 def way_to_go(evidence: Evidence) -> float:
-    """How far the planned steps can move a weight, in units of its first size: the sum of the rates (optimisers of the
-    Adam kind move a weight by at most about the rate) over one through the root of the width.
+    """How far the planned steps can move a weight, relative to its initial size: the sum of the learning rates
+    (optimisers like Adam move a weight by at most about the rate) divided by 1 / sqrt(width).
     """
     training, steps = evidence.settings.training, evidence.learning_steps
     rate = max(training.base_lr, training.muon_lr if training.optimizer == "muon" else 0.0)
@@ -173,7 +173,7 @@ def way_to_go(evidence: Evidence) -> float:
 
 
 def rate_over_schedule(evidence: Evidence) -> float:
-    """The logged learning rate over that of the config's schedule, as a median over the learning steps; NaN without."""
+    """Median ratio of the logged learning rate to that of the config's schedule; NaN without enough lines."""
     training, learning = evidence.settings.training, evidence.learning_steps
     rate = evidence.metrics["train/lr"].between(begun_at(evidence), learning).finite()
     if len(rate) < (_LINES_SINCE if went_on(evidence) else 1) or not training.base_lr:

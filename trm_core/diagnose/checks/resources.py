@@ -15,13 +15,13 @@ from trm_core.diagnose.series import Metrics, Series
 from trm_core.diagnose.statistics import block_means, distinct, median, middle, rising
 
 _LEAST_BLOCKS, _LINES_OF_BLOCK = 8, 4
-_SETTLED = 100  # steps; before that allocators, caches and what is imported late grow in every run
+_SETTLED = 100  # steps; before that, allocators, caches and late imports grow in every run
 _OUT_OF_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
 
 
 def waiting(metrics: Metrics) -> float:
-    """Share of all the time of the steps that was waiting for data; NaN where nothing was logged. A line weighs what it
-    took: it may be some batches that are waited for.
+    """Share of the time of all steps spent waiting for data; NaN if nothing was logged. Lines are weighted by their
+    duration, because the waiting may be concentrated in a few batches.
     """
     share, rate = metrics["train/data_time_share"].tail(0.8), metrics["train/samples_per_sec"].tail(0.8)
     if len(share) != len(rate):
@@ -69,15 +69,15 @@ def logging(evidence: Evidence) -> Finding:
 
 
 def speed(evidence: Evidence) -> tuple[Series, str]:
-    """Of the last start, as an earlier one may have had another machine or other processes beside it: steps per second
-    of blocks of lines, whatever they were spent on. Where that is not known, samples per second within the steps.
+    """Speed since the last start (an earlier one may have had a different machine or load), and its unit: wall-clock
+    steps per second in blocks of lines, or samples per second within steps if the former is unknown.
     """
     first = max(evidence.metrics.last_step * 0.05, begun_at(evidence))
-    if evidence.run is not None:  # the logs of others may mean another number by it
+    if evidence.run is not None:  # other programs may mean something else by steps_per_sec
         mean = evidence.metrics["train/steps_per_sec"].between(first).finite()
-        # Each is the mean since the start, of which these are the seconds.
+        # Each value is a mean since the start; recover the seconds since then.
         seconds = (mean.steps - max(begun_at(evidence) - 1, 0)) / np.maximum(mean.values, 1e-9)
-        # An evaluation takes its time between two lines: blocks have some of each kind.
+        # Evaluations take time between some lines only, so blocks have to be long enough to contain both kinds.
         ends = distinct(np.linspace(0, len(mean) - 1, min(len(mean) // _LINES_OF_BLOCK, 40) + 1).astype(np.int64))
         spent = np.diff(seconds[ends]) if len(mean) else np.zeros(0)
         if len(spent) >= _LEAST_BLOCKS and bool((spent > 0).all()):
@@ -93,7 +93,7 @@ def slows_down(evidence: Evidence) -> Finding:
     early, late = middle(means[: len(means) // 2]), middle(means[-3:])
     text = f"{early:.4g} {unit} in the first half, {late:.4g} now"
     quarters = [middle(part) for part in np.array_split(means, 4)]
-    # What another process takes, it takes at once and gives back; what grows with the steps slows every quarter.
+    # Another process takes its share at once and gives it back; something that grows with the steps slows each quarter.
     steadily = all(after < 0.95 * before for before, after in pairwise(quarters)) and rising(rate) > 0.995
     if steadily and quarters[-1] < 0.6 * quarters[0]:
         return Finding(
@@ -118,10 +118,10 @@ def slows_down(evidence: Evidence) -> Finding:
 
 
 def state_bytes(evidence: Evidence) -> float:
-    """About what one stored transition takes: the pages of the buffer are touched as it fills."""
+    """Approximate bytes of a stored transition: the buffer's pages become resident memory as it fills."""
     arch, dtype = evidence.settings.arch, evidence.settings.dqn.buffer_dtype
     width = arch.hidden_size * (arch.q_head_tokens if arch.q_head_type == "attention" else 1)
-    width += arch.q_head_hidden_dim if arch.q_head_type == "rnn" else 0  # what it remembers
+    width += arch.q_head_hidden_dim if arch.q_head_type == "rnn" else 0  # its hidden state
     return width * (2 if dtype == "float16" else 4) + 64.0
 
 
@@ -129,7 +129,7 @@ def leak(evidence: Evidence) -> Finding:
     metrics = evidence.metrics
     name = "train/gpu_memory_gb" if "train/gpu_memory_gb" in metrics else "train/rss_gb"
     memory = metrics[name].finite()
-    # What is loaded with the first batches and the first evaluation is no leak.
+    # What the first batches and the first evaluation load is not a leak.
     memory = memory.between(0.2 * metrics.last_step)
     filled = metrics["train/dqn_buffer_size"]
     if name == "train/rss_gb" and len(filled) and has_policy(evidence):
@@ -140,7 +140,7 @@ def leak(evidence: Evidence) -> Finding:
         return unknown("too few steps were logged")
     growth, at_first = float(means[-1] - means[0]), float(means[0])
     steps = float(memory.steps[-1] - memory.steps[0])
-    # A leak goes on: both halves grow alike. What fills up once does not.
+    # A leak continues, so memory grows in both halves; something that fills up once does not.
     half = len(means) // 2
     goes_on = means[-1] - means[half] > 0.25 * growth
     chance = rising(memory)
@@ -178,7 +178,7 @@ def out_of_memory(evidence: Evidence) -> Finding:
 
 
 def _more_parts(evidence: Evidence) -> int | None:
-    """At least twice as many parts as now, into which each process's rows can be divided; None where there are none."""
+    """Fewest parts, at least twice as many as now, that divide each process's rows evenly; None if there are none."""
     parts, rows = evidence.settings.training.accumulation_steps, int(evidence.rows_per_process)
     return next((more for more in range(2 * parts, rows + 1) if rows % more == 0), None)
 

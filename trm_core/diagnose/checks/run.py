@@ -15,9 +15,9 @@ from trm_core.diagnose.statistics import middle
 from trm_core.errors import ExitCode
 
 _DIVERGED = re.compile(r"no longer alike")
-_BEFORE, _LEAST, _AFTER = 20, 5, 3  # lines before a start, at least, and after it
-_BEYOND_NOISE = 4.0  # deviations of the lines before
-_LOST = 0.4  # of what was learned: less may be noise, or another batch
+_BEFORE, _LEAST, _AFTER = 20, 5, 3  # lines before a start: at most, at least; lines after it
+_BEYOND_NOISE = 4.0  # standard deviations of the lines before
+_LOST = 0.4  # of what was learned: less may be noise or a different batch
 _SPACE = re.compile(r"no space|quota|disk", re.IGNORECASE)
 
 
@@ -37,7 +37,7 @@ def ranks(evidence: Evidence) -> Finding:
 
 
 def lost(evidence: Evidence) -> Finding:
-    """Training that goes on has the loss that it ended with: before and after each start but the first."""
+    """Does each resumed start continue at the loss where training had stopped?"""
     begun = [start.get("step") for start in evidence.facts.starts]
     steps = sorted({step for step in begun if isinstance(step, int) and step > 0})
     loss = evidence.metrics["train/lm_loss"].finite()
@@ -139,7 +139,7 @@ def _go_on(facts: RunFacts) -> str:
     mended = f"mend what it names, and resume it: trm train --resume {facts.path}"
     if facts.status.get("exit_code") != ExitCode.DATA:
         return mended
-    # Their rows are in another order, so a position among the old ones means nothing.
+    # Rebuilt data have their rows in another order, so the position in the old data means nothing.
     return f"{mended}; data that are built again are others: begin a run with training.init_from={facts.path}"
 
 

@@ -1,4 +1,4 @@
-"""What several checks ask of a config."""
+"""Questions about a config that several checks ask."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from trm_core.diagnose.evidence import Evidence
 
 
 def halts_on_whole_answers(evidence: Evidence) -> bool:
-    """Whether the halt logit learns if all answers of a row are right. With a label per capsule it learns their share,
-    and without data nobody knows.
+    """Whether the halt logit learns if all answers of a row are right. With a label per capsule it learns the share of
+    right answers. False without data, because it is then unknown.
     """
     return evidence.data is not None and (evidence.data.file.task == "tokens" or evidence.data.file.label_rank == 1)
 
@@ -36,12 +36,12 @@ def slower(evidence: Evidence, factor: float) -> dict[str, float]:
 
 
 def went_on(evidence: Evidence) -> bool:
-    """Whether training was resumed, perhaps with other settings than those of its first lines."""
+    """Whether training was resumed; its first lines may then have been logged under other settings."""
     return evidence.run is not None and len(evidence.run.starts) > 1
 
 
 def begun_at(evidence: Evidence) -> float:
-    """First step of the newest start; infinite where nobody knows it."""
+    """First step of the newest start; infinite if it is unknown."""
     if evidence.run is None or not went_on(evidence):
         return 0
     step = evidence.run.last_start.get("step")

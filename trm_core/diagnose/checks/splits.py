@@ -1,4 +1,4 @@
-"""Checks of what lies where: held-out samples beside those of training, and children under their sketches."""
+"""Checks that held-out samples resemble those of training, and that children lie under their own sketches."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def splits_differ(evidence: Evidence) -> Finding:
 
 
 def _carried_over(evidence: Evidence, split: str) -> Finding | None:
-    """What training teaches and the held-out split contradicts."""
+    """A finding if what training samples teach does not hold in the held-out split."""
     carried, chance = evidence.file.carried_over, evidence.file.probe.chance if evidence.file.probe else 0.0
     if carried is None:
         return None
@@ -76,7 +76,7 @@ def _carried_over(evidence: Evidence, split: str) -> Finding | None:
 
 
 def _by_chance(evidence: Evidence, name: str) -> bool:
-    """Whether random splits of the same rows can lie about as far apart."""
+    """Whether random splits of the same rows can be about as far apart."""
     return evidence.file.shift[name].apart <= 1.1 * evidence.file.shift_by_chance(name)
 
 

@@ -1,4 +1,4 @@
-"""The check of samples that stand in several splits, or nearly do."""
+"""Check for samples that are equal, or nearly so, in several splits."""
 
 from __future__ import annotations
 
