@@ -1,4 +1,4 @@
-"""Watching functions and methods from outside: what is watched does not know, and is as before once it ends."""
+"""Wrap functions and methods from outside: the wrapped code is unaware of it, and is restored afterwards."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Watched:
-    """An attribute that can be called, of an object, a class or a module, and what its calls belong to."""
+    """A callable attribute of an object, class or module, and the stage that its calls belong to."""
 
     owner: Any
     name: str
     stage: str
-    within: str = ""  # only of calls from a stage whose name begins so
-    generator: bool = False  # what takes its values, to the last, belongs to it, too
+    within: str = ""  # count only calls made from a stage whose name begins with this
+    generator: bool = False  # it returns a generator; the stage then lasts until that is exhausted
 
 
 @contextmanager
 def attached(watched: Sequence[Watched], around: Callable[[Watched, Callable[[], Any]], Any]) -> Iterator[None]:
-    """Inside, every call of a watched attribute is handed to `around`, which makes it."""
+    """Within the context, every call of a watched attribute goes to `around`, which carries it out."""
     with ExitStack() as stack:
         for one in watched:
             stack.enter_context(_replaced(one, around))
@@ -39,7 +39,7 @@ def _replaced(one: Watched, around: Callable[[Watched, Callable[[], Any]], Any])
     def call(*arguments: Any, **named: Any) -> Any:
         return around(one, functools.partial(original, *arguments, **named))
 
-    # A method is the class's: the object itself has nothing of that name, before and after.
+    # A method belongs to the class: the object itself has no such attribute, before or afterwards.
     before = vars(one.owner).get(one.name, _ABSENT)
     setattr(one.owner, one.name, call)
     try:

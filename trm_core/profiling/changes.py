@@ -1,7 +1,7 @@
-"""Changes of a config that may make it faster, each tried against the config as it is, and what came of it.
+"""Config changes that may make training faster, each measured against the config as it is.
 
-Which are tried first follows from the profile (pipeline.md, Workflow 7); which are recommended from the measured gain
-alone.
+The profile decides which are tried first (pipeline.md, Workflow 7); the measured gain alone decides which are
+recommended.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from trm_core.profiling.profile import Profile
 from trm_core.profiling.steps import Stepper
 from trm_core.training.features import Features, resolve_features
 
-_CONFIDENCE = 0.99  # of an interval: with ten changes tried, one in twenty would be too many
-_LEAST, _MOST = 8, 40  # blocks that are compared
-_BLOCK = 0.1  # seconds that a block of steps takes at least
+_CONFIDENCE = 0.99  # of intervals: with ten changes tried, one false gain in twenty would be too many
+_LEAST, _MOST = 8, 40  # blocks compared
+_BLOCK = 0.1  # shortest duration of a block of steps, in seconds
 _LONGEST_BLOCK = 50  # steps
 
 
@@ -36,13 +36,13 @@ class Change:
     override: str
     config: Config
     threads: int
-    why: str  # what in the profile speaks for it; "" for nothing
+    why: str  # what in the profile suggests it; "" if nothing does
     price: str  # what it changes besides the time
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How many times as fast as the config as it is: medians with their 99 % intervals."""
+    """Speed relative to the config as it is: medians with their 99 % intervals."""
 
     change: Change
     steps: tuple[float, float, float]  # steps per second: ratio, low, high
@@ -55,7 +55,7 @@ class Gain:
 
 
 def changes(config: Config, found: Profile, device: torch.device) -> list[Change]:
-    """What may be tried, those first that the profile speaks for."""
+    """The changes to try, with those first that the profile suggests."""
     return sorted(_changes(config, found, device), key=lambda change: not change.why)
 
 
@@ -101,7 +101,7 @@ def _changes(config: Config, found: Profile, device: torch.device) -> Iterator[C
 
 
 def possible(change: Change, file: Dataset) -> bool:
-    """Whether the data and the rest of the config allow it."""
+    """Whether the data and the rest of the config allow the change."""
     try:
         resolve_features(change.config, file)
     except ConfigError:
@@ -117,7 +117,7 @@ def try_change(
     files: list[tuple[Dataset, float]],
     seconds: float,
 ) -> Gain:
-    """Blocks of steps of both in turn, in this process; `seconds` is how long that should take."""
+    """Time blocks of steps with and without the change, alternately and in this process, for about `seconds`."""
     with closing(Stepper(change.config, features, files, base.trainer.device)) as other:
         other.warm()
         intervals = base.trainer.config.training.log_interval, change.config.training.log_interval

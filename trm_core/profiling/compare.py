@@ -1,4 +1,4 @@
-"""Paired timing: two or more pieces of work in alternation, and how their times compare, with an interval."""
+"""Paired timing: run two or more pieces of work alternately and compare their times, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def alternate(
     calls: int = 1,
     before: Callable[[], object] = lambda: None,
 ) -> dict[str, np.ndarray]:
-    """Seconds [repetitions] of one call of each piece of work, run in turn, so that what else the machine does strikes
-    all alike. Each turn is the mean of `calls`; the first `warmup` rounds are thrown away; `before` prepares a round
-    and is not timed.
+    """Seconds [repetitions] per call of each piece of work. They run in turn, so that other load on the machine affects
+    all alike. Each value is the mean of `calls` calls; the first `warmup` rounds are discarded; `before` prepares each
+    round and is not timed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(warmup + repetitions):
@@ -32,7 +32,7 @@ def alternate(
 
 
 def median_interval(values: np.ndarray, draws: int = 4000, confidence: float = 0.95) -> tuple[float, float, float]:
-    """The median and the bootstrap interval of it: (median, low, high)."""
+    """The median and its bootstrap interval: (median, low, high)."""
     medians = np.median(np.random.default_rng(0).choice(values, (draws, len(values))), axis=1)
     low, high = np.quantile(medians, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(np.median(values)), float(low), float(high)
@@ -41,7 +41,7 @@ def median_interval(values: np.ndarray, draws: int = 4000, confidence: float = 0
 def ratio(
     numerator: np.ndarray, denominator: np.ndarray, draws: int = 4000, confidence: float = 0.95
 ) -> dict[str, float]:
-    """The median of the ratios of neighbours, with the bootstrap interval of that median."""
+    """The median of the pairwise ratios, with its bootstrap interval."""
     ratios = numerator / denominator
     median, low, high = median_interval(ratios, draws, confidence)
     return {"ratio": median, "low": low, "high": high, "repetitions": len(ratios)}

@@ -1,4 +1,4 @@
-"""Bytes of live tensors over some steps, as torch's profiler sees them, and the peak by owner."""
+"""Bytes of live tensors over some steps, measured with torch's profiler, and the peak by owner."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from torch.profiler import ProfilerActivity, profile
 from trm_core.training.memory_breakdown import bytes_by_owner
 from trm_core.training.state import TrainingState
 
-_POINTS = 60  # of the timeline that is shown
+_POINTS = 60  # in the timeline shown
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes. `owners`: at the peak; activations are what is left of it: all else that a step makes and drops."""
+    """Bytes. `owners`: at the peak; "activations" is the remainder, all other tensors that a step creates and drops."""
 
     owners: dict[str, int]
     peak: int
-    timeline: list[tuple[float, int]]  # milliseconds since the first step began, the most that lived around then
+    timeline: list[tuple[float, int]]  # milliseconds since the first step began, most live bytes around then
 
 
 @dataclass
 class Gradients:
-    """When gradients came and went, in nanoseconds since the epoch, as the profiler counts."""
+    """When gradients appeared and were released, in nanoseconds since the epoch like the profiler's times."""
 
-    came: list[tuple[int, int, int]] = field(default_factory=list)  # when, which parameter, bytes
-    gone: list[int] = field(default_factory=list)  # when the optimisers were through with them
+    came: list[tuple[int, int, int]] = field(default_factory=list)  # time, parameter, bytes
+    gone: list[int] = field(default_factory=list)  # times at which the optimisers had finished with them
 
     def at(self, when: int) -> int:
-        """Bytes that were there."""
+        """Bytes of the gradients that existed at that time."""
         since = max((end for end in self.gone if end <= when), default=0)
         return sum({which: size for at, which, size in self.came if since < at <= when}.values())
 
 
 @contextmanager
 def gradients_noted(state: TrainingState) -> Iterator[Gradients]:
-    """The gradients of the steps taken inside."""
+    """Record the gradients of the steps taken within the context."""
     found = Gradients()
 
     def note(parameter: Tensor) -> None:
@@ -60,10 +60,11 @@ def gradients_noted(state: TrainingState) -> Iterator[Gradients]:
 
 
 def memory_of(state: TrainingState, take_steps: Callable[[], object], activities: list[ProfilerActivity]) -> MemoryUse:
-    """What `take_steps`, some steps of `state`, needs at most.
+    """Peak memory of `take_steps`, which takes some steps of `state`.
 
-    The profiler sees what torch allocates and frees; what was there before is counted by its owners. It does not see
-    the end of what it has not seen begin, so that some steps go before, in which all that a step replaces is replaced.
+    The profiler sees what torch allocates and frees; what existed before is counted by owner. The profiler misses the
+    release of memory whose allocation it did not see, so `take_steps` first runs once under another profiler, which
+    replaces everything that a step replaces.
     """
     with profile(activities=activities, profile_memory=True):
         take_steps()
@@ -88,7 +89,7 @@ def memory_of(state: TrainingState, take_steps: Callable[[], object], activities
 
 
 def shown(lived: list[tuple[int, int]]) -> list[tuple[float, int]]:
-    """The most of each of a few stretches of equal time."""
+    """The maximum within each of `_POINTS` equal time spans."""
     begin, end = lived[0][0], lived[-1][0]
     width = max(end - begin, 1) / _POINTS
     most: dict[int, int] = {}

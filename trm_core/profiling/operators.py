@@ -1,4 +1,4 @@
-"""The operators that a step spends its time in, and the trace of a few steps."""
+"""The operators in which a step spends its time, and a trace of a few steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trm_core.profiling.steps import Stepper
 
 @dataclass(frozen=True)
 class Operator:
-    """Time inside an operator itself, without what it calls; per step."""
+    """Time per step in an operator itself, excluding what it calls."""
 
     name: str
     milliseconds: float
@@ -27,14 +27,14 @@ class Operator:
 
 
 def activities_of(device: torch.device) -> list[ProfilerActivity]:
-    """What torch's profiler has to look at."""
+    """The activities that torch's profiler should record on a device."""
     both = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
     return both if device.type == "cuda" else both[:1]
 
 
 def operators_of(stepper: Stepper, steps: int, trace: Path | None) -> list[Operator]:
-    """All of them, the longest first. trace: a folder that gets `<host>_<process>.<time>.pt.trace.json`, as Perfetto,
-    Chrome and TensorBoard's profiler read it, with the stages by name.
+    """All operators, the slowest first. trace: a folder for `<host>_<process>.<time>.pt.trace.json`, which Perfetto,
+    Chrome and TensorBoard's profiler read and in which stages have their names.
     """
     device = stepper.trainer.device
     clock = StageClock(device, named=True)
@@ -51,8 +51,8 @@ def operators_of(stepper: Stepper, steps: int, trace: Path | None) -> list[Opera
 
 
 def times_of(events: Iterable[FunctionEventAvg], device: torch.device) -> dict[str, tuple[float, int]]:
-    """Microseconds inside each operator itself, on the device, and its calls. A GPU's kernels are events as well, whose
-    time the operators that launched them have already.
+    """Microseconds on the device in each operator itself, and its number of calls. GPU kernels are also events, but are
+    left out because their time is included in the operators that launched them.
     """
     gpu = device.type == "cuda"
     return {

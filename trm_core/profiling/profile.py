@@ -1,4 +1,4 @@
-"""`trm profile`: where the time and the memory of a training step go."""
+"""`trm profile`: where a training step spends time and memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from trm_core.profiling.stages import OTHER, StageClock, waiting_noted, watched_
 from trm_core.profiling.steps import Stepper
 
 _ROUNDS = 2
-_PROFILED = 4  # steps under torch's profiler, which keeps every event of them
+_PROFILED = 4  # steps under torch's profiler, which keeps every event
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """Per step."""
+    """The time of one stage, per step."""
 
     name: str
     milliseconds: float
@@ -33,24 +33,24 @@ class StageTime:
 class Timing:
     """Times are per step, in milliseconds."""
 
-    steps: int  # that were timed, with nothing watched
-    step_ms: float  # of these
-    watched_ms: float  # of as many steps with their stages watched, in turn with these
+    steps: int  # timed without watching stages
+    step_ms: float  # of these steps
+    watched_ms: float  # of as many steps with stages watched, run alternately with these
     stages: list[StageTime]
-    accounted: float  # share of the watched step that lies in a stage with a name
+    accounted: float  # share of a watched step that lies in a named stage
 
 
 @dataclass(frozen=True)
 class Profile(Timing):
-    """With what a step is made of besides."""
+    """The timing of a step, with its operators, memory and arithmetic."""
 
     operators: list[Operator]
     memory: MemoryUse
     flops: float  # of a step
     rate: float  # floating-point operations per second of a large product on this machine
     threads: int
-    processes: int  # that train together; all else is of one of them
-    batch: int  # of all processes
+    processes: int  # training together; everything but `batch` is of one process
+    batch: int  # rows of all processes
     traces: list[Path]
 
     @property
@@ -59,19 +59,19 @@ class Profile(Timing):
         return self.flops / (self.step_ms / 1e3) / self.rate
 
     def milliseconds(self, stage: str) -> float:
-        """Of all stages whose name begins so."""
+        """Milliseconds of all stages whose name begins with `stage`."""
         return sum(one.milliseconds for one in self.stages if one.name.startswith(stage))
 
 
 def whole_intervals(steps: int, log_interval: int) -> int:
-    """At least `steps`, and with as many logged steps among them as training has, where that is not ten times as
-    many.
+    """`steps`, rounded up to whole logging intervals so that the share of logged steps is that of training, unless one
+    interval exceeds ten times `steps`.
     """
     return -(-steps // log_interval) * log_interval if log_interval <= 10 * steps else steps
 
 
 def time_steps(stepper: Stepper, steps: int, log: Callable[[str], None]) -> Timing:
-    """Where the time of a stepper goes that is warm."""
+    """Time the steps of a stepper that has been warmed up, and their stages."""
     of = stepper.trainer
     steps = -(-whole_intervals(steps, of.config.training.log_interval) // _ROUNDS)
     steps = whole_intervals(steps, of.config.training.log_interval)
@@ -95,7 +95,7 @@ def time_steps(stepper: Stepper, steps: int, log: Callable[[str], None]) -> Timi
 
 
 def profile_steps(stepper: Stepper, steps: int, trace: Path | None, log: Callable[[str], None]) -> Profile:
-    """Profile a stepper that is warm. trace: folder for the traces."""
+    """Profile a stepper that has been warmed up. trace: folder for the traces."""
     of = stepper.trainer
     known = set() if trace is None else set(trace.glob("*.pt.trace.json"))
     timing = time_steps(stepper, steps, log)

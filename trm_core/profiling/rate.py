@@ -1,4 +1,4 @@
-"""How much of what this machine's arithmetic can do a step makes use of."""
+"""How much of this machine's arithmetic throughput a step uses."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def flops_of_step(stepper: Stepper) -> float:
 
 
 def matrix_rate(device: torch.device) -> float:
-    """Floating-point operations per second of a large float32 product here, with the threads that torch has now. The
-    best of many, as whatever else the machine does only slows it.
+    """Floating-point operations per second of a large float32 matrix product on this machine, with torch's current
+    number of threads. The best of many, because other load on the machine can only slow it down.
     """
     size = _SIZE.get(device.type, 1024)
     a, b = (torch.randn(size, size, device=device) for _ in range(2))
     best, begin = float("inf"), time.perf_counter()
-    a @ b  # the first one also starts threads
+    a @ b  # untimed: the first product also starts threads
     while time.perf_counter() - begin < _SECONDS:
         started = time.perf_counter()
         a @ b

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: its stages, and the clock that tells them apart."""
+"""The stages of a training step, and the clock that measures them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STAGES = (
     f"{FORWARD}: concepts",
     f"{FORWARD}: rest",
     "backward",
-    "sync",  # exchanges between processes, and waiting for the gradients of the others after the last of one's own
+    "sync",  # communication between processes, including waiting for others' gradients once the own ones are done
     "dqn",
     "optimiser",
     "upkeep",
@@ -41,10 +41,10 @@ STAGES = (
 
 
 class StageClock:
-    """Gives every moment to the innermost stage that is running.
+    """Attributes all time to the innermost running stage.
 
-    device: one whose work is queued is waited for wherever the stage changes, or its work would count for whoever
-    waits for it next. named: put the stages into a trace, too.
+    device: one that works asynchronously is synchronised at every change of stage, or its work would count towards
+    whichever stage waits for it next. named: also mark the stages in a trace.
     """
 
     def __init__(self, device: torch.device, named: bool = False) -> None:
@@ -52,14 +52,14 @@ class StageClock:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.running = [OTHER]
         self.since = 0.0
-        self.last_gradient: float | None = None  # of this backward
+        self.last_gradient: float | None = None  # time of the newest gradient in this backward pass
 
     def start(self) -> None:
-        """From here on time counts."""
+        """Start counting time."""
         self.since = self.now()
 
     def stop(self) -> None:
-        """Up to here."""
+        """Stop counting time."""
         self.change()
 
     def now(self) -> float:
@@ -68,13 +68,13 @@ class StageClock:
         return time.perf_counter()
 
     def change(self) -> None:
-        """What ran until now gets the time since the last change."""
+        """Attribute the time since the last change to the stage that ran until now."""
         now = self.now()
         self.seconds[self.running[-1]] += now - self.since
         self.since = now
 
     def around(self, watched: Watched, work: Callable[[], Any]) -> Any:
-        """Do the work of a call that is watched, on its stage's time."""
+        """Carry out a watched call, counting its time towards its stage."""
         if not self.running[-1].startswith(watched.within):
             return work()
         if watched.generator:
@@ -86,20 +86,20 @@ class StageClock:
             return result
 
     def waited_since(self, when: float) -> None:
-        """From `when` on the stage that runs was waiting for others."""
+        """Count the time since `when` as waiting for other processes instead of the running stage."""
         self.change()
         waited = self.since - when
         self.seconds[self.running[-1]] -= waited
         self.seconds["sync"] += waited
 
     def along(self, stage: str, work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        """The values of a generator; the stage ends when they do."""
+        """Pass on the values of a generator; the stage ends when it is exhausted."""
         with self.inside(stage):
             yield from work()
 
     @contextmanager
     def inside(self, stage: str) -> Iterator[None]:
-        """A stage within the one that is running."""
+        """Run a stage nested in the current one."""
         self.change()
         self.running.append(stage)
         try:
@@ -112,9 +112,10 @@ class StageClock:
 
 @contextmanager
 def waiting_noted(of: Trainer, clock: StageClock) -> Iterator[None]:
-    """Inside, the clock knows when the last gradient of a backward was there, where others have to send theirs, too.
+    """Within the context, record on the clock when each backward pass computed its last gradient, if several processes
+    train together.
 
-    DDP exchanges gradients while later ones are computed; what is left of that after the last one is waited for.
+    DDP exchanges gradients while later ones are being computed; any exchange left after the last one is waiting time.
     """
     if world_size() == 1:
         yield
@@ -134,7 +135,7 @@ def waiting_noted(of: Trainer, clock: StageClock) -> Iterator[None]:
 
 
 def watched_in(of: Trainer) -> list[Watched]:
-    """The calls that make up a step of this trainer, by stage. What nothing here names is "other"."""
+    """The calls that make up a step of this trainer, by stage. Time outside all of them is "other"."""
     taker, state = of.taker, of.state
     model = state.model
     found = [

@@ -1,4 +1,4 @@
-"""Taking steps as training does, with its own loop, and no run directory."""
+"""Take training steps with the trainer's own loop, but without a run directory."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trm_core.training.stopping import StopFlag
 from trm_core.training.trainer import Hooks, Trainer
 
 _WARM_STEPS = 3
-_MOST_WARM_STEPS = 100  # a buffer that is not ready by then never will be
+_MOST_WARM_STEPS = 100  # a replay buffer that is not ready by then never will be
 _FAR = 10**9
 
 
 class Discarded:
-    """Formats metrics as metrics.jsonl has them, and drops them: what the disk takes is no part of a step."""
+    """Formats metrics as in metrics.jsonl and discards them: writing to disk is not part of a step."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         json.dumps({"step": step, **{n: v if math.isfinite(v) else None for n, v in values.items()}})
@@ -36,7 +36,9 @@ class Discarded:
 
 
 class StopAfter(StopFlag):
-    """Ends the loop after some steps. The loop asks once before each step: `began` has those times, and the end's."""
+    """Ends the training loop after `steps` steps. The loop asks before each step, so `began` has the start times of all
+    steps, and the end of the last.
+    """
 
     def __init__(self, steps: int, device: torch.device) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class StopAfter(StopFlag):
 
 
 class Stepper:
-    """A trainer that takes a number of steps whenever it is asked to. Close it: it may have worker processes."""
+    """A trainer that takes a given number of steps on demand. It must be closed, as it may have worker processes."""
 
     def __init__(
         self, config: Config, features: Features, files: list[tuple[Dataset, float]], device: torch.device
@@ -64,7 +66,7 @@ class Stepper:
         self.trainer = Trainer(endless(config), features, files, device)
 
     def take(self, steps: int) -> StopAfter:
-        """Take the steps, and say when each began."""
+        """Take the steps and return when each began. Raises DivergedError if one was not finite."""
         stop = StopAfter(steps, self.trainer.device)
         self.trainer.run(Discarded(), stop, Hooks())
         if self.trainer.state.faults.skipped:
@@ -75,7 +77,7 @@ class Stepper:
         return stop
 
     def warm(self) -> None:
-        """Until the optimisers have their state and there are transitions to learn from."""
+        """Take steps until the optimisers have their state and there are transitions to replay."""
         self.take(_WARM_STEPS)
         for _ in range(_MOST_WARM_STEPS):
             if self.trainer.state.replay is None or self.trainer.standing().can_replay:
@@ -87,7 +89,7 @@ class Stepper:
 
 
 def endless(config: Config) -> Config:
-    """The config of a run that neither ends in the middle of what is measured nor waits long to learn Q."""
+    """The config changed so that the run does not end during a measurement and Q-learning begins early."""
     rows = config.training.global_batch_size
     training = config.training.model_copy(update={"total_steps": _FAR, "stop_at_step": None})
     dqn = config.dqn.model_copy(update={"buffer_min_size": min(config.dqn.buffer_min_size, max(rows, 2))})

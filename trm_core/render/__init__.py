@@ -1,1 +1,1 @@
-"""Pictures of a model's thinking, for terminals and as animations. No model is needed here."""
+"""Draw how a model reasons, in terminals and as animations. Nothing here needs the model itself."""

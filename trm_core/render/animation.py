@@ -1,4 +1,4 @@
-"""The thinking as an animated GIF: a frame for each step, then the answer, which stays for a while."""
+"""A model's thinking as an animated GIF: one frame per step, then the answer, which is held for a while."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class Drawing(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What cannot be drawn as it is, in sentences."""
+        """Sentences about what cannot be drawn faithfully."""
         ...
 
     def draw(self, figure: Figure, number: int, *, final: bool) -> None:
-        """The state after step `number` (from 0); `final`: as the answer."""
+        """Draw the state after step `number` (from 0); `final`: present it as the answer."""
         ...
 
 
 def drawing_of(thinking: PuzzleThinking | CapsuleThinking) -> Drawing:
-    """What draws the frames of a thinking."""
+    """The drawing that suits a thinking."""
     return PuzzleDrawing(thinking) if isinstance(thinking, PuzzleThinking) else CapsuleDrawing(thinking)
 
 
 def frames(drawing: Drawing, steps: int) -> Iterator[np.ndarray]:
-    """uint8 [height, width, 3]: a frame for each step, then the one of the answer."""
+    """uint8 [height, width, 3]: a frame for each step, then one for the answer."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -60,10 +60,10 @@ def frames(drawing: Drawing, steps: int) -> Iterator[np.ndarray]:
 def write_animation(
     thinking: PuzzleThinking | CapsuleThinking, path: Path, *, seconds: float = 0.7, hold_seconds: float = 3.0
 ) -> Sequence[str]:
-    """Write `path`, a GIF that repeats; each step stays for `seconds`, the answer for `hold_seconds`. Returns what
-    could not be drawn as it is, in sentences.
+    """Write a looping GIF to `path`; each step is shown for `seconds`, the answer for `hold_seconds`. Returns sentences
+    about what could not be drawn faithfully.
 
-    Raises `UsageError` for a path that is no GIF's or cannot be written.
+    Raises `UsageError` if `path` does not end in .gif or cannot be written.
     """
     from PIL import Image
 

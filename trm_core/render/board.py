@@ -1,4 +1,4 @@
-"""A puzzle's cells as they are to be shown after a step, whatever draws them."""
+"""The cells of a puzzle as they should look after a step, independent of what draws them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trm_core.data.puzzles.build.sudoku.geometry import GEOMETRIES
 from trm_core.data.puzzles.layout import Manifest
 from trm_core.render.thinking import PuzzleThinking
 
-# The ten colours in which ARC's own pages show its grids.
+# The ten colours of ARC's own web pages.
 ARC_COLOURS = (
     "#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25",
 )  # fmt: skip
@@ -20,9 +20,9 @@ _END = "<end>"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell. text: at most two characters; fill: colour as #rrggbb, or None for the paper's own.
+    """One cell. text: at most two characters; fill: colour as #rrggbb, or None for the background.
 
-    given: the question has it; changed: another token than before; contradicts: not what the question gave.
+    given: fixed by the question; changed: has another token than before; contradicts: differs from what was given.
     """
 
     text: str
@@ -33,11 +33,13 @@ class Cell:
     confidence: float
 
 
-Window = tuple[int, int]  # the first rows and columns of a puzzle, as far as they hold anything
+Window = tuple[int, int]  # how many rows and columns to show, from the first
 
 
 def window_of(thinking: PuzzleThinking) -> Window:
-    """All of it; of an ARC square of 30 x 30 only what the question or an answer reaches, end markers left out."""
+    """The whole puzzle; for ARC, only the part of its 30 x 30 square that the question or an answer uses, without end
+    markers.
+    """
     manifest = thinking.manifest
     if manifest.kind != "arc":
         return manifest.height, manifest.width
@@ -56,8 +58,8 @@ def question(thinking: PuzzleThinking, window: Window) -> list[list[Cell]]:
 
 
 def answer(thinking: PuzzleThinking, number: int, window: Window) -> list[list[Cell]]:
-    """Rows of cells of the answer after step `number` (from 0). The first is compared with the question, where that
-    is an unfinished answer (Sudoku, mazes)."""
+    """Rows of cells of the answer after step `number` (from 0). Changes are relative to the step before; in the first
+    step to the question, if that is an unfinished answer (Sudoku, mazes)."""
     step = thinking.steps[number]
     given = _given(thinking)
     if number:
@@ -71,19 +73,19 @@ def answer(thinking: PuzzleThinking, number: int, window: Window) -> list[list[C
 
 
 def box_shape(manifest: Manifest) -> tuple[int, int] | None:
-    """Rows and columns of a Sudoku's boxes; None for what has no boxes."""
+    """Rows and columns of a Sudoku's boxes; None for other puzzles."""
     geometry = GEOMETRIES.get(manifest.width) if manifest.kind == "sudoku" else None
     return None if geometry is None else (geometry.box_rows, geometry.box_columns)
 
 
 def contrast(fill: str) -> str:
-    """Black or white, whichever can be read on a colour #rrggbb."""
+    """Black or white, whichever is legible on a colour #rrggbb."""
     red, green, blue = (int(fill[at : at + 2], 16) for at in (1, 3, 5))
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#ffffff"
 
 
 def _given(thinking: PuzzleThinking) -> np.ndarray:
-    """bool [S]: cells that an answer must leave as they are."""
+    """bool [S]: cells that an answer must not change."""
     symbols = thinking.manifest.symbols
     fixed = {"sudoku": lambda s: s.isdigit(), "maze": lambda s: s in "#SG"}.get(thinking.manifest.kind)
     if fixed is None:

@@ -1,4 +1,4 @@
-"""The strip under a frame: a few numbers between 0 and 1, step by step, up to now."""
+"""The strip below a frame: curves of a few values between 0 and 1, up to the current step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One frame of the thinking about capsules: which are open since when, what is believed, the course so far."""
+"""Draw one frame of reasoning about capsules: which are open and since when, the beliefs, and their course so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAME_WIDTH = 18
 _NEW, _OPEN, _CLOSED = "#ffb000", "#9cc2e8", "#f0f0f0"
 _BELIEF = "#1f5fa8"
 _COURSE = 1.1
-_SMALLEST_FONT = 4.0  # points; smaller digits are only smears
+_SMALLEST_FONT = 4.0  # points; smaller digits are illegible
 
 
 class CapsuleDrawing:
@@ -40,7 +40,7 @@ class CapsuleDrawing:
 
     @property
     def _stacked(self) -> bool:
-        """Whether the capsules stand above the beliefs, over the whole width: those in rows that are no square."""
+        """Whether the capsules are drawn above the beliefs, across the full width: they do not form a square."""
         rows, columns = self._thinking.lattice
         return rows != columns
 
@@ -122,7 +122,7 @@ class CapsuleDrawing:
 
 
 def _short(name: str) -> str:
-    """Cut in its middle: long names often begin alike."""
+    """Shorten a name in the middle, because long names often begin alike."""
     if len(name) > _NAME_WIDTH:
         name = f"{name[: _NAME_WIDTH - 8]}…{name[-7:]}"
     return name.replace("$", r"\$")  # a dollar would start a formula

@@ -1,4 +1,4 @@
-"""One frame of a puzzle's solving: the question (where the answer does not show it), the answer, the course so far."""
+"""Draw one frame of solving a puzzle: the question (unless the answer shows it), the answer, and the course so far."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class PuzzleDrawing:
             self._marks(axes, cells)
 
     def _marks(self, axes: Axes, cells: list[list[Cell]]) -> None:
-        """Frames around cells that changed, dots in those that are unsure (where no symbol fades instead)."""
+        """Draw frames around changed cells, and dots in unsure cells whose colour replaces a symbol that could fade."""
         from matplotlib.patches import Rectangle
 
         width = 2.2 if max(self._window) <= 12 else 1.2
@@ -108,7 +108,7 @@ class PuzzleDrawing:
             axes.scatter(columns, rows, s=(0.12 * 72 * _BOARD / max(self._window)) ** 2, c=colours, linewidths=0)
 
     def _edge(self, cell: Cell) -> str:
-        # Among ARC's colours any third one is taken for the cell's own.
+        # Among ARC's colours, any colour but black or white would be mistaken for that of a cell.
         return contrast(cell.fill) if cell.fill is not None and self._thinking.manifest.kind == "arc" else _CHANGED
 
     def _symbol(self, axes: Axes, row: int, column: int, cell: Cell) -> None:

@@ -1,4 +1,4 @@
-"""An answer that was asked for with its trace -> what the pictures are made from."""
+"""Convert an answer that was requested with its trace into what the drawings need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trm_core.render.thinking import CapsuleStep, CapsuleThinking, PuzzleStep, P
 
 
 def thinking_of(trained: Trained, sample: Sample, answer: Answer) -> PuzzleThinking | CapsuleThinking:
-    """Raises UsageError for a model of capsules that answers each of them on its own."""
+    """The thinking behind an answer. Raises UsageError for a model that answers every capsule on its own."""
     if trained.puzzles is not None:
         return PuzzleThinking(trained.puzzles.manifest, sample.sketches, _puzzle_steps(answer))
     if len(answer.prediction) > 1:
@@ -27,7 +27,7 @@ def _puzzle_steps(answer: Answer) -> list[PuzzleStep]:
 
 
 def _capsule_steps(answer: Answer) -> list[CapsuleStep]:
-    """A decision opens for the step after it; what none of them opened was open from the start."""
+    """A decision opens capsules for the next step; those that no decision opened were open from the start."""
     later = sum(len(decision.opened) for decision in answer.decisions)
     opened = answer.opened[: len(answer.opened) - later]
     steps = []

@@ -1,4 +1,4 @@
-"""Panels of equal width for a terminal, wide enough for their titles."""
+"""Terminal panels of equal width, wide enough for their titles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AROUND_TITLE = 4
 
 @dataclass(frozen=True)
 class Titled:
-    """content: lines that are not to be folded."""
+    """A panel. content: lines that must not be wrapped."""
 
     content: Text
     title: str
@@ -23,7 +23,7 @@ class Titled:
 
 
 def side_by_side(panels: Sequence[Titled], max_width: int) -> Columns:
-    """As many of the panels in a row as there is room for."""
+    """The panels, as many per row as fit."""
     widths = [
         width
         for panel in panels

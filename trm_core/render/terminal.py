@@ -1,6 +1,6 @@
-"""A puzzle's solving on a terminal: a panel for each step, as many side by side as there is room.
+"""Show the solving of a puzzle in a terminal: a panel per step, as many side by side as fit.
 
-Where colours cannot be shown (a pipe, a dumb terminal), cells that changed are marked with a star instead.
+Without colours (in a pipe or a dumb terminal), changed cells are marked with a star instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PuzzlePanels:
         painter = _Painter(
             box_shape(thinking.manifest),
             plain=console.color_system is None,
-            # Two characters are about as wide as one is high, and leave room for a mark.
+            # Two characters together are about square, and leave room for a mark.
             cell_width=2 if 2 * window[1] + 10 <= options.max_width else 1,
             ascii_only=options.ascii_only,
         )

@@ -1,6 +1,6 @@
-"""The thinking about capsules on a terminal: for each step the capsules opened so far, and what the model believes.
+"""Show reasoning about capsules in a terminal: for each step, the capsules opened so far and the model's beliefs.
 
-A capsule shows the number of the step that opened it; without colours those of the step itself are marked with a star.
+A capsule shows the number of the step that opened it; without colours, those just opened are marked with a star.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trm_core.render.thinking import CapsuleThinking
 _CLASSES = 5
 _NAME_WIDTH = 16
 _BAR_WIDTH = 16
-_NUMBERS_WIDTH = 12  # of the share and its change behind a bar
+_NUMBERS_WIDTH = 12  # of the share and its change after a bar
 _CELL_WIDTH = 4
 _NEW = Style(color="#000000", bgcolor="#ffd75f", bold=True)
 _OPEN = Style(color="#ffffff", bgcolor="#2f6db5")
@@ -34,7 +34,7 @@ class CapsulePanels:
         plain = console.color_system is None
         width = options.max_width - 4
         bar, empty = ("#", ".") if options.ascii_only else ("█", "░")
-        # What leads after a step must stand in its panel, and all panels show the same classes.
+        # All panels show the same classes, which must include the leader after every step.
         leaders = self._thinking.leaders(max(_CLASSES, len(self._thinking.winners())))
         panels = []
         for number, step in enumerate(self._thinking.steps):
@@ -48,7 +48,7 @@ class CapsulePanels:
         yield side_by_side(panels, options.max_width)
 
     def _lattice(self, last: int, plain: bool, width: int) -> list[Text]:
-        columns = max(1, min(self._thinking.lattice[1], width // _CELL_WIDTH))  # a long row is folded
+        columns = max(1, min(self._thinking.lattice[1], width // _CELL_WIDTH))  # a long row is wrapped
         opened_at = self._thinking.opened_at(last)
         lines: list[Text] = []
         for start in range(0, self._thinking.num_capsules, columns):

@@ -1,4 +1,4 @@
-"""What a model thought about one sample, step by step: what the pictures are made from.
+"""What a model thought about one sample, step by step: the input of all drawings.
 
 S cells of a puzzle, k capsules, V classes.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from trm_core.data.puzzles.layout import Manifest
 
-_LONGEST_ROW = 24  # capsules; of more than 288 the rows get longer, half as many as they have capsules
+_LONGEST_ROW = 24  # capsules; beyond 288 capsules rows get longer, keeping half as many rows as columns
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CapsuleThinking:
 
     @property
     def lattice(self) -> tuple[int, int]:
-        """Rows and columns: a square if k is one, else one row, which is wrapped where it is long."""
+        """Rows and columns: a square if k is a square number, otherwise one row, wrapped if it is long."""
         side = round(self.num_capsules**0.5)
         if side * side == self.num_capsules:
             return side, side
@@ -74,13 +74,13 @@ class CapsuleThinking:
         return math.ceil(self.num_capsules / columns), columns
 
     def name(self, number: int) -> str:
-        """The class as a human reads it; control characters in a stranger's names must not steer a terminal."""
+        """The name of a class for display, without control characters: a stranger's names must not steer a terminal."""
         if self.class_names is None or number >= len(self.class_names):
             return str(number)
         return "".join(c if c.isprintable() else "?" for c in self.class_names[number])
 
     def opened_at(self, last: int) -> dict[int, int]:
-        """capsule -> number of the step (from 0) that opened it, up to step `last`; the first time counts."""
+        """capsule -> number of the step (from 0) that first opened it, up to step `last`."""
         found: dict[int, int] = {}
         for number, step in enumerate(self.steps[: last + 1]):
             for capsule in step.opened:
@@ -88,12 +88,12 @@ class CapsuleThinking:
         return found
 
     def winners(self) -> list[int]:
-        """The classes that lead after some step, the answer first, then backwards."""
+        """The classes that lead after any step, latest first, so beginning with the answer."""
         return list(dict.fromkeys(int(step.belief.argmax()) for step in reversed(self.steps)))
 
     def leaders(self, most: int) -> list[int]:
-        """Classes worth showing, ordered by the last belief: the winners, then those with the greatest belief at any
-        step.
+        """At most `most` classes worth showing, ordered by final belief. The winners are chosen first, then those with
+        the greatest belief at any step.
         """
         beliefs = np.stack([step.belief for step in self.steps])
         strong = np.argsort(-beliefs.max(axis=0), kind="stable").tolist()
