@@ -1,4 +1,4 @@
-"""`trm build-capsules SOURCE... --out FILE`: raw text, images, grids, tables or arrays to one capsule file."""
+"""`trm build-capsules SOURCE... --out FILE`: turn raw text, images, grids, tables or arrays into one capsule file."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def _price(name: str, value: str) -> float:
 
 @contextmanager
 def _stop_flag() -> Iterator[Callable[[], bool]]:
-    """Ask to stop at SIGTERM or SIGINT after the current chunk; a second Ctrl-C stops at once (also resumable)."""
+    """Stop at SIGTERM or SIGINT after the current chunk; a second Ctrl-C stops at once (also resumable)."""
     with caught_signals() as caught:
         try:
             yield lambda: bool(caught)

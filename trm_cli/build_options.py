@@ -1,5 +1,5 @@
-"""What `trm build-capsules` and `trm build-puzzles` have in common: sources and overrides in one list, flags that are
-settings, a config file of either form, and signals that stop a build.
+"""What `trm build-capsules` and `trm build-puzzles` share: sources mixed with overrides, flags that set config keys,
+two forms of config file, progress, and signals that stop a build.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def sources_and_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Sources and dotted overrides, which come in one list."""
+    """Separate sources from dotted overrides, which come in one list."""
     paths: list[str] = []
     overrides: list[str] = []
     for argument in arguments:
@@ -28,12 +28,12 @@ def sources_and_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str
 
 def as_overrides(section: str, flags: dict[str, Any]) -> list[str]:
     """The flags that were given, as overrides of `data.<section>`."""
-    # As JSON, which YAML reads back with the same types: a column called 1 or no stays text.
+    # As JSON, because YAML reads it back with the same types: a column called 1 or no stays text.
     return [f"data.{section}.{name}={json.dumps(value)}" for name, value in flags.items() if value is not None]
 
 
 def load(section: str, config: Path | None, overrides: Sequence[str]) -> LoadedConfig:
-    """A training config, or a file that holds nothing but the keys of `data.<section>`."""
+    """Load a training config, or a file that holds only the keys of `data.<section>`."""
     from trm_core.config import load_config, load_config_dict
     from trm_core.config.schema import DataConfig
     from trm_core.config.yaml_loader import read_document
@@ -43,12 +43,12 @@ def load(section: str, config: Path | None, overrides: Sequence[str]) -> LoadedC
         keys = type(getattr(DataConfig(), section)).model_fields
         if values and set(values) <= set(keys):
             return load_config_dict({"data": {section: values}}, overrides, name=str(config))
-    return load_config(config, overrides)  # its notes are about training
+    return load_config(config, overrides)  # its notes concern training, so they are not shown
 
 
 @contextmanager
 def stages(names: dict[str, str]) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback that shows one stage after another; names: what each is called."""
+    """A progress callback that shows one stage after another. names: stage -> text shown."""
     from trm_cli.progress import progress
 
     with progress("reading") as bar:
@@ -57,7 +57,7 @@ def stages(names: dict[str, str]) -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """SIGTERM and SIGINT are only put into the list; a second Ctrl-C stops at once."""
+    """Within the context, SIGTERM and SIGINT are only recorded in the list; a second Ctrl-C stops at once."""
     caught: list[int] = []
 
     def remember(number: int, frame: object) -> None:

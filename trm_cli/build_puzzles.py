@@ -1,4 +1,4 @@
-"""`trm build-puzzles KIND [SOURCE...] --out FOLDER`: Sudokus, mazes or ARC tasks to a folder of puzzles."""
+"""`trm build-puzzles KIND [SOURCE...] --out FOLDER`: turn Sudokus, mazes or ARC tasks into a folder of puzzles."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _print_report(built: BuiltPuzzles) -> None:
 
 @contextmanager
 def _stoppable_stages() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback that stops the build after SIGTERM or SIGINT: nothing of it is kept."""
+    """A progress callback that stops the build after SIGTERM or SIGINT, keeping nothing of it."""
     with caught_signals() as caught, stages(_STAGES) as show:
 
         def show_or_stop(stage: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""`trm checkpoints RUN`: which checkpoints a run has, and whether each is whole."""
+"""`trm checkpoints RUN`: which checkpoints a run has, and whether each is intact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the mistakes are, class by class: what `trm eval --by-class` prints under its table."""
+"""The mistakes class by class: what `trm eval --by-class` prints below its table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from trm_cli.console import clean, fits, out, table
 from trm_cli.score_table import name_of_line
 
-MOST_COLUMNS = 12  # classes of a matrix that is printed
+MOST_COLUMNS = 12  # classes in a printed confusion matrix
 
 
 def print_classes(record: dict[str, Any]) -> None:
-    """`record`: `by_class` of an evaluation."""
+    """Print tables and confusion matrices. `record`: the `by_class` entry of an evaluation."""
     for entry in record["policies"]:
         policy = name_of_line(entry["policy"], entry["setting"])
         seen = [one for one in entry["classes"] if one["count"]]
@@ -25,7 +25,7 @@ def print_classes(record: dict[str, Any]) -> None:
 
 
 def _cells(one: dict[str, Any], of: str) -> dict[str, str]:
-    """A line of the table, by column."""
+    """A row of the table, by column."""
     other = "-" if one["instead"] is None else f"{one['instead']} ({100 * one['instead_share']:.1f} %)"
     return {
         "class": one["name"],

@@ -1,4 +1,6 @@
-"""The group of all commands: each is built when it is called, which takes longer than the rest of a help page."""
+"""The group of all commands. Each command is built only when called, because building one takes longer than the rest of
+a help page.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ Callback = Callable[..., None]
 
 
 class Built(Mapping[str, Any]):
-    """typer's commands by name, from functions; `wrap` is applied to each first."""
+    """typer commands by name, built from functions on first use; `wrap` is applied to each function first."""
 
     def __init__(self, callbacks: Mapping[str, Callback], wrap: Callable[[Callback], Callback]) -> None:
         self.callbacks, self.wrap = callbacks, wrap
@@ -33,12 +35,12 @@ class Built(Mapping[str, Any]):
         return len(self.callbacks)
 
     def about(self, name: str) -> str:
-        """What a command's help says."""
+        """The help text of a command."""
         return inspect.getdoc(self.callbacks[name]) or ""
 
 
 def group_of(commands: Built) -> type[TyperGroup]:
-    """The kind of group that offers them."""
+    """A typer group class that offers these commands."""
 
     class Commands(TyperGroup):
         def __init__(self, **settings: Any) -> None:
@@ -49,7 +51,9 @@ def group_of(commands: Built) -> type[TyperGroup]:
             return list(commands)
 
         def resolve_command(self, ctx: typer.Context, args: list[str]):  # type: ignore[no-untyped-def,override]
-            """typer suggests what is spelled alike; a beginning (`trm build`) is less alike than it is meant."""
+            """Also suggest commands that begin with the given name: typer suggests only similar spellings, and `build`
+            is not similar enough to `build-capsules`.
+            """
             meant = [name for name in commands if args and name.startswith(args[0])]
             if meant and args[0] not in commands:
                 ctx.fail(f"No such command '{args[0]}'. Did you mean {' or '.join(repr(name) for name in meant)}?")

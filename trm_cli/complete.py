@@ -1,10 +1,10 @@
-"""What the shell offers after TAB besides commands, options and files. Runs in a process of its own for every TAB."""
+"""What the shell offers after TAB besides commands, options and files. Every TAB starts a new process."""
 
 from __future__ import annotations
 
 
 def complete_override(incomplete: str) -> list[str]:
-    """Config keys that begin with what is typed, and after `KEY=` the words that the key may be."""
+    """Config keys that begin with what has been typed; after `KEY=`, the words that the key accepts."""
     from trm_core.config.schema_keys import accepted_types, choices, leaves
 
     key, equals, value = incomplete.partition("=")

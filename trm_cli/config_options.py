@@ -1,4 +1,4 @@
-"""`--config`, dotted overrides and `--print-config`: the same options and help in every command that has them."""
+"""Options that several commands share, with the same help: `--config`, dotted overrides, `--print-config` and more."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ IgnoreOption = Annotated[
 
 
 def load_from_cli(config: Path | None, overrides: Sequence[str] | None) -> LoadedConfig:
-    """Load the config as `trm_core.config.load_config` does, and say its notes once on stderr.
+    """Load the config as `trm_core.config.load_config` does, and print its notes once on stderr.
 
     Raises ConfigError with every problem found.
     """

@@ -1,8 +1,8 @@
-"""What every command prints, and where: results on stdout, logs and progress on stderr.
+"""The output of every command: results on stdout, logs and progress on stderr.
 
-Commands hand over plain values. On a terminal they become Rich tables, coloured logs and progress bars; anywhere else
-plain text without control codes, one line per message, never cut to a width. Importing this module costs nothing: Rich
-is imported when something is printed on a terminal.
+Commands pass plain values. On a terminal these become Rich tables, coloured logs and progress bars; elsewhere plain
+text without control codes, one line per message, never truncated. Importing this module is cheap: Rich is imported only
+when something is printed on a terminal.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from trm_cli.streams import stdout_is_closed
 if TYPE_CHECKING:
     from rich.console import Console
 
-LEAST_WIDTH = 16  # characters of a table's column: longer cells may be folded, numbers must not be
+LEAST_WIDTH = 16  # characters: longer cells of a table may be wrapped, while numbers must not be
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
-documents_printed = 0  # by `print_json`, in this process
+documents_printed = 0  # how often `print_json` was called in this process
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether `stream` shows control codes to a human (a dumb terminal does not)."""
+    """Whether `stream` is a terminal that interprets control codes (a dumb one does not)."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -40,24 +40,24 @@ def clean(text: object) -> str:
 
 @functools.cache
 def stderr_console() -> Console:
-    """The one Rich console of stderr: logs and a running progress bar must share it, or they overwrite each other."""
+    """The only Rich console on stderr: logs and a running progress bar must share it, or they overwrite each other."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def log(message: str) -> None:
-    """One line for the human on stderr."""
+    """Print one line for the user on stderr."""
     _say(clean(message), style=None)
 
 
 def warn(message: str) -> None:
-    """Something was not as asked for; the command goes on."""
+    """Say that something is not as requested although the command continues."""
     _say(f"warning: {clean(message)}", style="yellow")
 
 
 def error(message: str, *, label: str = "error", hint: str | None = None) -> None:
-    """What went wrong, each line of `message` as one `label: ...` line, then `hint: ...` with the mend."""
+    """Say what went wrong: each line of `message` as `label: ...`, then how to fix it as `hint: ...`."""
     for line in message.splitlines() or [""]:
         _say(f"{label}: {clean(line)}", style="bold red")
     if hint is not None:
@@ -66,8 +66,8 @@ def error(message: str, *, label: str = "error", hint: str | None = None) -> Non
 
 
 def out(text: str) -> bool:
-    """Write a result line to stdout. A reader that left (`trm ... | head`) is no error: the rest goes nowhere. False:
-    nobody reads on.
+    """Write a result line to stdout. Returns False if the reader has left (`trm ... | head`), which is not an error:
+    the rest is discarded.
     """
     try:
         print(text, flush=True)
@@ -79,8 +79,8 @@ def out(text: str) -> bool:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows to stdout: a Rich table on a terminal, or where it is too narrow for one a line `column: value` for
-    each cell; aligned plain text with whole values elsewhere.
+    """Print rows to stdout: on a terminal as a Rich table, or as `column: value` lines if it is too narrow for one;
+    elsewhere as aligned plain text with complete values.
     """
     cells = [[format_value(cell) for cell in row] for row in rows]
     if is_terminal(sys.stdout) and _is_wide_enough(columns, cells, LEAST_WIDTH):
@@ -99,7 +99,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def fits(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:
-    """Whether a table of these is no wider than the terminal. Elsewhere nothing is too wide."""
+    """Whether a table of these fits the width of the terminal. Elsewhere everything fits."""
     return not is_terminal(sys.stdout) or _is_wide_enough(columns, rows)
 
 
@@ -118,7 +118,7 @@ def _print_grid(title: str, columns: Sequence[str], cells: Sequence[Sequence[str
 
 
 def _is_wide_enough(columns: Sequence[str], rows: Iterable[Sequence[str]], foldable: float = math.inf) -> bool:
-    """Whether the terminal has room for a table whose cells are folded only where they are longer than `foldable`."""
+    """Whether the terminal has room for a table in which only cells longer than `foldable` are wrapped."""
     from rich.cells import cell_len
     from rich.console import Console
 
@@ -133,12 +133,12 @@ def print_json(value: Any) -> None:
     documents_printed += 1
     utf_8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
     text = json.dumps(_jsonable(value), indent=2, ensure_ascii=not utf_8, allow_nan=False)
-    # Half a surrogate pair, as in the name of a file that is no UTF-8, is written as JSON's own escape of it.
+    # A lone surrogate, as in a file name that is not UTF-8, becomes its JSON escape.
     out(text.encode("utf-8", "backslashreplace").decode())
 
 
 def format_value(value: object) -> str:
-    """A cell or field as a human reads it: floats with four significant digits, nothing as '-'."""
+    """A cell or field for reading: floats with four significant digits, None as '-'."""
     if value is None:
         return "-"
     if isinstance(value, float):

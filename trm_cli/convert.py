@@ -1,4 +1,4 @@
-"""`trm convert CHECKPOINT --data FOLDER --out RUN`: a checkpoint of the public TRM or HRM code becomes a run."""
+"""`trm convert CHECKPOINT --data FOLDER --out RUN`: turn a checkpoint of the public TRM or HRM code into a run."""
 
 from __future__ import annotations
 

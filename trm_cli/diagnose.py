@@ -1,4 +1,4 @@
-"""`trm diagnose`: what is wrong with a run or a config, with the evidence, and how to mend it."""
+"""`trm diagnose`: what is wrong with a run or a config, the evidence for it, and how to fix it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def command(
 
     group, run, overrides = sort_arguments(what or [])
     if run is not None:
-        look_ahead(run)  # before the imports, which take longer
+        look_ahead(run)  # in the background, while the imports below take longer
     from trm_core.diagnose.diagnose import diagnose
     from trm_core.diagnose.registry import of_group, without
 
@@ -85,13 +85,13 @@ def command(
 
 
 def sort_arguments(words: list[str]) -> tuple[str, Path | None, list[str]]:
-    """(group, run, overrides) from words in any order. Raises UsageError for what is none of them."""
+    """(group, run, overrides) from words in any order. Raises UsageError for a word that is none of them."""
     from trm_core.diagnose.check import GROUPS
     from trm_core.errors import UsageError
 
     group, run, overrides = "all", None, []
     for word in words:
-        if word in (*GROUPS, "all") and not is_run(Path(word)):  # a folder `data` is no run
+        if word in (*GROUPS, "all") and not is_run(Path(word)):  # a mere folder named `data` does not count
             group = word
         elif "=" in word and not Path(word).exists():
             overrides.append(word)
@@ -121,7 +121,7 @@ def is_run(path: Path) -> bool:
 
 
 def of_other_log(path: Path, config: Path | None, overrides: list[str]) -> Evidence:
-    """The log of another logger or program; `--config` says what it was trained with."""
+    """Evidence from the log of another logger or program; `--config` gives the config of that training."""
     from trm_cli.config_options import load_from_cli
     from trm_core.diagnose import evidence
     from trm_core.diagnose.foreign_metrics import read_foreign
@@ -153,7 +153,7 @@ def of_config(path: Path, overrides: list[str], probe: bool) -> Evidence:
 
 
 def show(found: Sequence[Diagnosis], evidence: Evidence) -> None:
-    """What was looked at, and what was found."""
+    """Print what was examined and what was found."""
     from trm_cli.console import out
 
     if evidence.run is None and evidence.has("metrics"):

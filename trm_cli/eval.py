@@ -1,4 +1,4 @@
-"""`trm eval`: accuracy against cost of a trained run, under the learned policy and those it has to beat."""
+"""`trm eval`: the accuracy and cost of a trained run, under its learned policy and under those that it has to beat."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def command(
     if not record["scores"]:
         return
     first = record["scores"][0]
-    # A puzzle is right when all of it is.
+    # A puzzle is right only if all of it is.
     accuracy = first["exact_accuracy" if record["puzzles"] else "accuracy"]
     if min_accuracy is not None and accuracy < min_accuracy:
         raise CheckFailed(
@@ -143,7 +143,7 @@ def command(
 
 
 def parse_prices(text: str | None) -> list[float] | None:
-    """'0.01,0.1' -> [0.01, 0.1]; price levels are positive."""
+    """'0.01,0.1' -> [0.01, 0.1]. Raises BadParameter unless all are positive numbers."""
     if text is None:
         return None
     try:

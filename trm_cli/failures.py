@@ -1,4 +1,4 @@
-"""What became of a command that raised: the exit code, the lines on stderr, and with `--json` the document."""
+"""How a command that raised ends: its exit code, the lines on stderr and, with `--json`, the document."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trm_core.errors import (
     is_out_of_memory,
 )
 
-# What befalls all processes of a run alike, and is said by the first.
+# Failures that hit all processes of a run alike, so only the first one reports them.
 BEFALLS_ALL = {ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED, ExitCode.CONFIG, ExitCode.USAGE}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """How a command ended that did not come to its end. `label`: error, failed (a check did) or stopped."""
+    """How a command failed. `label`: error, failed (a check failed) or stopped."""
 
     code: int
     message: str
@@ -29,16 +29,16 @@ class Failure:
     label: str = "error"
 
     def tell(self) -> None:
-        """On stderr, each line of the message as a line of its own."""
+        """Print it on stderr, line by line."""
         error(self.message, label=self.label, hint=self.hint)
 
     def print_document(self) -> None:
-        """In the place of the result that `--json` promises."""
+        """Print it as JSON, in place of the result that `--json` promises."""
         print_json({"exit_code": int(self.code), "status": self.label, "message": self.message, "hint": self.hint})
 
 
 def failure_of(exception: BaseException) -> Failure:
-    """What an exception that ends a command means to its user."""
+    """What an exception that ends a command means to the user."""
     if isinstance(exception, TrmError):
         label = "error"
         if isinstance(exception, CheckFailed):
@@ -54,7 +54,7 @@ def failure_of(exception: BaseException) -> Failure:
         hint = "free some space and run the command again"
         return Failure(ExitCode.RESOURCES, f"no space left on the disk: {_first_line(exception)}", hint)
     if isinstance(exception, OSError) and exception.filename is not None:
-        # The state of the disk, not of our code: a folder that may not be written, a file that is a folder.
+        # A matter of the file system rather than a bug: a folder without write permission, a file that is a folder.
         return Failure(ExitCode.USAGE, f"cannot use {exception.filename}: {exception.strerror}")
     return Failure(
         ExitCode.INTERNAL,
@@ -64,12 +64,14 @@ def failure_of(exception: BaseException) -> Failure:
 
 
 def usage_failure(message: str) -> Failure:
-    """Of a command that found its own options wrong."""
+    """The failure of a command whose own validation rejected its options."""
     return Failure(ExitCode.USAGE, message, "see the command's --help")
 
 
 def failure_unsaid(code: int, message: str | None, hint: str | None) -> Failure:
-    """Of processes of which the one that speaks for all has ended without a word. message: that some were killed."""
+    """The failure of several processes if the one that reports for all ended silently. message: set if some were
+    killed.
+    """
     if message is not None:
         return Failure(code, message, hint)
     if code in (ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED):
@@ -83,7 +85,7 @@ def _first_line(exception: BaseException) -> str:
 
 
 def _is_out_of_space(exception: BaseException) -> bool:
-    """Also HDF5's, which carries the errno only in its text."""
+    """Also recognises errors of HDF5, which carry the errno only in their text."""
     if not isinstance(exception, OSError):
         return False
     return exception.errno in OUT_OF_SPACE or any(f"errno = {code}," in str(exception) for code in OUT_OF_SPACE)

@@ -1,4 +1,4 @@
-"""What checks found, on a screen and as JSON: of `trm diagnose`, and of `trm inspect-dataset`."""
+"""Show what checks found, on screen and as JSON, for `trm diagnose` and `trm inspect-dataset`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def show_findings(found: Sequence[Diagnosis]) -> None:
-    """What is wrong first, each with its reason and mend; the rest in one line per verdict."""
+    """Print what is wrong first, each finding with its reason and fix, then the rest in one line per verdict."""
     from trm_cli.console import out
     from trm_core.diagnose.check import Verdict
     from trm_core.diagnose.fix import in_words
@@ -31,7 +31,7 @@ def show_findings(found: Sequence[Diagnosis]) -> None:
 
 
 def conclude(found: Sequence[Diagnosis], damaged: bool, quick: bool) -> None:
-    """The end of a look at data: what the checks found, or that nothing is wrong. quick: they were left out."""
+    """End an inspection of data: print what the checks found, or that nothing is wrong. quick: checks were skipped."""
     from trm_cli.console import out
 
     if not quick:
@@ -48,7 +48,7 @@ def loud(found: Sequence[Diagnosis]) -> list[Diagnosis]:
 
 
 def failed(found: Sequence[Diagnosis]) -> str:
-    """How many failed and which, for the last line of a command; empty where none did."""
+    """How many checks failed and which, for the last line of a command; empty if none did."""
     from trm_core.diagnose.check import Verdict
 
     names = [one.check.id for one in found if one.finding.verdict is Verdict.FAIL]

@@ -1,5 +1,5 @@
-"""`trm inspect-dataset FILE`: what a capsule file or a puzzle folder holds, of capsules what opening them can be worth,
-and what is wrong: damage, and what the checks of `trm diagnose` find that need nothing but the data.
+"""`trm inspect-dataset FILE`: what a capsule file or a puzzle folder holds, what opening capsules can be worth, and
+what is wrong: damage, and the findings of those `trm diagnose` checks that need only data.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _print_labels(inspection: Inspection) -> None:
 
 
 def _paths(sources: object) -> str | None:
-    """The manifest is a stranger's: what is not as builders write it is not shown."""
+    """The source paths in a manifest. It may come from a stranger, so entries of unexpected form are not shown."""
     entries = sources if isinstance(sources, list) else []
     return ", ".join(str(entry.get("path")) for entry in entries if isinstance(entry, dict)) or None
 

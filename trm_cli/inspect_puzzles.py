@@ -16,7 +16,7 @@ _COUNTED = ("unanswered", "copied", "repeated", "contradicting")
 
 
 def inspect_puzzle_folder(folder: Path, split: str | None, quick: bool, ignore: list[str], json: bool) -> None:
-    """Look at it, print what was found, and raise CheckFailed for what is wrong inside."""
+    """Inspect the folder and print what was found. Raises CheckFailed if something inside is wrong."""
     from trm_cli.console import print_json
     from trm_cli.progress import progress
     from trm_core.data.puzzles.inspect import inspect_puzzles
@@ -83,7 +83,7 @@ def show(found: PuzzleInspection) -> None:
 
 
 def show_tokens(found: PuzzleInspection) -> None:
-    """How often each token is asked and answered."""
+    """Print how often each token occurs in questions and in answers."""
     from trm_cli.console import table
 
     symbols = found.symbols or []

@@ -1,7 +1,7 @@
-"""Entry of `trm`: registers the commands and turns every error into one line and an exit code.
+"""Entry point of `trm`: registers the commands and turns every error into a message and an exit code.
 
-The command modules are cheap to import (their heavy imports are inside the function bodies), so `trm --help` answers
-at once. Each offers `command(...)` with typer annotations; `guarded` adds `--debug` and the error handling.
+Command modules are cheap to import (heavy imports are inside function bodies), so `trm --help` answers at once. Each
+provides `command(...)` with typer annotations; `guarded` adds `--debug` and error handling.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with a `--debug` option, its errors told by `trm_cli.failures`."""
+    """`command` with a `--debug` option, and its errors reported through `trm_cli.failures`."""
     signature = inspect.signature(command, eval_str=True)
     debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugOption)
 
@@ -53,7 +53,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         before = console.documents_printed
 
         def fail(exception: BaseException) -> typer.Exit:
-            # A command that failed after its result was printed has kept what --json promises.
+            # If the command failed after printing its result, it has already printed the document --json promises.
             document = bool(arguments.get("json")) and console.documents_printed == before
             return typer.Exit(_fail(exception, debug, document))
 
@@ -61,14 +61,14 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             command(**arguments)
         except (typer.Exit, typer.Abort):
             raise
-        except typer.BadParameter as wrong:  # a usage error, which typer tells
+        except typer.BadParameter as wrong:  # a usage error, which typer reports
             if arguments.get("json") and this_process().rank == 0:
                 usage_failure(wrong.message).print_document()
             raise
         except BrokenPipeError as exception:
             if not stdout_is_closed():
                 raise fail(exception) from exception
-        except (Exception, KeyboardInterrupt) as exception:  # the one place where errors end
+        except (Exception, KeyboardInterrupt) as exception:  # the only place that catches every error
             raise fail(exception) from exception
 
     parameters = [*signature.parameters.values(), debug]
@@ -95,7 +95,7 @@ app = typer.Typer(
     name="trm",
     cls=group_of(Built(COMMANDS, guarded)),
     no_args_is_help=True,
-    # Plain help: Rich would read "[RUN]" in a help text as markup, and costs a third of the start-up time.
+    # Plain help: Rich would read "[RUN]" in a help text as markup, and takes a third of the start-up time.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -127,24 +127,24 @@ def main() -> None:
         if end.code in (ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED):
             from trm_core.child_process import STOP_SIGNALS
 
-            # It ends as it was asked to. Those who ask twice must not change the code while Python shuts down.
+            # It stops as requested. A second signal must not change the exit code while Python shuts down.
             for number in STOP_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
         if this_process().world_size > 1:
-            # Without Python's own shutdown: a thread of gloo may still have to free a tensor of the last exchange, for
-            # which it needs an interpreter that lives, and else it aborts the process.
+            # Skip Python's own shutdown: a gloo thread may still have to free a tensor of the last exchange. That needs
+            # a live interpreter; without one the process would abort.
             _flush()
             os._exit(end.code if isinstance(end.code, int) else 0)
         raise
-    except (OSError, TrmError) as exception:  # also of typer itself: a home in which --install-completion may not write
+    except (OSError, TrmError) as exception:  # also from typer: --install-completion without write access to the home
         sys.exit(_fail(exception, debug=False, document=False))
     finally:
         _flush()
 
 
 def _look_around() -> None:
-    """Raise UsageError where the current folder was removed, which libraries die of. Let the processes that are started
-    from here find modules where this one does: not in the current folder, which may be a stranger's, with a json.py.
+    """Raise UsageError if the current folder was removed, since libraries would crash. Make child processes find
+    modules where this one does: not in the current folder, which may be a stranger's and contain a json.py.
     """
     try:
         here = os.getcwd()
@@ -155,7 +155,7 @@ def _look_around() -> None:
 
 
 def _fail(exception: BaseException, debug: bool, document: bool) -> int:
-    """Say what happened, once for all processes of a run where it befalls them all; the exit code for it."""
+    """Report what happened, only once if it hits all processes of a run, and return the exit code."""
     if debug:
         traceback.print_exception(exception)
     failure, first = failure_of(exception), this_process().rank == 0

@@ -1,4 +1,4 @@
-"""`trm predict`: the answers of a trained model to all samples of a file, or to puzzles as people write them."""
+"""`trm predict`: a trained model's answers to raw samples, to the samples of a data file, or to puzzles."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def command(
         print_answers(predictor, source, settings, json)
         return
     out_ = out_ or Path("answers.jsonl")
-    # Who waits for stdin sees no flag, and has to be interrupted there.
+    # While waiting for stdin no flag is polled, so there signals have to interrupt as usual.
     stopping = nullcontext(StopFlag()) if source.rows is None else stop_on_signals()
     with stopping as stop, progress("answering", total=source.rows) as bar:
         found = score(

@@ -1,4 +1,4 @@
-"""What `trm predict` prints: answers as JSON lines or drawn, and the thinking step by step."""
+"""The output of `trm predict`: answers as JSON lines or for reading, and the reasoning step by step."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def print_answers(predictor: Predictor, source: Source, settings: Settings, as_json: bool) -> None:
-    """Answers on stdout as they come: for a human on a terminal, else JSON lines; with --json one document. Then, where
-    labels are known, the accuracy.
+    """Print answers on stdout as they come: for reading on a terminal, elsewhere as JSON lines, with --json as one
+    document. Then print the accuracy, if labels are known.
     """
     from trm_core.inference.scoring import Means, answers
 
@@ -84,7 +84,7 @@ def _steps(answer: Answer) -> str:
 
 
 def show_thinking(predictor: Predictor, source: Source, policy: Policy, row: int, show: bool, gif: Path | None) -> None:
-    """Answer one sample and draw how its answer came about. Raises UsageError for a row that is not there."""
+    """Answer one sample and draw how the answer came about. Raises UsageError if the row does not exist."""
     from trm_core.errors import UsageError
     from trm_core.render.animation import write_animation
     from trm_core.render.of_answer import thinking_of
@@ -103,7 +103,7 @@ def show_thinking(predictor: Predictor, source: Source, policy: Policy, row: int
 
 
 def _print_thinking(thinking: PuzzleThinking | CapsuleThinking) -> None:
-    """Without colours and within 100 columns where nobody looks."""
+    """Print the thinking; off a terminal without colours and within 100 columns."""
     from rich.console import Console
 
     from trm_core.render.terminal import PuzzlePanels

@@ -1,4 +1,4 @@
-"""Commands in several processes that work together: which one this is, and `--nproc N` where there is no run."""
+"""Commands that run in several cooperating processes: which process this is, and how `--nproc N` starts them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def this_process() -> Place:
-    """Which one this is of how many; the only one where the environment contradicts itself: the command says so."""
+    """The rank of this process and the number of processes. If the environment is contradictory, the only process; the
+    command itself reports that.
+    """
     from trm_core.distributed.place import Place, find_place
 
     try:
@@ -31,8 +33,8 @@ def this_process() -> Place:
 def start_processes(
     nproc: int, json: bool, *, arguments: list[str] | None = None, run: Path | None = None, hint: str | None = None
 ) -> None:
-    """Start this command N times, or one with other arguments; `run`: what they train. Raises typer.Exit with the code
-    of what went wrong. hint: the mend where one was killed.
+    """Start this command in N processes, optionally with other arguments. `run`: the run that they train; hint: what to
+    do if one was killed. Raises typer.Exit with the exit code if something went wrong.
     """
     from trm_core.training.launch import launch, without_nproc
 
@@ -47,7 +49,7 @@ def start_processes(
 
 
 def _print_one_document(ended: Ended, hint: str | None) -> None:
-    """Process 0's, whole as it is; where that one did not live to print it, what is known here."""
+    """Print the document of process 0; if that died before printing it, what is known here."""
     try:
         print_json(parse_json(ended.printed))
     except ValueError:

@@ -1,4 +1,4 @@
-"""`trm profile`: where the time and the memory of a training step go, and what would make it faster here."""
+"""`trm profile`: where a training step spends time and memory, and what would make it faster on this machine."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from trm_core.profiling.profile import Profile
 
 TOP = 15  # operators in the table
-POINTS = 12  # of the memory timeline
-# What torch's profiler says of itself on stderr; read when torch is imported.
+POINTS = 12  # in the printed memory timeline
+# Silences the messages of torch's profiler on stderr; read when torch is imported.
 QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
@@ -74,7 +74,7 @@ def command(
             if place.rank == 0:
                 show_estimate(prepared, json)
             return
-        # Which changes are tried, and for how long, follows from times, which are not the same in all processes.
+        # Measured times decide which changes are tried and for how long, and they differ between processes.
         tried = seconds if try_ and place.world_size == 1 else None
         found, gains = measure(prepared, steps, trace, tried, log if place.rank == 0 else lambda message: None)
     if place.rank:
@@ -88,7 +88,9 @@ def command(
 def measure(
     prepared: Prepared, steps: int, trace: Path | None, seconds: float | None, log: Callable[[str], None]
 ) -> tuple[Profile, list[Gain] | None]:
-    """The profile, and the gains of what was tried (None: nothing was to be)."""
+    """The profile, and the gains of the changes that were tried (None if none were to be). seconds: spent per change;
+    None: try none.
+    """
     from contextlib import closing
 
     from trm_core.profiling.changes import changes, possible, try_change
@@ -114,7 +116,7 @@ def measure(
 
 
 def show_estimate(prepared: Prepared, json: bool) -> None:
-    """Print what memory training will need."""
+    """Print the memory that training will need."""
     from trm_core.training.estimate import estimate_memory
 
     found = estimate_memory(prepared.config, prepared.features, prepared.device.type)
@@ -128,7 +130,7 @@ def show_estimate(prepared: Prepared, json: bool) -> None:
 
 
 def as_json(found: Profile, gains: list[Gain] | None) -> dict[str, Any]:
-    """The whole profile."""
+    """The whole profile as JSON values."""
     from dataclasses import asdict
 
     record = asdict(found) | {"utilisation": found.utilisation}
@@ -190,7 +192,7 @@ def show(found: Profile, gains: list[Gain] | None) -> None:
 
 
 def show_gains(gains: list[Gain]) -> None:
-    """Print what was tried, and the overrides that were faster for certain."""
+    """Print what was tried, and recommend the overrides that were faster beyond doubt."""
     out("")
     table(
         "tried, as multiples of the speed now (99 % interval)",

@@ -1,10 +1,10 @@
-"""Progress of a long loop on stderr: a Rich bar on a terminal, a plain line now and then elsewhere.
+"""Report the progress of a long loop on stderr: a Rich bar on a terminal, occasional plain lines elsewhere.
 
     with progress("training", total=2000) as p:
         for step in range(2000):
             p.update(step + 1, loss=0.3)
 
-Rate and remaining time come from the last minute, so that neither a slow start nor a resumed run distorts them.
+Rate and remaining time are based on the last minute, so that neither a slow start nor a resumed run distorts them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ WINDOW_SECONDS = 60.0
 
 
 class Rate:
-    """Items per second over the last minute; `clock` gives seconds."""
+    """Items per second over the last minute; `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: deque[tuple[float, float]] = deque()
 
     def add(self, completed: float) -> None:
-        """Note that `completed` items are done now. A count that falls starts the measurement again."""
+        """Record that `completed` items are done now. If the count falls, the measurement starts anew."""
         now = self._clock()
         if self._seen and completed < self._seen[-1][1]:
             self._seen.clear()
@@ -45,7 +45,7 @@ class Rate:
             self._seen.popleft()
 
     def per_second(self) -> float | None:
-        """None until two different moments were seen."""
+        """The rate; None until two different times have been recorded."""
         if len(self._seen) < 2:
             return None
         (t0, c0), (t1, c1) = self._seen[0], self._seen[-1]
@@ -59,7 +59,7 @@ def clock_time(seconds: float) -> str:
 
 
 class ProgressReporter:
-    """Made by `progress`; a context manager."""
+    """A context manager, created by `progress`."""
 
     def __init__(self, label: str, total: int | None, every: float, clock: Callable[[], float]) -> None:
         self._label = label
@@ -71,12 +71,12 @@ class ProgressReporter:
         self._rate = Rate(clock)
         self._last_line = clock()
         self._printed: int | None = None
-        self._silent = this_process().rank > 0  # one speaks for all
+        self._silent = this_process().rank > 0  # rank 0 reports for all
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
     def update(self, completed: int, *, total: int | None = None, label: str | None = None, **fields: object) -> None:
-        """`completed` items are done (an absolute count); `fields` are shown beside it, floats with four digits."""
+        """Show that `completed` items are done (an absolute count), with `fields` beside it, floats to four digits."""
         if label is not None and label != self._label:
             self._label, self._rate = label, Rate(self._clock)
         if total is not None:
@@ -101,7 +101,7 @@ class ProgressReporter:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=stderr_console(),
-                # Rich would send prints to stderr; results belong on stdout, so only where both are the terminal.
+                # Rich would redirect prints to stderr, but results belong on stdout: only if both are the terminal.
                 redirect_stdout=is_terminal(sys.stdout),
                 transient=False,
             )
@@ -137,5 +137,5 @@ class ProgressReporter:
 def progress(
     label: str, total: int | None = None, *, every: float = 10.0, clock: Callable[[], float] = time.monotonic
 ) -> ProgressReporter:
-    """Report a loop of `total` items (None: unknown). Off a terminal, one line at most every `every` seconds."""
+    """Report a loop of `total` items (None: unknown). Off a terminal, print at most one line every `every` seconds."""
     return ProgressReporter(label, total, every, clock)

@@ -1,4 +1,4 @@
-"""`trm runs`: many runs in one table, and what sets them apart."""
+"""`trm runs`: many runs in one table, with the config keys in which they differ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trm_cli.console import clean, fits, log, out, print_json, table
 if TYPE_CHECKING:
     from trm_core.overview import RunSummary
 
-MOST_KEYS = 6  # config keys that get a column
+MOST_KEYS = 6  # config keys shown as columns
 
 
 def command(
@@ -71,7 +71,7 @@ def _print(runs: Sequence[RunSummary], keys: Sequence[str]) -> None:
 
 
 def _beside(lines: Sequence[Sequence[str]], runs: Sequence[RunSummary], keys: Sequence[str]) -> list[list[str]]:
-    """Each run's line, and its values of these config keys."""
+    """Each run's row, followed by its values of these config keys."""
     from trm_core.config.dump import dump_value
 
     return [
@@ -101,7 +101,7 @@ def _notes(runs: Sequence[RunSummary], unshown: Sequence[str]) -> Iterator[str]:
 
 
 def _cells(run: RunSummary) -> dict[str, str]:
-    """A line of the table, by column."""
+    """A row of the table, by column."""
     found = run.result
     return {
         "run": str(run.path),

@@ -1,4 +1,4 @@
-"""The accuracy/cost table, printed the same by `trm train` and `trm eval`."""
+"""The table of accuracy and cost that `trm train` and `trm eval` print."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trm_cli.console import out, table
 
 
 def print_scores(evaluation: dict[str, Any]) -> None:
-    """`evaluation`: the record of evaluation.json."""
+    """Print scores and ARC votes. `evaluation`: the contents of evaluation.json."""
     if evaluation["scores"]:
         print_table(evaluation)
     arc = evaluation.get("arc")
@@ -28,7 +28,7 @@ def print_scores(evaluation: dict[str, Any]) -> None:
 
 
 def print_table(evaluation: dict[str, Any]) -> None:
-    """The policies."""
+    """Print the table with one row per policy, and notes."""
     scores, data = evaluation["scores"], evaluation["data"]
     puzzles = bool(evaluation.get("puzzles"))
     rows = [puzzle_cells(score) if puzzles else capsule_cells(score) for score in scores]
@@ -53,12 +53,12 @@ def print_table(evaluation: dict[str, Any]) -> None:
 
 
 def name_of_line(policy: str, setting: float | None) -> str:
-    """A policy with its price level or confidence."""
+    """The name of a policy with its price level or confidence."""
     return policy if setting is None else f"{policy} @{setting:.4g}"
 
 
 def capsule_cells(score: dict[str, Any]) -> dict[str, str]:
-    """A line of the table, by column."""
+    """A row of the table, by column."""
     return {
         "policy": name_of_line(score["policy"], score["setting"]),
         "accuracy %": f"{100 * score['accuracy']:.2f}",
@@ -72,7 +72,7 @@ def capsule_cells(score: dict[str, Any]) -> dict[str, str]:
 
 
 def puzzle_cells(score: dict[str, Any]) -> dict[str, str]:
-    """A line of the table of puzzles, where nothing is bought: no prices, and `never` only thinks to the last step."""
+    """A row for puzzles, in which nothing is bought: no prices, and `never` simply thinks to the last step."""
     cells = capsule_cells(score)
     names = {"never": "never (all steps)", "threshold": cells["policy"]}
     cells |= {"policy": names.get(score["policy"], score["policy"]), "cells %": cells["accuracy %"]}

@@ -1,4 +1,4 @@
-"""`trm serve`: a trained model behind HTTP."""
+"""`trm serve`: answer requests to a trained model over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""stdin, stdout and stderr as this process was given them: by a terminal, a batch system, cron, or not at all."""
+"""Make stdin, stdout and stderr safe to use, whoever started the process: a terminal, a batch system or cron; some may
+be missing.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,13 @@ from typing import Literal, TextIO
 
 
 class Log(io.TextIOWrapper):
-    """A stderr that never fails. Its reader may have left, its disk may be full, its terminal may be gone: no line of a
-    log is worth the work.
+    """A stderr that never fails. Its reader may have left, its disk may be full, its terminal may be gone, but a log
+    line must not cost the work in progress.
     """
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         super().__init__(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True)
-        self.stream = stream  # it would close what both write to, were it collected
+        self.stream = stream  # kept alive: on collection it would close the buffer that both write to
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -30,8 +32,8 @@ class Log(io.TextIOWrapper):
 
 
 def prepare_streams() -> None:
-    """There are all three, stdout and stderr print every character (what their encoding lacks comes out as an escape
-    such as \\xe9), and stderr never fails.
+    """Make sure that all three streams exist, that stdout and stderr accept every character (what their encoding lacks
+    is printed as an escape such as \\xe9), and that stderr never fails.
     """
     sys.stdin = sys.stdin or _nowhere(0, "r")
     sys.stdout = sys.stdout or _nowhere(1, "w")
@@ -43,17 +45,18 @@ def prepare_streams() -> None:
 
 
 def close_stdout() -> None:
-    """Point stdout at nothing, so that neither later prints nor the flush at exit fail on a closed pipe."""
+    """Redirect stdout to /dev/null, so that neither later prints nor the flush at exit fail on a closed pipe."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())
     os.close(nothing)
 
 
 def stdout_is_closed() -> bool:
-    """Whether it was our stdout whose reader, or the connection of whose terminal, has left; then stdout points at
-    nothing from now on.
+    """Whether the reader of our stdout has left, or its terminal was disconnected; if so, stdout is redirected to
+    /dev/null.
 
-    Asked of the system: after a failed write Python may have dropped what it could not write, and flushes happily.
+    The operating system is asked, because after a failed write Python may have dropped the data and flush without an
+    error.
     """
     stdout = select.poll()
     stdout.register(sys.stdout.fileno(), 0)
@@ -64,8 +67,8 @@ def stdout_is_closed() -> bool:
 
 
 def _nowhere(number: int, mode: Literal["r", "w"]) -> TextIO:
-    """For a stream that was closed: else the next file that is opened would take its number, and get what libraries
-    write there.
+    """A stream to /dev/null in place of one that was closed. Otherwise the next opened file would get its descriptor,
+    and with it whatever libraries write there.
     """
     try:
         os.fstat(number)

@@ -1,4 +1,4 @@
-"""`trm train`: build or open the data, train, evaluate what was saved, print the result and where the run lies."""
+"""`trm train`: build or open the data, train, evaluate what was saved, and print the result and the run directory."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def command(
         return
     from trm_core.training.stopping import stop_on_signals
 
-    with stop_on_signals() as stop:  # before what is imported below, which takes some seconds
+    with stop_on_signals() as stop:  # before the imports below, which take some seconds
         if nproc is not None:
             stop.check("stopped before training began", hint="run the same command again")
             train_in_processes(nproc, loaded, resume, json)
             return
         result = train_here(loaded, resume, stop)
     if result is None:
-        return  # another process says it
+        return  # another process reports it
     if json:
         print_json(result.evaluation)
         return
@@ -84,7 +84,7 @@ def command(
 
 
 def train_here(loaded: LoadedConfig, resume: str | None, stop: StopFlag) -> RunResult | None:
-    """Train as this process, with its progress on stderr."""
+    """Train in this process, with progress on stderr. None if another process reports the result."""
     from trm_core import runs
 
     with progress("building", total=None) as bar:
@@ -109,19 +109,19 @@ def train_here(loaded: LoadedConfig, resume: str | None, stop: StopFlag) -> RunR
 
 
 def train_in_processes(nproc: int, loaded: LoadedConfig, resume: str | None, json: bool) -> None:
-    """Start this command N times, as processes of one run, and end with the run's own exit code."""
+    """Start this command in N processes of one run, and exit with the run's exit code."""
     from trm_core.training.launch import without_nproc
     from trm_core.training.run_path import choose_run_path
 
     path, _ = choose_run_path(loaded.config, resume)
     arguments = without_nproc(sys.argv[1:])
     if resume in (None, "auto"):
-        arguments.append(f"training.run_dir={path}")  # one name for all, should there be none yet
+        arguments.append(f"training.run_dir={path}")  # the same for all, even if the config does not set it
     start_processes(nproc, json, arguments=arguments, run=path, hint=f"go on with: trm train --resume {path}")
 
 
 def load(config: Path | None, overrides: list[str] | None, resume: str | None) -> LoadedConfig:
-    """The config of this call: the run's own one where a run is resumed without --config."""
+    """The config of this call; if a run is resumed without --config, that of the run."""
     if config is None and resume not in (None, "auto"):
         from trm_core.config import load_config
         from trm_core.training.run_dir import CONFIG, require_run

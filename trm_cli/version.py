@@ -1,4 +1,4 @@
-"""`trm --version`: what is installed and on which devices it can compute; with `--json` as one document."""
+"""`trm --version`: what is installed and which devices are available; with `--json` as one document."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from trm_cli.console import out, print_json
 
 
 def print_version(json: bool) -> None:
-    """Print it on stdout."""
+    """Print versions, devices and extras on stdout."""
     from trm_core.about import about
 
     found = about()
