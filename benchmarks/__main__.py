@@ -1,10 +1,11 @@
-"""Run the benchmarks of time one after the other, and print one table: what, against what, ratio, target, verdict.
+"""Run the timing benchmarks one after another and print one table: what, against what, ratio, target, verdict.
 
     python -m benchmarks [--only NAME ...] [--public FOLDER] [--messages FILE] [--run RUN] [--quick] [--out FOLDER]
 
-Each is a process of its own that alternates inside; its record goes to FOLDER/NAME.json (benchmarks/results; nowhere
-with --quick alone) with a description of the machine. What is needed and not there is told in the table. Learning is
-measured by others, which take hours: docs/benchmarks.md.
+Each benchmark is a separate process in which the contenders alternate. Its record is written to FOLDER/NAME.json
+(default: benchmarks/results; with --quick and no --out nothing is kept) with a description of the machine. The table
+names what could not run because something it needs is missing. How well models learn is measured by other benchmarks,
+which take hours: docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ THREADS = 1
 
 
 def run(job: Job, given: Given, quick: bool, folder: Path) -> dict[str, Any]:
-    """Its record, with the machine as it was when it began. Raises RuntimeError with its last words."""
+    """Run one benchmark; its record, with the state of the machine when it began. Raises RuntimeError with the last
+    line of its stderr.
+    """
     out = folder / f"{job.name}.json"
     machine = describe_machine(THREADS)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(THREADS)}
@@ -41,7 +44,7 @@ def run(job: Job, given: Given, quick: bool, folder: Path) -> dict[str, Any]:
 
 
 def run_all(jobs: list[Job], given: Given, quick: bool, folder: Path) -> str:
-    """The table of these jobs."""
+    """Run the jobs; the table of their results."""
     records: dict[str, dict[str, Any]] = {}
     missing: dict[str, str] = {}
     for job in jobs:

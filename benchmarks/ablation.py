@@ -4,10 +4,10 @@
 
 Rows: a recursive model that halts by its halt logit and sees only sketches -> + adaptive H-cycles -> + DQN with EXPAND
 -> + hierarchical attention -> + memory bank -> + concepts. Every cell (data set, row, seed) is one `trm train` followed
-by one `trm eval` on the test split, in processes of their own, and is written into --out as soon as it is done: started
-again, the finished cells of the same config are kept. Accuracy is of the policy that the row learns (`act` or
-`learned`), at the middle price.
-Intervals: 95 %, Student's t over seeds. The time of a cell is divided by that of the same seed's baseline.
+by one `trm eval` on the test split, in separate processes, and is written to --out as soon as it is done; when started
+again, the benchmark keeps finished cells of the same config. Accuracy is that of the policy that the row learns (`act`
+or `learned`), at the middle price.
+Intervals: 95 %, Student's t over seeds. The time of a cell is divided by that of the baseline with the same seed.
 """
 
 from __future__ import annotations
@@ -82,13 +82,13 @@ def run_cell(config: str, data: list[str], row: str, steps: int, seed: int) -> d
 
 
 def fingerprint(config: str) -> str:
-    """Of the files that a config is made of: a cell of another config is measured anew."""
+    """Hash of the files that make up a config: cells of another config are measured anew."""
     parts = [(ROOT / name).read_bytes() for name in (config, "configs/small.yaml")]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def summary(cells: dict[str, dict[str, Any]], datasets: list[str], seeds: list[int]) -> dict[str, Any]:
-    """The table: for each data set and row, means and intervals over the seeds that are done."""
+    """The table: for each data set and row, means and intervals over the finished seeds."""
     table: dict[str, Any] = {}
     for dataset in datasets:
         baseline = {seed: cells.get(f"{dataset}|baseline|{seed}") for seed in seeds}
@@ -149,7 +149,7 @@ def main() -> None:
         record["cells"] = known["cells"]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     cells, lock = record["cells"], Lock()
-    # Seed by seed, so that a table that was stopped early has whole seeds.
+    # Seed by seed, so that a table stopped early has complete seeds.
     todo = [
         (dataset, row, seed)
         for seed in arguments.seeds

@@ -2,19 +2,19 @@
 
     python -m benchmarks.adaptive_inference RUN... --out benchmarks/results/adaptive_inference.json
 
-RUNs are of capsules or of puzzles. The learned policy first decides which capsules each test sample opens (of a puzzle:
-none). Then two ways of thinking read exactly those, open from the start:
+RUNs are of capsules or of puzzles. First the learned policy decides which capsules each test sample opens (for puzzles:
+none). Then two ways of reasoning get exactly these, open from the start:
 
-    all       every sample runs T steps with every cycle; T: the smallest within 0.1 points of the best of 1..max_steps,
-              on the samples that are reported or those of tuning, whichever needs fewer
-    adaptive  a sample halts once its halt logit is high, with `arch.enable_adaptive_hcycles` leaves the H loop above
-              its threshold; the batch shrinks
+    all       every sample runs T steps with all cycles. T: the smallest number of steps whose accuracy is within 0.1
+              points of the best of 1..max_steps, on the test samples or on the tuning samples, whichever needs fewer
+    adaptive  a sample halts once its halt logit is high enough and, with `arch.enable_adaptive_hcycles`, leaves the H
+              loop above its threshold; the batch shrinks
 
 A puzzle is right when all of its cells are.
-Wall-clock on one thread, in alternation, for all samples and for the easier and the harder half (by confidence after
-the first step, opened capsules as above). The halt logit to halt at is the smallest of a few within 0.3 points of `all`
-on the validation samples; where there are none (training puzzles are known by heart), the run's `arch.halt_threshold`.
-Of several runs the median ratio is told with the ends of all intervals, and the mean accuracy.
+Wall-clock time on one thread, alternating, for all samples and for the easier and the harder half (by confidence after
+the first step, with the same capsules open). The halt logit to halt at is the smallest of several candidates within 0.3
+points of `all` on the validation samples; without these (training puzzles are memorised), the run's
+`arch.halt_threshold`. For several runs: the median ratio with the outer ends of all intervals, and the mean accuracy.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ HALTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 @dataclass
 class Given:
-    """Opens the given capsules before step 1 and halts above a halt logit, or after `steps`."""
+    """Opens the given capsules before step 1, and halts above a halt logit or after `steps` steps."""
 
     selects: ClassVar[bool] = False
     opened: Tensor  # [N, k]
@@ -69,7 +69,7 @@ class Given:
 
 
 class Opened(LearnedPolicy):
-    """The learned policy, keeping what it opened."""
+    """The learned policy, recording what it opened."""
 
     def __init__(self, price: float, opened: Tensor) -> None:
         super().__init__(price)
@@ -103,7 +103,7 @@ class Bench:
         return float((outcome.exact.float() if self.model.data.tokens else outcome.accuracy).mean())
 
     def needed_steps(self) -> tuple[int, list[float]]:
-        """The smallest T within 0.1 points of the best, and the accuracy of every T."""
+        """The smallest T within 0.1 points of the best accuracy, and the accuracy of every T."""
         never = float("inf")
         curve = [self.right(self.run(never, steps, None)) for steps in range(1, self.config.arch.max_steps + 1)]
         return next(t for t, a in enumerate(curve, start=1) if a >= max(curve) - 0.001), curve
@@ -165,7 +165,7 @@ def measured(run: Path, repetitions: int) -> dict[str, Any]:
 
 
 def together(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Each part of the samples over all runs, then the runs."""
+    """Combine the runs for each part of the samples; then the runs themselves."""
     parts: dict[str, Any] = {}
     for part in PARTS:
         faster = [record[part]["times faster"] for record in records]

@@ -1,20 +1,22 @@
-"""`trm build-capsules` with two workers and with one, and what it takes beyond the encoder alone.
+"""`trm build-capsules` with two workers and with one, and its overhead over the encoder alone.
 
     python -m benchmarks.build --out benchmarks/results/build.json [--text /path/to/sms.tsv] [--rows 12000] [--rounds 5]
 
 Built-in encoders on real data: the handwritten digits of scikit-learn at 32 x 32 (patch-pca), and a file of labelled
-messages, `label<TAB>text` (tfidf-svd; left out without --text). A source gets --rows samples, so that starting workers
-is a small part: digits moved to drawn places, pairs of messages of a label joined. Workers import this module again, so
-it imports neither torch nor scikit-learn at its top. In turn, a build of each:
+messages, `label<TAB>text` (tfidf-svd; left out without --text). A source is enlarged to --rows samples, so that
+starting workers takes a small part of the time: digits are shifted at random, and messages with the same label are
+joined in pairs. Workers import this module again, so it imports neither torch nor scikit-learn at the top. In turn, a
+build of each:
 
-    two, one   workers that encode (two need two idle cores)
-    none       encoding in the process itself
-    encoder    no builder: the contents, in memory, are fitted on and encoded in the builder's pieces, one thread
+    two, one   worker processes that encode (two need two idle cores)
+    none       encoding in the main process
+    encoder    no builder: the encoder is fitted on contents in memory, and encodes them in the builder's chunks, with
+               one thread
 
-Beside the encoder the builder reads the source twice, finds duplicates and splits, makes sketches and checksums, keeps
-chunks that a killed build goes on from, writes the file with its hashes, and measures what expansion is worth.
-`overhead` is all of it over the encoder alone; `seconds by stage` says where it goes. Ratios of neighbours with 95 %
-intervals.
+Besides encoding, the builder reads the source twice, finds duplicates and splits, makes sketches and checksums, keeps
+chunks from which a killed build resumes, writes the file with its hashes, and measures what expansion is worth.
+`overhead` is the whole build relative to the encoder alone; `seconds by stage` says where the time goes. Ratios are of
+neighbouring builds, with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -35,12 +37,12 @@ from trm_core.data.build.pipeline import build_capsules
 from trm_core.data.threads import one_thread
 
 SIDE = 32
-PLAIN = str.maketrans({"\t": " ", '"': "'"})  # nothing that a tab-separated file would have to quote
+PLAIN = str.maketrans({"\t": " ", '"': "'"})  # replaces what a tab-separated file would have to quote
 STAGES = ("scan", "fit", "encode", "write", "probe")
 
 
 def write_pictures(path: Path, rows: int) -> Path:
-    """Digits at four times their size, each moved by up to eight pixels."""
+    """Write digits enlarged four times, each shifted by up to eight pixels."""
     from sklearn.datasets import load_digits
 
     random, data = np.random.default_rng(0), load_digits()
@@ -53,7 +55,7 @@ def write_pictures(path: Path, rows: int) -> Path:
 
 
 def write_messages(path: Path, source: Path, rows: int) -> Path:
-    """Pairs of messages with the same label."""
+    """Write pairs of messages with the same label."""
     random = np.random.default_rng(0)
     by_label: dict[str, list[str]] = {}
     for line in source.read_text().splitlines():
@@ -70,7 +72,7 @@ def write_messages(path: Path, source: Path, rows: int) -> Path:
 
 
 class Build:
-    """Builds of one source; where their seconds went is kept."""
+    """Builds of one source, with the seconds spent in each stage."""
 
     def __init__(self, source: Path, out: Path) -> None:
         self.source, self.out = source, out
@@ -84,7 +86,7 @@ class Build:
         def watch(stage: str, done: int, total: int) -> None:
             nonlocal last, current
             now = time.perf_counter()
-            # A stage reports first when it has begun: what came before is the stage's that reported before.
+            # A stage first reports when it has begun; the time before that belongs to the stage that reported last.
             spent[current] += now - last
             last, current = now, stage
 
@@ -93,7 +95,7 @@ class Build:
         self.stages.setdefault(workers, []).append(spent)
 
     def median_stages(self, workers: int) -> dict[str, float]:
-        """Of all builds but the first."""
+        """Median seconds per stage over all builds but the first."""
         builds = self.stages[workers][1:]
         return {stage: round(float(np.median([spent[stage] for spent in builds])), 3) for stage in STAGES}
 
@@ -103,7 +105,7 @@ def config(workers: int = 0) -> BuildConfig:
 
 
 def encoder_alone(source: Path) -> Callable[[], None]:
-    """Fits and encodes what the builder would, from contents in memory."""
+    """A function that fits and encodes what the builder would, from contents in memory."""
     from trm_core.data.build.chunks import _CHUNK_ROWS
     from trm_core.data.build.detect import detect_kind
     from trm_core.data.build.modality import open_modality

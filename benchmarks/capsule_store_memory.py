@@ -1,8 +1,8 @@
-"""Memory and speed of the capsule store on a file much larger than the memory allowed.
+"""Memory and speed of the capsule store on a file much larger than the memory that it may use.
 
-Writes N x 12 capsules x (1 sketch + 4 children) x 512 float16 of random numbers (36,000 samples: 2.2 GB) into a
-temporary folder, walks it once in shuffled batches, and prints one JSON document. "MB beyond imports" is the peak
-resident memory of the process that did the work minus its peak after the imports. Run from the repository:
+Writes N x 12 capsules x (1 sketch + 4 children) x 512 random float16 numbers (36,000 samples: 2.2 GB) to a temporary
+folder, reads it once in shuffled batches, and prints one JSON document. "MB beyond imports" is the peak resident memory
+of the process that did the work, minus its peak after the imports. Run from the repository:
 
     python benchmarks/capsule_store_memory.py [--rows 36000] [--folder /tmp] [--workers 0]
 """
@@ -34,7 +34,7 @@ def peak_mb() -> float:
 
 
 def build(path: Path, rows: int) -> dict[str, Any]:
-    """Write the file, one piece of random rows after the other."""
+    """Write the file in chunks of random rows."""
     import numpy as np
 
     from trm_core.data.store import CapsuleWriter
@@ -74,7 +74,7 @@ def iterate(path: Path, workers: int) -> dict[str, Any]:
 
 
 def in_memory(path: Path) -> dict[str, Any]:
-    """The usual way, on a slice that fits: TensorDataset and DataLoader, shuffled."""
+    """The usual way, on a slice that fits into memory: TensorDataset and a shuffling DataLoader."""
     import numpy as np
     from torch import from_numpy
     from torch.utils.data import DataLoader, TensorDataset
@@ -117,7 +117,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder) / "large.h5"
         for part in ("build", "iterate", "in_memory"):
-            # Each part in a process of its own: peak memory never falls.
+            # Each part in a separate process, because peak memory never falls.
             command = [sys.executable, __file__, "--part", part, "--file", str(path)]
             command += ["--rows", str(options.rows), "--workers", str(options.workers)]
             root = str(Path(__file__).resolve().parent.parent)

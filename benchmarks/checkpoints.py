@@ -1,4 +1,4 @@
-"""What each checkpoint of a finished run scores on its held-out rows."""
+"""Evaluate every checkpoint of a finished run on its held-out rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trm_core.training.checkpoint_folders import MODEL, list_checkpoints
 
 
 def loaded(run: Path) -> tuple[TrainedRun, EvaluationData]:
-    """A run on the processor, and the rows that it is evaluated on."""
+    """A run on the CPU, and the rows on which it is evaluated."""
     trained = load_run(run, torch.device("cpu"))
     return trained, EvaluationData(open_dataset(trained.data["eval"]["path"]), trained.data["eval"]["split"])
 
 
 def scores_by_checkpoint(run: Path, policies: Sequence[str]) -> Iterator[tuple[Path, int, list[Score]]]:
-    """Folder, step and scores of each, the oldest first."""
+    """Folder, step and scores of each checkpoint, oldest first."""
     trained, data = loaded(run)
     for folder in reversed(list_checkpoints(run)):
         step, weights, _ = load_model(folder)

@@ -1,12 +1,12 @@
-"""The concept vocabulary against vector-quantize-pytorch: time of a forward, and of a forward with its update.
+"""The concept vocabulary against vector-quantize-pytorch: time of a forward pass, alone and with its update.
 
     pip install vector-quantize-pytorch
     python -m benchmarks.concepts --out benchmarks/results/concepts.json
 
-Both start from the same codebook and averages and see the same inputs; they alternate within every round, and the
-figures are medians over rounds of ours / theirs with 95 % intervals, so that other load on the machine strikes both.
-Prints one JSON document. The library's forward in training holds its update; a forward alone is its
-`freeze_codebook=True`.
+Both start from the same codebook and averages and see the same inputs. They alternate within every round, so that other
+load on the machine affects both; figures are medians over rounds of ours / theirs, with 95 % intervals. Prints one JSON
+document. In training, the library's forward pass includes its update; `freeze_codebook=True` gives the forward pass
+alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.timing import alternate, median_interval
 from trm_core.model.concepts import DEAD_SHARE, ConceptVocabulary
 
 DECAY = 0.99
-PLACING = 20  # updates before the clock starts: all codes are placed
+PLACING = 20  # updates before timing starts, after which all codes are placed
 
 
 def summary(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
@@ -40,9 +40,9 @@ def summary(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
 
 
 def measure(library: Any, size: argparse.Namespace) -> dict[str, Any]:
-    """Ratios of both ways at one size."""
+    """Ratios for forward passes with and without update, at one size."""
     generator = torch.Generator().manual_seed(0)
-    # As many clusters as codes, so that codes stay in use and few of them die on either side.
+    # As many clusters as codes, so that on both sides codes stay in use and few die.
     centres = torch.randn(size.codes, size.width, generator=generator)
 
     def draw() -> Tensor:
@@ -56,7 +56,7 @@ def measure(library: Any, size: argparse.Namespace) -> dict[str, Any]:
         size.width,
         size.codes,
         decay=DECAY,
-        rotation_trick=False,  # plain straight-through, as ours
+        rotation_trick=False,  # plain straight-through estimator, as ours
         threshold_ema_dead_code=DEAD_SHARE * size.rows * size.capsules / size.codes,
     )
     theirs._codebook.embed.copy_(ours.codebook[None])

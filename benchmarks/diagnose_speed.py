@@ -1,9 +1,9 @@
-"""How long it takes to read the metrics of a long run and to write its report.
+"""Time to read the metrics of a long run and to write its report.
 
     python -m benchmarks.diagnose_speed [--lines 100000] [--names 90]
 
-Prints seconds, the best of three: `read` is all of it, from the file to series; `parse` is what JSON alone costs for as
-many lines; `report` is the page without checks. The file is in the page cache, as it is for a run that has just ended.
+Prints seconds, the best of three: `read` is everything from file to series; `parse` is parsing as many lines of JSON
+alone; `report` is the page without checks. The file is in the page cache, as it is for a run that has just ended.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EVAL_INTERVAL = 500
 
 
 def write_metrics(path: Path, lines: int, names: int) -> None:
-    """As a run writes them: a line each 10 steps, and each 500 one of an evaluation behind it."""
+    """Write metrics as a run does: a line every 10 steps, and every 500 steps also one of an evaluation."""
     random = np.random.default_rng(0)
     columns = [f"train/grad/layer_part.{index:02d}.w" for index in range(names)]
     texts = [json.dumps(dict(zip(columns, values, strict=True)))[1:] for values in random.random((200, names)).tolist()]

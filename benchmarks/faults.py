@@ -1,9 +1,9 @@
-"""Does `trm diagnose` name what is wrong? Every run of the fault zoo, diagnosed, as one table.
+"""Does `trm diagnose` name what is wrong? Diagnoses every run of the fault zoo and prints one table.
 
     python -m tests.faults.zoo ZOO --seeds 0 1 && python -m benchmarks.faults ZOO [--seeds 1] [--out FILE]
 
-A fault counts as named when the first finding (fail or warn) is the one that was planted. Rows are faults, columns
-severity and base run; healthy runs are judged by the checks that fail or warn on them.
+A fault counts as named if the first finding (fail or warn) is the one expected for it. Rows are faults, columns
+severity and base run; for healthy runs, the checks that fail or warn are listed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ SEVERITIES = ("mild", "middle", "severe")
 
 @dataclass(frozen=True)
 class Judged:
-    """One run of the zoo and what was found."""
+    """One run of the zoo and what was found in it."""
 
     entry: dict[str, Any]
-    loud: list[Diagnosis]  # what fails or warns, in order
+    loud: list[Diagnosis]  # failures and warnings, in order
 
     @property
     def first(self) -> str:
@@ -46,7 +46,7 @@ def judge(entry: dict[str, Any]) -> Judged:
 
 
 def table(judged: list[Judged]) -> list[str]:
-    """Markdown: of each fault, severity and base, how often it was named first, and what was named instead."""
+    """Markdown: for each fault, severity and base, how often it was named first, and what was named instead."""
     bases = sorted({one.entry["base"] for one in judged})
     cells: dict[tuple[str, str, str], list[Judged]] = defaultdict(list)
     for one in judged:

@@ -1,10 +1,9 @@
-"""Do the fixes work? For faults that a config can mend: train again with the config of `trm diagnose --fix`.
+"""Do the fixes work? For faults that a config can fix: train again with the config of `trm diagnose --fix`.
 
     python -m tests.faults.zoo ZOO --seeds 0 1 2 && python -m benchmarks.fixes ZOO OUT [--severity severe] [--out FILE]
 
-Of every run whose fault is in the config: what was found first, whether the check that asked for the fix is content
-with the new run (which it judges by what the new run logged, not by its config alone), and held-out accuracy before
-and after.
+For every run whose fault is in its config: what was found first, whether the check behind the fix passes on the new run
+(judging by what that logged, not by its config alone), and held-out accuracy before and after.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ def look(run: Path) -> Evidence:
 
 
 def accuracy(seen: Evidence) -> float:
-    """Held-out, of the run's own policy."""
+    """Held-out accuracy of the run's own policy."""
     return float(seen.facts.evaluation["scores"][0]["accuracy"])
 
 
 def mend(entry: dict[str, Any], out: Path) -> dict[str, Any]:
-    """One broken run, trained again with its fixes."""
+    """Train a broken run again with its fixes; the record of both."""
     before = look(Path(entry["run"]))
     found = diagnose(CHECKS, before)
     config, fix = fixed(before, found)

@@ -1,11 +1,11 @@
-"""What the gradient monitor costs, as a share of a training step.
+"""The overhead of the gradient monitor, as a share of a training step.
 
     OMP_NUM_THREADS=1 python -m benchmarks.gradient_monitor --out benchmarks/results/gradient_monitor.json
 
-Each pair times, in turn: one real training step without the monitor; `clip_grad_norm_` on a kept real gradient; and the
-monitor (measure, accumulate) with clipping by the norms it already has. `gross` is all that the monitor does over the
-step, `net` leaves out the norms that clipping would have taken anyway. Medians over pairs with a bootstrap interval
-of 95 %.
+Each pair times, in turn: one real training step without the monitor; `clip_grad_norm_` on a saved real gradient; and
+the monitor (measure, accumulate) with clipping by the norms that it already has. `gross` is everything the monitor
+does, relative to the step; `net` excludes the norms that clipping would have computed anyway. Medians over pairs, with
+95 % bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CASES = {
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Of one call, with the device's work done."""
+    """Duration of one call, including the work that it queues on the device."""
     synchronise()
     began = time.perf_counter()
     action()
@@ -59,7 +59,7 @@ def synchronise() -> None:
 
 
 def keep_gradients(model: nn.Module, step: Callable[[], object]) -> dict[nn.Parameter, torch.Tensor]:
-    """The gradients of one step, which clears its own."""
+    """Copies of the gradients of one step, which itself clears them."""
     kept: dict[nn.Parameter, torch.Tensor] = {}
 
     def keep(parameter: torch.Tensor) -> None:
@@ -76,7 +76,7 @@ def keep_gradients(model: nn.Module, step: Callable[[], object]) -> dict[nn.Para
 
 
 def measure(overrides: list[str], pairs: int, warmup: int) -> dict[str, Any]:
-    """One case."""
+    """The record of one case."""
     off = ["training.monitor_gradients=false", "training.lr_warmup_steps=5"]
     prepared = prepare(load_config(ROOT / "configs/quickstart.yaml", [*off, *overrides]).config, RunHooks())
     trainer = Trainer(prepared.config, prepared.features, prepared.files, prepared.device)

@@ -1,15 +1,16 @@
-"""How the time of a training step grows with batch, capsules, cycles and width, and that replay and loader stay flat.
+"""How step time grows with batch, capsules, cycles and width, and whether replay and loader stay flat.
 
     python -m benchmarks.growth --out benchmarks/results/growth.json --plot docs/images/growth.png [--rounds 12]
 
-One thing grows, all else stays: B 16, k 12, H 2, L 2, width 128, two layers, D 128, plain halting (no DQN), one thread.
-Cycles grow by L alone, as the last H-cycle learns and costs more than the others. All sizes take a turn in every round.
-Beside each: the exponent that a straight line through logarithms gives (95 % interval over rounds), the one to expect,
-and a fit of polynomial parts, none below 0, with what each part has of the largest size's time. A fixed part makes the
-exponent smaller than the leading one; attention is the part of k that grows with its square.
+One quantity grows while all else stays fixed: B 16, k 12, H 2, L 2, width 128, two layers, D 128, plain halting (no
+DQN), one thread. Cycles grow through L alone, because the last H-cycle learns and costs more than the others. All sizes
+take a turn in every round. For each quantity: the exponent of a straight-line fit to the logarithms (95 % interval over
+rounds), the expected exponent, and a fit of non-negative polynomial terms, with each term's share of the time at the
+largest size. A constant term makes the exponent smaller than the leading one; attention is the term that grows with k
+squared.
 
-Replay is a step's work on a buffer of prioritised transitions (`benchmarks.replay`), by its capacity; the loader gives
-batches of 96 from files of 1,000 rows and more with windows of 1 MB, so that even the smallest file is many.
+Replay is one step's work on a buffer of prioritised transitions (`benchmarks.replay`), by capacity. The loader serves
+batches of 96 from files of 1,000 rows and more with windows of 1 MB, so that even the smallest file spans many windows.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Growth:
-    """One thing that grows: its sizes, the exponent to expect of its leading part, and the parts to fit."""
+    """A quantity that grows: its sizes, the expected exponent of its leading term, and the powers to fit."""
 
     sizes: tuple[int, ...]
     expected: float
@@ -58,7 +59,7 @@ GROWTHS = {
     "replay capacity": Growth((10_000, 30_000, 100_000, 300_000), 0),
     "rows of the file": Growth((1000, 4000, 16_000), 0),
 }
-QUICK = {"B": 3, "k": 3, "H(L+1)": 3, "width": 2, "replay capacity": 2, "rows of the file": 2}  # sizes that are kept
+QUICK = {"B": 3, "k": 3, "H(L+1)": 3, "width": 2, "replay capacity": 2, "rows of the file": 2}  # sizes kept
 
 
 def trainer(folder: Path, **changes: int) -> Trainer:
@@ -78,7 +79,7 @@ def trainer(folder: Path, **changes: int) -> Trainer:
 
 
 def loader(folder: Path, rows: int) -> Work:
-    """Ten batches, when every row was seen: the first time takes longer, for files of any size."""
+    """Ten batches, after every row was read once: the first reading takes longer, whatever the size of the file."""
     path = folder / f"rows{rows}.h5"
     write_random(path, dim=64, rows=rows)
     stream = SampleStream([(open_capsules(path), 1.0)], seed=0, window_bytes=1 << 20)
@@ -103,7 +104,7 @@ def work_of(name: str, size: int, folder: Path) -> Work:
 
 
 def exponent(sizes: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
-    """Slope of log time [rounds, sizes] over log size, of the medians, and its interval over rounds."""
+    """Slope of log median time over log size, with its bootstrap interval over rounds. `seconds`: [rounds, sizes]."""
 
     def slope(times: np.ndarray) -> float:
         return float(np.polyfit(np.log(sizes), np.log(np.median(times, axis=0)), 1)[0])
@@ -115,7 +116,7 @@ def exponent(sizes: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
 
 
 def parts_at_largest(sizes: np.ndarray, seconds: np.ndarray, powers: tuple[int, ...]) -> dict[str, float]:
-    """Shares of the largest size's time of a least-squares fit of relative errors by these powers, none below 0."""
+    """Share of each power in the time at the largest size, by non-negative least squares on relative errors."""
     median = np.median(seconds, axis=0)
     columns = np.stack([(sizes / sizes[-1]) ** power for power in powers], axis=1)
     found, _ = nnls(columns / median[:, None], np.ones(len(sizes)))

@@ -1,17 +1,17 @@
-"""How far the learned policy gets from opening nothing to opening everything, and how far above a random choice.
+"""How far the learned policy gets from opening nothing towards opening everything, and how far above a random choice.
 
     python -m benchmarks.learned_policy --out out.json --run digits=runs/a --run digits=runs/b ... --run sms=runs/c ...
         [--price sms=0.05]
 
-Each run is one seed of a data set, trained by `trm train`. On the test split, at the run's middle price level or the
-one of --price:
+Each run is one seed of a data set, trained by `trm train`. On the test split, at the run's middle price level or at
+that of --price:
 
-    way    (learned - never) / (all - never), with the share of the capsules that it opens (of those `all` opens)
-    gap    (learned - random) / (all - random), where random opens as many, at the same moments
+    way    (learned - never) / (all - never), with the number of capsules it opens as a share of what `all` opens
+    gap    (learned - random) / (all - random), where random opens as many capsules at the same steps
 
-Figures are means over seeds with 95 % intervals (Student's t). Shares are of the mean differences: of a single seed
-they have no meaning where random does as well as all. Their intervals are those of the differences, which stand beside
-them.
+Figures are means over seeds with 95 % intervals (Student's t). Shares are ratios of mean differences, because for a
+single seed they are meaningless if random does as well as all. They have no intervals of their own; those of the
+differences are given beside them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def one_run(path: Path, prices: list[float]) -> dict[str, float]:
 
 
 def share(part: float, whole: float) -> float | None:
-    """In percent; None where there is nothing to gain."""
+    """The share in percent; None if there is nothing to gain."""
     return round(100 * part / whole, 1) if whole else None
 
 

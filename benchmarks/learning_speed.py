@@ -1,13 +1,13 @@
-"""How fast a config learns, against the settings that it began with.
+"""How fast a config learns, compared with its original settings.
 
     python -m benchmarks.learning_speed --out benchmarks/results/learning_speed.json --plot docs/images/learning.png
     python -m benchmarks.learning_speed sms data.source=sms.tsv --out benchmarks/results/learning_speed_sms.json
 
-Trains a config as it is and with what its first working version said (`SUBJECTS`), for some seeds of each, and goes
-through the checkpoints: accuracy of the learned policy and of everything open, on samples that are held out, against
-the seconds spent in training steps (one thread each; evaluation and saving left out). The schedules are parts of the
-settings: a point in the middle of a run is one of a rate that has not fallen yet. With everything open the price plays
-no part, which the first version of the quickstart set eight times as high. What is not listed stays as it is today.
+Trains a config as it is and with the settings of its first working version (`SUBJECTS`), for several seeds each, and
+evaluates all checkpoints: accuracy of the learned policy and of opening everything, on held-out samples, against the
+seconds spent in training steps (one thread each; without evaluation and saving). Schedules belong to the settings, so
+in the middle of a run the learning rate has not yet fallen. Opening everything is unaffected by the price, which the
+first version of the quickstart set eight times as high. Settings that are not listed stay as they are today.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from benchmarks.runs import ROOT, at_once, interval, train
 from trm_core.config import load_config
 from trm_core.training.run_dir import CONFIG, METRICS
 
-EVERY = 200  # steps from checkpoint to checkpoint
+EVERY = 200  # steps between checkpoints
 POLICIES = ("learned", "all")
-FIRST = (  # of every config, once
+FIRST = (  # original settings that all configs had in common
     *("arch.restart_on_expand=false",),
     *("training.optimizer=adamatan2", "training.weight_decay=0.01"),
     *("dqn.loss=huber", "dqn.lr=null", "dqn.batch_size=256", "dqn.buffer_capacity=30000"),
@@ -43,7 +43,7 @@ FIRST = (  # of every config, once
 
 @dataclass(frozen=True)
 class Subject:
-    """A config, the accuracy to reach on it, and the settings of its first working version on the data of now."""
+    """The accuracy to reach with a config, and the settings of its first working version (on today's data)."""
 
     goal: float
     first: tuple[str, ...]
@@ -74,7 +74,7 @@ SUBJECTS = {
 
 
 def learn(config: str, folder: Path, more: list[str], job: tuple[str, int]) -> dict[str, Any]:
-    """One run, and its scores at each checkpoint, the first one first."""
+    """Train one run; its scores at each checkpoint, oldest first."""
     (name, seed), subject = job, SUBJECTS[config]
     run = folder / f"{name}-{seed}"
     often = [f"training.checkpoint_interval={EVERY}", "training.keep_checkpoints=100", "training.eval_interval=1000000"]
@@ -91,7 +91,7 @@ def learn(config: str, folder: Path, more: list[str], job: tuple[str, int]) -> d
 
 
 def seconds_by_step(metrics: Path, rows: int) -> dict[int, float]:
-    """Seconds of training until each logged step, from the rows of a step and the rate of each interval."""
+    """Seconds of training until each logged step, from the rows per step and the throughput of each interval."""
     found, spent, last = {}, 0.0, 0
     for line in map(json.loads, metrics.read_text().splitlines()):
         if "train/samples_per_sec" in line:
@@ -101,7 +101,7 @@ def seconds_by_step(metrics: Path, rows: int) -> dict[int, float]:
 
 
 def when(points: list[dict[str, Any]], policy: str, goal: float) -> float | None:
-    """Seconds until the first checkpoint from which on the goal is kept; None if it never is."""
+    """Seconds until the first checkpoint from which the goal is met to the end; None if there is none."""
     kept = None
     for point in points:
         if point[policy] < goal:
@@ -142,7 +142,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     machine = describe_machine(1)
-    # Turn by turn, so that whatever else the machine does meets both.
+    # Alternating, so that other load on the machine affects both.
     goal, names = SUBJECTS[arguments.config].goal, tuple(SUBJECTS[arguments.config].settings)
     jobs = [(name, seed) for seed in range(arguments.seeds) for name in names]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,14 +1,14 @@
-"""Samples per second of the capsule loader against the same data in memory, and whether its memory grows with the file.
+"""Throughput of the capsule loader against the same data in memory, and whether its memory grows with the file.
 
     python -m benchmarks.loader --out benchmarks/results/loader.json [--rows 4000 16000] [--batch 96] [--turns 15]
 
-Random capsules (k 12, m 4, D 512, float16 in the file) in two files, written first. In turn: one epoch of the smaller
-one by the loader, shuffled, read from the file by windows of 64 MB; and one by a DataLoader with shuffle=True over a
-TensorDataset of the same fields. All give float32 batches in this process. `in memory` holds the float16 numbers of the
-file and converts a batch, as the loader does; `in memory, float32` holds twice the bytes and converts nothing. Ratios
-of neighbouring turns with 95 % intervals; `first epoch` is the loader's first, in which every checksum is looked at,
-over its median. Memory is the growth of the resident peak over two epochs, each contender and file in processes of
-their own. The files are in the page cache, as a file is after one epoch.
+Random capsules (k 12, m 4, D 512, float16 in the file) are first written to two files. In turn: one shuffled epoch of
+the smaller file by the loader, which reads it in windows of 64 MB; and one by a DataLoader with shuffle=True over a
+TensorDataset of the same fields. All produce float32 batches in this process. `in memory` holds the float16 numbers of
+the file and converts each batch, as the loader does; `in memory, float32` holds twice the bytes and converts nothing.
+Ratios are of neighbouring turns, with 95 % intervals; `first epoch` is the loader's first, which verifies every
+checksum, relative to its median. Memory is the growth of peak resident memory over two epochs, with separate processes
+for each contender and file. The files are in the page cache, as any file is after one epoch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from benchmarks.timing import alternate, ratio
 from trm_core.data.store import open_capsules
 from trm_core.data.stream import SampleStream
 
-FIELDS = ["children", "labels", "parents"]  # besides sketches
+FIELDS = ["children", "labels", "parents"]  # read in addition to sketches
 Epoch = Callable[[], object]
 
 
@@ -76,7 +76,7 @@ def whole(path: Path, dtype: torch.dtype) -> list[Tensor]:
 
 
 def peak_growth(name: str, path: Path, batch: int, processes: int) -> float:
-    """Megabytes that opening the file and two epochs add to the resident peak: the median of some processes."""
+    """Megabytes that opening the file and two epochs add to peak resident memory: the median over some processes."""
     command = [sys.executable, "-m", "benchmarks.loader", "--alone", name, "--file", str(path), "--batch", str(batch)]
     outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(processes)]
     return round(median(map(float, outputs)), 1)
@@ -119,7 +119,7 @@ def main() -> None:
         "samples per second": {
             name: round(arguments.rows[0] / float(np.median(values))) for name, values in seconds.items()
         },
-        # Of samples per second, so the times are the other way round.
+        # Ratios of samples per second, so the times are swapped.
         "loader / in memory": ratio(seconds["in memory"], seconds["loader"]),
         "loader / in memory, float32": ratio(seconds["in memory, float32"], seconds["loader"]),
         "first epoch": float(first / np.median(seconds["loader"])),

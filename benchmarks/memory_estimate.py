@@ -1,10 +1,10 @@
-"""The memory that `trm profile --estimate` predicts against what training needs.
+"""The memory that `trm profile --estimate` predicts, against what training needs.
 
     python -m benchmarks.memory_estimate --out benchmarks/results/memory_estimate.json [--only tiny,quickstart]
 
-For each config the estimate is made from shapes; then a trainer takes steps until it replays, and torch's profiler sees
-every tensor that comes and goes over ten more. Both are bytes of tensors at the worst moment of a step, not the size of
-the process, on a processor. Random capsules but for the quickstart, which builds its digits.
+For each config the estimate is computed from shapes. Then a trainer takes steps until it replays, and torch's profiler
+records every allocation over ten more. Both figures are bytes of tensors at the peak of a step on the CPU, not the size
+of the process. The capsules are random except for the quickstart, which builds its digits.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ BANK = ["memory.enabled=true", "memory.num_heads=2"]
 CONCEPTS = ["arch.enable_concepts=true"]
 NO_DQN = ["dqn.enabled=false", "arch.enable_capsule_expansion=false"]
 NO_EMA = ["training.ema_decay=null"]
-# Parts that are switched on or off, in every config.
+# Parts that are switched on or off in every config.
 PARTS: dict[str, list[str]] = {
     "as it is": [],
     "memory bank": BANK,
@@ -57,7 +57,7 @@ PARTS: dict[str, list[str]] = {
     "without EMA": NO_EMA,
     "memory bank, concepts, without EMA": [*BANK, *CONCEPTS, *NO_EMA],
 }
-# And, in the tiny one, what else changes the memory.
+# Other settings that affect memory, tried in the tiny config only.
 MORE: dict[str, list[str]] = {
     "adamw": ["training.optimizer=adamw"],
     "muon": ["training.optimizer=muon"],
@@ -89,7 +89,7 @@ def cases(folder: Path) -> dict[str, tuple[Path | None, list[str]]]:
         f"{base}: {part}": (file, [*overrides, *more])
         for base, (file, overrides) in bases.items()
         for part, more in PARTS.items()
-        # Their policies learn on after the predictor, which there is none of without DQN.
+        # Configs from a file let the policy learn on after the predictor, which is impossible without DQN.
         if not (more is NO_DQN and file is not None)
     }
     for base in ("quickstart", "small"):

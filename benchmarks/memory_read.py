@@ -1,10 +1,10 @@
-"""Time of one read of the memory bank against a softmax over all slots, and against one call of the block network.
+"""Time of one memory-bank read against a softmax over all slots, and against one call of the block network.
 
     python -m benchmarks.memory_read --out benchmarks/results/memory_read.json [--rounds 40] [--threads 1] [--rows 96]
 
-All on [96, 12, 512] with 4,096 full slots, top 4, 8 heads, float32, forward only. In every round each is timed once,
-in turn, so that what else the machine does falls on all alike; figures are medians over rounds, and medians of the
-ratios within a round with a 95 % bootstrap interval.
+All on [96, 12, 512] with 4,096 full slots, top 4, 8 heads, float32, forward only. In every round each is timed once, in
+turn, so that other load on the machine affects all alike. Figures are medians over rounds, and medians of the ratios
+within a round with 95 % bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def full_bank() -> MemoryBank:
 
 
 def full_attention(bank: MemoryBank, z_BKD: Tensor) -> Tensor:
-    """The same read without a choice: every head attends to every slot."""
+    """The same read without selecting slots: every head attends to every slot."""
 
     def heads(x: Tensor) -> Tensor:
         return x.view(1, -1, HEADS, x.shape[-1] // HEADS).transpose(1, 2)

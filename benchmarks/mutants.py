@@ -1,5 +1,5 @@
-"""The mutants of a module: its syntax tree with one comparison, operator, constant, default, return value or statement
-changed. Docstrings, annotations, decorators and what is said in errors are left alone.
+"""Generate the mutants of a module: its syntax tree with one comparison, operator, constant, default, return value or
+statement changed. Docstrings, annotations, decorators and error messages are left alone.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ SWAPS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
     ast.Mod: (ast.FloorDiv,), ast.Pow: (ast.Mult,), ast.BitAnd: (ast.BitOr,), ast.BitOr: (ast.BitAnd,),
 }  # fmt: skip
 UNCHANGED = {"annotation", "returns", "decorator_list", "msg"}  # fields of nodes
-PATHS = ("run", "folder", "parent")  # joined by /, which is no division
+PATHS = ("run", "folder", "parent")  # names of paths, for which / is not a division
 Change = tuple[ast.AST, str, Any]  # node, its field, what the field becomes
 
 
 def changes(node: ast.AST) -> Iterator[Change]:
-    """All mutants of a node and what is below it."""
+    """All mutants of a node and of the nodes below it."""
     if isinstance(node, (ast.Raise, ast.JoinedStr)) or (isinstance(node, ast.keyword) and node.arg == "strict"):
         return
     if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -32,7 +32,7 @@ def changes(node: ast.AST) -> Iterator[Change]:
     elif isinstance(node, (ast.BinOp, ast.BoolOp, ast.AugAssign)):
         joins = isinstance(node, ast.BinOp) and ast.unparse(node.left).startswith(PATHS)
         yield from ((node, "op", swap()) for swap in SWAPS.get(type(node.op), ()) if not joins)
-    elif isinstance(node, ast.UnaryOp):  # done twice: as if it were not there
+    elif isinstance(node, ast.UnaryOp):  # applied twice, which cancels it
         yield node, "operand", ast.UnaryOp(node.op, node.operand)
     elif isinstance(node, ast.Constant) and isinstance(node.value, int):
         yield node, "value", not node.value if isinstance(node.value, bool) else node.value + 1
@@ -53,7 +53,7 @@ def changes(node: ast.AST) -> Iterator[Change]:
 
 
 def acts(statement: ast.stmt) -> bool:
-    """Whether it can be left out and no name is missing."""
+    """Whether the statement can be left out without leaving a name undefined."""
     if isinstance(statement, ast.Assign):
         return all(isinstance(target, (ast.Attribute, ast.Subscript)) for target in statement.targets)
     return isinstance(statement, ast.AugAssign) or (

@@ -1,10 +1,10 @@
-"""Whether the tests notice when behaviour breaks: share of the mutants of a module that its tests kill.
+"""Mutation testing: the share of a module's mutants that its tests kill, that is, notice.
 
     python -m benchmarks.mutation --out benchmarks/results/mutation.json [--mutants 40] [--only trm_core/dqn/actions.py]
 
 A mutant is a module with one small change (`mutants.py`); `--mutants` of them are drawn per module. Each runs in a copy
-of the package; those that no test of `TESTS` fails on are listed, and some of them change nothing that anybody could
-observe. Every run is a fork of one process that has loaded PyTorch: it costs no second start.
+of the package. Mutants on which no test in `TESTS` fails are listed; some of these change nothing observable. Every run
+is a fork of one process that has already loaded PyTorch, which saves its start-up time.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ TESTS = {  # the fastest first
     "trm_core/training/checkpoint_verify.py": (CHECKPOINT, REGROUP),
     "trm_core/training/saved_state.py": (SAVED,),
 }
-PRELOADED = ("h5py", "pydantic", "safetensors.torch", "sympy", "typer")  # what the tests import, too
-MEMORY = 16 << 30  # bytes of address space: a mutant may want all there is
+PRELOADED = ("h5py", "pydantic", "safetensors.torch", "sympy", "typer")  # further imports of the tests
+MEMORY = 16 << 30  # bytes of address space: a mutant might otherwise take all memory
 
 
 def run_tests(package: Path, tests: tuple[str, ...]) -> None:
-    """In a process of its own; it exits with 0 if all tests pass."""
+    """Run the tests and end this process, a fork, with exit code 0 if all pass."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    sys.dont_write_bytecode = True  # two mutants may have one size and one second
+    sys.dont_write_bytecode = True  # it could be stale: two mutants may have the same size and modification time
     os.environ |= {"PYTHONPATH": f"{package}:{ROOT}", "HYPOTHESIS_STORAGE_DIRECTORY": str(package / "hypothesis")}
     os.chdir(ROOT)
     for stream in (1, 2):
@@ -79,7 +79,7 @@ def passes(package: Path, tests: tuple[str, ...], timeout: float) -> bool:
 
 
 def judge(module: str, count: int, seed: int, package: Path) -> dict[str, Any]:
-    """How many of `count` mutants the tests kill, and which survive."""
+    """How many of `count` mutants the tests kill, and which ones survive."""
     tree, place, kept = ast.parse((ROOT / module).read_text()), package / module, (ROOT / module).read_text()
     start, lines = time.monotonic(), ast.unparse(tree).split("\n")
     assert passes(package, TESTS[module], 600), f"{module}: the tests fail without a mutant"
@@ -123,7 +123,7 @@ def main() -> None:
             modules[module] = judge(module, arguments.mutants, arguments.seed, Path(folder))
             counts = f"{modules[module]['killed']}/{modules[module]['drawn']}"
             print(f"{module}  {counts} killed  {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    from trm_core.evaluation.intervals import accuracy_interval  # only now: the forks import their own copy
+    from trm_core.evaluation.intervals import accuracy_interval  # only here, because the forks import their own copy
 
     for found in modules.values():
         low, high = accuracy_interval(torch.arange(found["drawn"]) < found["killed"])

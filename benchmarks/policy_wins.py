@@ -1,18 +1,18 @@
-"""A setting where a learned policy beats a confidence threshold: detail that is worthless in some samples.
+"""A setting in which a learned policy beats a confidence threshold: detail that is worthless in some samples.
 
     python -m benchmarks.policy_wins --out benchmarks/results/policy_wins.json [--seeds 1 2 3 4] [--plot curves.png]
 
 The digits as 8 capsules of 4 x 2 pixels; every sketch is the mean of the whole picture, so the answer has to be bought.
 In a share of the samples (--blank) detail is blank: every pixel is that mean, as on an unreadable page. The sketch does
-not tell, the first opened capsule does. A threshold never becomes confident there and buys everything, whatever its
-level. A learned policy can see that buying does not help, and answer.
+not reveal this, but the first opened capsule does. A threshold never becomes confident there and buys everything,
+whatever its level. A learned policy can notice that buying does not help, and answer.
 
-Same weights, same `cmi` selection, same samples, accuracy against price units spent: the learned policy over its price
-factors, the threshold over its levels, and a rule that we could have written by hand once we knew: a threshold that
-halts after n capsules in any case (`capped`, over levels and n). The rules' settings are those on the upper hull of
-their validation points; between two of them a rule may choose by lot, so their test points are joined by lines.
-Weights, blank samples and exploration depend on the seed, the split does not. Intervals: 95 % bootstrap over seeds and
-digits, a digit with all its policies together. Runs that are already in --runs are evaluated, not trained again.
+Accuracy against price units spent, with the same weights, `cmi` selection and samples, for: the learned policy over its
+price factors; the threshold over its levels; and a rule that one could write by hand with hindsight, a threshold that
+always halts after n capsules (`capped`, over levels and n). The settings of these rules are those on the upper hull of
+their validation points; since a rule may randomise between two settings, its test points are joined by lines. Weights,
+blank samples and exploration depend on the seed, the split does not. Intervals: 95 % bootstrap over seeds and digits,
+keeping all policies of a digit together. Runs that are already in --runs are evaluated, not trained again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from trm_core.evaluation.report import EvaluationData, Evaluator
 
 QUADRANTS, K = 4, 8
 FACTORS = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 10.0)
-HEADLINE = 2.0  # the factor of the summary, fixed on validation digits with another seed
+HEADLINE = 2.0  # the factor of the summary, chosen on validation digits with another seed
 LEVELS = (0.0, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 CAPS = (1, 2, 3, 4, 5, 6, 7)
 TRAINING = [
@@ -56,7 +56,7 @@ Samples = dict[str, np.ndarray]  # accuracy, spent, steps: [settings, seeds, dig
 
 @dataclass
 class CappedThreshold(ThresholdPolicy):
-    """The threshold policy, but HALT once `cap` capsules are open."""
+    """The threshold policy, except that it halts once `cap` capsules are open."""
 
     cap: int = 1
 
@@ -67,9 +67,9 @@ class CappedThreshold(ThresholdPolicy):
 
 
 def write_blank(source: Path, target: Path, share: float, seed: int) -> None:
-    """`source` (quadrants of 4 x 4 pixels) as half quadrants, with blank detail in a share of the samples.
+    """Write `source` (quadrants of 4 x 4 pixels) as half quadrants, with blank detail in a share of the samples.
 
-    They are drawn by the number of the original digit, so that its warped copies are blank together.
+    Blank samples are drawn by the number of the original digit, so that its warped copies are blank as well.
     """
     file = open_capsules(source)
     blank = np.random.default_rng(seed).random(10_000) < share
@@ -77,7 +77,7 @@ def write_blank(source: Path, target: Path, share: float, seed: int) -> None:
     with CapsuleWriter(target, **shape, label_rank=1, dtype="float32") as writer:
         for split, rows in file.rows.items():
             fields = file.read(split, slice(0, rows))
-            # A quadrant's children go row by row, so its first half is its upper two rows.
+            # The children of a quadrant are in row order, so its first half is its upper two rows.
             children = fields["children"].astype(np.float32).reshape(rows, K, -1, 1)
             mean = fields["sketches"].astype(np.float32).mean(1, keepdims=True)
             sketches = np.repeat(mean, K, axis=1)
@@ -87,7 +87,7 @@ def write_blank(source: Path, target: Path, share: float, seed: int) -> None:
 
 
 def evaluate(run: Path, split: str) -> dict[str, Any]:
-    """{policy: [settings, digits] by quantity} of one run, and which samples are blank [digits]."""
+    """The samples of one run, {policy: {quantity: [settings, digits]}}, and which are blank [digits]."""
     torch.set_num_threads(1)
     loaded = load_run(run, torch.device("cpu"))
     file = open_capsules(loaded.data["eval"]["path"])
@@ -120,7 +120,7 @@ def stacked(seeds: list[dict[str, Any]], policy: str) -> Samples:
 
 
 def upper_hull(spent: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-    """Indices of the settings on the upper hull of the points (spent, accuracy), by spending."""
+    """Indices of the settings on the upper hull of the points (spent, accuracy), ordered by spending."""
     hull: list[int] = []
     for i in np.lexsort((-accuracy, spent)):
         if hull and accuracy[i] <= accuracy[hull[-1]]:
@@ -138,9 +138,9 @@ def upper_hull(spent: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
 
 
 def at_equal_spending(learned: Samples, rule: Samples, seeds: np.ndarray, digits: np.ndarray) -> np.ndarray:
-    """[settings of learned] accuracy minus that of the rule's curve at the same spending, over these seeds and digits.
+    """[settings of learned]: accuracy minus that of the rule's curve at the same spending, over these seeds and digits.
 
-    Past its last point the rule keeps that point's accuracy.
+    Beyond its last point the rule keeps the accuracy of that point.
     """
     here = np.ix_(seeds, digits)
     (x, y), (spent, accuracy) = (
@@ -151,7 +151,7 @@ def at_equal_spending(learned: Samples, rule: Samples, seeds: np.ndarray, digits
 
 
 def compare(learned: Samples, rule: Samples, draws: int = 2000) -> dict[str, Any]:
-    """Learned against a rule's curve, at every price factor and, for the headline's, at equal accuracy."""
+    """Compare learned with a rule's curve at every price factor and, for the headline factor, at equal accuracy."""
     _, seeds, digits = learned["accuracy"].shape
     random = np.random.default_rng(0)
     difference = at_equal_spending(learned, rule, np.arange(seeds), np.arange(digits))

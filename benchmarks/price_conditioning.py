@@ -3,14 +3,14 @@
     python -m benchmarks.price_conditioning --out benchmarks/results/price_conditioning.json [--jobs 2]
         [--config configs/quickstart.yaml] [--factors 1 10 100] -- data.build.fold={seed}
 
-For every seed one policy is trained as the config says (a price per episode, drawn over the config's whole spread),
-and one for each factor with every episode at that factor times the config's price. Both are judged on the test split
-at that price: accuracy, capsules opened, and the return that both maximise,
+For every seed, one policy is trained as the config says (with a price per episode, drawn over the config's whole
+spread), and one per factor with every episode at that factor times the config's price. Both are evaluated on the test
+split at that price: accuracy, capsules opened, and the return that both maximise,
 
     return = terminal reward - step penalty * (steps - 1) - price * spent.
 
 Differences are conditioned minus single, paired by seed; means with 95 % intervals (Student's t). `{seed}` in an
-override becomes the seed. Runs that exist are kept.
+override is replaced by the seed. Existing runs are kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIGURES = ("accuracy, %", "opened", "steps", "return")
 
 
 def judge(run: Path, dqn: DQNConfig, level: float | None = None) -> tuple[float, dict[str, float]]:
-    """(price level, figures) of the learned policy on the test split, at a level or at the run's own."""
+    """(price level, figures) of the learned policy on the test split, at a given level or the run's own."""
     price = [] if level is None else ["--price", repr(level)]
     record = json.loads(trm("eval", run, "--split", "test", "--policy", "learned", *price, "--json"))
     (score,) = record["scores"]

@@ -1,10 +1,11 @@
-"""Our networks beside those of the public TRM and HRM code, with the same weights: how far their logits are apart.
+"""Compare our networks with those of the public TRM and HRM code at the same weights: how far are their logits apart?
 
     git clone https://github.com/SamsungSAILMontreal/TinyRecursiveModels /tmp/public
     python -m benchmarks.public_model --public /tmp/public --out benchmarks/results/public_model.json
 
-Small networks with weights from a formula, saved as that code saves them and loaded as `trm convert` loads them; four
-puzzles, five reasoning steps, float32. The largest absolute difference of logits, halt and continue logits after each.
+Small networks with weights from a formula, saved as that code saves them and loaded as `trm convert` does; four
+puzzles, five reasoning steps, float32. Prints the largest absolute difference of logits, halt and continue logits after
+each step.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ NETWORKS = {
 
 
 def by_formula(number: int, shape: tuple[int, ...]) -> Tensor:
-    """Sines of all frequencies, as large as usual initial weights."""
+    """Sines of many frequencies, of the size of usual initial weights."""
     at = torch.arange(math.prod(shape), dtype=torch.float64)
     fan_in = shape[-1] if len(shape) > 1 else 1
     return (torch.sin(at * (0.7 + 0.013 * number) + number) * math.sqrt(2 / fan_in)).view(shape).float()

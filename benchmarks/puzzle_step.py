@@ -1,18 +1,17 @@
-"""A training step on Sudoku beside one of the public TRM code: time and memory.
+"""A training step on Sudoku against one of the public TRM code: time and memory.
 
     git clone https://github.com/SamsungSAILMontreal/TinyRecursiveModels /tmp/public
     python -m benchmarks.puzzle_step --public /tmp/public --out benchmarks/results/puzzle_step.json
     python -m benchmarks.puzzle_step --public /tmp/public --compile --out benchmarks/results/puzzle_step_compiled.json
     python -m benchmarks.puzzle_step --public /tmp/public --width 128 --cells 16 --prefix 1 --batch 96 --out ...
 
-The network of the paper (configs/sudoku_att.yaml, or --mixer mlp) on random boards, the same batch size and
-number of threads, in one process, a step of each in turn. Theirs is what their training loop does for a batch:
-forward, backward, AdamAtan2 (ours, as theirs needs CUDA) and sign-SGD, averages; ours is the whole step of the
-trainer, with its metrics. `floor` is what no step at the same arithmetic can go below, compiled or not: the matrix
-products of such a step and its attention, by the kernels that both call; `products` is without attention. --compile
-compiles theirs as their script does (the whole model) and ours as training.compile does.
-Ratios of neighbouring steps with 95 % intervals, --pairs of them; memory is the growth of
-the process's resident peak, each alone in a process of its own.
+The network of the paper (configs/sudoku_att.yaml, or --mixer mlp) on random boards, with the same batch size and number
+of threads, in one process, taking steps in turn. Their step is what their training loop does for a batch: forward,
+backward, AdamAtan2 (ours, as theirs needs CUDA), sign-SGD and averages; ours is the trainer's whole step, including its
+metrics. `floor` is a lower bound for any step with the same arithmetic, compiled or not: its matrix products and
+attention, with the kernels that both call; `products` is without attention. --compile compiles theirs as their script
+does (the whole model) and ours as training.compile does. Ratios of neighbouring steps with 95 % intervals, --pairs of
+them. Memory is the growth of peak resident memory, each side in a separate process.
 """
 
 from __future__ import annotations
@@ -43,14 +42,14 @@ from trm_core.training.features import resolve_features, resolved
 from trm_core.training.trainer import Trainer
 
 VOCABULARY, ROWS, HIDDEN_MULTIPLE = 11, 256, 256
-LEARNING_PASSES = (6 + 1) * 2  # of the last of three H-cycles, through two layers each
+LEARNING_PASSES = (6 + 1) * 2  # in the last of three H-cycles, through two layers each
 LAYER_PASSES = 3 * LEARNING_PASSES
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What both sides compute; a head has 64 channels."""
+    """What both sides compute. A head has 64 channels."""
 
     mixer: str = "attention"
     precision: str = "float32"
@@ -149,8 +148,8 @@ def their_step(setting: Setting, public: Path) -> Callable[[], None]:
 
 
 def matrix_products(setting: Setting) -> Callable[[], None]:
-    """The matrix products of such a step and nothing else: forward, and for the gradient of inputs and of weights. No
-    step at the same arithmetic can take less.
+    """Only the matrix products of such a step: forward, and for the gradients of inputs and weights. No step with the
+    same arithmetic can take less.
     """
     positions, D = setting.cells + setting.prefix, setting.width
     hidden, over = hidden_size(D), hidden_size(positions)
@@ -174,7 +173,7 @@ def matrix_products(setting: Setting) -> Callable[[], None]:
 
 
 def attention(setting: Setting) -> Callable[[], None]:
-    """The attention of such a step and nothing else: forward, and for the gradient of queries, keys and values."""
+    """Only the attention of such a step: forward, and for the gradients of queries, keys and values."""
     shape = (setting.batch, setting.heads, setting.cells + setting.prefix, setting.width // setting.heads)
     q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
     gradient = torch.randn(shape)
@@ -191,17 +190,17 @@ def attention(setting: Setting) -> Callable[[], None]:
 
 
 def hidden_size(width: int) -> int:
-    """Of a SwiGLU with expansion 4."""
+    """Hidden size of a SwiGLU with expansion 4."""
     return -(-round(4 * width * 2 / 3) // HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE
 
 
 def peak_bytes() -> int:
-    """Most memory that this process has had at once (Linux). getrusage would count the parent's before its exec."""
+    """Peak resident memory of this process (Linux). getrusage would include that of the parent before exec."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
 
 
 def peak_growth(which: str, setting: Setting, public: Path) -> float:
-    """Megabytes that three steps add to the resident peak, in a process of its own."""
+    """Megabytes that three steps add to peak resident memory, in a separate process."""
     command = [sys.executable, "-m", "benchmarks.puzzle_step", "--public", str(public), "--alone", which]
     for name, value in asdict(setting).items():
         if name == "compile":

@@ -2,8 +2,8 @@
 
     python -m benchmarks.quickstart_folds --out benchmarks/results/quickstart_folds.json [--unshuffled] [--jobs 2]
 
-Five stratified folds of the 1,797 digits, one seed per fold; every digit is a test digit once. Trains by the real
-command line (`trm train --config configs/quickstart.yaml`), evaluates what it saved, prints one JSON document.
+Five stratified folds of the 1,797 digits, one seed per fold; every digit is a test digit once. Trains through the real
+command line (`trm train --config configs/quickstart.yaml`), evaluates the saved weights, and prints one JSON document.
 Figures pool the test digits of all folds; intervals and tests are over digits.
 """
 
@@ -25,7 +25,7 @@ RANDOM_DRAWS = 10
 
 
 def train_fold(fold: int, shuffle: bool, folder: Path, threads: int, overrides: list[str]) -> dict[str, Any]:
-    """Train one fold in a process of its own."""
+    """Train one fold in a separate process."""
     run = folder / f"fold{fold}"
     settings = [
         f"training.run_dir={run}",
@@ -80,8 +80,8 @@ def evaluate_fold(run: Path) -> dict[str, Any]:
 
 
 def svm(file: Any) -> dict[str, list[float]]:
-    """An RBF SVM (scikit-learn's own setting for these digits) on everything, and on the sketches, of the unshifted
-    digits.
+    """Results of an RBF SVM (with scikit-learn's own settings for these digits), trained on all detail and on the
+    sketches of the unshifted digits.
     """
     from sklearn.svm import SVC
 
@@ -98,7 +98,7 @@ def svm(file: Any) -> dict[str, list[float]]:
 
 
 def pooled(folds: list[dict[str, Any]], *path: str) -> np.ndarray:
-    """One figure of every digit, over all folds."""
+    """One figure for every digit, over all folds."""
     values = []
     for fold in folds:
         node: Any = fold
@@ -109,7 +109,7 @@ def pooled(folds: list[dict[str, Any]], *path: str) -> np.ndarray:
 
 
 def summary(folds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The table, the paired test and the distance of the two curves."""
+    """The table, the paired test and the distance between the two curves."""
     from scipy.stats import binomtest, ttest_rel
 
     def line(*path: str) -> dict[str, float]:
@@ -163,9 +163,9 @@ def mean_interval(shares: np.ndarray) -> dict[str, float]:
 
 
 def compare_curves(learned: dict[str, Any], threshold: dict[str, Any]) -> dict[str, Any]:
-    """Learned minus threshold accuracy at the learned policy's numbers of opened capsules, where both curves reach.
+    """Learned minus threshold accuracy at equal numbers of opened capsules, where the curves overlap.
 
-    Between its points the threshold policy is interpolated linearly (mixing two thresholds at random attains that);
+    Between its points the threshold policy is interpolated linearly (which mixing two thresholds at random attains);
     beyond its last point it keeps that accuracy.
     """
     points = sorted((p["opened"], p["accuracy"]) for p in threshold.values())

@@ -1,9 +1,9 @@
-"""Samples per second of two processes (gloo) against one with a single thread, at the same global batch.
+"""Throughput of two processes (gloo) against one process with a single thread, at the same global batch.
 
     python -m benchmarks.ranks --out benchmarks/results/ranks.json [--pairs 5] [-- OVERRIDES...]
 
-Whole runs by the real command line, in turn; each gives the median of `train/samples_per_sec` over the second half of
-its steps, so that start-up is left out. Needs two idle cores.
+Whole runs through the real command line, in turn. Each gives the median of `train/samples_per_sec` over the second half
+of its steps, which leaves out start-up. Needs two idle cores.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every record says of the machine, and where records go."""
+"""Describe the machine in every record, and publish records."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # those that decide how fast a matrix product is
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # those that decide the speed of matrix products
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
-    """The processor, what it can do, who else was using it, and the versions that matter."""
+    """The processor, its features, its current load, and the versions that matter."""
     from trm_core.training.hardware import cpu_model  # imports torch
 
     return {
@@ -27,7 +27,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
 
 
 def processor_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """Nothing where the system does not say (only Linux on x86 does)."""
+    """The CPU flags; empty if the system does not list them (only Linux on x86 does)."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -36,7 +36,7 @@ def processor_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
 
 
 def publish(record: dict[str, Any], out: Path | None) -> None:
-    """Print a record as one JSON document, and write it where one wants it."""
+    """Print a record as one JSON document, and write it to `out` if given."""
     text = json.dumps(record, indent=2)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,16 @@
 """Time of one training step's work on the replay buffer, against cpprb and against rows in a list.
 
-One step: store the transitions of 96 rows, sample 256 by priority with importance weights, give them new priorities.
-States have 517 numbers (q_state of hidden_size 512), stored as float16 (the default) or float32 where it says so; what
-is sampled is float32. The buffers are full before the clock starts. Contenders
-take turns (A B A B ...) in one process with one thread; a ratio is the median over turns of the quotient of two
-neighbouring times, its interval the bootstrap's 95 % of that median. The comparisons:
+One step: store the transitions of 96 rows, sample 256 by priority with importance weights, and update their priorities.
+States have 517 numbers (q_state of hidden_size 512), stored as float16 (the default) or, where stated, float32; samples
+are float32. The buffers are full before timing starts. Contenders take turns (A B A B ...) in one process with one
+thread; a ratio is the median over turns of the quotient of two neighbouring times, with the 95 % bootstrap interval of
+that median. The comparisons:
 
-- `cpprb`: PrioritizedReplayBuffer with obs, act, rew, next_obs, done (`pip install cpprb`; left out where absent). It
-  has no masks and no intrinsic rewards; ours store and return those as well. Its arrays stay numpy, ours are tensors.
+- `cpprb`: PrioritizedReplayBuffer with obs, act, rew, next_obs, done (`pip install cpprb`; left out if absent). It has
+  no masks or intrinsic rewards, which ours also store and return. Its arrays stay numpy, ours are tensors.
 - `rows`: pushed row by row as tensors into a list, priorities in a numpy array, np.random.choice with p.
-- `rows, lists`: the same with the priorities in a list and random.choices, i.e. all of it in Python.
-- ourselves at other capacities, with whole states and with states of one number (which leaves the bookkeeping).
+- `rows, lists`: the same with priorities in a list and random.choices, that is, all in Python.
+- ours at other capacities, with whole states and with states of one number (which leaves only the bookkeeping).
 
     OMP_NUM_THREADS=1 python -m benchmarks.replay [--out FILE] [--turns 60]
 
@@ -43,7 +43,7 @@ Step = Callable[[], None]
 
 
 class Source:
-    """The same new states and TD errors for everybody, made before the clock starts."""
+    """The same new states and TD errors for all contenders, made before timing starts."""
 
     def __init__(self) -> None:
         self.random = np.random.default_rng(0)
@@ -56,7 +56,7 @@ class Source:
 
 
 def ours(capacity: int, source: Source, width: int = WIDTH, **changes: Any) -> Step:
-    """Push, complete the step before and what ends now, sample, update: what the trainer does."""
+    """Do what the trainer does: push, complete transitions of the last step and those ending now, sample, update."""
     config = DQNConfig(
         **{
             "buffer_capacity": capacity,
@@ -103,7 +103,7 @@ def ours(capacity: int, source: Source, width: int = WIDTH, **changes: Any) -> S
 
 
 def spread_priorities(buffer: ReplayBuffer, generator: np.random.Generator) -> None:
-    """A TD error for everything stored, so that sampling visits all of the buffer."""
+    """Give everything stored a TD error, so that sampling covers the whole buffer."""
     slots = torch.from_numpy(np.flatnonzero(buffer.index.complete))
     buffer.update_priorities(slots, torch.from_numpy(np.abs(generator.standard_normal(len(slots)))))
 
@@ -167,7 +167,7 @@ def rows_step(capacity: int, source: Source, lists: bool) -> Step:
             push(states[turn % 8, row], actions[row], rewards[row], states[(turn + 1) % 8, row], done[row])
 
     def sample() -> tuple[Any, NDArray[np.float64]]:
-        """Indexes and their chances."""
+        """Indexes and their probabilities."""
         if lists:
             mass = [priority**ALPHA for priority in priorities[: len(memory)]]
             indexes = pick.choices(range(len(memory)), mass, k=BATCH)
@@ -196,8 +196,8 @@ def rows_step(capacity: int, source: Source, lists: bool) -> Step:
 
 
 def compare(steps: dict[str, Step], turns: int, repeats: int) -> dict[str, Any]:
-    """Ours (the first) against each other one; one turn is the mean of `repeats` steps."""
-    times = alternate(dict(steps), turns, warmup=3, calls=repeats)  # the first turns warm caches and allocator
+    """Compare ours (the first) with each of the others; one turn is the mean of `repeats` steps."""
+    times = alternate(dict(steps), turns, warmup=3, calls=repeats)  # to warm up caches and allocator
     first, *others = times
     result: dict[str, Any] = {"ms": {name: round(1e3 * float(np.median(values)), 4) for name, values in times.items()}}
     for other in others:

@@ -1,4 +1,4 @@
-"""Training and evaluating by the real command line, in processes of their own, and intervals over seeds."""
+"""Train and evaluate through the real command line, in separate processes; confidence intervals over seeds."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def trm(*arguments: str | Path, threads: int = 1) -> str:
 
 
 def in_a_process(arguments: list[str], threads: int) -> subprocess.CompletedProcess[str]:
-    """The ended command."""
+    """Run the command to its end."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "trm_cli.main", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def train(config: Path, run: Path, settings: Sequence[str]) -> None:
-    """Train into `run`, or go on with what is there; a finished run is left as it is."""
+    """Train into `run`, or resume what is there; a finished run is left as it is."""
     trm("train", "--config", config, "--resume", "auto", *settings, f"training.run_dir={run}")
 
 
 def at_once(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> list[Result]:
-    """Of each item, in their order, `jobs` at a time."""
+    """The results for all items, in their order, computing `jobs` at a time."""
     if jobs == 1:
         return [function(item) for item in items]
     with ThreadPoolExecutor(jobs) as pool:

@@ -1,10 +1,10 @@
-"""What saving every hundred steps costs: a model of 10 million parameters with a full replay buffer.
+"""The cost of saving every hundred steps: a model of 10 million parameters with a full replay buffer.
 
     OMP_NUM_THREADS=2 python -m benchmarks.save_cost --out benchmarks/results/save_cost.json [--saves 12]
 
-In turn: one checkpoint written beside training, from the copy of the state to the complete folder, with the steps that
-are taken meanwhile; and as many steps without a save. The difference is what a save costs, as a share of 100 steps;
-beside it the same for a save that training waits for. Means with 95 % intervals (Student's t).
+In turn: one checkpoint written in the background, from the copy of the state to the complete folder, with the steps
+taken meanwhile; and as many steps without a save. The difference is the cost of a save, given as a share of 100 steps;
+the same is measured for a save that training waits for. Means with 95 % intervals (Student's t).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def make_trainer(data: Path, run: Path, batch: int) -> Trainer:
 
 
 def fill_replay(trainer: Trainer) -> None:
-    """Random transitions in every slot, so that a checkpoint holds a whole buffer."""
+    """Fill every slot with random transitions, so that a checkpoint holds a full buffer."""
     replay, capacity = trainer.state.replay, trainer.config.dqn.buffer_capacity
     assert replay is not None
     width, actions = trainer.state.model.q_head.state_width, trainer.state.model.q_head.num_actions

@@ -2,17 +2,17 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.serving RUN --out benchmarks/results/serving.json [--seconds 15]
 
-`engine`: a model of random weights, 20 ms and more a step for a full batch, answers the same 256 samples, of which each
-needs a number of steps drawn from 1 to 8 (a stand-in for a policy, so that the need does not depend on weights).
-`static` lets a batch in and steps all of it until its last row is through, as batches are usually run; `compacted` is
-static but drops the rows that are through (which on one thread saves as much as filling their places, as a step's
-time is in proportion to its rows); `continuous` fills every place that is left. In turn, one thread; ratios are
-requests per second, continuous over the others, with 95 % intervals.
+`engine`: a model with random weights, which takes at least 20 ms per step for a full batch, answers the same 256
+samples. Each needs a number of steps drawn from 1 to 8 (in place of a policy, so that it does not depend on weights).
+`static` admits a batch and steps all of it until its last row has finished, as batches are usually run; `compacted` is
+static but drops finished rows (on one thread this saves as much as refilling their places, since the time of a step is
+proportional to its rows); `continuous` refills every free place. In turn, one thread; ratios are requests per second,
+continuous over the others, with 95 % intervals.
 
 `server`: `trm serve RUN` on loopback. First one client alone (median latency), then 64 at once as fast as they can (the
-peak), then requests at fixed times at 70 % of that peak (open loop: one that is late does not hold up the next) for
-`--seconds`. Every answer is compared with the library's. At last a SIGTERM under the load of 64 clients: how many
-requests that were accepted were not answered.
+peak), then requests at fixed times at 70 % of that peak (open loop: a late answer does not delay the next request) for
+`--seconds`. Every answer is compared with that of the library. Finally a SIGTERM under the load of 64 clients: how many
+accepted requests were not answered?
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ARCH = {"hidden_size": 192, "num_layers": 2, "num_heads": 4, "H_cycles": 2, "L_c
 
 @dataclass
 class DrawnNeed:
-    """Halts each row after the number of steps that it needs."""
+    """A policy that halts each row after the number of steps that it needs."""
 
     selects: ClassVar[bool] = False
     need: Tensor  # [N]
@@ -69,7 +69,7 @@ class DrawnNeed:
 
 
 def answer_static(trained: Trained, samples: list[Sample], need: Tensor) -> None:
-    """Every row of a batch does the steps of its slowest."""
+    """Answer in batches in which every row takes as many steps as the slowest."""
     for first in range(0, len(samples), BATCH):
         slowest = need[first : first + BATCH].max().expand(BATCH)
         engine = Engine(trained, DrawnNeed(slowest))
@@ -113,7 +113,7 @@ def compare_batching(repetitions: int) -> dict[str, Any]:
 
 @dataclass
 class Load:
-    """What clients saw."""
+    """Sends requests and records what clients see."""
 
     bodies: list[str]
     expected: list[Any]
@@ -148,7 +148,7 @@ def client_of(address: str) -> httpx.AsyncClient:
 
 
 async def closed_loop(address: str, load: Load, clients: int, seconds: float) -> float:
-    """Requests per second of clients that ask again as soon as they are answered."""
+    """Requests per second of clients that send the next request as soon as they are answered."""
     end = time.perf_counter() + seconds
 
     async def one(client: httpx.AsyncClient, first: int) -> None:
@@ -163,7 +163,7 @@ async def closed_loop(address: str, load: Load, clients: int, seconds: float) ->
 
 
 async def open_loop(address: str, load: Load, rate: float, seconds: float) -> None:
-    """Requests at fixed times."""
+    """Send requests at fixed times."""
     async with client_of(address) as client:
         began, asked = time.perf_counter(), []
         for number in range(round(rate * seconds)):

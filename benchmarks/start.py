@@ -1,11 +1,11 @@
-"""How long `trm` takes to start, beyond what Python and torch take anyway.
+"""How long `trm` takes to start, beyond what Python and torch themselves take.
 
     python -m benchmarks.start --out benchmarks/results/start.json [--run RUN] [--rounds 20] [--heavy-rounds 7]
 
-Whole processes in turn, as a shell starts them: `python -c pass`, `trm --help` and `trm diagnose RUN` in one
-alternation; `import torch` and `trm train --dry-run` of the quickstart in another, which takes longer. Differences of
-neighbours in seconds with 95 % intervals; beside each the same difference in processor time, which other processes on
-the machine lengthen less. RUN: a finished run; without one a tiny quickstart is trained first.
+Whole processes alternate, started as by a shell: `python -c pass`, `trm --help` and `trm diagnose RUN` in one group;
+`import torch` and `trm train --dry-run` of the quickstart in another, which takes longer. Differences of neighbours in
+seconds with 95 % intervals, and the same in processor time, which is less affected by other processes on the machine.
+RUN: a finished run; without one, a tiny quickstart is trained first.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PASS, TORCH, HELP, DIAGNOSE, DRY_RUN = "python -c pass", "import torch", "trm --
 
 
 def processes(run: Path) -> dict[str, list[str]]:
-    """What follows `python`."""
+    """Arguments of `python`, by name."""
     return {
         PASS: ["-c", "pass"],
         HELP: ["-c", TRM, "--help"],
@@ -44,7 +44,7 @@ def processes(run: Path) -> dict[str, list[str]]:
 
 
 def starter(arguments: Sequence[str], spent: list[float]) -> Callable[[], None]:
-    """Runs the process to its end; its processor seconds go to `spent`."""
+    """A function that runs the process to its end and appends its processor seconds to `spent`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the first round compiles, as an installation does
 
@@ -70,7 +70,7 @@ def children_seconds() -> float:
 
 
 def measure(arguments: dict[str, list[str]], rounds: int) -> dict[str, Any]:
-    """All against the first: seconds, and of these on the processor."""
+    """Compare all with the first, in wall-clock seconds and in processor seconds."""
     spent: dict[str, list[float]] = {name: [] for name in arguments}
     seconds = alternate({name: starter(words, spent[name]) for name, words in arguments.items()}, rounds)
     processor = {name: np.array(values[-rounds:]) for name, values in spent.items()}

@@ -1,16 +1,17 @@
-"""What DQN, EXPAND and hierarchical attention add to a training step.
+"""What DQN, EXPAND and hierarchical attention add to the time of a training step.
 
     python -m benchmarks.step_cost --out benchmarks/results/step_cost.json [--hidden 128 --layers 4 --batch 96]
 
 The multimodal config of the pipeline (k = 12, m = 4, D = 512, H 3, L 2, every step learning) at a reduced width, on
-random capsules. Four trainers in one process take a step in turn:
+random capsules. Four trainers in one process take steps in turn:
 
     plain     halting by the halt logit, sketches only
-    hierarchy the same with attention biased by who is whose parent
-    dqn       plain with replay and Q-learning over CONTINUE and HALT
-    expand    the same with EXPAND over capsules with children
+    hierarchy the same, with attention biased by parenthood
+    dqn       plain, with replay and Q-learning over CONTINUE and HALT
+    expand    the same, with EXPAND over capsules with children
 
-Ratios of neighbouring steps with 95 % intervals; one thread. The buffers are full enough to learn before timing begins.
+Ratios of neighbouring steps with 95 % intervals; one thread. Before timing starts, the replay buffers are full enough
+to learn from.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Sudokus on a processor: how many of them, and after how long.
+"""Solving Sudokus on a CPU: how many, and after how long.
 
     python -m benchmarks.sudoku small --seeds 3 [--runs FOLDER] --out benchmarks/results/sudoku_small.json
     python -m benchmarks.sudoku curve RUN --out benchmarks/results/sudoku9.json --plot docs/images/sudoku9.png
     python -m benchmarks.sudoku halting RUN... --out benchmarks/results/halting.json
 
-`small` builds 3,000 Sudokus of 4 x 4 and of 6 x 6 (split by their form under all symmetries), trains
-configs/sudoku4_cpu.yaml and sudoku6_cpu.yaml with several seeds, `--jobs` at once with one thread each, and says how
+`small` builds 3,000 Sudokus of 4 x 4 and of 6 x 6 (split so that symmetric copies stay together), trains
+configs/sudoku4_cpu.yaml and sudoku6_cpu.yaml with several seeds, `--jobs` at once with one thread each, and reports how
 long the whole command took and how many held-out puzzles are solved, by rows that halt (`act`) and with all steps
-(`never`); `--runs` keeps data and runs. `curve` goes through the checkpoints of a finished run: exact and cell accuracy
-of each on all held-out puzzles, with 95 % intervals, against the time since the run began. `halting` evaluates finished
-runs with several values of `arch.halt_threshold`, which training does not depend on.
+(`never`); `--runs` keeps data and runs. `curve` evaluates the checkpoints of a finished run: exact and cell accuracy on
+all held-out puzzles, with 95 % intervals, against the time since the run began. `halting` evaluates finished runs with
+several values of `arch.halt_threshold`, which does not affect training.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def small(sizes: list[str], seeds: int, jobs: int, folder: Path) -> dict[str, An
 
 
 def train(size: str, data: Path, folder: Path, seed: int) -> dict[str, Any]:
-    """What one run solves, by policy."""
+    """Train one run; what it solves, by policy."""
     began = time.monotonic()
     config = ROOT / "configs" / f"sudoku{size}_cpu.yaml"
     run = folder / f"run{size}-{seed}"
@@ -66,7 +66,7 @@ SHOWN = ("exact_accuracy", "exact_low", "exact_high", "accuracy", "low", "high",
 
 
 def curve(run: Path) -> list[dict[str, Any]]:
-    """A record for each checkpoint, the oldest first."""
+    """A record for each checkpoint, oldest first."""
     began = (run / CONFIG).stat().st_mtime
     found = []
     for folder, step, table in scores_by_checkpoint(run, ["act", "never"]):
@@ -78,7 +78,7 @@ def curve(run: Path) -> list[dict[str, Any]]:
 
 
 def halting(runs: list[Path]) -> list[dict[str, Any]]:
-    """Of each run's newest checkpoint, by `arch.halt_threshold` and with all steps."""
+    """Scores of each run's newest checkpoint, by `arch.halt_threshold` and with all steps."""
     found = []
     for run in runs:
         trained, data = loaded(run)

@@ -1,4 +1,4 @@
-"""The benchmarks of time that `python -m benchmarks` runs, and which figure of a record has which target."""
+"""The timing benchmarks that `python -m benchmarks` runs, and the targets for figures of their records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """A ratio, a difference in seconds or an exponent, with its 95 % interval where it has one."""
+    """A ratio, a difference in seconds or an exponent, with its 95 % interval if it has one."""
 
     value: float
     low: float | None = None
@@ -22,7 +22,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Given:
-    """What the user names for benchmarks that need it."""
+    """What the user provides for the benchmarks that need it."""
 
     public: Path | None = None
     messages: Path | None = None
@@ -34,17 +34,17 @@ Need = Callable[[Given], str | None]  # what is missing, in words
 
 @dataclass(frozen=True)
 class Job:
-    """One benchmark with its settings, run as a process of its own; its record is written to NAME.json."""
+    """One benchmark with its settings, run in a separate process; its record is written to NAME.json."""
 
     name: str
     module: str
     arguments: tuple[str, ...] = ()
-    quick: tuple[str, ...] = ()  # the same in a minute, to see that it runs; its figures say little
-    given: dict[str, str] = field(default_factory=dict)  # option ("": none) -> the field of `Given` that it takes
+    quick: tuple[str, ...] = ()  # added to run within a minute, as a test; the figures then say little
+    given: dict[str, str] = field(default_factory=dict)  # option ("": positional) -> the field of `Given` it takes
     needs: Need = lambda given: None
 
     def command(self, given: Given, quick: bool) -> list[str]:
-        """What follows `python`, without --out."""
+        """Arguments of `python`, without --out."""
         named = [(option, getattr(given, name)) for option, name in self.given.items()]
         words = [word for option, value in named if value is not None for word in (option, str(value)) if word]
         return ["-m", f"benchmarks.{self.module}", *words, *self.arguments, *(self.quick if quick else ())]
@@ -52,7 +52,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. `limit`: what a figure may reach at most, or at least where `at_least`; None: no target."""
+    """A row of the table. `limit`: the highest value that meets the target, or the lowest if `at_least`; None: no
+    target.
+    """
 
     what: str
     against: str
@@ -68,7 +70,7 @@ class Row:
         return f"{'>=' if self.at_least else '<='} {self.limit:g}{self.unit}"
 
     def verdict(self, figure: Figure) -> str:
-        """Of the median; the interval says when it could be the other."""
+        """Whether the median meets the target; also says if the interval includes the limit."""
         if self.limit is None:
             return "-"
         met = figure.value >= self.limit if self.at_least else figure.value <= self.limit
@@ -77,27 +79,27 @@ class Row:
 
 
 def ratio(*keys: str) -> Callable[[Record], Figure]:
-    """`benchmarks.timing.ratio` at this place of the record."""
+    """Reads a `benchmarks.timing.ratio` at these keys of the record."""
     return lambda record: _figure(_at(record, keys), "ratio")
 
 
 def seconds_more(*keys: str) -> Callable[[Record], Figure]:
-    """`benchmarks.timing.difference` at this place."""
+    """Reads a `benchmarks.timing.difference` at these keys."""
     return lambda record: _figure(_at(record, keys), "difference")
 
 
 def median(*keys: str) -> Callable[[Record], Figure]:
-    """`benchmarks.timing.rounded` at this place."""
+    """Reads a `benchmarks.timing.rounded` at these keys."""
     return lambda record: _figure(_at(record, keys), "median")
 
 
 def exponent(name: str) -> Callable[[Record], Figure]:
-    """Of `benchmarks.growth`."""
+    """Reads an exponent of `benchmarks.growth`."""
     return lambda record: _figure(record["growth"][name], "exponent")
 
 
 def of_cpprb(capacity: int) -> Callable[[Record], Figure]:
-    """States as float16, the default."""
+    """Reads the ratio to cpprb, with states as float16, the default."""
 
     def figure(record: Record) -> Figure:
         found = record[f"cpprb, {capacity}, float16"]["ours / cpprb"]
@@ -112,13 +114,13 @@ def of_concepts(record: Record) -> Figure:
 
 
 def memory_of_four_times_the_rows(record: Record) -> Figure:
-    """How much larger the loader's memory is for the larger file."""
+    """Ratio of the loader's memory for the larger file to that for the smaller one."""
     small, large = record["peak growth, MB"]["loader"].values()
     return Figure(large / small)
 
 
 def of_flat(name: str) -> Callable[[Record], Figure]:
-    """The largest size's time over the smallest's."""
+    """Reads the ratio of the time at the largest size to that at the smallest."""
 
     def figure(record: Record) -> Figure:
         times = record["growth"][name]["milliseconds"]
@@ -204,7 +206,7 @@ _STEP = "training step"
 
 
 def beside_the_public_code(what: str, job: str, limit: float) -> tuple[Row, Row]:
-    """A step, and what no step at the same arithmetic can go below."""
+    """Rows for a step, and for the lower bound of any step with the same arithmetic."""
     floor = Row(f"{_STEP}, {what}: its products and attention alone", "the same", job, ratio("floor / theirs"))
     return Row(f"{_STEP}, {what}", "public TRM code, likewise", job, ratio("ours / theirs"), limit), floor
 
@@ -300,7 +302,7 @@ ROWS: tuple[Row, ...] = (
 
 
 def render(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its columns aligned for a terminal."""
+    """A Markdown table with aligned columns, for a terminal."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     filled = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
     padded = [f"| {' | '.join(line)} |" for line in filled]
@@ -308,7 +310,7 @@ def render(lines: Sequence[Sequence[str]]) -> str:
 
 
 def table(records: dict[str, Record], missing: dict[str, str], judged: bool = True) -> str:
-    """All rows of the jobs that ran, and of those that did not with the reason."""
+    """All rows of the jobs that ran, and of those that did not, with the reason."""
     lines = [["what", "against", "ratio (95 %)", "target", ""]]
     for row in ROWS:
         if row.job in missing:

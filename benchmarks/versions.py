@@ -1,11 +1,11 @@
-"""A training step of this checkout beside one of another: what a change costs or saves.
+"""A training step of this checkout against one of another: what a change costs or saves.
 
     git worktree add /tmp/before COMMIT
     python -m benchmarks.versions /tmp/before --config configs/quickstart.yaml [--rounds 60] [--overrides KEY=VALUE ...]
 
-Each checkout trains in a process of its own, and both take a few steps in turn, so that what else the machine does
-strikes them alike. Compared is the processor time of a step (one thread), new over old, with the 95 % interval of the
-median over rounds. The data of the config are built or found as in training.
+Each checkout trains in a separate process, and both take a few steps in turn, so that other load on the machine affects
+them alike. The processor time of a step (one thread) is compared, new over old, with the 95 % interval of the median
+over rounds. The data of the config are built or found as in training.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-STEPS = 5  # of a turn
+STEPS = 5  # per turn
 WARM_STEPS = 20
 HERE = Path(__file__).parent.parent
 
 
 def serve(config: str, overrides: list[str]) -> None:
-    """One checkout: answer each number of steps with the seconds of processor time that they took."""
+    """Serve one checkout: read numbers of steps from stdin, and answer each with the processor seconds they took."""
     import torch
 
     from trm_core.config import load_config
@@ -47,7 +47,7 @@ def serve(config: str, overrides: list[str]) -> None:
 
 @contextmanager
 def steps_of(checkout: Path, config: Path, overrides: list[str]) -> Iterator[Callable[[], float]]:
-    """Takes a turn of steps in the code of a checkout; seconds per step."""
+    """A function that takes one turn of steps with the code of a checkout and returns the seconds per step."""
     path = os.pathsep.join([str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, __file__, "--serve", str(config), *overrides]
     pipe = subprocess.PIPE
@@ -92,7 +92,7 @@ def main() -> None:
             for name, path in checkouts.items()
         }
         for number in range(asked.rounds):
-            for name in sorted(turns, reverse=number % 2 == 1):  # whoever comes second finds a warmer cache
+            for name in sorted(turns, reverse=number % 2 == 1):  # alternate, as the second finds a warmer cache
                 seconds[name].append(turns[name]())
     before, after = (np.array(seconds[name]) for name in ("before", "after"))
     record = {

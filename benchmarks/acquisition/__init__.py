@@ -1,1 +1,1 @@
-"""Our policies beside the field's methods of active feature acquisition, on the same capsules."""
+"""Our policies against published methods of active feature acquisition, on the same capsules."""

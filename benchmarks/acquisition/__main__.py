@@ -1,4 +1,4 @@
-"""Our policies beside GDFS and DIME: the same capsules, the same splits, the same information.
+"""Our policies against GDFS and DIME: the same capsules, the same splits, the same information.
 
     python -m benchmarks.acquisition --run RUN_DIR... --data FILE.h5 --out results.json \\
         [--gdfs PATH] [--dime PATH] [--cap-seconds 900] [--plot curves.png]
@@ -6,7 +6,7 @@
         [--gdfs PATH] [--dime PATH] -- data.build.fold={seed}
     python -m benchmarks.acquisition --merge results.json... --out all.json [--plot curves.png]
 
-Each run directory is one seed. `docs/acquisition.md` says what is compared and how to read the record.
+Each run directory is one seed. `docs/acquisition.md` explains what is compared and how to read the record.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from trm_core.evaluation.report import EvaluationData, pick_split
 
 
 def train_seed(config: Path, seed: int, folder: Path, overrides: list[str]) -> Path:
-    """Train one seed by the command line, or go on with what is there; `{seed}` in an override becomes the seed."""
+    """Train one seed through the command line, or resume it; `{seed}` in an override is replaced by the seed."""
     run = folder / f"seed{seed}"
     settings = [override.replace("{seed}", str(seed)) for override in overrides]
     train(config, run, [f"training.seed={seed}", *settings])
@@ -45,7 +45,7 @@ def train_seed(config: Path, seed: int, folder: Path, overrides: list[str]) -> P
 
 
 def one_seed(run: TrainedRun, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything about one seed. Raises TrmError."""
+    """The record of one seed. Raises TrmError."""
     notes: list[str] = list(run.notes)
     file = open_capsules(arguments.data or run.data["eval"]["path"])
     require_fit(run, run.config, file)
@@ -93,7 +93,7 @@ def field_method(
 
 
 def held_out_split(file: CapsuleFile) -> str:
-    """`test` where there is one: `validation` serves early stopping."""
+    """`test` if there is one, since `validation` is used for early stopping."""
     return "test" if file.rows.get("test") else "auto"
 
 
@@ -119,7 +119,7 @@ def doubts(run: TrainedRun, file: CapsuleFile) -> list[str]:
 
 
 def collect(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The record of any number of seeds. Raises UsageError if they do not belong together."""
+    """The record of any number of seeds. Raises UsageError if they are of different data."""
     kinds = {(one["split"], one["capsules"]) for one in seeds}
     if len(kinds) != 1:
         raise UsageError(f"seeds of different data cannot be put together: {sorted(kinds)}")
@@ -194,7 +194,7 @@ def write(path: Path, seeds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The figures as text, the peeking methods last."""
+    """The figures as text, with peeking methods last."""
     lines = [f"{'method':34}{'area':>15}{'area early':>15}{'way early':>11}{'gap early':>11}"]
     methods = record["methods"].items()
     for peeks in (False, True):

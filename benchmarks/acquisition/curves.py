@@ -1,6 +1,6 @@
-"""Accuracy-versus-opened curves and what is said about them: areas, shares, intervals over seeds.
+"""Curves of accuracy over opened capsules, and their figures: areas, shares, intervals over seeds.
 
-Symbols: k capsules, S seeds, G places of the common grid. Accuracies are in [0, 1].
+Symbols: k capsules, S seeds, G points of the common grid. Accuracies are in [0, 1].
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ EARLY = 0.4  # share of the capsules that counts as "few opened"
 
 @dataclass(frozen=True)
 class Point:
-    """A method at one setting (price, confidence, number); means over the rows of the split."""
+    """A method at one setting (price, confidence or number of capsules): means over the rows of the split."""
 
     setting: float | None
     opened: float
     spent: float
     accuracy: float
-    steps: float | None = None  # reasoning steps, where the method has such
+    steps: float | None = None  # reasoning steps, if the method has any
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One method of one seed. `family` names whose predictor answers: its never, all and random order are its own."""
+    """One method of one seed. `family`: the predictor that answers, with a never, all and random order of its own."""
 
     name: str
     group: Group
@@ -54,9 +54,9 @@ def grid(num_capsules: int) -> np.ndarray:
 def on_grid(points: Sequence[Point], places: np.ndarray) -> np.ndarray:
     """[G] accuracy at each number of opened capsules.
 
-    Linear between the points, which choosing between two settings by lot attains; points of equal number are
-    averaged. Beyond the last point its accuracy holds: opening fewer is always allowed. Before the first one its
-    accuracy holds too, so give every curve a point at 0.
+    Linear between points, which randomising between two settings attains; points with equal numbers are averaged.
+    Beyond the last point its accuracy holds, because opening fewer is always allowed. Before the first point its
+    accuracy holds as well, so every curve should have a point at 0.
     """
     assert points, "a curve has at least one point"
     opened = np.array([p.opened for p in points])
@@ -67,18 +67,18 @@ def on_grid(points: Sequence[Point], places: np.ndarray) -> np.ndarray:
 
 
 def area(values: np.ndarray, places: np.ndarray) -> float:
-    """Mean of `values` over the range of `places`, by trapezes."""
+    """Mean of `values` over the range of `places`, by the trapezoidal rule."""
     return float(np.trapezoid(values, places) / (places[-1] - places[0]))
 
 
 def share(part: float, whole: float) -> float | None:
-    """part / whole; None where there is nothing to share out."""
+    """part / whole; None if the whole is nothing."""
     return part / whole if whole > 1e-6 else None
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a family's predictor reaches without choosing: nothing opened, everything, and a random order [G]."""
+    """Accuracy of a family's predictor without selection: with nothing open, everything, and in a random order [G]."""
 
     never: float
     everything: float
@@ -86,7 +86,7 @@ class Reference:
 
 
 def figures(values: np.ndarray, places: np.ndarray, reference: Reference) -> dict[str, float | None]:
-    """What one curve [G] of one seed says.
+    """The figures of one curve [G] of one seed.
 
     area: mean accuracy over 0..k opened; area_early: over 0..0.4 k; way_early: share of the way from `never` to `all`
     at 0.4 k opened; gap_share: share of the area between the random order and `all` that the curve closes;
@@ -104,7 +104,7 @@ def figures(values: np.ndarray, places: np.ndarray, reference: Reference) -> dic
 
 
 def interval(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean of S values and its 95 % interval by Student's t; no interval for a single one. None: not defined."""
+    """Mean of S values and its 95 % interval by Student's t; no interval for a single value. None is ignored."""
     kept = np.array([v for v in values if v is not None], dtype=float)
     if len(kept) == 0:
         return {"mean": None, "low": None, "high": None, "seeds": 0}

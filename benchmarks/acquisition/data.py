@@ -1,7 +1,7 @@
-"""Capsules as flat feature vectors with groups, for methods that know features and not capsules.
+"""Capsules as flat feature vectors with groups, for methods that know features rather than capsules.
 
-A row is [sketches k*D | padding k | children k*m*D]. The first two parts are free (every method sees them), the
-children of each capsule are one group that is bought together. Checksums are left out.
+A row is [sketches k*D | padding k | children k*m*D]. The first two parts are free (every method sees them); the
+children of each capsule form one group that is bought together. Checksums are left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Flat:
 
 @dataclass(frozen=True)
 class FlatData:
-    """What a baseline is trained and judged on."""
+    """The data on which a baseline is trained and evaluated."""
 
     train: Flat
     held_out: Flat  # for early stopping
@@ -48,7 +48,7 @@ class FlatData:
 
     @property
     def padding_at(self) -> slice:
-        """Where the padding marks stand in a row."""
+        """The position of the padding marks in a row."""
         return slice(self.num_capsules * self.dim, self.free)
 
     @property
@@ -58,8 +58,8 @@ class FlatData:
 
 
 def flat_data(file: CapsuleFile, split: str, seed: int) -> FlatData:
-    """The file's rows, standardised by the training rows. Early stopping uses `validation` where that is another split
-    than the judged one, else a fifth of the training sources (copies of one source stay together).
+    """The file's rows, standardised by the training rows. Early stopping uses `validation` unless that split is the one
+    evaluated, otherwise a fifth of the training sources (copies of one source stay together).
 
     Raises DataError for a file without children.
     """
@@ -101,7 +101,7 @@ def read(file: CapsuleFile, split: str) -> Flat:
     arrays = file.read(split, slice(None), fields)
     rows = len(arrays["labels"])
     real = arrays.get("mask", np.ones((rows, file.num_capsules), bool))
-    # Ours sees nothing of a padded capsule either.
+    # Our model sees nothing of a padded capsule either.
     children = arrays["children"].reshape(rows, file.num_capsules, -1) * real[:, :, None]
     parts = [arrays["sketches"].reshape(rows, -1), ~real, children.reshape(rows, -1)]
     x = torch.from_numpy(np.concatenate([part.astype(np.float32) for part in parts], 1))

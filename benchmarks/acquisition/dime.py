@@ -1,6 +1,6 @@
-"""DIME by its authors' code: pretraining on random masks, then predictor and value network together.
+"""DIME with its authors' code: pretraining on random masks, then joint training of predictor and value network.
 
-Needs pytorch-lightning 1.9 (their hooks left it with 2.0), pandas, torchmetrics and tensorboard.
+Needs pytorch-lightning 1.9 (2.0 removed the hooks that they use), pandas, torchmetrics and tensorboard.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run(path: Path, data: FlatData, prices: Tensor, options: FieldOptions) -> Tr
     value_network, predictor, facts = networks(data, options)
     mask_layer = RevealedSketches(package.MaskLayerGrouped(data.group_matrix, append=True), data.free)
     single = answers(data) == 1
-    # Their bound by the entropy of the answer knows one answer per row; their other scaling serves several.
+    # Their bound by the entropy of the answer assumes one answer per row; their other scaling works for several.
     facts["cmi_scaling"] = "bounded" if single else "positive"
     with plateau_that_takes_verbose(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
@@ -66,7 +66,7 @@ def run(path: Path, data: FlatData, prices: Tensor, options: FieldOptions) -> Tr
 
 
 def costs(prices: Tensor) -> Tensor | None:
-    """Their feature costs; None where all are alike."""
+    """Their feature costs; None if all are equal."""
     return None if bool((prices == prices[0]).all()) else prices
 
 
@@ -84,8 +84,8 @@ def trainer(folder: str, **options: Any) -> Any:
 def fit(
     module: Any, data: FlatData, options: FieldOptions, epochs: int, folder: str, keep: str | None = None
 ) -> dict[str, Any]:
-    """Train by their module within the time. `keep`: go back to the weights at which this validation figure was best,
-    as their scripts do from a checkpoint on disk.
+    """Train with their module within the time limit. `keep`: finally restore the weights at which this validation
+    figure was best, as their scripts do from a checkpoint on disk.
     """
     from pytorch_lightning import Callback
 
@@ -113,7 +113,7 @@ def timed_out(lightning: Any) -> bool:
 
 
 def evaluate(method: Any, data: FlatData, prices: Tensor, folder: str, single: bool) -> list[Curve]:
-    """Their three rules: a budget, a penalty on the estimated information per cost, a confidence."""
+    """Curves of their three stopping rules: a budget, a penalty on the estimated information per cost, a confidence."""
     loader = DataLoader(TensorDataset(data.test.x, data.test.y), batch_size=PREDICT_BATCH)
     lightning = trainer(folder)
 

@@ -1,9 +1,9 @@
-"""GDFS and DIME, trained and run by their authors' code from a folder on disk.
+"""GDFS and DIME, trained and run with their authors' code from a folder on disk.
 
 GDFS: Covert et al. 2023, "Learning to Maximize Mutual Information for Dynamic Feature Selection", repository
 iancovert/dynamic-selection. DIME: Gadgil et al. 2024, "Estimating Conditional Mutual Information for Dynamic Feature
 Selection", repository suinleelab/DIME.
-Ours are only the networks, the masking that leaves sketches free, the loaders, and the reading of their answers. Their
+Only the networks, the masking that leaves sketches free, the loaders and the evaluation of their answers are ours. The
 settings are those of their experiments on tables and digits (written out below).
 """
 
@@ -41,7 +41,7 @@ class FieldOptions:
     """How the field's methods are trained."""
 
     seed: int
-    like: int  # parameters of our model, which theirs are to match
+    like: int  # number of parameters of our model, which theirs should match
     cap_seconds: float = 900.0  # wall clock of one training: of the pretraining, and of the joint training
     epochs: int | None = None  # None: as published
     hidden: int | None = None  # None: as many parameters as our model
@@ -50,7 +50,7 @@ class FieldOptions:
 
 @dataclass
 class Trained:
-    """What a method's module returns: its curves, its predictor's accuracy on everything, how it was trained."""
+    """The result of a method: its curves, the accuracy of its predictor on everything, and how it was trained."""
 
     curves: list[Curve]
     everything: float
@@ -71,7 +71,7 @@ def import_package(path: Path, name: str) -> ModuleType:
 
 @contextmanager
 def plateau_that_takes_verbose() -> Iterator[None]:
-    """Their code passes `verbose` to torch's plateau schedule, which newer versions of torch refuse."""
+    """Let torch's plateau schedule accept `verbose`, which their code passes and newer versions of torch reject."""
     original = torch.optim.lr_scheduler.ReduceLROnPlateau
 
     class Plateau(original):  # type: ignore[valid-type, misc]
@@ -86,8 +86,8 @@ def plateau_that_takes_verbose() -> Iterator[None]:
 
 
 class CappedLoader:
-    """A loader that has nothing more to give once the time is over: the epochs that follow train nothing, so that the
-    early stopping of the code it is given to ends the training and restores its best networks.
+    """A loader that yields nothing more once the time is over. Further epochs then train nothing, so that the early
+    stopping of the code that uses it ends training and restores the best networks.
     """
 
     def __init__(self, loader: DataLoader, seconds: float) -> None:
@@ -117,7 +117,7 @@ def seed_everything(seed: int) -> None:
 
 
 def networks(data: FlatData, options: FieldOptions) -> tuple[torch.nn.Module, torch.nn.Module, dict[str, Any]]:
-    """(chooser, predictor, what to say about them)."""
+    """(chooser, predictor, facts about them)."""
     hidden = options.hidden or width_for(data, options.like)
     chooser, predictor = build(data, hidden)
     facts = {
@@ -131,7 +131,7 @@ def networks(data: FlatData, options: FieldOptions) -> tuple[torch.nn.Module, to
 
 
 def point(setting: float | None, mask: Tensor, logits: Tensor, test: Flat, prices: Tensor) -> Point:
-    """mask [N, k]: what was selected, of which padding costs nothing."""
+    """The point of a selection `mask` [N, k], in which padding costs nothing."""
     opened = (mask > 0.5) & test.real
     return Point(
         setting=setting,
@@ -145,7 +145,7 @@ def point(setting: float | None, mask: Tensor, logits: Tensor, test: Flat, price
 def random_order(
     family: str, predictor: torch.nn.Module, mask_layer: torch.nn.Module, test: Flat, prices: Tensor
 ) -> Curve:
-    """The same predictor, capsules in a random order of every row's own."""
+    """The curve of the same predictor with capsules opened in a random order, drawn per row."""
     predictor.eval()
     draws = torch.rand(test.real.shape, generator=torch.Generator().manual_seed(0))
     rank = draws.masked_fill(~test.real, 2.0).argsort(1).argsort(1)
@@ -159,7 +159,9 @@ def random_order(
 def stop_when_sure(
     masks: list[Tensor], logits: list[Tensor], test: Flat, prices: Tensor, confidences: tuple[float, ...] = CONFIDENCES
 ) -> list[Point]:
-    """Stop at the first of the growing selections (each [N, k]) at which the largest probability reaches a level."""
+    """Points of stopping at the first of the growing selections (each [N, k]) whose largest probability reaches a
+    level.
+    """
     sure = torch.stack([row_confidence(one, test.y) for one in logits], 1)  # [N, k + 1]
     stacked, predicted = torch.stack(masks, 1), torch.stack(logits, 1)
     rows, points = torch.arange(len(sure)), []

@@ -1,4 +1,4 @@
-"""GDFS by its authors' code: pretraining on random masks, then joint training at five falling temperatures."""
+"""GDFS with its authors' code: pretraining on random masks, then joint training at five falling temperatures."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(path: Path, data: FlatData, prices: Tensor, options: FieldOptions) -> Tr
             logits.append(answer)
             masks.append(mask)
     fixed = [point(n, m, a, data.test, prices) for n, (m, a) in enumerate(zip(masks, logits, strict=True))]
-    # Theirs opens the same number in every row; stopping by confidence is our addition, in their favour.
+    # Their method opens the same number in every row; stopping by confidence is our addition, in their favour.
     sure = [fixed[0], *stop_when_sure(masks, logits, data.test, prices)]
     curves = [
         Curve("gdfs, budget", "field", "gdfs", fixed),

@@ -1,4 +1,4 @@
-"""Small networks and losses that are handed to the field's code; they know capsules, which that code does not."""
+"""Small networks and losses for the published code; they know about capsules, which that code does not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RevealedSketches(nn.Module):
 
 
 class Chooser(nn.Module):
-    """Scores [B, k] of the capsules; those that are padding come last."""
+    """Scores the capsules [B, k]; padding comes last."""
 
     def __init__(self, body: nn.Module, padding_at: slice) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def row_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def row_confidence(logits: Tensor, labels: Tensor) -> Tensor:
-    """[B] largest probability, averaged over the answers that the row has (`labels` only says which those are)."""
+    """[B] largest probability, averaged over the labelled answers of a row (`labels` only says which those are)."""
     return row_mean(logits.softmax(-1).amax(-1), labels)
 
 
@@ -94,7 +94,7 @@ def answers(data: FlatData) -> int:
 
 
 def build(data: FlatData, hidden: int) -> tuple[nn.Module, nn.Module]:
-    """(chooser, predictor) over the masked row with its mask."""
+    """(chooser, predictor), whose input is the masked row with its mask."""
     inputs = data.train.x.shape[1] + data.num_capsules
     chooser = Chooser(mlp(inputs, data.num_capsules, hidden), data.padding_at)
     predictor = mlp(inputs, answers(data) * data.num_classes, hidden)
@@ -108,6 +108,6 @@ def parameters(*networks: nn.Module) -> int:
 
 
 def width_for(data: FlatData, wanted: int) -> int:
-    """The hidden width (a multiple of 8) at which chooser and predictor together come nearest to `wanted`."""
+    """The hidden width (a multiple of 8) at which chooser and predictor have about `wanted` parameters together."""
     with torch.device("meta"):
         return min(HIDDEN, key=lambda hidden: abs(parameters(*build(data, hidden)) - wanted))

@@ -1,4 +1,4 @@
-"""The curves of one trained run: its learned policy, thresholds with every selector, orders fixed in advance."""
+"""The curves of one trained run: its learned policy, thresholds with every selector, and orders fixed in advance."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class OursOptions:
-    """What to run of ours."""
+    """Which of our policies to run."""
 
     selectors: Sequence[str] = SELECTORS
     factors: Sequence[float] = PRICE_FACTORS  # times the run's own price level
@@ -41,10 +41,9 @@ class OursOptions:
 
 @dataclass
 class OrderPolicy:
-    """Opens the first `number` openable capsules of an order before the first step, then thinks all T steps.
+    """Opens the first `number` openable capsules of an order before the first step, then thinks for all T steps.
 
-    worth: [k] for one order for all rows, higher first; None: a random order of each row's own, the same for every
-    `number`.
+    worth: [k] gives one order for all rows, higher first; None: a random order per row, the same for every `number`.
     """
 
     selects: ClassVar[bool] = False
@@ -72,7 +71,7 @@ class OrderPolicy:
 
 @dataclass
 class SetPolicy:
-    """Opens one set of capsules [k] bool, the same in every row, before the first step, then thinks all T steps."""
+    """Opens one set of capsules [k] bool, the same in every row, before the first step, then thinks for all T steps."""
 
     selects: ClassVar[bool] = False
     chosen: Tensor
@@ -87,14 +86,14 @@ class SetPolicy:
 
 
 def think_on(now: Situation) -> tuple[Tensor, Tensor]:
-    """CONTINUE until the last step, and open nothing."""
+    """Continue until the last step without opening anything."""
     action = torch.where(now.valid[:, Action.CONTINUE], Action.CONTINUE, Action.HALT)
     return action, nothing(now.capsules)
 
 
 @dataclass(frozen=True)
 class KeptRows(EvaluationData):
-    """`limit` rows of the split, read once: the greedy search walks over them k (k + 1) / 2 times."""
+    """`limit` rows of the split, read once, because the greedy search passes over them k (k + 1) / 2 times."""
 
     kept: list[CapsuleBatch] = field(default_factory=list)
 
@@ -110,13 +109,13 @@ def with_selector(config: Config, selector: str) -> Config:
 
 
 def point(evaluator: Evaluator, policy: object, setting: float | None, outcome: Outcome | None = None) -> Point:
-    """A policy's means over the labelled rows. Raises UsageError where no row has a label."""
+    """A policy's means over the labelled rows. Raises UsageError if no row has a label."""
     score = evaluator.score(policy, setting, outcome or evaluator.run(policy))  # type: ignore[arg-type]
     return Point(setting, score.opened, score.spent, score.accuracy, score.steps)
 
 
 def curves(run: TrainedRun, data: EvaluationData, options: OursOptions, log: Log) -> tuple[list[Curve], float]:
-    """All curves of one run, and its accuracy with everything opened. What cannot be run is logged and left out."""
+    """All curves of one run, and its accuracy with everything open. What cannot be run is logged and left out."""
     evaluator = Evaluator(run.model, run.config, data)
     level = run.model.price_level
     never = point(evaluator, FixedPolicy(False, level, "never"), None)
@@ -128,7 +127,7 @@ def curves(run: TrainedRun, data: EvaluationData, options: OursOptions, log: Log
 
 
 def learned(run: TrainedRun, evaluator: Evaluator, never: Point, options: OursOptions, log: Log) -> list[Curve]:
-    """The learned policy over price levels; and the same actions with capsules opened at random."""
+    """The learned policy over price levels, and the same actions with capsules opened at random."""
     if not run.config.dqn.enabled:
         log(f"{run.path}: trained without a policy (dqn.enabled: false); no learned curve")
         return []
@@ -172,13 +171,13 @@ def thresholds(run: TrainedRun, data: EvaluationData, never: Point, options: Our
 
 
 def threshold_losses(run: TrainedRun, data: EvaluationData, selector: str, options: OursOptions) -> Tensor:
-    """[N] losses at the highest confidence: a fingerprint of which capsules were opened."""
+    """[N] losses at the highest confidence, as a fingerprint of which capsules were opened."""
     evaluator = Evaluator(run.model, with_selector(run.config, selector), data)
     return evaluator.run(ThresholdPolicy(max(options.confidences), run.model.price_level)).loss
 
 
 def missing(run: TrainedRun, selector: str) -> str | None:
-    """Why this model cannot use a selector, as far as its parts tell."""
+    """Why this model cannot use a selector, as far as its parts show; None if it can."""
     if selector not in get_args(Selector):
         return "unknown in this version"
     if selector == "cmi" and run.model.cmi_head is None:
@@ -189,7 +188,7 @@ def missing(run: TrainedRun, selector: str) -> str | None:
 
 
 def orders(run: TrainedRun, evaluator: Evaluator, options: OursOptions) -> list[Curve]:
-    """Everybody's first n capsules: of one order chosen on training rows, and of random orders."""
+    """Curves of opening the first n capsules of one fixed order (see `greedy_order`), and of random orders."""
     k, level = run.model.data.num_capsules, run.model.price_level
     order = greedy_order(run, evaluator, options.order_rows)
     worth = torch.empty(k)
@@ -201,9 +200,9 @@ def orders(run: TrainedRun, evaluator: Evaluator, options: OursOptions) -> list[
 
 
 def greedy_order(run: TrainedRun, evaluator: Evaluator, rows: int) -> list[int]:
-    """Capsules in the order in which each, opened in every row besides those before it, lowers the mean loss most.
+    """Capsules in greedy order: each is the one that lowers the mean loss most when opened in addition to those before.
 
-    Chosen on the validation split where that is not the judged one, else on training rows.
+    Chosen on the validation split unless that is the one evaluated, otherwise on training rows.
     """
     file = evaluator.data.file
     split = "validation" if file.rows.get("validation") and evaluator.data.split != "validation" else "train"

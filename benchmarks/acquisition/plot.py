@@ -9,13 +9,13 @@ from trm_core.errors import UsageError
 from trm_core.evaluation.plot import require_drawable
 
 _STYLES = {"ours": "-", "reference": ":", "field": "--", "peeks": "-."}
-# In the record; here they would only hide the others.
+# In the record, but here they would only hide the others.
 _LEFT_OUT = (", random order", ", capsules at random")
 _TICKS = (0, 1, 2, 3, 5, 8, 16, 32, 64)
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    """One line a method: solid ours, dashed the field's, dotted references, dash-dotted peeking. Writes `path`."""
+    """Draw a line per method to `path`: solid ours, dashed published, dotted references, dash-dotted peeking."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -34,7 +34,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
         )
         if line["low"][0] is not None:
             axes.fill_between(opened, percent(line["low"]), percent(line["high"]), color=colors(place % 20), alpha=0.1)
-    # The steep part would vanish under the few capsules that matter: the rest is flat.
+    # Logarithmic, because the curves are steep over the first few capsules and flat after them.
     axes.set_xscale("symlog", linthresh=1.0)
     axes.set_xlim(0, opened[-1])
     axes.set_xticks([tick for tick in _TICKS if tick <= opened[-1]])

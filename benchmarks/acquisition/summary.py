@@ -1,4 +1,4 @@
-"""From the curves of every seed to the table: means, intervals, paired differences."""
+"""Turn the curves of every seed into the table: means, intervals, paired differences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIGURES = ("area", "area_early", "way_early", "gap_share", "gap_share_early")
 def summarise(seeds: list[dict[str, Any]], num_capsules: int) -> dict[str, Any]:
     """The figures of every method over `seeds`, each {"seed", "curves": [Curve.record()], "all": {family: accuracy}}.
 
-    Shares are measured twice: between the never and the all of our model, one scale for everybody; and, for other
+    Shares are measured twice: between `never` and `all` of our model, as one scale for all methods; and, for other
     families, between their own.
     """
     places = grid(num_capsules)
@@ -79,10 +79,11 @@ def mean_curve(per_seed: list[dict[str, dict[str, Any]]], name: str) -> dict[str
 
 
 def compare(methods: dict[str, dict[str, Any]], per_seed: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Paired differences of areas over seeds: the best and `learned` of ours against each other group's best and all.
+    """Paired differences of areas over seeds: our best method against the best of other groups, and `learned` against
+    every other method.
 
-    The best of a group is the one of the highest mean area on these very test rows, on both sides, which flatters
-    both: the differences of `learned` to every single method need no such choice.
+    The best of a group is the method with the highest mean area on these same test rows, which flatters both sides; the
+    differences between `learned` and every single method need no such choice.
     """
     result: dict[str, Any] = {}
     for figure in ("area", "area_early"):
