@@ -1,4 +1,4 @@
-"""Fixtures that several parts of the tests share; the helpers behind them are in `tiny.py`."""
+"""Fixtures shared by several parts of the tests; the helpers behind them are in `tiny.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trm_core.data.store import quarantine
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first (`slow(minutes=..)`), so that no process is left alone with one in the end."""
+    """Run the longest first (`slow(minutes=..)`), so that at the end no process is left alone with a long test."""
     items.sort(key=lambda item: -max((mark.kwargs.get("minutes", 0) for mark in item.iter_markers("slow")), default=0))
 
 
@@ -75,12 +75,12 @@ def _quarantine() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _looked_at_by_forks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of strangers are looked at by forks, as there are thousands; `real_look` marks what is of a real child."""
+    """Examine strangers' files in forks, because there are thousands; `real_look` marks tests of the real child."""
     if request.node.get_closest_marker("real_look") is None:
         monkeypatch.setattr(quarantine, "_start", lambda path: Look(request.getfixturevalue("_quarantine"), path))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Tiny tensors are slower on many threads, and sums are the same on every machine."""
+    """Use one thread: tiny tensors are slower on many, and sums then are the same on every machine."""
     torch.set_num_threads(1)

@@ -1,5 +1,6 @@
-"""`trm` in processes of their own without their start, which takes some 5 s of a core: they are forked from one that
-has imported everything, and inherit nothing of the test's process. What a start itself does is for `tiny.run_trm`.
+"""Run `trm` in separate processes without their start-up, which takes some 5 s of a core. They are forked from a
+process that has imported everything, and inherit nothing from the test's process. For tests of start-up use
+`tiny.run_trm`.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ PRELOADED = ["pytest", "tiny", "torch.distributed", "trm_cli.main", "trm_core.ru
 
 
 def start_server() -> None:
-    """The process that is forked; it is there until this one ends."""
+    """Start the process to fork from; it lives until this one ends."""
     multiprocessing.set_forkserver_preload(PRELOADED)
     search = [str(Path(__file__).parent), str(tiny.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join(search))
-        patched.setenv("OMP_NUM_THREADS", "1")  # else numpy starts threads, and a fork of them would not be sound
+        patched.setenv("OMP_NUM_THREADS", "1")  # otherwise numpy starts threads, with which forking is unsafe
         forkserver.ensure_running()
 
 
 class Forked:
-    """`trm arguments` under way; as much of `subprocess.Popen` as the tests ask for."""
+    """A running `trm arguments`, with as much of the interface of `subprocess.Popen` as the tests need."""
 
     def __init__(self, *arguments: str | Path, cwd: Path, patch: str = "", **environment: str) -> None:
-        """patch: statements that it executes first."""
+        """patch: statements for it to execute first."""
         start_server()
         self.out, self.err = (cwd / f"{name}-{time.monotonic_ns()}.txt" for name in ("out", "err"))
         words, environment = [str(one) for one in arguments], {**tiny.environment(cwd), **environment}
@@ -82,7 +83,7 @@ class Forked:
         return self.read(self.out), self.read(self.err)
 
     def first_line(self) -> str:
-        """Of its output; waits for it."""
+        """Wait for the first line of its output."""
         while "\n" not in (text := self.read(self.out)):
             assert self.poll() is None, self.communicate()
             time.sleep(0.02)
@@ -99,14 +100,14 @@ def _trm(arguments: list[str], cwd: Path, environment: dict[str, str], out: Path
 
 
 def run_here(arguments: list[str], cwd: Path, environment: dict[str, str], streams: list[int]) -> NoReturn:
-    """Become `trm arguments`, as the shell would run it. streams: what becomes its input, output and errors."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the tests run under nohup, it is still a terminal's
+    """Become `trm arguments`, as a shell would run it. streams: file descriptors of its stdin, stdout and stderr."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as from a terminal, even if the tests run under nohup
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    # The server's are of other files.
+    # The streams inherited from the server refer to other files.
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.argv = ["trm", *arguments]
@@ -127,7 +128,7 @@ def run_here(arguments: list[str], cwd: Path, environment: dict[str, str], strea
 
 
 def places(count: int) -> list[dict[str, str]]:
-    """What torchrun says to each of so many processes, of which the first waits for the others at a free port."""
+    """The environment in which torchrun starts each of `count` processes, which meet at a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -137,7 +138,7 @@ def places(count: int) -> list[dict[str, str]]:
 
 @contextmanager
 def together(count: int, *arguments: str | Path, cwd: Path) -> Iterator[list[Forked]]:
-    """The processes of one run."""
+    """Start the processes of one run."""
     started = [Forked(*arguments, cwd=cwd, **place) for place in places(count)]
     try:
         yield started
@@ -147,7 +148,7 @@ def together(count: int, *arguments: str | Path, cwd: Path) -> Iterator[list[For
 
 
 def run_together(count: int, *arguments: str | Path, cwd: Path) -> list[tiny.Outcome]:
-    """How they ended, by rank."""
+    """Run the processes of one run to their end; their outcomes, by rank."""
     with together(count, *arguments, cwd=cwd) as started:
         ends = [each.communicate() for each in started]
         codes = [each.returncode for each in started]
@@ -156,7 +157,9 @@ def run_together(count: int, *arguments: str | Path, cwd: Path) -> list[tiny.Out
 
 @contextmanager
 def forked_workers() -> Iterator[None]:
-    """Builds of this process get their workers from the server too; as spawned ones they would inherit nothing."""
+    """Within the context, builds in this process fork their workers from the server too, inheriting nothing, just as
+    spawned ones.
+    """
 
     def get_context(method: str) -> BaseContext:
         start_server()

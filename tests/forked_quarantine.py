@@ -1,6 +1,7 @@
-"""The children that look at a stranger's file first (`trm_core.data.store.quarantine`), forked from one that has h5py.
+"""The children that examine strangers' files (`trm_core.data.store.quarantine`), forked from a process with h5py
+loaded.
 
-An interpreter of its own takes a third of a second to get there, which is most of what a small file costs.
+Starting an interpreter for each takes a third of a second, most of the time that a small file needs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import NoReturn
 
 
 class Look:
-    """One child; as much of `subprocess.Popen` as the quarantine asks for."""
+    """One child, with as much of the interface of `subprocess.Popen` as the quarantine needs."""
 
     def __init__(self, address: str, path: Path) -> None:
         self.returncode: int | None = None
@@ -53,8 +54,8 @@ def said(stream: int) -> bytes:
 
 @contextmanager
 def quarantine_server() -> Iterator[str]:
-    """Its address."""
-    address = f"\0quarantine-{os.getpid()}-{os.urandom(4).hex()}"  # a name that is no file
+    """Run the server; its address."""
+    address = f"\0quarantine-{os.getpid()}-{os.urandom(4).hex()}"  # abstract: leaves no file
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, __file__, address[1:]], stdin=pipe, stdout=pipe, env=environment) as server:
@@ -64,7 +65,7 @@ def quarantine_server() -> Iterator[str]:
 
 
 def serve(address: str) -> None:
-    """Until its input ends, as it does with the process that started it."""
+    """Serve until stdin ends, as it does when the parent process ends."""
     from trm_core.data.store import guard, quarantine  # noqa: F401 - what is there before the fork
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -81,7 +82,7 @@ def serve(address: str) -> None:
 
 
 def answer(caller: socket.socket) -> NoReturn:
-    """Which process looks, and later how it ended."""
+    """Answer a caller with the id of the process that examines the file and, later, with its exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     asked, streams, _, _ = socket.recv_fds(caller, 1 << 16, 2)
     looks = os.fork()

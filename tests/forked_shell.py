@@ -1,7 +1,7 @@
-"""A program `trm` for shells and batch scripts, whose every call is forked as the processes of `forked` are.
+"""A program `trm` for shells and batch scripts whose every call is forked, as by `forked`.
 
-The program gives its standard streams, folder, environment and arguments to a server, passes signals on to the process
-that comes of it and ends as that does. Killed itself, it takes the process with it.
+The program hands its standard streams, folder, environment and arguments to a server, forwards signals to the forked
+process and ends as that does. If it is killed itself, it takes the process with it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ sys.exit(code)
 
 @contextmanager
 def trm_program(path: Path) -> Iterator[None]:
-    """It stands there for as long as its server is."""
+    """Write the program to `path`; it works while its server runs, that is, within the context."""
     start_server()
     with socket.socket(socket.AF_UNIX) as listener:
-        address = f"\0trm-{os.getpid()}-{os.urandom(4).hex()}"  # a name that is no file
+        address = f"\0trm-{os.getpid()}-{os.urandom(4).hex()}"  # abstract: leaves no file
         listener.bind(address)
         listener.listen()
         server = multiprocessing.get_context("forkserver").Process(target=serve, args=(listener,))
@@ -58,7 +58,7 @@ def trm_program(path: Path) -> Iterator[None]:
 
 
 def serve(listener: socket.socket) -> None:
-    """One process for each call: forked, waited for, and killed where its caller is gone."""
+    """Fork a process for each call, wait for it, and kill it if its caller is gone."""
     assert len(os.listdir("/proc/self/task")) == 1, "a fork of threads is not sound"
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ, None)
@@ -70,7 +70,7 @@ def serve(listener: socket.socket) -> None:
                 for one in (caller, os.pidfd_open(process)):
                     selector.register(one, selectors.EVENT_READ, (process, caller))
             elif isinstance(key.fileobj, socket.socket):
-                selector.unregister(key.fileobj)  # it says no more, so it is gone
+                selector.unregister(key.fileobj)  # callers send nothing more, so this one is gone
                 os.kill(key.data[0], signal.SIGKILL)
             else:
                 process, caller = key.data
@@ -84,7 +84,7 @@ def serve(listener: socket.socket) -> None:
 
 
 def begin(caller: socket.socket) -> int:
-    """The process of this call."""
+    """Fork the process of a call; its id."""
     size, streams, _, _ = socket.recv_fds(caller, 4, 3)
     said, length = b"", int.from_bytes(size, "little")
     while len(said) < length:

@@ -1,4 +1,4 @@
-"""The processes that `trm train --nproc N` starts, found from outside."""
+"""Find the processes that `trm train --nproc N` starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def find_worker(launcher: int, rank: int) -> int | None:
-    """The process id of a rank that a launcher started; None while there is none."""
+    """The process id of a rank that a launcher started; None if there is none yet."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue

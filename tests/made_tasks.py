@@ -1,4 +1,4 @@
-"""Small ARC tasks, made up, as documents of JSON."""
+"""Small made-up ARC tasks as JSON documents."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write(path: Path, document: Any) -> Path:
 
 
 def write_subset(folder: Path, subset: str, tasks: dict[str, dict[str, Any]], *, solved: bool = True) -> Path:
-    """Kaggle's pair of files; returns the one with the challenges."""
+    """Write tasks as Kaggle's pair of files; the path of the one with the challenges."""
     challenges = {
         name: {"train": one["train"], "test": [{"input": each["input"]} for each in one["test"]]}
         for name, one in tasks.items()

@@ -1,6 +1,6 @@
-"""TRM and HRM as their papers write them, in numpy and float64, with weights from a formula: what a checkpoint of the
-public code has to give. Written from arXiv 2510.04871 (sections 2 to 4), 2506.21734 (section 2) and the names and
-shapes in such checkpoints.
+"""TRM and HRM as in their papers, in numpy and float64, with weights from a formula: the expected outputs of
+checkpoints of the public code. Written from arXiv 2510.04871 (sections 2 to 4), 2506.21734 (section 2) and the names
+and shapes in such checkpoints.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a small network."""
+    """The sizes of a small network."""
 
     tied: bool = True
     mlp: bool = False
@@ -44,7 +44,7 @@ def inner(width: int, expansion: float) -> int:
 
 
 def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a checkpoint, without what wrappers put before the names."""
+    """Names and shapes of a checkpoint, without the prefixes that wrappers add to names."""
     D, hidden = sizes.width, inner(sizes.width, sizes.expansion)
     found: dict[str, tuple[int, ...]] = {
         "H_init": (D,),
@@ -73,7 +73,7 @@ def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 
 def weights(sizes: Sizes) -> dict[str, Array]:
-    """Sines of all frequencies, as large as usual initial weights; embeddings a little apart."""
+    """Sines of many frequencies, of the size of usual initial weights."""
     found = {}
     for number, (name, shape) in enumerate(shapes(sizes).items()):
         at = np.arange(math.prod(shape), dtype=np.float64)

@@ -1,6 +1,6 @@
 """Real gloo processes for tests of what several ranks do together.
 
-They are forked as those of `forked`, as their start would take longer than what is tested.
+They are forked, as by `forked`, because starting them would take longer than the tests.
 """
 
 from __future__ import annotations

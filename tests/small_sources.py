@@ -1,4 +1,4 @@
-"""Small sources of every kind, made on the spot."""
+"""Small data sources of every kind, generated on the spot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORDS = {"ham": _HAM.split(), "spam": _SPAM.split()}
 
 
 def write_messages(path: Path, count: int, seed: int = 0, duplicates: int = 0) -> Path:
-    """label<TAB>text lines without a header, the last `duplicates` of which repeat earlier ones in other case."""
+    """Write label<TAB>text lines without a header, the last `duplicates` of which repeat earlier ones in upper case."""
     rng = np.random.default_rng(seed)
     lines: list[str] = []
     for number in range(count - duplicates):
@@ -29,7 +29,7 @@ def write_messages(path: Path, count: int, seed: int = 0, duplicates: int = 0) -
 
 
 def write_pictures(folder: Path, per_class: int = 12, size: int = 12, mode: str = "L", seed: int = 0) -> Path:
-    """Folders dark/ and light/ of png files."""
+    """Write folders dark/ and light/ of png files."""
     from PIL import Image
 
     rng = np.random.default_rng(seed)
@@ -42,7 +42,7 @@ def write_pictures(folder: Path, per_class: int = 12, size: int = 12, mode: str 
     return folder
 
 
-# What a camera stores of an upright picture, by the orientation that it notes with it.
+# What a camera stores for an upright picture, by the EXIF orientation that it records.
 AS_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -56,7 +56,7 @@ AS_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def write_turned(file: Path, upright: np.ndarray, orientation: int) -> Path:
-    """A picture as a camera that was held in that way writes it."""
+    """Write a picture as a camera held in that orientation does."""
     from PIL import Image
 
     notes = Image.Exif()
@@ -72,7 +72,7 @@ def write_table(path: Path, rows: list[list[object]], header: list[str]) -> Path
 
 
 def random_table(path: Path, count: int = 60, seed: int = 0) -> Path:
-    """Columns age, colour, weight and the label, which is whether weight is above 50."""
+    """Write a table with columns age, colour, weight and label, which is whether weight exceeds 50."""
     rng = np.random.default_rng(seed)
     rows: list[list[object]] = []
     for _ in range(count):
@@ -82,7 +82,7 @@ def random_table(path: Path, count: int = 60, seed: int = 0) -> Path:
 
 
 def write_arc(path: Path, tasks: int = 12, seed: int = 0) -> Path:
-    """A challenges/solutions pair of ConceptARC-like tasks, two train pairs and one test pair each."""
+    """Write a challenges/solutions pair of ConceptARC-like tasks with two train pairs and one test pair each."""
     rng = np.random.default_rng(seed)
 
     def grid() -> list[list[int]]:

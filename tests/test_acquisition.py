@@ -1,6 +1,6 @@
 """The comparison with other acquisition methods: curves, the flat view of capsules, orders, and the whole script.
 
-The field's own code is no part of the tests; a stand-in with its interface takes its place.
+The published code is not part of the tests; a stand-in with the same interface replaces it.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def test_copies_of_a_source_are_held_out_together() -> None:
 
 
 class Grouped(nn.Module):
-    """What the field's grouped mask layers do."""
+    """Does what the grouped mask layers of the published code do."""
 
     def __init__(self, groups: torch.Tensor, append: bool = True) -> None:
         super().__init__()

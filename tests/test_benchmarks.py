@@ -1,4 +1,4 @@
-"""The benchmarks run from their own command lines; their figures are not judged here."""
+"""The benchmarks run from their own command lines. Their figures are not judged here."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def here(arguments: list[str], threads: int) -> tiny.Outcome:
-    """`trm arguments` in this process, or in as many forked ones as they say."""
+    """Run `trm arguments` in this process, or in as many forked ones as --nproc says."""
     if "--nproc" not in arguments:
         return tiny.invoke(*arguments)
     at = arguments.index("--nproc")
@@ -72,8 +72,8 @@ def test_quickstart_folds(tmp_path: Path) -> None:
 
 
 def run(folder: Path, module: str, *arguments: str | Path) -> Any:
-    """The record that a benchmark prints and writes. It and its trainings run in this process, as a start takes longer
-    than what is tested.
+    """The record that a benchmark prints and writes. The benchmark and its trainings run in this process, because
+    starting others would take longer than the test.
     """
     out, printed = folder / f"{module}.json", io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(io.StringIO()):
@@ -84,14 +84,14 @@ def run(folder: Path, module: str, *arguments: str | Path) -> Any:
 
 
 def words(out: Path, *arguments: str | Path) -> list[str]:
-    """The arguments, and where the record goes before the first that is no option."""
+    """The arguments, with --out inserted before `--` if that is among them."""
     given = [str(argument) for argument in arguments]
     end = given.index("--") if "--" in given else len(given)
     return [*given[:end], "--out", str(out), *given[end:]]
 
 
 def run_alone(folder: Path, module: str, *arguments: str | Path) -> Any:
-    """The same of a benchmark that starts, or forks, processes of its own."""
+    """The same for a benchmark that itself starts or forks processes."""
     out = folder / f"{module}.json"
     command = [sys.executable, "-m", f"benchmarks.{module}", *words(out, *arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -101,7 +101,7 @@ def run_alone(folder: Path, module: str, *arguments: str | Path) -> Any:
 
 
 def forked_module(command: list[str], **_: Any) -> SimpleNamespace:
-    """`python -m module arguments` without its start; what it printed."""
+    """Run `python -m module arguments` as a fork, without its start-up; what it printed."""
     start_server()
     ours, theirs = multiprocessing.get_context("forkserver").Pipe(duplex=False)
     given = (command[2], command[3:], theirs)
@@ -122,7 +122,7 @@ def printed_by(module: str, arguments: list[str], pipe: Connection) -> None:
 
 
 def test_false_alarms(tmp_path: Path) -> None:
-    """A table without rows, one that is no task, and one with copies of its rows."""
+    """A table without rows, one that makes no task, and one with copies of its rows."""
     tables = tmp_path / "tables"
     tables.mkdir()
     (tables / "empty.csv").write_text("")
@@ -161,7 +161,7 @@ def test_two_processes(tmp_path: Path) -> None:
 
 
 def test_two_checkouts_take_turns(tmp_path: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each in its own process; here one after the other in this one."""
+    """Really each in a separate process; here one after the other in this one."""
     config = tmp_path / "tiny.yaml"
     config.write_text(json.dumps({**tiny.BASE, "data": {"path": str(capsule_file)}}))
     asked: list[Path] = []
@@ -258,7 +258,7 @@ def test_adaptive_inference_and_the_learned_policy(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_price_conditioning(tmp_path: Path) -> None:
-    """The single-price run is judged at its own price, the other one at the same."""
+    """Both runs are evaluated at the price of the single-price run."""
     where = ("--runs", tmp_path / "runs", "--seeds", "0", "--factors", "20")
     line = run(tmp_path, "price_conditioning", *where, "--", *TINY)["prices"]["20"]
     assert line["level"] == pytest.approx(20 * 0.00025 * 4)
@@ -272,7 +272,7 @@ def test_price_conditioning(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_capsule_store_memory_stays_below_its_limit(tmp_path: Path) -> None:
-    """A file of 370 MB, built and walked with less memory than it has."""
+    """A file of 370 MB is built and read with less memory than its size."""
     command = [sys.executable, "benchmarks/capsule_store_memory.py", "--rows", "6000", "--folder", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -284,7 +284,7 @@ def test_capsule_store_memory_stays_below_its_limit(tmp_path: Path) -> None:
 
 @pytest.mark.slow(minutes=2)
 def test_policy_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A model that has learned little, few settings: what does not depend on learning is checked."""
+    """With a barely trained model and few settings; checks only what does not depend on learning."""
     out, plot = tmp_path / "wins.json", tmp_path / "curves.png"
     for name, values in (("FACTORS", (1.0, 2.0)), ("LEVELS", (0.0, 0.3, 0.9)), ("CAPS", (1, 4))):
         monkeypatch.setattr(policy_wins, name, values)
@@ -318,7 +318,7 @@ def test_differences_at_equal_spending_are_read_off_the_rules_upper_hull() -> No
     assert upper_hull(spent, accuracy).tolist() == [1, 3, 0]
 
     def samples(spent: list[float], accuracy: list[float]) -> dict[str, np.ndarray]:
-        """Two seeds of three digits, all alike."""
+        """Two seeds with three digits, all equal."""
         return {
             name: np.tile(np.array(values)[:, None, None], (1, 2, 3))
             for name, values in (("spent", spent), ("accuracy", accuracy))
@@ -347,7 +347,7 @@ def test_loader_build_start_and_growth_at_a_tiny_size(
     for kind in ("pictures", "messages"):
         assert build[kind]["overhead"]["ratio"] > -1
         assert set(build[kind]["seconds by stage"]["two"]) == {"scan", "fit", "encode", "write", "probe"}
-    # One start of each, of a config whose data need not be built.
+    # One start of each, with a config whose data need not be built.
     monkeypatch.setattr(start_of, "alternate", partial(alternate, warmup=0))
     config = tmp_path / "tiny.yaml"
     config.write_text(json.dumps({**tiny.BASE, "data": {"path": str(capsule_file)}}))

@@ -1,4 +1,4 @@
-"""Sums and rows over real gloo processes."""
+"""Collective sums and exchanges of rows over real gloo processes."""
 
 from __future__ import annotations
 

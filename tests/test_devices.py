@@ -1,4 +1,4 @@
-"""Which device is computed on, and what is said of one that cannot be."""
+"""Which device is chosen, and the errors for devices that cannot be used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trm_core.prepare import RunHooks, prepare
 
 
 def test_a_device_without_double_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Apple's: a run would end at its first line of metrics."""
+    """Such as Apple's: a run would fail at its first line of metrics."""
     zeros = torch.zeros
 
     def on_mps(*sizes: int, dtype: torch.dtype | None = None, **more: Any) -> torch.Tensor:
@@ -39,7 +39,7 @@ def test_the_processor_is_always_there() -> None:
 
 
 def test_one_gpu_is_not_given_to_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NCCL would refuse it, in words of its own. Processes of srun that see one each are no such case."""
+    """NCCL would refuse it with an obscure error. Processes of srun that each see one GPU are fine."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert pick_device("auto", 1)[0] == torch.device("cuda", 0)
@@ -84,7 +84,7 @@ def test_the_words_of_a_gpu_without_memory(text: str, out: bool) -> None:
 def test_a_gpu_that_only_emulates_bfloat16_is_told_of_float16(
     capsule_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """None is here: what torch says of one is put in its place."""
+    """There is no such GPU here, so torch's answers about one are simulated."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert reduced_precision(torch.device("cuda")) == "float16"
     assert reduced_precision(torch.device("cpu")) == "bfloat16"

@@ -1,4 +1,4 @@
-"""The documents against the code: what they mention exists, what is generated is up to date, what links resolve."""
+"""The documents against the code: what they mention exists, generated pages are up to date, links resolve."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trm_core.training.metric_registry import docs_page as metrics
 ROOT = tiny.ROOT
 GENERATED = {"configuration.md": configuration, "diagnose.md": diagnose, "metrics.md": metrics}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-# The log tells of what was, too.
+# The engineering log also mentions what no longer exists.
 PRESENT = [page for page in PAGES if page.name != "notes.md"]
 
 SECTION = "|".join(sorted({key.partition(".")[0] for key in all_spellings() if "." in key}))
@@ -29,7 +29,7 @@ PATH = re.compile(r"(?<![\w./-])(?:trm_core|trm_cli|tests|benchmarks|configs|doc
 MODULE = re.compile(r"python -m (\w+(?:\.\w+)*)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 LINK = re.compile(r"\]\(([^)\s]+)\)|<img[^>]+src=\"([^\"]+)\"")
-# Written as a dotted name, but no key of a config.
+# Dotted names that are not config keys.
 NO_KEYS = {"data.h5", "model.safetensors"}
 FOREIGN_MODULES = {"venv"}
 FOREIGN_OPTIONS = {"--signal"}  # of sbatch
@@ -46,7 +46,7 @@ def text_of(page: Path) -> str:
 
 @cache
 def codes(page: Path) -> list[str]:
-    """All code of a page: inline, and the lines of its blocks that are no output of a command."""
+    """All code of a page: inline, and the lines of its blocks that are not output of a command."""
     text = text_of(page)
     lines = [
         line for language in ("bash", "yaml", "python") for body in blocks(text, language) for line in body.split("\n")
@@ -83,7 +83,7 @@ def test_every_path_and_module_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PRESENT, ids=ids)
 def test_every_option_of_trm_exists(page: Path) -> None:
-    """Of `trm COMMAND --x` those of the command; an option alone may be any command's or a benchmark's."""
+    """In `trm COMMAND --x`, options of that command; an option on its own may belong to any command or benchmark."""
     everywhere = {*FOREIGN_OPTIONS, *options(None), *(option for name in group().commands for option in options(name))}
     everywhere |= {option for path in (ROOT / "benchmarks").rglob("*.py") for option in OPTION.findall(text_of(path))}
     for code in codes(page):
@@ -120,7 +120,7 @@ def test_every_page_and_picture_is_linked() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_a_page_speaks_of_the_project_alone(page: Path) -> None:
-    """No paths of somebody's machine."""
+    """It contains no paths of somebody's machine."""
     assert re.findall(r"(?<![\w.])/(?:work|tmp|root|home)/\S*", text_of(page)) == []
 
 

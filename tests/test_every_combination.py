@@ -1,7 +1,7 @@
-"""Every pair of settings of every two features trains, stops, resumes exactly, and evaluates, through the command line.
+"""Every pair of settings of any two features trains, stops, resumes exactly and evaluates, through the command line.
 
-The rows are a covering array: for any two features and any value of each there is a run that has both, save for the
-pairs that the config refuses.
+The rows are a covering array: for any two features and any value of each there is a run with both, except for pairs
+that the config refuses.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ REPLAY: dict[str, dict[str, Any]] = {
     "aged, fp16": {"max_age": 9, "buffer_dtype": "float16", "td_error_threshold": 0.01},
 }
 Row = dict[str, Any]
-STEPS, STOP = 14, 8  # transitions get older than `max_age`; the predictor ends between the two
+STEPS, STOP = 14, 8  # long enough for transitions to exceed `max_age`; the predictor ends between the two
 
 
 def allowed(row: Row) -> bool:
-    """What `trm_core.training.features` refuses, and what could not be told apart from another row."""
+    """Whether a row is neither refused by `trm_core.training.features` nor indistinguishable from another row."""
     has_dqn = row.get("policy", "expand") in ("expand", "two actions")
     refused = (
         row.get("arch.enable_mtp") == "true" and row.get("labels") == "one per sample",
@@ -66,7 +66,7 @@ def allowed(row: Row) -> bool:
 
 
 def covering_array() -> list[Row]:
-    """Greedy: each new row takes, feature by feature, the value that covers most pairs that are still open."""
+    """Built greedily: each new row takes, feature by feature, the value that covers most of the remaining pairs."""
     names = list(FEATURES)
     open_pairs = {
         (a, x, b, y)

@@ -1,4 +1,4 @@
-"""Guards of the layout: imports go one way, heavy imports stay out of the command line, `torch.load` is used once."""
+"""Guard the layout: imports go one way, heavy imports stay out of the command line, `torch.load` is used once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "trm_core").rglob("*.py"))
 CLI = sorted((ROOT / "trm_cli").rglob("*.py"))
 
-# A part of trm_core may import itself, what stands above it, and what shares its line.
+# A part of trm_core may import itself, the parts above it, and those on the same line.
 ORDER = [
     {"errors", "config", "child_process", "keyed_random", "distributed", "devices", "markdown"},
     {"data"},
@@ -76,7 +76,7 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 def test_config_and_data_need_no_torch_but_for_these_files() -> None:
-    # The last two import it when a pretrained encoder was asked for, not before.
+    # The last two import it only when a pretrained encoder is requested.
     allowed = {
         "data/batch.py",
         "data/dataset.py",

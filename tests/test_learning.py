@@ -1,4 +1,4 @@
-"""Where only the children hold the answer, a short run learns to look, and a model that never looks stays at chance."""
+"""If only children hold the answer, a short run learns to open them, and a model that never opens stays at chance."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ K, M, DIM, CLASSES = 4, 2, 4, 4
 
 
 def write_task(path: Path, rows: dict[str, int]) -> None:
-    """Sketches are noise. The children of one capsule, found at a random place, are a class's own pattern; there and
-    only there the sketch's last number is 1, so that the place can be seen but the answer cannot."""
+    """Write samples whose sketches are noise. The children of one capsule, at a random position, are the pattern of the
+    class. Only there the last number of the sketch is 1, so the sketches show the position but not the answer."""
     random = np.random.default_rng(0)
     patterns = random.normal(size=(CLASSES, M, DIM)) * 1.5
     writer = CapsuleWriter(path, num_capsules=K, dim=DIM, num_children=M, checksum_dim=4, dtype="float32")

@@ -1,4 +1,4 @@
-"""Which process of how many, from what torchrun and srun leave in the environment."""
+"""Finding the rank and world size from the environment that torchrun and srun set."""
 
 from __future__ import annotations
 

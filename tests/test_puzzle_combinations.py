@@ -1,6 +1,7 @@
-"""Puzzles with every other feature: each run trains, stops, resumes to the bit, and evaluates.
+"""Puzzles with every other feature: each run trains, stops, resumes bit for bit, and evaluates.
 
-A handful of rows that between them have every feature on and off; pairs among capsules: test_every_combination.py.
+A handful of rows that together have every feature on and off. For pairs of features, with capsules, see
+test_every_combination.py.
 """
 
 from __future__ import annotations

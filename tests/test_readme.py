@@ -1,4 +1,4 @@
-"""Every command of README.md, run as it stands there against small made data, or known to be run elsewhere."""
+"""Every command in README.md is run here as written, on small generated data, or known to be run elsewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PUZZLE = f"{SHORT} arch.hidden_size=32 arch.num_heads=4 arch.puzzle_emb_ndim=32 
 
 @dataclass(frozen=True)
 class Here:
-    """Run by this test, with `small` behind it; it may end with one of `codes`, and leaves `file`."""
+    """Run by this test with `small` appended; it must end with one of `codes` and write `file`."""
 
     small: str = ""
     codes: tuple[int, ...] = (0,)
@@ -42,7 +42,7 @@ class Here:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Run by another file of the repository, which says so in these words."""
+    """Run by another file of the repository, which contains these words."""
 
     file: str
     words: str
@@ -60,7 +60,7 @@ RUNS: dict[str, Here | Elsewhere] = {
     "trm inspect-dataset reviews.h5": Here(),
     "trm train --config configs/small.yaml data.path=reviews.h5": Here(SMALL),
     "trm eval --plot pareto.png": Here(file="pareto.png"),
-    "trm diagnose": Here(codes=(0, 1)),  # six steps are rarely a healthy run
+    "trm diagnose": Here(codes=(0, 1)),  # a run of six steps is rarely healthy
     'echo "I laughed all evening" | trm predict -': Here(),
     "trm predict more.csv --column review --out answers.jsonl": Here(file="answers.jsonl"),
     "trm build-capsules more.csv --text review --label stars --encoders-of reviews.h5 --out more.h5": Here(
@@ -97,7 +97,7 @@ def test_this_test_knows_how_to_run_every_command() -> None:
 
 @pytest.mark.parametrize("command", written())
 def test_its_options_and_keys_exist(command: str) -> None:
-    """The fast half: nothing is run."""
+    """The fast half, which runs nothing."""
     for words in trm_calls(command):
         require_parses(words)
         if "--config" in words:
@@ -131,7 +131,7 @@ def public_checkpoint(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
-    """A shell in a folder with configs/ and everything that the README's commands read, and with `trm` on its path."""
+    """A shell with `trm` on its path, in a folder with configs/ and everything that the README's commands read."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "configs").symlink_to(tiny.ROOT / "configs")
     (folder / "data").mkdir()
@@ -164,7 +164,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
 
 @pytest.mark.slow(minutes=2)
 def test_the_commands_run_one_after_the_other(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
-    """In the README's order, since each reads what those before it wrote."""
+    """In the README's order, because each command reads what earlier ones wrote."""
     for command in written():
         how = RUNS[command]
         if isinstance(how, Elsewhere):

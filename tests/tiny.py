@@ -1,6 +1,4 @@
-"""Small configs, models, capsules and capsule files that the tests of the model, the training and the commands
-share.
-"""
+"""Small configs, models, capsules and capsule files, shared by the tests of the model, training and the commands."""
 
 from __future__ import annotations
 
@@ -67,7 +65,7 @@ def make_config(**sections: dict[str, Any]) -> Config:
 
 
 def as_overrides(**sections: dict[str, Any]) -> list[str]:
-    """The same as command line overrides."""
+    """The same as command-line overrides."""
     names = sorted(BASE.keys() | sections.keys())
     merged = {name: {**BASE.get(name, {}), **sections.get(name, {})} for name in names}
     return [f"{name}.{key}={value}" for name, keys in merged.items() for key, value in keys.items()]
@@ -89,7 +87,7 @@ def make_shape(**changes: Any) -> DataShape:
 def make_model(
     config: Config, shape: DataShape | None = None, seed: int = 0, with_cmi: bool = True
 ) -> TinyRecursiveModel:
-    """A model without the zeros of its initial heads, so that every output depends on its input."""
+    """A model whose zero-initialised parameters are made random, so that every output depends on the input."""
     torch.manual_seed(seed)
     model = TinyRecursiveModel(config, shape or make_shape(), with_cmi=with_cmi)
     with torch.no_grad():
@@ -100,7 +98,7 @@ def make_model(
 
 
 def make_capsules(rows: int, shape: DataShape | None = None, seed: int = 0, mask: Tensor | None = None) -> CapsuleState:
-    """Closed capsules of random numbers with prices of 1."""
+    """Closed capsules of random numbers, with prices of 1."""
     shape = shape or make_shape()
     generator = torch.Generator().manual_seed(seed)
 
@@ -148,7 +146,7 @@ def make_carry(model: TinyRecursiveModel, rows: int = 4, seed: int = 0, mask: Te
 
 
 def make_batch(rows: int, seed: int = 0, shape: DataShape | None = None) -> CapsuleBatch:
-    """Random samples as the loader gives them."""
+    """Random samples in the form that the loader gives."""
     shape = shape or make_shape()
     capsules = make_capsules(rows, shape, seed)
     generator = torch.Generator().manual_seed(seed + 1000)
@@ -160,7 +158,7 @@ def make_batch(rows: int, seed: int = 0, shape: DataShape | None = None) -> Caps
 
 
 def write_capsules(path: Path, rows: dict[str, int], seed: int = 0, **changes: Any) -> Path:
-    """A capsule file whose label shows in the children and faintly in the sketches."""
+    """Write a capsule file whose labels show in the children and faintly in the sketches."""
     k, m, dim, classes = (
         changes.get(name, value) for name, value in (("k", K), ("m", M), ("dim", D), ("classes", CLASSES))
     )
@@ -198,14 +196,14 @@ def write_capsules(path: Path, rows: dict[str, int], seed: int = 0, **changes: A
 
 
 def metrics_without_clock(run: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl without what the clock and the system say."""
+    """The lines of metrics.jsonl without what depends on the clock and the system."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     clock = ("_per_sec", "time_share", "rss_gb")
     return [{k: v for k, v in line.items() if not k.endswith(clock)} for line in lines]
 
 
 def set_text(h5: h5py.File, name: str, text: str | bytes) -> None:
-    """Give a capsule file another attribute, rows or manifest, as if it had been written with it."""
+    """Replace an attribute of a capsule file, rows or manifest, as if it had been written that way."""
     data = text if isinstance(text, bytes) else text.encode(errors="replace")
     h5.attrs.create(name, np.array(data, dtype=h5py.string_dtype("utf-8", max(1, len(data)))))
     texts = [bytes(np.asarray(h5.attrs.get(key, b""))).decode(errors="replace") for key in ("rows", "manifest")]
@@ -214,7 +212,7 @@ def set_text(h5: h5py.File, name: str, text: str | bytes) -> None:
 
 
 def vouch_for(checkpoint: Path) -> None:
-    """Make the manifest of a checkpoint folder that of what lies in it now."""
+    """Update the manifest of a checkpoint folder to match the files in it."""
     manifest = json.loads((checkpoint / MANIFEST).read_text())
     manifest["files"] = {
         name: describe(checkpoint / name) for name in manifest["files"] if (checkpoint / name).is_file()
@@ -223,7 +221,7 @@ def vouch_for(checkpoint: Path) -> None:
 
 
 def run_trm(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`trm` as a user runs it, in a process of its own."""
+    """Run `trm` as a user does, in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "trm_cli.main", *arguments],
         capture_output=True,
@@ -241,7 +239,7 @@ def environment(cwd: Path) -> dict[str, str]:
 
 
 class Process(Protocol):
-    """As `subprocess.Popen` has it."""
+    """What `subprocess.Popen` and `Forked` have in common."""
 
     def poll(self) -> int | None: ...
 
@@ -249,7 +247,7 @@ class Process(Protocol):
 
 
 def wait_for_step(process: Process, run: Path, step: int) -> None:
-    """Until the run that `process` trains has logged that many lines."""
+    """Wait until the run that `process` trains has logged that many lines."""
     for _ in range(1800):
         path = run / "metrics.jsonl"
         if path.exists() and path.read_text().count("\n") >= step:
@@ -260,7 +258,7 @@ def wait_for_step(process: Process, run: Path, step: int) -> None:
 
 
 def invoke(*arguments: str) -> Outcome:
-    """`trm` inside this process: the same code from the arguments to the exit code, without a second's start."""
+    """Run `trm` in this process: the same code from arguments to exit code, without starting another process."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="trm")
     return Outcome(result.exit_code, result.stdout, result.stderr)
 

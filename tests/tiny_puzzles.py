@@ -1,4 +1,4 @@
-"""Small puzzle folders in the public layout, and overrides to train on them, that tests share."""
+"""Small puzzle folders in the public layout, and overrides for training on them, shared by tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-SIZE, VOCAB = 6, 5  # tokens of a puzzle, tokens there are
+SIZE, VOCAB = 6, 5  # tokens per puzzle, size of the vocabulary
 
 ARCH: dict[str, Any] = {
     "hidden_size": 16,
@@ -29,7 +29,7 @@ ARCH: dict[str, Any] = {
 def write_puzzles(
     folder: Path, *, groups: int = 12, copies: int = 2, examples: int = 1, identifiers: int = 1, seed: int = 0
 ) -> Path:
-    """Puzzles whose answer is the question turned around. Tokens 1 .. VOCAB - 1; 0 pads.
+    """Write puzzles whose answer is the question reversed. Tokens are 1 .. VOCAB - 1; 0 pads.
 
     Every group has `copies` puzzles of `examples` examples each; puzzle p has identifier p % identifiers.
     """

@@ -1,9 +1,9 @@
-"""A second device without a GPU: CPU tensors that claim to lie on it, and operators that refuse to mix devices as those
-of CUDA do.
+"""A second device without a GPU: CPU tensors that claim to lie on it, and operators that refuse to mix devices, as
+those of CUDA do.
 
-Inside of `second_device`, `meta` stands for the GPU: what is made on `DEVICE` computes in host memory but says that it
-is elsewhere. Refused are operators on tensors of both places (a number of no dimension from the host is allowed, except
-where tensors are joined, and so are indices), and numpy's view of a tensor that is not in host memory.
+Within `second_device`, `meta` stands for the GPU: tensors created on `DEVICE` compute in host memory but claim to be
+elsewhere. Operators on tensors from both places are refused, except for zero-dimensional host tensors (unless tensors
+are concatenated) and host indices; so is the numpy view of a tensor that is not in host memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INDEXING = ("aten.index.Tensor", "aten.index_put", "aten._index_put_impl_")
 
 
 class Elsewhere(Tensor):
-    """A CPU tensor that says that it lies on `DEVICE`."""
+    """A CPU tensor that claims to lie on `DEVICE`."""
 
     held: Tensor
 
@@ -44,7 +44,7 @@ class Elsewhere(Tensor):
 
     @property
     def is_meta(self) -> bool:  # type: ignore[override]
-        return False  # torch draws no initial values for those that are
+        return False  # torch would not initialise the values of meta tensors
 
     def tolist(self) -> Any:
         return self.held.tolist()
@@ -60,14 +60,14 @@ class Elsewhere(Tensor):
 
 
 class Refusing(TorchDispatchMode):
-    """Sees the operators that make tensors, too."""
+    """Intercepts operators, including those that create tensors."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
 
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """The operator on what the tensors hold; its new tensors lie where CUDA would put them."""
+    """Apply the operator to the held tensors; new tensors lie where CUDA would put them."""
     name = str(func)
     given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     refuse_mixed(name, given)
@@ -82,7 +82,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         there = elsewhere[0]
     else:
         there = any(elsewhere)
-    known = {id(inner(tensor)): tensor for tensor in given}  # what an operator in place gives back
+    known = {id(inner(tensor)): tensor for tensor in given}  # an in-place operator returns one of these
 
     def outer(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -108,7 +108,7 @@ def refuse_mixed(name: str, given: list[Tensor]) -> None:
 
 @contextmanager
 def second_device() -> Iterator[torch.device]:
-    """The device, which is there as long as this is entered."""
+    """The device, which exists within the context."""
     make, convert, casting = torch.tensor, torch.as_tensor, torch.autocast
 
     def placed(values: Tensor, device: Any) -> Tensor:

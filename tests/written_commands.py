@@ -1,4 +1,4 @@
-"""Commands and `code` as the documents write them, and what the command line knows of them."""
+"""Commands and inline code in the documents, and whether the command line knows them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def prompts(text: str) -> list[str]:
-    """What stands behind `$ ` in console blocks, lines that end with a backslash joined, without comments."""
+    """The commands after `$ ` in console blocks, without comments; lines that end with a backslash are joined."""
     joined = [re.sub(r" \\\n\s+", " ", body) for body in blocks(text, "console")]
     lines = [line.removeprefix("$ ") for body in joined for line in body.splitlines() if line.startswith("$ ")]
     return [_COMMENT.sub("", line) for line in lines]
@@ -35,7 +35,7 @@ def inline(text: str) -> list[str]:
 
 
 def trm_calls(command: str) -> list[list[str]]:
-    """The words behind each `trm` of a shell line: of `echo x | trm predict -` [["predict", "-"]]."""
+    """The words after each `trm` in a shell line: for `echo x | trm predict -`, [["predict", "-"]]."""
     calls = []
     for part in re.split(r"\||&&|;", command):
         words = shlex.split(part, comments=True)
@@ -48,12 +48,12 @@ def trm_calls(command: str) -> list[list[str]]:
 
 @functools.cache
 def group() -> Any:
-    """The command line as typer's click objects."""
+    """The command line as a click group."""
     return typer.main.get_command(app)
 
 
 def require_parses(words: list[str]) -> None:
-    """Raises click's UsageError unless `trm WORDS` names a command, its options and valid values of them."""
+    """Raises click's UsageError unless `trm WORDS` names a command and its options with valid values."""
     if words and not words[0].startswith("-"):
         name, command, rest = group().resolve_command(group().make_context("trm", list(words)), list(words))
         command.make_context(name, rest)
