@@ -1,4 +1,4 @@
-"""How many cases the slow fuzz tests have."""
+"""The number of cases in the slow fuzz tests."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def many(cases: int) -> int:
-    """TRM_FUZZ_TIMES of them: 1 for a check of everything, 2 and more on demand."""
+    """`cases` times TRM_FUZZ_TIMES, which is 1 by default."""
     return cases * int(os.environ.get("TRM_FUZZ_TIMES", "1"))

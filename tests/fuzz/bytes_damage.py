@@ -1,4 +1,4 @@
-"""Damage that needs no knowledge of what a file means: a disk, a copy that broke off, a cosmic ray."""
+"""Damage that needs no knowledge of a file's format: a faulty disk, an incomplete copy, a cosmic ray."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bytes_replaced(random: Random, data: bytes) -> bytes:
 
 
 def zeroed(random: Random, data: bytes) -> bytes:
-    """A block that was never written: what a file system leaves after a crash."""
+    """A block that was never written, as a file system leaves after a crash."""
     start = random.randrange(len(data))
     end = min(len(data), start + random.choice((1, 16, 512, 4096)))
     return data[:start] + bytes(end - start) + data[end:]
@@ -68,7 +68,7 @@ DAMAGES: tuple[Damage, ...] = (
 
 
 def damaged(random: Random, data: bytes) -> tuple[str, bytes]:
-    """What was done, and bytes that are not `data`."""
+    """What was done, and bytes that differ from `data`."""
     while True:
         damage = random.choice(DAMAGES)
         changed = damage(random, data) if data else random.randbytes(8)

@@ -1,4 +1,4 @@
-"""What can be done to a checkpoint folder. File names come from the folder, so a new file is attacked, too."""
+"""Attacks on a checkpoint folder. File names are read from the folder, so new files are attacked as well."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trm_core.training.checkpoint_verify import describe
 
 @dataclass(frozen=True)
 class Attack:
-    """`forged`: the manifest vouches for what was changed, so it may be taken for true where it makes sense."""
+    """`forged`: the manifest vouches for what was changed, so it may be accepted where it makes sense."""
 
     said: str
     forged: bool = False
@@ -52,7 +52,7 @@ def _damage(random: Random, bench: Bench, folder: Path) -> Attack:
 
 
 def _move(random: Random, bench: Bench, folder: Path) -> Attack:
-    """Files that are missing, exchanged, from another checkpoint, or something else than files."""
+    """Files are missing, swapped, copied from another checkpoint, or replaced by something that is not a file."""
     path = random.choice(files_of(folder))
     kind = random.choice(("missing", "folder", "pipe", "link", "loop", "outside", "exchanged", "copied", "whole"))
     others = [other for other in folder.parent.glob("step_*") if other != folder]
@@ -66,7 +66,7 @@ def _move(random: Random, bench: Bench, folder: Path) -> Attack:
         other = random.choice(others) / path.name
         shutil.copy(other, path)
         return Attack(f"{path.name} copied from {other.parent.name}")
-    if kind == "whole":  # another checkpoint under this name: intact, so it may be used
+    if kind == "whole":  # another checkpoint under this name; it is intact, so it may be used
         other = random.choice(others)
         shutil.rmtree(folder)
         shutil.copytree(other, folder)
@@ -120,7 +120,9 @@ def _forge_tensors(random: Random, bench: Bench, folder: Path) -> Attack:
 
 
 def _pickle(random: Random, bench: Bench, folder: Path) -> Attack:
-    """Everything that holds tensors, so that any command would load one, and names that other tools load."""
+    """Everything that holds tensors becomes a pickle, so that any command would load one; so do names that other tools
+    load.
+    """
     what, data = pickled(random, bench.marker)
     for path in files_of(folder):
         if path.suffix == ".safetensors":

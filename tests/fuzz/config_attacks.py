@@ -1,4 +1,4 @@
-"""YAML that a config must not be read from, or that says something else than it seems to."""
+"""YAML that must not be accepted as a config, or that says something other than it seems to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from judge import Bench
 
 from trm_core.config.schema_keys import leaves, sections
 
-# What must be refused wherever it stands in a config, as one key of a section.
+# Must be refused as a key of any section of a config.
 REFUSED = (
     'x: !!python/object/apply:os.mkdir ["{marker}"]',
     'seed: !!python/object/apply:os.mkdir ["{marker}"]',
@@ -81,7 +81,7 @@ def billion_laughs(random: Random, bench: Bench, text: str) -> tuple[str, bytes,
 
 
 def odd_value(random: Random, bench: Bench, text: str) -> tuple[str, bytes, bool]:
-    """One to three keys with a value of another type or size."""
+    """One to three keys get a value of another type or size."""
     document = yaml.safe_load(text)
     said = []
     for key in random.sample(list(leaves()), random.randint(1, 3)):
@@ -100,7 +100,7 @@ def odd_value(random: Random, bench: Bench, text: str) -> tuple[str, bytes, bool
 
 
 def odd_section(random: Random, bench: Bench, text: str) -> tuple[str, bytes, bool]:
-    """A whole section becomes something else, or the file something else than a mapping."""
+    """A whole section becomes something else, or the file is no longer a mapping."""
     document = yaml.safe_load(text)
     name = random.choice([name for name in sections() if name and "." not in name])
     value = random.choice([5, "x", [1], {"x": {"y": 1}}, {"": 1}, True, 1.5])

@@ -1,4 +1,4 @@
-"""What the fuzz tests share: a bench per case and a finished run with its answers."""
+"""Fixtures of the fuzz tests: a bench per case, and a finished run with its outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from judge import Bench
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A folder that is gone afterwards: a thousand copies of a run are too much to keep."""
+    """A bench in a folder that is deleted afterwards: a thousand copies of a run are too much to keep."""
     folder = Path(tempfile.mkdtemp(prefix="trm-fuzz-"))
     yield Bench(folder)
     shutil.rmtree(folder)
@@ -26,7 +26,7 @@ def bench() -> Iterator[Bench]:
 
 @pytest.fixture
 def random(request: pytest.FixtureRequest) -> Random:
-    """Seeded by the test and its case, so that one case can be run again alone. TRM_FUZZ_SEED gives other ones."""
+    """Seeded by test and case, so that a single case can be repeated. TRM_FUZZ_SEED draws other cases."""
     function = request.node.originalname.removesuffix("_more")
     return Random(f"{os.environ.get('TRM_FUZZ_SEED', '0')}/{function}/{request.node.callspec.params['case']}")
 

@@ -1,4 +1,4 @@
-"""JSON that still parses (mostly) but says something else: other types, huge numbers, deep nesting, other keys."""
+"""JSON that (mostly) still parses but has other types, huge numbers, deep nesting or other keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from random import Random
 from typing import Any
 
-# Texts, not values: some of them Python would not write.
+# Texts rather than values, because Python would not write some of them.
 HOSTILE = (
     "null",
     "true",
@@ -49,7 +49,7 @@ _PLACEHOLDER = "\u2603placeholder"
 
 
 def places_in(document: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key) of a document of dicts and lists."""
+    """Every (container, key) in a document of dicts and lists."""
     found: list[tuple[Any, Any]] = []
     items: list[tuple[Any, Any]] = []
     if isinstance(document, dict):
@@ -63,7 +63,7 @@ def places_in(document: Any) -> list[tuple[Any, Any]]:
 
 
 def hostile_json(random: Random, text: str) -> tuple[str, str]:
-    """What was done, and the text of a JSON document changed in one place."""
+    """What was done, and the text of the JSON document changed in one place."""
     document = json.loads(text)
     places = places_in(document)
     raw = random.choice(HOSTILE)

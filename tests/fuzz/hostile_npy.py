@@ -1,4 +1,4 @@
-"""npy files whose header lies, objects and archives in their place, and sound ones of other values."""
+"""npy files with a lying header, objects and archives in their place, and sound files with other values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NUMBERS = (0, 1, 2, 4, 5, 127, 255, 2**31, 2**63 - 1, -1, -100, -(2**63))
 
 
 def hostile_npy(random: Random, data: bytes, marker: Path) -> tuple[str, bytes]:
-    """What was done, and other bytes. `data` is a sound file; `marker` would be made by what must not be executed."""
+    """What was done, and other bytes. `data`: a sound file; `marker`: created if code is executed that must not be."""
     kind = random.choice(
         ("header", "header", "text", "values", "values", "rows", "dtype", "pickle", "archive", "length")
     )

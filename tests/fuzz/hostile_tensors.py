@@ -1,4 +1,4 @@
-"""safetensors files whose header lies, and pickles in their place."""
+"""safetensors files with a lying header, and pickles in their place."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NUMBERS = (-1, 0, 1, 2, 2**31, 2**40, 2**62, 2**63, 2**64, 1.5, "1", None)
 
 
 class _Payload:
-    """What a pickle that is unpickled would do."""
+    """Creates `marker` when unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -47,7 +47,7 @@ class _Payload:
 
 
 def pickled(random: Random, marker: Path) -> tuple[str, bytes]:
-    """A pickle that makes `marker` when it is loaded: bare, or as torch saves."""
+    """A pickle that creates `marker` when it is loaded: plain, or as saved by torch."""
     if random.random() < 0.5:
         return "pickle", pickle.dumps(_Payload(marker))
     buffer = io.BytesIO()

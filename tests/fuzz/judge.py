@@ -1,7 +1,7 @@
-"""Runs `trm` on a damaged or hostile file and says what it must never do.
+"""Run `trm` on a damaged or hostile file and check what it must never do.
 
-Never: an internal error or traceback, a hang, code out of the file executed, anything outside of the run changed, or a
-refusal that does not say which file it is about.
+Never: an internal error or traceback, a hang, execution of code from the file, a change to anything outside the run, or
+a refusal that does not say which file it is about.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import tiny
 
 SECONDS = 20
 _MEMORY_BYTES = 4 << 30
-# 1: what was asked to be checked does not hold. 2 to 6: refusals with a reason.
+# 1: a requested check failed. 2 to 6: refusals with a reason.
 ANSWERS = (0, 1, 2, 3, 4, 5, 6)
 
 
 class Hung(BaseException):
-    """Not an Exception: nothing that handles errors may swallow it."""
+    """Not an Exception, so that no error handling can swallow it."""
 
 
 @contextlib.contextmanager
 def limits(memory_bytes: int) -> Iterator[None]:
-    """End what takes longer than SECONDS, and what asks for more memory than this."""
+    """Stop what takes longer than SECONDS or allocates more than `memory_bytes`."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Hung(f"took more than {SECONDS} s")
@@ -47,18 +47,18 @@ def limits(memory_bytes: int) -> Iterator[None]:
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every file (and folder: None) below a folder."""
+    """The contents of every file below a folder; None for a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
 @dataclass
 class Bench:
-    """A folder of its own for one case: `work` for what is attacked, `outside` for what must stay as it is."""
+    """A separate folder for one case: `work` holds what is attacked, `outside` what must not change."""
 
     folder: Path
     said: str = ""  # what was done to the files
     commands: list[str] = field(default_factory=list)
-    memory_bytes: int = _MEMORY_BYTES  # that a command may take on top of what there is
+    memory_bytes: int = _MEMORY_BYTES  # that a command may allocate in addition to what is in use
 
     def __post_init__(self) -> None:
         self.work, self.outside = self.folder / "work", self.folder / "outside"
@@ -72,7 +72,7 @@ class Bench:
         return self.outside / "executed"
 
     def trm(self, *arguments: str | Path, named: str | Path | None = None, real: bool = False) -> tiny.Outcome:
-        """Run a command and judge it. `named`: what a refusal has to name; `real`: in a process of its own."""
+        """Run a command and judge it. `named`: what a refusal must name; `real`: in a separate process."""
         words = [str(argument) for argument in arguments]
         self.commands.append("trm " + " ".join(words))
         before = contents(self.outside)

@@ -1,6 +1,6 @@
 """Damaged and hostile capsule files: refused, or read as they were written.
 
-What nothing vouches for is a sound file that somebody wrote anew with other values or another manifest.
+Nothing protects against a sound file that somebody rewrote with other values or another manifest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Attack = Callable[[Random, Path], str]
 
 @pytest.fixture(scope="module")
 def capsules(capsule_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A capsule file whose manifest says all that a built one says."""
+    """A capsule file whose manifest has every entry that a built one has."""
     path = Path(shutil.copy(capsule_file, tmp_path_factory.mktemp("capsules") / "named.h5"))
     with h5py.File(path, "r+") as h5:
         manifest = json.loads(bytes(h5.attrs["manifest"]))
@@ -48,7 +48,7 @@ def damage_bytes(random: Random, path: Path) -> str:
 
 
 def damage_structure(random: Random, path: Path) -> str:
-    """Bits of the parts that are not data, where most of a small file is used."""
+    """Flip bits of the parts that are not data, which make up most of a small file's used bytes."""
     data = bytearray(path.read_bytes())
     used = [place for place in range(8, 4096) if data[place]]
     for place in random.sample(used, random.randint(1, 3)):
@@ -58,7 +58,7 @@ def damage_structure(random: Random, path: Path) -> str:
 
 
 def damage_values(random: Random, path: Path) -> str:
-    """A bit inside the data of a dataset."""
+    """Flip a bit inside the data of a dataset."""
     with h5py.File(path, "r") as h5:
         name = random.choice([f"{split}/{field}" for split in h5 if split != "prices" for field in h5[split]])
         dataset = h5[name].id
@@ -73,7 +73,7 @@ def damage_values(random: Random, path: Path) -> str:
 
 
 def forge_values(random: Random, path: Path) -> str:
-    """Values that no builder writes, in a sound file."""
+    """Write values that no builder writes, in a sound file."""
     with h5py.File(path, "r+") as h5:
         name = random.choice([f"{split}/{field}" for split in h5 if split != "prices" for field in h5[split]])
         values = h5[name][()]
@@ -121,16 +121,16 @@ def test_capsules_more(case: int, random: Random, bench: Bench, capsules: Path, 
     test_capsules(case, random, bench, capsules, intact)
 
 
-FLIPS = 11  # of each case
+FLIPS = 11  # per case
 
 
 @pytest.mark.parametrize("case", [0, *(pytest.param(case, marks=pytest.mark.slow) for case in range(1, many(8)))])
 def test_no_flipped_bit_is_read_in_silence(case: int, random: Random, capsules: Path, tmp_path: Path) -> None:
-    """Every reader, not only inspect-dataset: the same rows, values, prices and manifest, or an error."""
+    """Every reader, not only inspect-dataset, gives the same rows, values, prices and manifest, or an error."""
     path, whole = tmp_path / "flipped.h5", capsules.read_bytes()
     refused = 0
     for flip in range(FLIPS):
-        # Half of the bits lie where the file is written on: padding and preallocated room make up most of a small one.
+        # Half of the bits are chosen in used bytes, since padding and preallocated space make up most of a small file.
         place = random.randrange(len(whole))
         while flip % 2 and not whole[place]:
             place = random.randrange(len(whole))
@@ -149,7 +149,7 @@ def told(path: Path) -> tuple[object, list[float]]:
 
 
 def data(path: Path) -> dict[str, dict[str, bytes]]:
-    """Of each split its fields."""
+    """The bytes of each field, by split."""
     with open_capsules(path) as file:
         splits = {split: file.read(split, slice(None)) for split in file.rows}
     return {split: {name: values.tobytes() for name, values in fields.items()} for split, fields in splits.items()}

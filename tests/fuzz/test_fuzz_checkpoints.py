@@ -1,4 +1,4 @@
-"""Damaged and hostile checkpoints: what is loaded is what some intact checkpoint holds, or it is refused aloud."""
+"""Damaged and hostile checkpoints: what is loaded equals some intact checkpoint, or it is refused with a message."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_checkpoint_more(case: int, random: Random, bench: Bench, run: Path, int
 
 
 def is_intact(folder: Path, intact: Intact) -> bool:
-    """Whether every file is, byte by byte, that of one of the checkpoints as they were written."""
+    """Whether every file equals, byte for byte, that of one of the checkpoints as they were written."""
     return any(
         all((folder / path.name).is_file() and (folder / path.name).read_bytes() == path.read_bytes() for path in files)
         for files in ([p for p in files_of(one) if p.name != "manifest.json"] for one in intact.checkpoints.values())
@@ -52,7 +52,7 @@ def evaluate(bench: Bench, run: Path, intact: Intact, forged: bool) -> None:
         return
     record = {**json.loads(done.stdout), "run": None}
     bench.require(record == intact.evaluations.get(record["step"]), "evaluates what no checkpoint holds", done)
-    # A folder without a manifest is none: saving writes it last, pruning deletes it first.
+    # A folder without a manifest is not a checkpoint: saving writes it last, pruning deletes it first.
     if (
         record["step"] != max(intact.checkpoints)
         and (newest / "manifest.json").is_file()
@@ -62,7 +62,7 @@ def evaluate(bench: Bench, run: Path, intact: Intact, forged: bool) -> None:
 
 
 def resume(bench: Bench, run: Path, intact: Intact, forged: bool) -> None:
-    """Two steps more than the run had; the weights are those of the intact checkpoint trained on as far."""
+    """Train two steps past the end of the run; the weights must equal those of the intact checkpoint resumed as far."""
     done = bench.trm("train", "--resume", run, f"training.total_steps={RESUMED_STEPS}", named=run)
     if done.returncode or forged:
         return

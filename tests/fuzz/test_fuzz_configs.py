@@ -1,4 +1,4 @@
-"""Damaged and hostile YAML: read as it looks, or refused with its place; nothing in it is ever called."""
+"""Damaged and hostile YAML: read as it looks, or refused with the position; nothing in it is ever called."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_config(case: int, random: Random, bench: Bench, capsule_file: Path) -> 
     bench.said, data, refused = random.choice(CHANGES)(random, bench, base(capsule_file))
     path = bench.work / "config.yaml"
     path.write_bytes(data)
-    if random.random() < 0.3:  # by way of another file
+    if random.random() < 0.3:  # through another file
         (bench.work / "over.yaml").write_text("extends: config.yaml\ntraining:\n  global_batch_size: 8\n")
         done = bench.trm("train", "--dry-run", "--config", bench.work / "over.yaml")
     else:

@@ -1,4 +1,4 @@
-"""`trm diagnose` on run folders that somebody damaged or forged: it looks at every file, so every file is tried."""
+"""`trm diagnose` on damaged or forged run folders: it reads every file, so every file is attacked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(trained_run: Path, bench: Bench) -> Path:
 
 
 def diagnose(bench: Bench, run: Path, way: int) -> int:
-    """In one of the ways that there are; the exit code."""
+    """Run the command in one of its variants; the exit code."""
     ways: tuple[tuple[str | Path, ...], ...] = (
         (run,),
         ("dqn", run),
@@ -47,7 +47,7 @@ def diagnose(bench: Bench, run: Path, way: int) -> int:
 
 
 def turn_into(path: Path, kind: str) -> None:
-    """Make `path` something that is no file with an end."""
+    """Make `path` something other than a file with an end."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -79,7 +79,7 @@ def test_a_file_that_is_none(number: int, name: str, kind: str, bench: Bench, ru
 
 
 def forge_data(bench: Bench, run: Path, place: str, kind: str) -> None:
-    """dataset.json names something of this kind as the training or the held-out file."""
+    """Let dataset.json name something of this kind as the training or held-out file, and diagnose."""
     path, aim = run / "dataset.json", bench.work / "aim"
     turn_into(aim, kind)
     record = json.loads(path.read_text())
@@ -126,7 +126,7 @@ def of_record(random: Random, run: Path) -> str:
 
 
 def of_metrics(random: Random, run: Path) -> str:
-    """One name has a hostile value from some line on; or some lines are others, twice there, or out of order."""
+    """One metric has a hostile value from some line on; or lines are changed, duplicated or out of order."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines()
     kind = random.choice(("value", "value", "value", "lines", "twice", "order", "keys"))

@@ -1,4 +1,4 @@
-"""Damaged and hostile recorded encoders, in capsule files and in folders: refused, or what was recorded."""
+"""Damaged and hostile recorded encoders, in capsule files and in folders: refused, or equal to what was recorded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Fields = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of two kinds."""
+    """A capsule file built from two kinds of data."""
     folder = tmp_path_factory.mktemp("encoders")
     (folder / "t.tsv").write_text("\n".join(f"{'ab'[n % 2]}\t{text}" for n, text in enumerate(TEXTS)))
     (folder / "r.csv").write_text(
@@ -66,7 +66,7 @@ def same(one: list[Fields], other: list[Fields]) -> bool:
 
 
 def forge(random: Random, path: Path) -> None:
-    """Somebody who knows how the file is protected: other JSON or other arrays, with the hashes that belong to them."""
+    """Forge the file with knowledge of its protection: other JSON or other arrays, with matching hashes."""
     with h5py.File(path, "r+") as h5:
         manifest = json.loads(bytes(h5.attrs["manifest"]))
         text = json.dumps(manifest)
@@ -100,7 +100,7 @@ def test_files(case: int, random: Random, whole: Path, expected: list[Fields], t
             found = answers(RecordedEncoder.of_file(path))
         except DataError:
             continue
-        # Forged values may be sound ones; then what they give is finite, and of the sizes of the file.
+        # Forged values may be sound; then the result is finite and has the file's sizes.
         assert same(found, expected) or forged
         for fields in found:
             assert all(np.isfinite(fields[name]).all() for name in ("sketches", "children", "checksums"))

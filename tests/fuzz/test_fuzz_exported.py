@@ -1,4 +1,4 @@
-"""Exported folders with something wrong: refused by name, or they answer exactly as before."""
+"""Damaged exported folders: refused by name, or they answer exactly as before."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fields(capsule_file: Path) -> dict[str, Any]:
 
 
 def forged(generator: random.Random, record: Any) -> Any:
-    """One value, anywhere in the JSON, is another or gone."""
+    """One value anywhere in the JSON is replaced or deleted."""
     inner, path = record, []
     while isinstance(inner, (dict, list)) and inner and (not path or generator.random() < 0.8):
         key = generator.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
@@ -63,7 +63,7 @@ def test_a_folder_with_something_wrong(exported: Path, fields: dict[str, Any], t
     elif kind == 1:
         data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
         path.write_bytes(data)
-        exact = path.name == WEIGHTS  # a digit of config.json is a digit
+        exact = path.name == WEIGHTS  # in config.json, another digit may be just as valid
     elif kind == 2:
         path.write_bytes(generator.randbytes(generator.randrange(2000)))
     else:
@@ -73,7 +73,7 @@ def test_a_folder_with_something_wrong(exported: Path, fields: dict[str, Any], t
             place = generator.randrange(min(len(data), 3000))  # names, shapes and offsets
             data[place] = generator.randrange(256)
             path.write_bytes(data)
-            record["weights_sha256"] = sha256_of(path)  # by somebody who vouches for it
+            record["weights_sha256"] = sha256_of(path)  # forged to match
         else:
             record = forged(generator, record)
         (folder / CONFIG).write_text(json.dumps(record))

@@ -1,4 +1,4 @@
-"""A few of the same attacks on `trm` as a process of its own: what the fast way inside this process could hide."""
+"""A few of the same attacks on `trm` in a separate process, for faults that running it in this process could hide."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_process_more(case: int, random: Random, bench: Bench, run: Path) -> Non
 
 
 def test_the_judge_sees_what_goes_wrong(bench: Bench) -> None:
-    """A command that is fine passes; one that is refused must name what it is about."""
+    """A correct command passes; a refusal must name what it is about."""
     (bench.work / "config.yaml").write_text("training: 5\n")
     bench.trm("train", "--dry-run", "--config", bench.work / "config.yaml", named="config.yaml")
     with pytest.raises(AssertionError, match="does not name other"):

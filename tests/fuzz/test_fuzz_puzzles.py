@@ -1,6 +1,6 @@
-"""Damaged and hostile puzzle folders: refused in one line, or read as what they say.
+"""Damaged and hostile puzzle folders: refused in one line, or read as they are.
 
-Nothing in the layout vouches for the tokens, so a folder of other sound tokens is another folder.
+Nothing in the layout protects the tokens, so a folder with other sound tokens is simply another folder.
 """
 
 from __future__ import annotations

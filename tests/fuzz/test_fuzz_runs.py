@@ -1,4 +1,4 @@
-"""Damaged and hostile run folders: every file beside the checkpoints, what points at them, and odd neighbours."""
+"""Damaged and hostile run folders: every file beside the checkpoints, links to these, and odd neighbours of theirs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def hostile(random: Random, bench: Bench, run: Path) -> str:
 
 
 def hostile_lines(random: Random, bench: Bench, run: Path) -> str:
-    """Lines of metrics.jsonl, which a resumed run reads."""
+    """A hostile line in metrics.jsonl, which a resumed run reads."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines()
     place = random.randrange(len(lines))
@@ -55,7 +55,7 @@ def hostile_lines(random: Random, bench: Bench, run: Path) -> str:
 
 
 def another_kind(random: Random, bench: Bench, run: Path) -> str:
-    """A folder, a pipe, or a link where a file should be; nothing outside may be changed through it."""
+    """A folder, a pipe or a link in place of a file; nothing outside may be changed through it."""
     kind = random.choice(("missing", "folder", "pipe", "outside", "nowhere", "loop"))
     path = random.choice([*files_of(run), run / "checkpoints" / "best", run / "checkpoints"])
     if path.is_dir():
@@ -90,7 +90,7 @@ def neighbours(random: Random, bench: Bench, run: Path) -> str:
         path.write_text("x")
     else:
         away = shutil.copytree(newest, bench.outside / "theirs")
-        if random.random() < 0.5:  # damaged: what resuming wants out of its way
+        if random.random() < 0.5:  # damaged, so that resuming would move it out of the way
             (away / "model.safetensors").write_bytes(b"x")
         path.symlink_to(away)
     return f"{name}: {kind}"

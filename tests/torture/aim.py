@@ -1,4 +1,4 @@
-"""When a life ends: at a moment drawn uniformly, or inside one of its saves, which is watched from outside."""
+"""When to kill a life: at a uniformly drawn moment, or inside one of its saves, which are observed from outside."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from trm_core.training.checkpoint_folders import is_checkpoint_name
 from trm_core.training.run_dir import CHECKPOINTS, METRICS
 
 POLL_S = 0.0001
-IDLE_S = 0.005  # before there is anything to see
-FILES = 5  # that one process writes before the manifest
+IDLE_S = 0.005  # polling interval before there is anything to see
+FILES = 5  # written by one process before the manifest
 
 
 @dataclass(frozen=True)
 class Folders:
-    """What lies in `checkpoints`."""
+    """The contents of `checkpoints`."""
 
     complete: frozenset[str]
-    pruned: frozenset[str]  # not gone yet
-    unfinished: dict[str, frozenset[str]]  # their files
+    pruned: frozenset[str]  # not yet deleted
+    unfinished: dict[str, frozenset[str]]  # name -> files
 
 
 def folders(run: Path) -> Folders:
-    """As a moment shows it; a folder that vanishes meanwhile is left out."""
+    """A snapshot of the folders; one that vanishes meanwhile is left out."""
     complete, pruned, unfinished = set(), set(), {}
     parent = run / CHECKPOINTS
     for path in parent.iterdir() if parent.is_dir() else ():
@@ -48,14 +48,14 @@ Moment = Callable[[], bool]
 
 
 def at_a_time(draw: random.Random, longest: float) -> Moment:
-    """A moment of a life that is no longer than this."""
+    """A moment within the first `longest` seconds of a life."""
     when = time.monotonic() + draw.uniform(0, longest)
     return lambda: time.monotonic() >= when
 
 
 def inside_a_save(draw: random.Random, run: Path) -> Moment:
-    """In the first, second or third save of this life: between two of its files, around its manifest, or right after
-    the rename, when the older ones are pruned.
+    """A moment in the first, second or third save of this life: between two of its files, around its manifest, or right
+    after the rename, when older checkpoints are pruned.
     """
     before = folders(run)
     stale = before.unfinished.keys()
@@ -84,7 +84,7 @@ def inside_a_save(draw: random.Random, run: Path) -> Moment:
 
 
 def trains(run: Path) -> Callable[[], bool]:
-    """Whether this life has logged a step, before which it saves nothing."""
+    """A function that says whether this life has logged a step; before that it saves nothing."""
     path = run / METRICS
 
     def written() -> float:
@@ -101,7 +101,7 @@ def trains(run: Path) -> Callable[[], bool]:
 
 
 def end_at(life: Life, moment: Moment, training: Callable[[], bool]) -> None:
-    """Kill it then, unless it ends by itself before. Looks seldom until it trains, as looking takes a core."""
+    """Kill the life at that moment unless it ends first. Polls rarely until it trains, since polling takes a core."""
     looked = time.monotonic()
     while not moment():
         if time.monotonic() - looked > 0.05:

@@ -1,4 +1,4 @@
-"""The runs that are killed: between them every part of the state that a checkpoint holds."""
+"""The runs to kill, which together have every part of the state that a checkpoint can hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CAPSULES, PUZZLES = "tiny.h5", "puzzles"
 
 
 def write_data(folder: Path) -> Path:
-    """What the configurations train on, in a folder that is there."""
+    """Write the data that the configurations train on into an existing folder."""
     tiny.write_capsules(folder / CAPSULES, {"train": 40, "validation": 8})
     write_puzzles(folder / PUZZLES, groups=9, copies=2, examples=3, identifiers=5)
     return folder
@@ -30,7 +30,7 @@ class Configuration:
     data: str = CAPSULES
 
     def arguments(self, folder: Path, run: Path) -> list[str]:
-        """folder: where `write_data` has written."""
+        """Arguments of `trm`. folder: where `write_data` has written."""
         training = {
             "run_dir": run,
             "total_steps": STEPS,

@@ -1,4 +1,4 @@
-"""A run that is killed again and again until it is done."""
+"""A run that is killed repeatedly until it is done."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from configurations import Configuration
 from nursery import Nursery
 from remains import Remains
 
-AIMED = 0.65  # share of the kills that are aimed into a save
-MOST_LIVES = 60  # of one run; without progress there would be no end
+AIMED = 0.65  # share of kills aimed inside a save
+MOST_LIVES = 60  # per run; without progress it would never end
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The run that nobody killed."""
+    """The uninterrupted run."""
 
     run: Path
     seconds: float
@@ -35,7 +35,7 @@ def uninterrupted(nursery: Nursery, configuration: Configuration, data: Path, ru
 def killed_until_done(
     nursery: Nursery, configuration: Configuration, data: Path, run: Path, longest: float, draw: random.Random
 ) -> list[Remains]:
-    """Every kill of one run, which is done at the end. Lives that are not aimed at end within `longest` seconds."""
+    """Kill and resume one run until it is done; its kills. Those not aimed at a save come within `longest` seconds."""
     kills: list[Remains] = []
     for _ in range(MOST_LIVES):
         before = aim.folders(run)

@@ -1,6 +1,6 @@
-"""A process that has imported everything and forks one child for each life of a trainer: a life costs no start-up.
+"""A process that has imported everything and forks one child for each life of a trainer, which saves start-up time.
 
-`nursery_process.py` is that process; `Nursery` is how a test talks to it.
+`nursery_process.py` is that process; tests talk to it through `Nursery`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tiny
 
 
 class Life:
-    """A child under way. Its pidfd never means another process, whatever became of the number."""
+    """A running child. Its pidfd never refers to another process, even if its process id is reused."""
 
     def __init__(self, pid: int) -> None:
         self.pid, self.fd = pid, os.pidfd_open(pid)
@@ -29,7 +29,7 @@ class Life:
             signal.pidfd_send_signal(self.fd, 0)
         except ProcessLookupError:
             return True
-        # A child that ended stays until it is reaped.
+        # A child that has ended remains as a zombie until it is reaped.
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
     def kill(self) -> None:
@@ -56,7 +56,7 @@ class Nursery:
         return Life(int(self._ask(json.dumps(arguments))))
 
     def end(self, life: Life) -> int:
-        """Wait for a life and return its exit code, minus the signal where one ended it."""
+        """Wait for a life and return its exit code, or the negative number of the signal that ended it."""
         os.close(life.fd)
         return int(self._ask("reap"))
 

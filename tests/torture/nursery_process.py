@@ -1,7 +1,7 @@
-"""The process that forks one child for each life. It has a single thread, so what it forks is sound; no tensor has been
-touched, so the child is in the state of a process that has just done its imports.
+"""The process that forks one child for each life. It has a single thread, so forking is safe, and has touched no
+tensor, so each child is in the state of a process that has just done its imports.
 
-Imports nothing of ours at the top: loading processes run this file too.
+Imports nothing of ours at the top, because loader processes run this file too.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ def serve(log: Path) -> None:
 
 
 def prepare_workers() -> None:
-    """Loading processes come from a server that has imported torch too. As with "spawn", which it stands for, they
-    inherit nothing of the trainer: neither its lock nor its end of the pipe.
+    """Let loader processes come from a server that has also imported torch. As with "spawn", which it replaces, they
+    inherit nothing from the trainer: neither its lock nor its end of the pipe.
     """
     multiprocessing.set_forkserver_preload([WORKERS])
     multiprocessing.forkserver.ensure_running()
     server = multiprocessing.get_context("forkserver")
     multiprocessing.get_context = lambda method=None: server  # type: ignore[assignment]
-    # It is the nursery's child, so a life may not wait for it.
+    # The server is a child of the nursery, so a life cannot wait for it.
     multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
 
 
 def live(arguments: list[str], log: Path) -> NoReturn:
-    """`trm arguments`, as the shell would run it."""
+    """Run `trm arguments` as a shell would."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):

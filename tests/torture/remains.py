@@ -1,4 +1,4 @@
-"""What a killed trainer left on the disk, and whether it is what was promised."""
+"""What a killed trainer left on disk, and whether it keeps what was promised."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from trm_core.training.run_dir import CHECKPOINTS, EVALUATION, METRICS, STATUS
 
 
 def promised(logged: int, interval: int) -> int:
-    """The oldest step that the newest checkpoint may have after `logged` steps were logged; 0: none yet.
+    """The earliest step that the newest checkpoint may have after `logged` steps were logged; 0: none yet.
 
-    A save begins right after every `interval` steps, before the next step, and is written beside training. It is over
-    at the latest when the next one begins. So all saves that began before step `logged` are complete but the last, and
-    no more than two intervals are lost: the one since the last save began, and the one that the save may have taken.
+    A save begins right after every `interval` steps, before the next step, is written in the background, and ends
+    before the next one begins. So of the saves that began before step `logged` all but the last are complete, and at
+    most two intervals are lost: the one since the last save began, and the one that the save may have taken.
     """
     return max(0, (logged - 1) // interval * interval - interval)
 
 
 @dataclass(frozen=True)
 class Remains:
-    """One kill: where it fell and what it cost."""
+    """One kill: where it hit and what it cost."""
 
     place: str
     logged: int
@@ -40,14 +40,14 @@ class Remains:
 
 
 def last_logged(run: Path) -> int:
-    """The last step with a whole line."""
+    """The last step with a complete line in metrics.jsonl."""
     path = run / METRICS
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return max((json.loads(line)["step"] for line in lines), default=0)
 
 
 def place_of(run: Path, before: aim.Folders, after: aim.Folders, keep: int) -> str:
-    """Where in a save the kill fell, from what it left behind."""
+    """Where in a save the kill hit, judging by what it left behind."""
     for name in after.unfinished.keys() - before.unfinished.keys():
         held = after.unfinished[name]
         return "manifest written, not renamed" if MANIFEST in held else f"{len(held)} files begun"
@@ -65,7 +65,7 @@ def place_of(run: Path, before: aim.Folders, after: aim.Folders, keep: int) -> s
 
 
 def examine(run: Path, before: aim.Folders, interval: int, keep: int) -> Remains:
-    """Assert all that holds of the checkpoints after any kill."""
+    """Assert everything that must hold for the checkpoints after any kill."""
     after = aim.folders(run)
     facts = checkpoint_facts(run)
     assert [fact.fault for fact in facts] == [None] * len(facts), "a folder with a manifest verifies"
@@ -78,16 +78,16 @@ def examine(run: Path, before: aim.Folders, interval: int, keep: int) -> Remains
 
 
 def require_sane_status(run: Path, highest: int, *allowed: tuple[str, int | None]) -> None:
-    """`allowed`: states and exit codes. `highest`: the last step that any life logged."""
+    """Check status.json. `allowed`: states and exit codes; `highest`: the last step that any life logged."""
     path = run / STATUS
-    if path.exists():  # else killed before the first one
+    if path.exists():  # otherwise killed before the first one was written
         told = json.loads(path.read_text())
         assert (told["state"], told["exit_code"]) in allowed
         assert told["step"] <= highest
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """All that a finished run leaves, without clocks: equal for equal runs."""
+    """Everything that a finished run leaves, except times: equal for equal runs."""
     newest = checkpoint_facts(run)[0].path
     return {
         "files": {path.name for path in run.iterdir() if not path.name.startswith("uncommitted")},

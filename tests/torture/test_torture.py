@@ -1,9 +1,9 @@
-"""A trainer is killed by SIGKILL at random moments, most of them inside saves, and resumed with `--resume auto` until
-the run is done. After every kill the checkpoints and what they promise are examined (`remains`); in the end the run has
-to be, to the bit, the one that nobody killed.
+"""A trainer is killed with SIGKILL at random moments, most of them inside saves, and resumed with `--resume auto` until
+the run is done. After every kill the checkpoints and what they promise are examined (`remains`); in the end the run
+must equal the uninterrupted one bit for bit.
 
-`TRM_TORTURE_SEED` draws other moments, `TRM_TORTURE_KILLS` gives each configuration more of them. The moments also
-depend on the clock, so a seed does not repeat a failure: the run directory that shows it is kept by pytest.
+`TRM_TORTURE_SEED` draws other moments, `TRM_TORTURE_KILLS` sets how many each configuration gets. The moments also
+depend on the clock, so a seed does not reproduce a failure; pytest keeps the run directory that shows it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nursery import Nursery
 from remains import Remains
 
 SEED = int(os.environ.get("TRM_TORTURE_SEED", "1"))
-LONG = int(os.environ.get("TRM_TORTURE_KILLS", "4"))  # of each configuration
+LONG = int(os.environ.get("TRM_TORTURE_KILLS", "4"))  # per configuration
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 def tortured(
     nursery: Nursery, configuration: Configuration, data: Path, folder: Path, least: int, draw: random.Random
 ) -> list[Remains]:
-    """At least so many kills, in as many runs as they take."""
+    """At least `least` kills, in as many runs as that takes; each run must end like the uninterrupted one."""
     reference: Reference = uninterrupted(nursery, configuration, data, folder / "reference")
     kills: list[Remains] = []
     for number in itertools.count():

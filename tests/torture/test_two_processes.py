@@ -1,4 +1,4 @@
-"""Two processes of one run: one of them, drawn at random, is killed, and the run goes on."""
+"""One of the two processes of a run, chosen at random, is killed, and the run is resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEED = int(os.environ.get("TRM_TORTURE_SEED", "1"))
 
 
 def killed_once(arguments: list[str], folder: Path, run: Path, draw: random.Random) -> list[int]:
-    """How both processes of a life ended, of which one is killed inside a save, unless they are done before."""
+    """Kill one process of a life inside a save, unless they are done before; the exit codes of both."""
     moment, training, rank = aim.inside_a_save(draw, run), aim.trains(run), draw.randrange(2)
     until = time.monotonic() + PATIENCE_S
     with together(2, *arguments, cwd=folder) as processes:
@@ -50,7 +50,7 @@ def test_one_of_two_is_killed_again_and_again(tmp_path: Path, capsys: pytest.Cap
             break
         assert sorted(codes) == [-signal.SIGKILL, 6], [path.read_text() for path in tmp_path.glob("err-*.txt")][-2:]
         kills.append(remains.examine(run, before, configuration.interval, configuration.keep))
-        # The first process says that it lost the other; killed itself, it says nothing any more.
+        # The first process reports that it lost the other; if it was killed itself, it reports nothing.
         remains.require_sane_status(run, max(kill.logged for kill in kills), ("failed", 6), ("running", None))
     for done in run_together(2, *arguments, cwd=tmp_path):
         assert done.returncode == 0, done.stderr
