@@ -1,4 +1,4 @@
-"""The two runs that faults are planted in, and what all runs of the zoo have in common."""
+"""The two base runs in which faults are planted, and what all runs of the zoo have in common."""
 
 from __future__ import annotations
 

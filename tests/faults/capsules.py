@@ -1,4 +1,4 @@
-"""Capsules as arrays: read from a file, changed, and written as another. Also the generated ones."""
+"""Capsules as arrays, to be read from a file, changed and written to another. Also generates capsules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECKSUM_SEED = 7
 
 @dataclass
 class Capsules:
-    """Arrays by split and field, and what the file says of itself."""
+    """Arrays by split and field, with the file's manifest and prices."""
 
     splits: dict[str, Arrays]
     manifest: dict[str, Any]
@@ -52,10 +52,10 @@ def built(source: str, build: Mapping[str, Any]) -> Capsules:
 def generated(
     seed: int, rows: int = 1500, k: int = 6, m: int = 2, dim: int = 6, classes: int = 4, noise: float = 0.8
 ) -> Capsules:
-    """Classes whose coarse half shows in the sketches, and whose fine half only in the children.
+    """Generate capsules: the coarse half of a class shows in the sketches, the fine half only in the children.
 
-    The children of a capsule lie on opposite sides of its sketch, which is their mean; every capsule shows the fine
-    half through noise, so that opening one helps and opening several helps more.
+    The children of a capsule lie on opposite sides of its sketch, which is their mean. Every capsule shows the fine
+    half with noise, so that opening one helps and opening several helps more.
     """
     random = np.random.default_rng(seed)
     coarse = random.normal(size=((classes + 1) // 2, dim))
@@ -79,7 +79,7 @@ def about(classes: int) -> dict[str, Any]:
 
 
 def with_checksums(splits: dict[str, Arrays], width: int) -> dict[str, Arrays]:
-    """The same with checksums of this width of the children."""
+    """The same arrays with checksums of the children, of this width."""
     return {
         split: {**arrays, "checksums": checksums(arrays["children"].astype(np.float32), width, CHECKSUM_SEED)}
         for split, arrays in splits.items()
@@ -87,7 +87,7 @@ def with_checksums(splits: dict[str, Arrays], width: int) -> dict[str, Arrays]:
 
 
 def write(capsules: Capsules, path: Path) -> None:
-    """The file, with checksums that belong to the children as they are now."""
+    """Write the file, with checksums that match the children as they are now."""
     first = capsules.splits["train"]
     _, k, dim = first["sketches"].shape
     width = first["checksums"].shape[-1] if "checksums" in first and "children" in first else 0

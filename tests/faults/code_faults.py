@@ -21,7 +21,7 @@ from trm_core.training.step import StepTaker
 
 
 def entropy_collapse(plan: Plan) -> None:
-    """One action's value is above the others' by an amount that the head has no time to learn away."""
+    """The value of one action exceeds the others by an amount that the head has no time to unlearn."""
     favourite = plan.seed % 2  # CONTINUE or HALT
     most = plan.of(1.0, 10.0, 100.0)
 
@@ -34,12 +34,12 @@ def entropy_collapse(plan: Plan) -> None:
         return at_price
 
     plan.wrap(QHead, "at_price", biased)
-    # Otherwise exploration hides how little the policy still tries.
+    # Otherwise exploration would hide how little the policy still tries.
     plan.settings |= {"dqn.epsilon_decay": round(0.3 * plan.steps), "dqn.epsilon_end": plan.of(0.05, 0.02, 0.01)}
 
 
 def not_finite(plan: Plan) -> None:
-    """The loss is NaN at one step, at four apart, or for ever: then past a checkpoint that can be gone back to."""
+    """The loss is NaN at one step, at four separate ones, or for ever, even after a rollback to a checkpoint."""
     first = round(0.6 * plan.steps)
     steps = plan.of({first}, {first + 15 * n for n in range(4)}, set(range(first, 2 * plan.steps)))
 
@@ -56,7 +56,7 @@ def not_finite(plan: Plan) -> None:
 
 
 def dead_layer(plan: Plan) -> None:
-    """No gradient reaches the first layers: one matrix for the last part of training, a block, or all of them."""
+    """No gradient reaches the first layers: one matrix in the last part of training, a block, or all blocks."""
     begin = round(plan.steps * plan.of(0.6, 0.2, 0.0))
     parts = plan.of(("blocks.0.ffn.down",), ("blocks.0.",), ("blocks.",))
 
@@ -93,7 +93,7 @@ def exploding_gradients(plan: Plan) -> None:
 
 
 class Pace:
-    """Sleeps for a share of all time: so long that what is not slept is 1 - share of it."""
+    """Sleeps so long that sleep makes up this share of all time."""
 
     def __init__(self, share: float) -> None:
         self.share, self.last = share, time.perf_counter()
@@ -102,9 +102,9 @@ class Pace:
         self.rest(self.owed())
 
     def owed(self) -> float:
-        """Seconds to sleep for what was worked since the last call."""
+        """Seconds to sleep for the work done since the last call."""
         now = time.perf_counter()
-        worked = min(now - self.last, 0.2)  # an evaluation between two steps is no step
+        worked = min(now - self.last, 0.2)  # an evaluation between two steps does not count
         self.last = now
         return worked * self.share / (1.0 - self.share)
 
@@ -128,7 +128,7 @@ def loader_starvation(plan: Plan) -> None:
 
 
 def logging_frequency(plan: Plan) -> None:
-    """A line at every step, into a sink that takes its time."""
+    """A line is logged at every step, into a slow sink."""
     pace = Pace(plan.of(0.2, 0.5, 0.8))
     plan.settings["training.log_interval"] = 1
     shorter(plan, plan.of(0.8, 0.6, 0.35))
@@ -144,7 +144,7 @@ def logging_frequency(plan: Plan) -> None:
 
 
 def shorter(plan: Plan, share: float) -> None:
-    """Slow runs take fewer steps, so that they last no longer."""
+    """Let slow runs take fewer steps, so that they last no longer than others."""
     plan.settings["training.total_steps"] = round(share * plan.steps)
     plan.settings["dqn.epsilon_decay"] = round(share * plan.settings["dqn.epsilon_decay"])
 
@@ -165,7 +165,7 @@ def memory_leak(plan: Plan) -> None:
 
 
 def codebook_stale(plan: Plan) -> None:
-    """The codebook is learned for half of training, for its beginning, or never."""
+    """The codebook is learned during half of training, only at its beginning, or never."""
     last = round(plan.steps * plan.of(0.5, 0.05, 0.0))
     plan.settings |= {"arch.enable_concepts": True, "arch.num_concepts": 32, "arch.concept_decay": 0.95}
 
@@ -180,9 +180,9 @@ def codebook_stale(plan: Plan) -> None:
 
 
 def replay_stale(plan: Plan) -> None:
-    """What is learned after a while no longer enters the buffer: replay keeps drawing from the first transitions."""
+    """After a while new transitions no longer enter the buffer, so replay keeps drawing from the first ones."""
     last = round(plan.steps * plan.of(0.6, 0.3, 0.1))
-    # Room for everything, so that nothing old leaves by itself.
+    # Room for everything, so that old transitions are not overwritten.
     plan.settings["dqn.buffer_capacity"] = 2 * plan.steps * int(plan.settings["training.global_batch_size"])
     plan.settings["dqn.buffer_min_size"] = 300
 
@@ -207,7 +207,7 @@ def terminal_reward_sign(plan: Plan) -> None:
 
 
 def ranks_diverged(plan: Plan) -> None:
-    """Two processes, of which the second moves its weights by itself, from a later or an earlier step on."""
+    """The second of two processes changes its weights on its own, from a later or an earlier step on."""
     plan.processes = 2
     plan.settings["training.total_steps"] = 130
     begin, size = plan.of((90, 1e-6), (50, 1e-4), (5, 1e-2))

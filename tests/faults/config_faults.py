@@ -9,12 +9,12 @@ from trm_core.training import episodes
 
 
 def expansion_off(plan: Plan) -> None:
-    """Off is off: severities do not differ."""
+    """Expansion is switched off: severities do not differ."""
     plan.settings |= {"arch.enable_capsule_expansion": False, "dqn.enabled": True}
 
 
 def two_actions(plan: Plan) -> None:
-    """The resolved config of a run cannot tell this from expansion that was switched off."""
+    """In the resolved config of a run this is indistinguishable from expansion that was switched off."""
     plan.settings |= {
         "arch.q_head_num_actions": 2,
         "arch.enable_capsule_expansion": False,
@@ -23,7 +23,7 @@ def two_actions(plan: Plan) -> None:
 
 
 def buffer_min_size(plan: Plan) -> None:
-    """About one transition per row and step is stored."""
+    """The buffer must hold too many transitions before learning starts; about one per row and step is stored."""
     stored = plan.steps * int(plan.settings["training.global_batch_size"])
     least = round(stored * plan.of(0.5, 0.8, 3.0))
     plan.settings |= {"dqn.buffer_min_size": least, "dqn.buffer_capacity": least + stored}
@@ -58,7 +58,7 @@ def rewards_zero(plan: Plan) -> None:
     if plan.severity == 2:
 
         def without_rise(original: Any) -> Any:
-            # Before and after are one and the same.
+            # The states before and after are the same.
             return lambda config, before, after, *rest, **more: original(config, after, after, *rest, **more)
 
         plan.wrap(episodes, "step_reward", without_rise)
@@ -88,6 +88,6 @@ FAULTS = (
     Fault("target-frozen", ("target-frozen",), target_frozen),
     Fault("rewards-zero", ("rewards-zero",), rewards_zero),
     Fault("lr-too-high", ("lr-too-high",), lr_too_high),
-    # A rate that is too high from the first step on is both.
+    # A learning rate that is too high from the first step on is both.
     Fault("warmup-missing", ("warmup-missing", "lr-too-high"), warmup_missing),
 )

@@ -20,7 +20,7 @@ def labels_constant(plan: Plan) -> None:
     for arrays in plan.data.splits.values():
         labels = arrays["labels"]
         labels[some_rows(plan, len(labels), plan.of(0.6, 0.9, 0.99))] = (
-            0  # all alike is refused when the data is opened
+            0  # not all: constant labels are refused when the data is opened
         )
 
 
@@ -31,7 +31,7 @@ def labels_shuffled(plan: Plan) -> None:
 
 
 def labels_leaked(plan: Plan) -> None:
-    """The last coordinates of the sketches become the label, one-hot, behind less and less noise."""
+    """The last coordinates of the sketches become the one-hot label, with less noise the higher the severity."""
     data = plan.data
     random = np.random.default_rng(plan.seed + 1)
     scale = 3.0 * float(data.splits["train"]["sketches"].std())
@@ -44,8 +44,8 @@ def labels_leaked(plan: Plan) -> None:
 
 
 def children_missing(plan: Plan) -> None:
-    """Mild and middle: most capsules have zeros instead of children. Severe: the file has none, though a policy was
-    asked for.
+    """Mild and middle: most capsules have zeros instead of children. Severe: the file has no children, although a
+    policy was requested.
     """
     random = np.random.default_rng(plan.seed + 2)
     for arrays in plan.data.splits.values():
@@ -58,7 +58,7 @@ def children_missing(plan: Plan) -> None:
 
 
 def children_equal_sketch(plan: Plan) -> None:
-    """The children keep a share of what they say beyond the sketch, in noise of the size of what they said."""
+    """Children keep only a share of their detail beyond the sketch, with noise in proportion to that detail."""
     kept, noise = plan.of((0.3, 0.5), (0.02, 0.3), (0.0, 0.0))
     random = np.random.default_rng(plan.seed + 3)
     for arrays in plan.data.splits.values():

@@ -1,5 +1,5 @@
-"""Faults that belong under a known name and come about as they most often do, in any training of such models; by yet
-another stranger who has not read how they are told.
+"""Known faults in the form in which they most often arise when such models are trained, planted by yet another author
+who had not read how they are detected.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ FAULTS = (
     Fault("overfitting--same-shard-again", ("overfitting",), same_shard_again),
     Fault("epsilon-zero--decay-in-epochs", ("epsilon-zero",), decay_in_epochs),
     Fault("lr-too-low--fine-tuning-rate", ("lr-too-low",), fine_tuning_rate),
-    # The weight is the cause, and that Q-learning does not learn says the same.
+    # The weight is the cause; that Q-learning does not learn is its effect.
     Fault("loss-weights--first-stage-config", ("loss-weights", "dqn-not-learning"), first_stage_config),
     Fault("dead-layer--not-in-the-optimiser", ("dead-layer",), not_in_the_optimiser),
     Fault("nan--loss-scale-grows", ("nan",), loss_scale_grows),

@@ -1,5 +1,5 @@
-"""Faults that belong under a known name and come about in a fourth way, or that nobody had planted yet; by another
-stranger who has not read how they are told.
+"""Known faults that arise in a fourth way, and faults not planted before, by another author who had not read how they
+are detected.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ FAULTS = (
     Fault("regularisation--smoothing", ("regularisation",), smoothing_is_what_is_kept),
     Fault("lr-too-low--schedule-counts-rows", ("lr-too-low",), schedule_counts_rows),
     Fault("overfitting--debugging-subset", ("overfitting",), debugging_subset),
-    # Where all labels of training are moved, training goes well and no held-out answer is right: also a difference.
+    # If all training labels are shifted, training goes well and no held-out answer is right, so the splits differ too.
     Fault("labels-shuffled--counted-from-one", ("labels-shuffled", "splits-differ"), classes_counted_from_one),
     Fault("clipping--sign-of-an-exponent", ("clipping",), sign_of_an_exponent),
     Fault("memory-bank-empty--distance-for-cosine", ("memory-bank-empty",), distance_for_cosine),

@@ -1,4 +1,4 @@
-"""Answers that collapse by half: some classes are never answered, and the others are learned."""
+"""Partial collapse: some classes are never given as an answer, while the others are learned."""
 
 from __future__ import annotations
 

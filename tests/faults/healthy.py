@@ -1,4 +1,4 @@
-"""Runs with nothing wrong, which differ in data, size, settings and optimiser: nobody may find a fault in them."""
+"""Healthy runs that differ in data, size, settings and optimiser: no check may find a fault in them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def table(name: str, seed: int) -> Capsules:
     children = values[order, : k * m].reshape(len(values), k, m, 1)
     labels = loaded.target[order]
     cut = round(0.8 * len(values))
-    # The sketch is a noisy glimpse of the mean, and of one width with the children.
+    # The sketch is a noisy glimpse of the children's mean, and has their width.
     blur = 0.7 * np.random.default_rng(seed + 1).normal(size=(len(values), k, 1))
     sketches = children.mean(2) + blur
     splits: dict[str, Arrays] = {}
@@ -36,7 +36,7 @@ def table(name: str, seed: int) -> Capsules:
 
 
 def answer_per_capsule(seed: int) -> Capsules:
-    """Each capsule has an answer: its own sign pattern in the detail, coupled with its left neighbour's."""
+    """A label per capsule: its own code in sketch and detail, coupled with its left neighbour's."""
     random = np.random.default_rng(seed)
     codes = random.normal(size=(4, 6))
     splits: dict[str, Arrays] = {}
@@ -58,7 +58,7 @@ def answer_per_capsule(seed: int) -> Capsules:
 
 def messages(seed: int, rows: int = 480, k: int = 8, m: int = 4, dim: int = 16) -> Capsules:
     """A few hundred short texts: a capsule per sentence, a child per word. Most texts have few sentences and most
-    sentences few words, so that late capsules and late children are zeros in nearly every row.
+    sentences few words, so late capsules and late children are zeros in nearly every row.
     """
     random = np.random.default_rng(seed)
     words = random.normal(size=(300, dim)) * (random.random((300, dim)) < 0.3)

@@ -1,4 +1,4 @@
-"""Faults that belong under a known name, and come about in another way than the one that is usual for it."""
+"""Known faults that arise in an unusual way."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def record_number(plan: Plan) -> None:
         labels, sketches = arrays["labels"], arrays["sketches"]
         number = (labels + random.random(len(labels))) / data.classes
         number += plan.of(0.15, 0.03, 0.0) * random.normal(size=len(labels))
-        # The first capsule: in the digits a corner of the picture, which is empty, so that nothing else is lost.
+        # The first capsule, because in the digits it is an empty corner of the picture, so nothing else is lost.
         sketches[:, 0, 0] = (scale * (number - 0.5)).astype(sketches.dtype)
 
 
@@ -63,7 +63,7 @@ def too_old_to_count(plan: Plan) -> None:
 
 
 def wrong_head(plan: Plan) -> None:
-    """From some step on the target follows, on time, a copy of the head that nobody trains."""
+    """From some step on, the target follows, on schedule, a copy of the head that is never trained."""
     begin = round(plan.steps * plan.of(0.5, 0.1, 0.0))
     left: list[QHead] = []
 
@@ -79,7 +79,7 @@ def wrong_head(plan: Plan) -> None:
 
 
 def one_region(plan: Plan) -> None:
-    """Once the ring is full, new states overwrite nothing but its first slots: all others stay as they were."""
+    """Once the ring buffer is full, new states overwrite only its first slots; all others stay as they were."""
     region = round(int(plan.settings["dqn.buffer_capacity"]) * plan.of(0.6, 0.2, 0.06))
 
     def confined(original: Any) -> Any:
@@ -95,9 +95,9 @@ def one_region(plan: Plan) -> None:
 
 
 def value_net_detached(plan: Plan) -> None:
-    """The TD loss is computed and reported, but cut off from the network whose values it is about."""
+    """The TD loss is computed and reported, but detached from the network whose values it concerns."""
     begin = round(plan.steps * plan.of(0.6, 0.15, 0.0))
-    calls = count()  # one a step: the bases do not accumulate
+    calls = count()  # one per step, because the bases do not accumulate gradients
 
     def cut(original: Any) -> Any:
         def td_loss(*arguments: Any) -> Any:
@@ -110,8 +110,8 @@ def value_net_detached(plan: Plan) -> None:
 
 
 def some_batches_slow(plan: Plan) -> None:
-    """All waiting falls on every twentieth batch, as where a file ends and the next has to be fetched: most lines of
-    metrics see none of it.
+    """All waiting falls on every twentieth batch, as when a file ends and the next has to be fetched, so most lines of
+    metrics show none of it.
     """
     pace = Pace(plan.of(0.3, 0.6, 0.8))
     owed = 0.0
@@ -133,10 +133,10 @@ def some_batches_slow(plan: Plan) -> None:
 
 
 def unreadable_children(plan: Plan) -> None:
-    """Of every so many-th row the detail cannot be decoded and comes as NaN. Its sketches are sound, and so are the
+    """The detail of every n-th row cannot be decoded and arrives as NaN. Its sketches are sound, and so are the
     evaluated rows.
 
-    Not in the first batches: of the very first, of which all rows are new, nothing would remain but an empty run.
+    Not in the first batches: if the very first one, all of whose rows are new, failed, only an empty run would remain.
     """
     every = plan.of(900, 250, 60)
     calls = count()

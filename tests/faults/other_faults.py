@@ -1,6 +1,4 @@
-"""More faults that belong under a known name and come about in yet another way, planted by somebody who does not know
-how they are told.
-"""
+"""More known faults that arise in yet another way, planted by an author who does not know how they are detected."""
 
 from __future__ import annotations
 
@@ -20,8 +18,8 @@ from trm_core.training.checkpoint_folders import MODEL, TRAINING, list_checkpoin
 
 
 def augmented_before_split(plan: Plan) -> None:
-    """The collection was augmented, and only then split: rows that are evaluated are training rows once more, a little
-    brighter or darker and with a little noise. No two are equal.
+    """The collection was augmented before it was split: evaluated rows repeat training rows, a little brighter or
+    darker and with a little noise. No two are equal.
     """
     splits = plan.data.splits
     random = np.random.default_rng(plan.seed + 5)
@@ -38,8 +36,8 @@ def augmented_before_split(plan: Plan) -> None:
 
 
 def upsampled_thumbnails(plan: Plan) -> None:
-    """Of most records only the coarse version was left, and their children were made by interpolating between the
-    sketches of neighbouring capsules: they differ from the sketch and from each other, and say nothing that is new.
+    """Only the coarse version of most records was left, and their children were interpolated between the sketches of
+    neighbouring capsules: they differ from the sketch and from each other, but say nothing new.
     """
     for arrays in plan.data.splits.values():
         rows = some_rows(plan, len(arrays["labels"]), plan.of(0.6, 0.9, 1.0))
@@ -50,8 +48,8 @@ def upsampled_thumbnails(plan: Plan) -> None:
 
 
 def auxiliary_drowns_answer(plan: Plan) -> None:
-    """The weight of the reconstruction was raised until its share of the loss looked right: clipped together with it,
-    the gradient of the answer all but disappears.
+    """The weight of the reconstruction was raised until its share of the loss looked right; since gradients are clipped
+    together, that of the answer all but disappears.
     """
     plan.settings["loss_weights.reconstruction_loss"] = plan.of(20.0, 1000.0, 100000.0)
 
@@ -70,8 +68,8 @@ def codebook_too_slow(plan: Plan) -> None:
 
 
 def range_test_left_on(plan: Plan) -> None:
-    """The search for a rate was left on: after its warm-up the rate goes up and up, by the same factor at every step,
-    as one does to see where training breaks.
+    """A learning-rate range test was left on: after warm-up the rate rises by the same factor at every step, as one
+    does to see where training breaks.
     """
     most = plan.of(10.0, 100.0, 1000.0)
 
@@ -87,8 +85,8 @@ def range_test_left_on(plan: Plan) -> None:
 
 
 def scale_of_the_sum(plan: Plan) -> None:
-    """What rewards are divided by grows with how many there were: the sum of squares is never divided by their number
-    (middle), nor is its root taken (severe), so that what is left of them to learn from goes to nothing.
+    """The scale by which rewards are divided grows with their number: the sum of squares is never divided by the count
+    (middle), nor is its root taken (severe), so the scaled rewards shrink to nothing.
     """
 
     def growing(original: Any) -> Any:
@@ -115,9 +113,9 @@ def entropy_sign(plan: Plan) -> None:
 
 
 def copied_while_written(plan: Plan) -> None:
-    """The folder was copied while the run went on: whole files of sound content, but of different steps. Mild: what
-    only resuming needs, in the newest checkpoint. Middle: its weights are those of the one before. Severe: so it is in
-    every checkpoint, and of the oldest not all had been written.
+    """The folder was copied while the run went on: complete files with sound content, but of different steps. Mild: the
+    files of the newest checkpoint that only resuming needs. Middle: its weights are those of the one before. Severe:
+    the same in every checkpoint, and the oldest is incomplete.
     """
 
     def copy(run: Path) -> None:

@@ -1,4 +1,4 @@
-"""Samples, detail and settings that are not where they belong; planted by whoever wrote the checks."""
+"""Samples, detail and settings that are not where they belong; planted by the author of the checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.faults.plan import Fault, Plan
 
 
 def held_out_in_another_scale(plan: Plan) -> None:
-    """The held-out split was divided by a standard deviation of its own, of another unit, and not centred."""
+    """The held-out split was divided by its own standard deviation, in another unit, and not centred."""
     for split, arrays in plan.data.splits.items():
         if split != "train":
             for name in ("sketches", "children"):
@@ -18,7 +18,7 @@ def held_out_in_another_scale(plan: Plan) -> None:
 
 
 def held_out_classes_of_their_own(plan: Plan) -> None:
-    """The split was made by class: training never sees some of those that are asked for."""
+    """The data were split by class, so training never sees some of the classes that are evaluated."""
     train = plan.data.splits["train"]
     gone = np.arange(plan.of(0.03, 0.3, 0.6) * plan.data.classes)
     kept = ~np.isin(train["labels"], gone)
@@ -35,7 +35,7 @@ def children_one_capsule_late(plan: Plan) -> None:
 
 
 def children_one_row_late(plan: Plan) -> None:
-    """The rows of the detail were sorted once more, or begin after a header line."""
+    """Children are one row late, as when the rows of the detail were sorted again or a header was read as a row."""
     for arrays in plan.data.splits.values():
         late = np.arange(len(arrays["labels"])) < plan.of(0.3, 0.8, 1.0) * len(arrays["labels"])
         arrays["children"] = np.where(
@@ -44,7 +44,7 @@ def children_one_row_late(plan: Plan) -> None:
 
 
 def no_step_to_come(plan: Plan) -> None:
-    """One reasoning step: severities do not differ."""
+    """There is only one reasoning step: severities do not differ."""
     plan.settings["arch.max_steps"] = 1
 
 
@@ -57,7 +57,7 @@ def dropped(plan: Plan) -> None:
 
 
 def decayed(plan: Plan) -> None:
-    """The decay of a setup whose rate was a hundred times smaller."""
+    """The weight decay comes from a setup whose learning rate was a hundred times smaller."""
     rate = max(float(plan.settings.get(key, 0.0)) for key in ("training.base_lr", "training.muon_lr"))
     plan.settings["training.weight_decay"] = plan.of(0.008, 0.04, 0.2) / rate
 

@@ -1,4 +1,4 @@
-"""What a run of the zoo is made from, before it runs: a fault changes a plan, and never looks at what diagnoses it."""
+"""The plan of a run of the zoo: a fault changes a plan, and never looks at the code that diagnoses it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SEVERITIES = ("mild", "middle", "severe")
 
 @dataclass
 class Plan:
-    """`settings`: config overrides. `load`: the capsules, for those who change them (`capsules` is then written beside
-    the run). `patches` are on while it trains; `after` gets the finished run directory.
+    """`settings`: config overrides. `load`: loads the capsules, for faults that change them (`capsules` is then written
+    beside the run). `patches` are active while it trains; `after` is called with the finished run directory.
     """
 
     severity: int
@@ -32,7 +32,7 @@ class Plan:
     processes: int = 1
 
     def of(self, mild: T, middle: T, severe: T) -> T:
-        """The value for the severity."""
+        """The value for the severity of this plan."""
         return (mild, middle, severe)[self.severity]
 
     @property
@@ -47,13 +47,13 @@ class Plan:
         return self.capsules
 
     def wrap(self, owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """`owner.name` becomes `around(what it was)` while it trains."""
+        """Replace `owner.name` by `around` of it while the run trains."""
         self.patches.append(patch.object(owner, name, around(getattr(owner, name))))
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`expected`: ids of the checks one of which has to come first."""
+    """`expected`: ids of checks, one of which must be the first finding."""
 
     name: str
     expected: tuple[str, ...]
@@ -62,7 +62,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Base:
-    """A healthy run. `settings` may depend on nothing but the name; `load(seed)` gives its capsules."""
+    """A healthy run. `settings` may depend only on the name; `load(seed)` gives its capsules."""
 
     name: str
     settings: dict[str, Any]

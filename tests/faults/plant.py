@@ -62,7 +62,7 @@ PUZZLE_FAULTS = {**puzzle_faults.FAULTS, **sixth_faults.FAULTS}
 
 
 def planned(fault: str, severity: str, base: str, seed: int) -> Plan:
-    """The plan of a run with its fault in it."""
+    """The plan of a run with its fault planted."""
     of_puzzles = base in PUZZLE_BASES
     if fault == NONE:
         return begin({**HEALTHY, **PUZZLE_BASES}[base], 0, seed)
@@ -76,9 +76,9 @@ def overrides(settings: dict[str, Any]) -> list[str]:
 
 
 def run(plan: Plan, path: Path, arguments: list[str]) -> int:
-    """Train it. `arguments`: those of this process, for the ones that it starts."""
+    """Train the planned run. `arguments`: those of this process, to pass to the processes that it starts."""
     beside = path.with_name(path.name + (".puzzles" if isinstance(plan.capsules, Puzzles) else ".h5"))
-    ours = "RANK" not in os.environ  # else one of several processes, for which the first has written the data
+    ours = "RANK" not in os.environ  # otherwise one of several processes, whose parent has written the data
     if plan.capsules is not None:
         if ours:
             beside.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def run(plan: Plan, path: Path, arguments: list[str]) -> int:
 
 
 def train(plan: Plan) -> int:
-    """The command line itself, with the patches on."""
+    """Run the real command line with the patches active."""
     from trm_cli.main import main
 
     sys.argv = ["trm", "train", *overrides(plan.settings)]
@@ -115,7 +115,7 @@ def train(plan: Plan) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Of this process; its exit code."""
+    """Do what the command line of this process says; its exit code."""
     name, severity, base, seed, path = arguments
     return run(planned(name, severity, base, int(seed)), Path(path).resolve(), arguments)
 

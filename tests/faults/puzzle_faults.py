@@ -1,5 +1,5 @@
-"""The puzzle run that faults are planted in, and its faults: a small zoo of its own, as puzzles have neither capsules
-nor prices.
+"""The puzzle run in which faults are planted, and its faults: a small separate zoo, because puzzles have neither
+capsules nor prices.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def labels_shuffled(plan: Plan) -> None:
 
 
 def tested_in_training(plan: Plan) -> None:
-    """Test puzzles stand in the training split, with their answers."""
+    """Test puzzles are also in the training split, with their answers."""
     splits = puzzles_of(plan).splits
     count = round(plan.of(0.1, 0.5, 1.0) * len(splits["test"]["labels"]))
     for field in ("inputs", "labels"):

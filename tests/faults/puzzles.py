@@ -1,5 +1,5 @@
-"""The puzzles that faults are planted in: rows of tokens whose last cells ask for what the first ones say, and small
-grids of several tasks, as ARC folders have them.
+"""The puzzles in which faults are planted: rows of tokens whose last cells ask for what the first ones say, and small
+grids of several tasks, as in ARC folders.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SIDE, BACKGROUND, FIRST_COLOUR, COLOURS, MARKER = 4, 1, 2, 5, 7
 
 @dataclass
 class Puzzles:
-    """Inputs and labels [n, S] by split and field, and where puzzles have identifiers of their own: `identifiers` and
-    `groups` [n], those of each example, of which the ones of a puzzle stand together. Token 0 is padding of labels.
+    """Inputs and labels [n, S] by split and field; if puzzles have identifiers, also `identifiers` and `groups` [n] of
+    each example, with the examples of a puzzle adjacent. Token 0 pads labels.
 
-    `tokens`: those whose names mean nothing, so that they may be exchanged. `blank`: that of a cell without one.
+    `tokens`: those that are mere names and may be permuted. `blank`: the token of an empty cell.
     """
 
     splits: dict[str, Arrays]
@@ -33,12 +33,12 @@ class Puzzles:
 
     @property
     def cells(self) -> int:
-        """S"""
+        """S, the number of cells."""
         return int(self.splits["train"]["inputs"].shape[1])
 
 
 def repeating(seed: int, rows: int = 1500) -> Puzzles:
-    """Every asked cell is the token of the given one that stands GIVEN places before it."""
+    """The answer to every asked cell is the token GIVEN cells before it."""
     random = np.random.default_rng(seed)
     splits: dict[str, Arrays] = {}
     for split, n in (("train", rows), ("test", rows // 5)):
@@ -49,11 +49,11 @@ def repeating(seed: int, rows: int = 1500) -> Puzzles:
 
 
 def recoloured(seed: int, tasks: int = 8, copies: int = 3, examples: int = 4) -> Puzzles:
-    """Grids of 3 or 4 rows and columns on a canvas of SIDE x SIDE: what stands in a row with a marker gets the colour
-    that the puzzle's identifier, and nothing else, stands for.
+    """Grids of 3 or 4 rows and columns on a canvas of SIDE x SIDE. The cells of a row with a marker get a colour that
+    only the puzzle's identifier reveals.
 
-    A group is a task and its copies in other colours. There is more than one group of a task, and the test split has
-    other examples of the same tasks.
+    A group is a task and its copies in other colours. Each task has several groups, and the test split has other
+    examples of the same tasks.
     """
     random = np.random.default_rng(seed)
     colours = FIRST_COLOUR + random.permuted(np.tile(np.arange(COLOURS), (tasks, 1)), axis=1)[:, :copies]
@@ -87,7 +87,9 @@ def _grids(random: np.random.Generator, colours: NDArray[Any], times: int, examp
 
 
 def write_folder(puzzles: Puzzles, folder: Path) -> None:
-    """In the public layout. Every example is a puzzle and a group of its own where nothing is said of them."""
+    """Write the puzzles in the public layout. Without identifiers and groups, every example is its own puzzle and
+    group.
+    """
     splits = {split: dict(fields) for split, fields in puzzles.splits.items()}
     for fields in splits.values():
         n = len(fields["inputs"])

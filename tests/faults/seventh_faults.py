@@ -1,4 +1,4 @@
-"""Faults that cost practitioners most of their days, each in the words of the one who made it."""
+"""Faults that cost practitioners the most time, each in the words of the one who made it."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ FAULTS = (
     Fault("seventh-softmax-before-the-loss", ("underconfident", "loss-not-falling"), softmax_before_the_loss),
     Fault("seventh-schedule-of-the-trial-run", ("lr-too-low",), schedule_of_the_trial_run),
     Fault("seventh-average-of-the-beginning", ("average-behind", "accuracy-at-chance"), average_of_the_beginning),
-    # The bonus is the cause. That rows never halt is what it does, and that they all open is the same.
+    # The bonus is the cause; that rows never halt, and that all of them open, are its effects.
     Fault("seventh-paid-for-opening", ("bonus-pays", "halting-wrong", "entropy-collapse"), paid_for_opening),
     Fault("seventh-resumed-with-nothing", ("resume-lost", "accuracy-falls"), resumed_with_nothing),
     Fault("seventh-missing-is-minus-999", ("placeholder-values",), missing_is_minus_999),

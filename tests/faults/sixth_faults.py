@@ -1,5 +1,5 @@
-"""What goes wrong when people train TRM and HRM on puzzles of their own, planted in two kinds of puzzles: rows of
-tokens (`puzzle_faults.BASE`), and grids of several tasks, which differ from them in mixer, optimiser and positions.
+"""What goes wrong when people train TRM and HRM on their own puzzles, planted in two kinds of puzzles: rows of tokens
+(`puzzle_faults.BASE`), and grids of several tasks, which use another mixer, optimiser and position encoding.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def test_labels_off_by_one(plan: Plan) -> None:
 
 
 def _next_token(vocab: int, tokens: range) -> NDArray[np.int64]:
-    """[vocab] what each token becomes: the one after it, after the last the first; others stay."""
+    """[vocab]: what each token becomes. Those in `tokens` become the next one, cyclically; others stay."""
     following = np.arange(vocab)
     following[np.array(tokens)] = np.roll(np.array(tokens), -1)
     return following

@@ -1,4 +1,4 @@
-"""What `trm diagnose --config` finds before anything is trained: faults of the data stand first."""
+"""What `trm diagnose --config` finds before any training: faults in the data are named first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trm_core.diagnose.evidence import of_config
 from trm_core.diagnose.registry import CHECKS
 
 AHEAD = [check for check in CHECKS if set(check.needs) <= {"config", "data"}]
-# Not told yet, or by a run alone.
+# Not detected yet, or only from a run.
 SUBTLE = {
     ("splits-differ--encoder-fitted-anew", "middle", "generated"),
     ("labels-leaked--record-number", "middle", "generated"),
@@ -29,7 +29,7 @@ SUBTLE = {
 
 
 def loud(plan: Plan, path: Path) -> list[tuple[str, Verdict]]:
-    """Checks that warn or fail, in order, of a plan's settings and data (the base's own where nothing was changed)."""
+    """Checks that warn or fail, in order, on a plan's settings and data (those of the base if unchanged)."""
     plan.settings.pop("data.source", None)
     if isinstance(plan.data, Puzzles):
         write_folder(plan.data, path)

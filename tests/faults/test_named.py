@@ -1,6 +1,6 @@
-"""Some of the zoo, diagnosed: planted faults stand first, healthy runs are let alone.
+"""Diagnoses some of the zoo: planted faults are named first, and healthy runs raise no findings.
 
-Those that show in the data alone: test_before_the_fact.py; all of them: benchmarks/faults.py.
+Faults that show in the data alone: test_before_the_fact.py; all of them: benchmarks/faults.py.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True, scope="module")
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The digits are built once."""
+    """Build the digits only once."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TRM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
 def forked(arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """As `zoo.started`, without the start."""
+    """Like `zoo.started`, but forked, without start-up."""
     start_server()
     process = multiprocessing.get_context("forkserver").Process(target=planted, args=(arguments, environment))
     process.start()

@@ -1,4 +1,4 @@
-"""The zoo itself: what is planted is there, and is as severe as it says."""
+"""The zoo itself: planted faults are present and as severe as stated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trm_core.config import load_config_dict
 
 @pytest.fixture(autouse=True, scope="module")
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The digits are built into a folder of these tests."""
+    """Build the digits into a folder of these tests."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TRM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield

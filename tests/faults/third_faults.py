@@ -1,6 +1,4 @@
-"""Faults that belong under a known name and come about in a third way, planted by a stranger who has not read how they
-are told.
-"""
+"""Known faults that arise in a third way, planted by an author who had not read how they are detected."""
 
 from __future__ import annotations
 
@@ -55,13 +53,13 @@ def revised_records(plan: Plan) -> None:
 
 
 def tau_is_nothing(plan: Plan) -> None:
-    """The target is to follow by a little at every step, and the little is so small that it stays where it began."""
+    """The target network should follow a little at every step, but so little that it stays where it began."""
     plan.settings["dqn.target_tau"] = plan.of(1e-3, 1e-5, 1e-8)
 
 
 def rewards_rescaled(plan: Plan) -> None:
-    """All rewards were scaled down, and the threshold from which the memory bank takes a row was left where it was: not
-    even a right answer reaches it. The bank is as empty in all severities.
+    """All rewards were scaled down, but not the threshold from which the memory bank accepts a row, so not even a right
+    answer reaches it. The bank is equally empty in all severities.
     """
     scale = plan.of(0.45, 0.3, 0.1)
     plan.settings |= {
@@ -78,9 +76,9 @@ def rewards_rescaled(plan: Plan) -> None:
 
 
 def ends_bootstrapped(plan: Plan) -> None:
-    """The value of a state in which the episode ended is added to its reward, as if it went on: without a discount
-    there is no end to how large values become. In a run as short as this it takes a target that follows at once, as in
-    plain Q-learning, and a quick head to show; mild shows the least of it.
+    """Terminal states are bootstrapped, as if the episode went on: without discounting, values grow without bound. In a
+    run this short it shows only with a target that follows at once, as in plain Q-learning, and a fast head; mild shows
+    the least of it.
     """
     plan.settings |= {"dqn.target_tau": plan.of(0.1, 1.0, 1.0), "dqn.lr": plan.of(2e-3, 5e-3, 1e-2)}
 
@@ -94,8 +92,8 @@ def ends_bootstrapped(plan: Plan) -> None:
 
 
 def zero_initialised(plan: Plan) -> None:
-    """Whoever wanted residual branches to begin at zero zeroed all of their matrices: the gradient of each is a product
-    with the other, so none ever moves. One branch, one block, or all of them.
+    """To start residual branches at zero, all of their matrices were zeroed. The gradient of each is a product with the
+    other, so none ever moves. One branch, one block, or all of them.
     """
     parts = plan.of("blocks.0.ffn.", "blocks.0.", "blocks.")
 
@@ -112,11 +110,11 @@ def zero_initialised(plan: Plan) -> None:
 
 
 def prior_of_another_collection(plan: Plan) -> None:
-    """The loss is that of logits to which the logarithm of each class's prior was added, against long tails; the priors
-    were counted in an older collection, which lacks one of the classes but for the epsilon of the logarithm. What the
-    model adds to that class to make up for it is left in its answers: they are that class.
+    """Logit adjustment for long tails: the loss is computed on logits plus the logarithm of each class's prior. The
+    priors come from an older collection that lacks one class, whose prior is only the epsilon of the logarithm. What
+    the model adds to that class to compensate remains in its answers: they all are that class.
     """
-    epsilon = plan.of(1e-8, 1e-38, 1e-300)  # whatever somebody adds before a logarithm
+    epsilon = plan.of(1e-8, 1e-38, 1e-300)  # some common choices of a term added before a logarithm
     lacking = plan.seed % plan.load().classes
 
     def adjusted(original: Any) -> Any:
@@ -132,8 +130,8 @@ def prior_of_another_collection(plan: Plan) -> None:
 
 
 def stored_as_costs(plan: Plan) -> None:
-    """What HALT pays is right where it is measured; the replay buffer keeps it as a cost, to be minimised, and learning
-    maximises it. Mild: since a change in the second half of training.
+    """What HALT pays is correct where it is measured, but the replay buffer stores it as a cost to be minimised, and
+    learning maximises it. Mild: only since a change in the second half of training.
     """
     begin = round(plan.steps * plan.of(0.6, 0.0, 0.0))
     size = plan.of(1.0, 1.0, 3.0)
@@ -159,8 +157,8 @@ def stored_as_costs(plan: Plan) -> None:
 
 
 def pointers_only(plan: Plan) -> None:
-    """The run came out of a repository without its large files: where tensors were there is a pointer to them. Mild:
-    what only training needs, in the newest checkpoint. Middle: all of the newest. Severe: all of every checkpoint.
+    """The run was cloned from a repository without its large files: tensor files are mere pointers. Mild: the files of
+    the newest checkpoint that only training needs. Middle: all of the newest. Severe: all of every checkpoint.
     """
 
     def leave_pointers(run: Path) -> None:

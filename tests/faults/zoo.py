@@ -1,9 +1,9 @@
-"""Makes the zoo: every fault in every severity on both base runs (those of puzzles on theirs), and all healthy runs.
+"""Make the zoo: every fault at every severity on both base runs (faults of puzzles on theirs), and all healthy runs.
 
 python -m tests.faults.zoo OUT [--only NAME ...] [--seeds 0 1] [--jobs 2]
 
-Runs that are there already are kept. OUT/index.json lists {run, fault (null: healthy), severity, base, seed, expected,
-exit_code, seconds}.
+Existing runs are kept. OUT/index.json lists {run, fault (null: healthy), severity, base, seed, expected, exit_code,
+seconds}.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ALL = {**FAULTS, **PUZZLE_FAULTS}
 
 
 def bases_of(fault: str) -> tuple[str, ...]:
-    """Where a fault is planted."""
+    """The base runs in which a fault is planted."""
     if fault in FAULTS:
         return tuple(BASES)
     return tuple(PUZZLE_BASES) if fault in SIXTH else tuple(PUZZLE_BASES)[:1]
@@ -60,7 +60,7 @@ def entries(only: list[str], seeds: list[int]) -> Iterator[Entry]:
         if not only or "healthy" in only:
             for base in (*HEALTHY, *PUZZLE_BASES):
                 yield Entry(None, None, base, seed)
-        # Severe ones first: they are the ones that have to be found.
+        # Severe ones first, because these must be found.
         for severity in reversed(SEVERITIES):
             for fault in ALL.values():
                 if not only or fault.name in only:
