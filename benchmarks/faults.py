@@ -2,7 +2,7 @@
 
     python -m tests.faults.zoo ZOO --seeds 0 1 && python -m benchmarks.faults ZOO [--seeds 1] [--out FILE]
 
-A fault counts as named if the first finding (fail or warn) is the one expected for it. Rows are faults, columns
+A fault counts as named if the first finding (fail or warn) is one of those expected for it. Rows are faults, columns
 severity and base run; for healthy runs, the checks that fail or warn are listed.
 """
 
