@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -30,7 +31,8 @@ class MetricsLogger(Protocol):
 class JsonLines:
     """One JSON object per call, appended at once, so that a killed run keeps what it measured. NaN is null.
 
-    What a full disk does not take waits in memory, and is written as soon as it does.
+    What a full disk does not take waits in memory, and is written as soon as it does. A file that somebody removes or
+    replaces is written anew: what it held is still there for whoever has it open.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
@@ -47,6 +49,8 @@ class JsonLines:
     def write(self) -> None:
         """What waits, as far as the disk takes it."""
         try:
+            if os.fstat(self.file.fileno()).st_nlink == 0:
+                self.write_anew()
             while self.waiting:
                 self.waiting = self.waiting[self.file.write(self.waiting) :]
             self.failing = False
@@ -54,6 +58,18 @@ class JsonLines:
             if not self.failing:
                 self.warn(f"warning: cannot write {self.path}: {error.strerror}; its lines wait in memory")
             self.failing = True
+
+    def write_anew(self) -> None:
+        """Go on in a new file, with the lines of the one that was removed; or in the one that has taken its place."""
+        replaced = self.path.exists()
+        file = self.path.open("a+b", buffering=0)
+        if not replaced:
+            self.file.seek(0)
+            self.waiting = self.file.readall() + self.waiting
+        self.file.close()
+        self.file = file
+        what = "replaced; new lines follow its own" if replaced else "removed; its lines are written again"
+        self.warn(f"warning: {self.path} was {what}")
 
     def rewind(self, step: int) -> None:
         """Cuts the file where it is, which a full disk allows too."""
