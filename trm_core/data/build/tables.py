@@ -29,6 +29,7 @@ _EMPTY = "leave the cell empty where a value is missing"
 # 1,234.5 or 1.234,5 or 12 % or $5: numbers to people, which float() does not take.
 _WRITTEN = re.compile(r"[-+(]?\s*[$€£¥]?\s*\d[\d.,'\s]*(?:[eE][-+]?\d+)?\s*[%$€£¥]?\)?")
 _NEARLY_ALL = 0.8
+_FEW_CELLS = 20  # categories of their own are chance
 LABEL_COLUMNS = (*LABEL_NAMES, "y", "species", "outcome")
 
 
@@ -76,13 +77,12 @@ class TableReader:
         seen: list[set[str]] = [set() for _ in self._indices]
         numeric = [True] * len(self._indices)
         odd = [""] * len(self._indices)
-        filled = [False] * len(self._indices)
+        filled = [0] * len(self._indices)  # cells that are not missing, as long as their values are counted
         for line, values in self._table.rows(self._indices):
             for position, index in enumerate(self._indices):
                 cell = values[index].strip()
                 if is_missing(cell):
                     continue
-                filled[position] = True
                 if numeric[position]:
                     number = to_number(cell)
                     if number is None:
@@ -94,16 +94,20 @@ class TableReader:
                             f"{self.path}:{line}: column {self._table.columns[index]!r} holds {what}", hint=_EMPTY
                         )
                 if len(seen[position]) < _MAX_COUNTED:
+                    filled[position] += 1
                     seen[position].add(cell)
         columns = [
-            Column(self._table.columns[index], numeric[p] and filled[p], 0 if numeric[p] else len(seen[p]))
+            Column(self._table.columns[index], numeric[p] and filled[p] > 0, 0 if numeric[p] else len(seen[p]))
             for p, index in enumerate(self._indices)
         ]
-        for column, cells, first in zip(columns, seen, odd, strict=True):
+        for column, cells, count, first in zip(columns, seen, filled, odd, strict=True):
+            named = f"{self.path}: column {column.name!r}"
             if first and sum(map(_reads_as_number, cells)) >= _NEARLY_ALL * len(cells):
+                log(f"{named} is read as categories, not as numbers: {first}; write numbers as 1234.5, and {_EMPTY}")
+            elif not column.numeric and count >= _FEW_CELLS and len(cells) >= _NEARLY_ALL * count:
                 log(
-                    f"{self.path}: column {column.name!r} is read as categories, not as numbers: {first}; "
-                    f"write numbers as 1234.5, and {_EMPTY}"
+                    f"{named} has a category of its own in nearly every row, such as {min(cells)[:40]!r}, which tells "
+                    "little: remove it, or write it as a number or as few categories"
                 )
         return columns, [set() if column.numeric else values for column, values in zip(columns, seen, strict=True)]
 
