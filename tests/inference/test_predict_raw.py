@@ -94,6 +94,22 @@ def test_every_form_of_stdin_is_the_same_texts(text_run: Path) -> None:
     assert [line["id"] for line in found["JSON"]] == [f"m{n}" for n in range(5)]
 
 
+def test_texts_in_files_of_their_own(text_run: Path, tmp_path: Path) -> None:
+    pairs = messages(text_run)[:6]
+    lines = tmp_path / "lines.tsv"
+    lines.write_text("".join(f"{label}\t{text}\n" for label, text in sorted(pairs)))
+    folder = small_sources.write_text_folders(tmp_path / "folder", lines)
+    found = []
+    for path in (folder, lines):
+        out = tmp_path / f"{path.stem}.jsonl"
+        done = tiny.invoke("predict", path, "--model", text_run, "--out", out)
+        assert done.returncode == 0, done.stderr
+        found.append([json.loads(line) for line in out.read_text().splitlines()])
+    assert [Path(line["id"]).name for line in found[0]] == [f"{number:04}.txt" for number in range(6)]
+    told = [[(line["label"], line["confidence"], line["target"]) for line in answers] for answers in found]
+    assert told[0] == told[1]
+
+
 def test_texts_of_the_command_line_and_of_a_file(text_run: Path, tmp_path: Path) -> None:
     texts = [text for _, text in messages(text_run)[:2]]
     done = tiny.invoke("predict", "--ask", texts[0], "--ask", texts[1], "--model", text_run, "--json")

@@ -13,6 +13,7 @@ from trm_core.data.build.arrays import LABEL_ARRAYS, array_reader, class_name
 from trm_core.data.build.delimited import open_delimited, text_lines
 from trm_core.data.build.images import IMAGE_ARRAYS, IMAGE_SUFFIXES, picture_files
 from trm_core.data.build.records import Log, silent
+from trm_core.data.build.text import text_files, whole_text
 from trm_core.data.raw_rows import Raw, Wanted, arc_samples, json_lines, known_class, of_lines, of_value, task_samples
 from trm_core.errors import DataError
 
@@ -20,7 +21,7 @@ _JSON_LINES = (".jsonl", ".ndjson")
 _TABLES = (".csv", ".tsv")
 _ARRAYS = (".npz", ".npy")
 _TAKES = {
-    "text": "a file with a text on each line, .csv, .tsv or .jsonl",
+    "text": "a file with a text on each line, .csv, .tsv or .jsonl, or a folder of .txt files",
     "table": "a .csv, .tsv or .jsonl",
     "images": "picture files, a folder of them, an .npz or .npy, or a .jsonl of paths",
     "digits": "an .npz, .npy or .jsonl of 8 x 8 numbers from 0 to 16",
@@ -40,7 +41,7 @@ def raw_samples(path: Path, wanted: Wanted, log: Log = silent) -> Iterator[Raw]:
 def _reader_of(path: Path, wanted: Wanted) -> Callable[[Path, Wanted, Log], Iterator[Raw]]:
     kind, suffix = wanted.kind, path.suffix.lower()
     if path.is_dir():
-        readers = {"images": _folder, "arc": _tasks}
+        readers = {"images": _folder, "text": _texts, "arc": _tasks}
         if kind in readers:
             return readers[kind]
         raise _refused(path, "a folder", kind)
@@ -75,6 +76,13 @@ def _folder(path: Path, wanted: Wanted, log: Log) -> Iterator[Raw]:
     """Its pictures; where it has folders of classes that the model knows, with them as labels."""
     for file, label in picture_files(path, log):
         yield Raw(file, str(file), _name_of(file), label if label is not None and wanted.is_class(label) else None)
+
+
+def _texts(path: Path, wanted: Wanted, log: Log) -> Iterator[Raw]:
+    """Its texts, one in each file, with the class folders that the model knows as labels."""
+    for file, label in text_files(path, log):
+        known = label if label is not None and wanted.is_class(label) else None
+        yield Raw(whole_text(file), str(file), _name_of(file), known)
 
 
 def _name_of(path: Path) -> str:

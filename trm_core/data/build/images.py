@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from trm_core.data.build.array_files import ArrayFile, open_arrays
 from trm_core.data.build.arrays import LABEL_ARRAYS, class_name
-from trm_core.data.build.folders import visible
+from trm_core.data.build.folders import files_by_class
 from trm_core.data.build.pictures import ImageFile, open_picture, upright_size
 from trm_core.data.build.records import Log, Record, digest_array, label_among
 from trm_core.errors import DataError
@@ -122,27 +121,7 @@ def picture_files(path: Path, log: Log) -> list[tuple[Path, str | None]]:
     """(file, its class) of all pictures; those that lie in no class folder have none. Raises `DataError` for a folder
     without pictures.
     """
-    folders = class_folders(path)
-    found = [(file, folder.name) for folder in folders for file in visible(folder, "**/*")]
-    beside = [(file, None) for file in visible(path, "*")]
-    files: list[tuple[Path, str | None]] = []
-    ignored: Counter[str] = Counter()
-    for file, label in (*found, *beside):
-        if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
-            files.append((file, label))
-        elif file.is_file():
-            ignored[file.suffix.lower() or "without a suffix"] += 1
-    if not files:
-        raise DataError(f"{path}: holds no pictures", hint="known suffixes: " + ", ".join(sorted(IMAGE_SUFFIXES)))
-    if ignored:
-        kinds = ", ".join(suffix for suffix, _ in ignored.most_common(5))
-        log(f"{path}: {ignored.total()} files that are not pictures trm knows were left out ({kinds})")
-    return files
-
-
-def class_folders(path: Path) -> list[Path]:
-    """Sub-folders that hold pictures, sorted; empty for a flat folder."""
-    return [folder for folder in visible(path, "*") if folder.is_dir() and _holds_pictures(folder)]
+    return files_by_class(path, IMAGE_SUFFIXES, "pictures", log)
 
 
 def find_images(path: str, arrays: dict[str, ArrayFile], label: str | None) -> tuple[ArrayFile, str | None]:
@@ -155,7 +134,3 @@ def find_images(path: str, arrays: dict[str, ArrayFile], label: str | None) -> t
     if name is not None and name not in arrays:
         raise DataError(f"{path}: has no array {name!r}; there are: {there}")
     return images, name
-
-
-def _holds_pictures(folder: Path) -> bool:
-    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in visible(folder, "**/*"))

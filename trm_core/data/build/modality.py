@@ -25,7 +25,7 @@ from trm_core.data.build.images import FolderReader, NpzImagesReader
 from trm_core.data.build.lattice import make_lattice
 from trm_core.data.build.records import NO_LABELS, Log, Reader
 from trm_core.data.build.tables import TableReader, united_columns
-from trm_core.data.build.text import ParagraphReader, RowTextReader, labelled_lines
+from trm_core.data.build.text import ParagraphReader, RowTextReader, TextFolderReader, labelled_lines
 from trm_core.data.store.encoder_arrays import EncoderRecord
 from trm_core.errors import ConfigError, DataError
 
@@ -149,16 +149,11 @@ def _picture_encoder(shape: tuple[int, int, int], config: BuildConfig, log: Log)
 
 
 def _text(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
-    readers: list[Reader] = []
-    for path in paths:
-        plain = Path(path).suffix.lower() == ".txt" and labelled_lines(Path(path)) is None
-        if plain and config.label not in (None, NO_LABELS):
-            raise DataError(f"{path}: plain text has no column {config.label!r}", hint="leave data.build.label out")
-        readers.append(ParagraphReader(path, log) if plain else RowTextReader(path, config.label, config.text, log))
+    readers = [_text_reader(path, config, log) for path in paths]
     k, m = _or(config.num_capsules, _TEXT_CAPSULES), _or(config.num_children, _TEXT_CHILDREN)
     name = config.encoder
     if name == "auto":
-        size = sum(Path(path).stat().st_size for path in paths)
+        size = sum(file.stat().st_size for path in paths for file in _files_of(Path(path)))
         name = "hashing-svd" if size > _LARGE_TEXT_BYTES else "tfidf-svd"
         log(f"encoder {name}: {size / 1e6:.1f} MB of text")
     _check_encoder("text", name, ("tfidf-svd", "hashing-svd", *TEXT_ENCODERS))
@@ -166,6 +161,20 @@ def _text(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
         return readers, SentenceEncoder(k, m, None if config.dim == "auto" else config.dim, model_spec(config)), None
     dim = _or(config.dim, _TEXT_DIM)
     return readers, (TfidfSvdEncoder if name == "tfidf-svd" else HashingSvdEncoder)(k, m, dim), None
+
+
+def _text_reader(path: str, config: BuildConfig, log: Log) -> Reader:
+    folder = Path(path).is_dir()
+    if not folder and (Path(path).suffix.lower() != ".txt" or labelled_lines(Path(path)) is not None):
+        return RowTextReader(path, config.label, config.text, log)
+    if config.label not in (None, NO_LABELS):
+        what = "a folder of texts" if folder else "plain text"
+        raise DataError(f"{path}: {what} has no column {config.label!r}", hint="leave data.build.label out")
+    return TextFolderReader(path, log, config.label != NO_LABELS) if folder else ParagraphReader(path, log)
+
+
+def _files_of(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
 
 
 def _arc(paths: list[str], config: BuildConfig, log: Log) -> _Opened:

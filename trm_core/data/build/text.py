@@ -1,4 +1,4 @@
-"""Documents of text files: rows of csv, tsv and jsonl, lines `label<TAB>text`, paragraphs of plain text."""
+"""Documents: rows of csv, tsv and jsonl, lines `label<TAB>text`, paragraphs of plain text, text files of folders."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from itertools import islice
 from pathlib import Path
 
 from trm_core.data.build.delimited import Delimited, looks_labelled, open_delimited, text_lines
+from trm_core.data.build.folders import files_by_class
 from trm_core.data.build.records import Log, Record, called, class_text, digest_bytes, label_among
 from trm_core.data.build.words import count_words
 from trm_core.errors import DataError
 
 LABEL_NAMES = ("label", "target", "class", "category")
+TEXT_SUFFIXES = frozenset({".txt"})
 TEXT_NAMES = ("text", "sentence", "message", "document", "review", "content")
 _WRAPPED_LINE = 200
 _MIN_PARAGRAPH_WORDS = 4
@@ -79,6 +81,39 @@ class ParagraphReader:
                 block = []
         if block:
             yield block
+
+
+class TextFolderReader:
+    """A folder whose sub-folders are the classes, with a document in each file; without sub-folders, documents without
+    labels.
+    """
+
+    def __init__(self, path: str, log: Log, labelled: bool = True) -> None:
+        """labelled: false where the sub-folders are no classes."""
+        self.path = path
+        self._files = [(file, label if labelled else None) for file, label in text_files(Path(path), log)]
+        self.has_labels = any(label is not None for _, label in self._files)
+
+    def records(self, *, digests: bool) -> Iterator[Record]:
+        for file, label in self._files:
+            text = whole_text(file)
+            yield Record(text, text_digest(text) if digests else 0, label)
+
+
+def text_files(path: Path, log: Log) -> list[tuple[Path, str | None]]:
+    """(file, its class) of all texts of a folder: those of the class folders alone, where there are some, as lists and
+    readmes lie beside these. Raises `DataError` for a folder without texts.
+    """
+    files = files_by_class(path, TEXT_SUFFIXES, "texts", log)
+    labelled = [one for one in files if one[1] is not None]
+    if labelled and len(labelled) < len(files):
+        log(f"{path}: {len(files) - len(labelled)} texts beside the class folders were left out")
+    return labelled or files
+
+
+def whole_text(path: Path) -> str:
+    """A file that is one document. Raises `DataError` with the line that is not UTF-8."""
+    return "\n".join(line for _, line in text_lines(path)).strip()
 
 
 def labelled_lines(path: Path) -> Delimited | None:
