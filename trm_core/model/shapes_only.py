@@ -19,7 +19,7 @@ def shapes_only() -> Iterator[None]:
 
 
 class _WithoutInitialValues(TorchFunctionMode):
-    """Leaves out `torch.nn.init`, which has nothing to do here but imports the compiler for it (one to two seconds)."""
+    """Skips `torch.nn.init`, which has nothing to do here yet would import the compiler (one to two seconds)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == nn.init.__name__:
