@@ -1,4 +1,4 @@
-"""Processes of our own: how one runs a function of this package, and which signals are not meant for it."""
+"""Child processes: how one runs a function of this package, and which signals are not meant for it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import trm_core
 
-# By these people, SLURM and a lost connection ask a whole job to stop. The process that began the work decides what
-# becomes of it.
+# With these signals people, SLURM and a lost connection ask a whole job to stop. The process that started the work
+# decides what becomes of it.
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name)
 )
