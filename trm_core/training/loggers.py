@@ -1,5 +1,5 @@
-"""Where metrics go: metrics.jsonl always, TensorBoard and Weights & Biases when asked for. One interface, no
-prompts. Only metrics.jsonl is ours; the others are guarded (`guarded.py`).
+"""Where metrics go: always to metrics.jsonl, to TensorBoard and Weights & Biases on request. One interface, no
+prompts. Only metrics.jsonl is our own code; the others are guarded (`guarded.py`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ class MetricsLogger(Protocol):
 
 
 class JsonLines:
-    """One JSON object per call, appended at once, so that a killed run keeps what it measured. NaN is null.
-
-    What a full disk does not take waits in memory, and is written as soon as it does.
+    """One JSON object per call, appended at once, so that a killed run keeps what it measured. NaN and infinity become
+    null. What a full disk does not take waits in memory until it does.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
@@ -45,7 +44,7 @@ class JsonLines:
         self.write()
 
     def write(self) -> None:
-        """What waits, as far as the disk takes it."""
+        """Write what waits, as far as the disk takes it."""
         try:
             while self.waiting:
                 self.waiting = self.waiting[self.file.write(self.waiting) :]
@@ -56,7 +55,7 @@ class JsonLines:
             self.failing = True
 
     def rewind(self, step: int) -> None:
-        """Cuts the file where it is, which a full disk allows too."""
+        """Truncates the file in place, which a full disk allows too."""
         self.file.seek(0)
         on_disk = self.file.readall()
         valid = _until(on_disk + self.waiting, step)
@@ -81,7 +80,7 @@ def _until(lines: bytes, step: int) -> bytes:
 
 
 def _step_of(line: str | bytes) -> int | None:
-    """None for what is no line of metrics: a torn one, or a stranger's."""
+    """None for what is not a line of metrics: a torn line, or one that trm did not write."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -91,8 +90,8 @@ def _step_of(line: str | bytes) -> int | None:
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Drop lines of steps past `step`, and what is no line of metrics (a torn last one), so that a resumed run does not
-    log them twice.
+    """Drop lines of steps past `step`, so that a resumed run does not log them twice, and what is not a line of metrics
+    (such as a torn last line).
     """
     if not path.exists():
         return
