@@ -45,7 +45,7 @@ def about() -> About:
 
 
 def installed(package: str) -> str | None:
-    """The version of a distribution; None where there is none."""
+    """The version of a distribution; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -53,7 +53,7 @@ def installed(package: str) -> str | None:
 
 
 def missing_of_extras() -> dict[str, list[str]]:
-    """Extra -> which of its distributions are not installed. Empty where trm itself runs without being installed."""
+    """Extra -> which of its distributions are not installed. Empty if trm itself is run without being installed."""
     try:
         requirements = metadata.requires("trm") or []
     except metadata.PackageNotFoundError:

@@ -17,9 +17,9 @@ STOP_SIGNALS = tuple(
 
 
 def command_of(module: str, function: str, *arguments: str) -> list[str]:
-    """A command that calls `function(*arguments)` of `module` and ends with the exit code that it returns.
+    """A command that calls `function(*arguments)` of `module` and exits with the code that it returns.
 
-    What the module imports is found where this process finds it.
+    Its imports are searched for where those of this process are.
     """
     code = (
         "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"

@@ -124,12 +124,12 @@ class TargetNetwork:
         self.every, self.tau = config.target_update_freq, config.target_tau
 
     def due(self, step: int) -> bool:
-        """Whether it moves after `step` steps."""
+        """Whether the copy moves after `step` steps."""
         return self.tau is not None or step % self.every == 0
 
     @torch.no_grad()
     def follow(self, online: QHead, step: int) -> None:
-        """Move, if that is due."""
+        """Move towards `online`, if that is due."""
         if not self.due(step):
             return
         mine: list[Tensor] = list(self.head.parameters())

@@ -95,7 +95,7 @@ class SumTree:
         return result + float(self.levels[-1][:place].sum())
 
     def fault(self) -> str | None:
-        """What is wrong with values or sums; None if nothing is."""
+        """What is wrong with the values or sums; None if nothing is."""
         self._sum_up()
         if not bool(np.isfinite(self.levels[0]).all() and (self.levels[0] >= 0.0).all()):
             return "a value is negative or not finite"
@@ -127,7 +127,7 @@ class SumTree:
 
 
 def _padded(size: int) -> int:
-    """Whole blocks."""
+    """`size` rounded up to whole blocks."""
     return -(-size // FAN) * FAN
 
 

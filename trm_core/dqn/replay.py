@@ -79,7 +79,8 @@ class ReplayBuffer:
         next_slots: Tensor,
         done: Tensor,
     ) -> None:
-        """Fill in what was done in the states at `slots` [B], all different, for the rows where `which` [B] holds.
+        """Fill in what was done in the states at `slots` [B], for the rows where `which` [B] holds, whose slots must
+        all differ.
 
         next_slots: [B], pushed after `slots`; ignored where done.
         """

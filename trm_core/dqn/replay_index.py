@@ -1,7 +1,7 @@
 """Which slots of the replay ring may be sampled, how they are drawn, and what their draws weigh.
 
-**What may be sampled** are *ready* transitions: complete, at most `max_age` training steps old, and not excluded by
-`td_error_threshold` (last |TD error| below it; a transition without a TD error yet is never excluded). States are
+**What may be sampled**: *ready* transitions, which are complete, at most `max_age` training steps old, and not excluded
+by `td_error_threshold` (last |TD error| below it; a transition without a TD error yet is never excluded). States are
 pushed in order of age, so those that expire are always at the tail of the ring.
 
 **How** (P is the probability of one draw):
@@ -253,7 +253,7 @@ class ReplayIndex:
             self.ready.set(places, (mass > 0.0).astype(np.float64))
 
     def _forget(self, start: int, end: int) -> None:
-        """These slots cannot be drawn from now on."""
+        """Make these slots impossible to draw from now on."""
         self.num_usable -= int(np.count_nonzero(self.mass.values[start:end]))
         self.mass.clear(start, end)
         if self.ready is not self.mass:

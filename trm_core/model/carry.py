@@ -31,11 +31,11 @@ class Carry:
     z_H: Tensor  # [B, K, hidden]
     z_L: Tensor  # [B, K, hidden]
     x: Tensor  # [B, K, hidden] what the last step read
-    steps: Tensor  # [B] int64: reasoning steps of this episode, the coming one included
-    min_steps: Tensor  # [B] int64: steps before which this episode may not halt (exploration)
+    steps: Tensor  # [B] int64: reasoning steps of this episode; `Episodes.begin` counts the coming one
+    min_steps: Tensor  # [B] int64: the episode may not halt before this step (exploration)
     halted: Tensor  # [B] bool: the episode is over
     capsules: CapsuleState
-    open_at_start: Tensor  # [B, k] bool: capsules that nobody bought, open since the episode began
+    open_at_start: Tensor  # [B, k] bool: capsules that the episode began with open, not bought by an action
     labels: Tensor  # [B, P] int64
     price: Tensor  # [B] price level of the episode
     q_state: Tensor  # [B, S] state after the last step

@@ -142,7 +142,7 @@ class ConceptVocabulary(nn.Module):
         self._revive(inputs.float(), codes, total, step, seed)
 
     def _dead(self) -> Tensor:
-        """[C] bool."""
+        """[C] bool: codes to place anew."""
         return self.ema_counts <= DEAD_SHARE * self.ema_counts.mean()
 
     def _revive(self, inputs: Tensor, codes: Tensor, total: int, step: int, seed: int) -> None:

@@ -101,7 +101,7 @@ class _RMSNorm(Function):
 
 
 class _Gated(Function):
-    """Both halves of the gradient are written straight into the tensor that the matrix product before them reads."""
+    """Both halves of the gradient are written straight into the tensor that the preceding product's backward reads."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class MTPHead(nn.Module):
 
 
 class OpeningWorth(nn.Module):
-    """How far the loss fell after each capsule was opened, on average over training: the order of `static` selection.
+    """How far the loss fell after each capsule was opened, on average over training: `static` selection goes by it.
 
     Not learned by gradient: sums and counts [k] of measured falls.
     """

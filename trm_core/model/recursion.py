@@ -5,8 +5,8 @@
         z_H = f(z_H + z_L)
         z_H = refine(z_H)          # memory bank and concept vocabulary, where they are on
 
-All but the last `grad_cycles` high-level cycles run without gradient, and so do all but the last `grad_low_cycles`
-low-level updates within each of those. One tied network serves both levels (TRM), or each level has its own
+All but the last `grad_cycles` high-level cycles run without gradient; in the cycles with gradient, so do all but the
+last `grad_low_cycles` low-level updates. One tied network serves both levels (TRM), or each level has its own
 (`tied: false`, HRM).
 
 `precision: bfloat16` (and float16) is autocast around one cycle, never around several: autocast caches the weights that

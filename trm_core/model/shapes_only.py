@@ -1,4 +1,4 @@
-"""Building a model for its shapes: its tensors take no memory and have no values."""
+"""Building a model for its shapes alone: its tensors take no memory and have no values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Tensors made inside are on the meta device."""
+    """Tensors created inside the context are on the meta device."""
     with torch.device("meta"), _WithoutInitialValues():
         yield
 

@@ -36,7 +36,7 @@ class Reading:
     logits: Tensor  # [B, P, V]
     halt_logit: Tensor  # [B]
     q_state: Tensor  # [B, S], attached to the trunk
-    continue_logit: Tensor | None = None  # [B] HRM's, where it is on
+    continue_logit: Tensor | None = None  # [B] HRM's, if enabled
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class TinyRecursiveModel(nn.Module):
         initialise(self, arch)
 
     def first_latents(self, rows: int) -> tuple[Tensor, Tensor]:
-        """z_H and z_L of rows that have not begun: [rows, K, hidden] each."""
+        """Initial z_H and z_L: [rows, K, hidden] each."""
         shape = (rows, self.positions, -1)
         return self.first_z_H.expand(*shape), self.first_z_L.expand(*shape)
 
@@ -117,7 +117,7 @@ class TinyRecursiveModel(nn.Module):
         return torch.where(opened.any(1)[:, None, None], self.first_z_H.to(z_H.dtype), z_H)
 
     def first_q_memory(self, rows: int) -> Tensor:
-        """What a recurrent Q-head remembers before the first step: [rows, recurrent width] zeros."""
+        """The memory of a recurrent Q-head before the first step: [rows, recurrent width] zeros."""
         return self.first_z_H.new_zeros(rows, self.q_head.recurrent_width)
 
     def forward(

@@ -145,7 +145,7 @@ def set_aside(folder: Path) -> Path:
     one and are removed later; returns the new path.
     """
     half = folder.with_name(f".{folder.name}.pruned")
-    if folder.is_symlink():  # what it leads to is not the run's
+    if folder.is_symlink():  # its target is not the run's to delete
         folder.unlink()
         return half
     shutil.rmtree(half, ignore_errors=True)

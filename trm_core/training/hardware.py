@@ -30,7 +30,7 @@ def describe_hardware() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The name from /proc/cpuinfo, which `platform` does not read on Linux."""
+    """The CPU's name, from /proc/cpuinfo if there is one: `platform` does not read that on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

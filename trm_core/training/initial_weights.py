@@ -44,8 +44,8 @@ def load_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[Puzzle
 def read_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[PuzzleData] = ()) -> Initial:
     """The weights of a run, or of a checkpoint file of the public TRM or HRM code, for this model (shapes are enough).
     puzzles: folders to train on. If they are not those of that run in the same order, embeddings are matched by the
-    names of puzzles, and unmatched ones start at the mean of those in the weights, as in the public code if the number
-    differs. Raises CheckpointError if the weights are those of another network.
+    names of puzzles, and unmatched ones start at the mean of those in the weights, as they do in the public code if the
+    number differs. Raises CheckpointError if the weights are those of another network.
     """
     public = path.is_file()
     recorded = None

@@ -112,7 +112,7 @@ def now(
     replayed: ReplayedTargets | None,
     decision: Decision,
 ) -> Iterator[Pair]:
-    """The closer look. `before`: the carry that the step read."""
+    """The closer look at a step that is logged. before: the carry that the step read."""
     output, quality, model = result.output, result.quality, state.model
     log_p = log_probabilities(output.logits, model.probabilities)
     yield _mean("prediction_entropy", -(log_p.exp() * log_p).sum(-1))

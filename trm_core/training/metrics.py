@@ -39,7 +39,7 @@ class Averages:
             self._host_weights[name] += weight
 
     def add_mean(self, name: str, values: Tensor) -> None:
-        """Add every element of `values`."""
+        """Add every element of `values` as one example."""
         self.add(name, values.detach().double().sum() if values.dim() else values, float(values.numel()))
 
     def add_vector(self, names: tuple[str, ...], values: Tensor) -> None:

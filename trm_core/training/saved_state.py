@@ -18,7 +18,7 @@ Numbers = TypeVar("Numbers")
 
 
 def take_numbers(into: Numbers, saved: dict[str, Any]) -> None:
-    """Replace every field of a dataclass of numbers by the saved one of the same name."""
+    """Replace every field of a dataclass of numbers by the saved number of the same name."""
     for field in fields(into):  # type: ignore[arg-type]
         value, kind = saved[field.name], type(getattr(into, field.name))
         if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value:

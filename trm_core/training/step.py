@@ -242,7 +242,7 @@ class StepTaker:
             self.add_movement(groups, before)
 
     def add_movement(self, groups: Mapping[str, Sequence[Tensor]], before: Mapping[str, list[Tensor]]) -> None:
-        """Measure how far a step has moved the weights of the groups that learn now."""
+        """Measure how far a step has moved the weights of the groups that are learning."""
         unmoved, of_all = [], sum(weight.numel() for weights in groups.values() for weight in weights)
         for part, weights in groups.items():
             if any(weight.grad is not None for weight in weights):

@@ -45,7 +45,7 @@ class TensorBoard:
         self.folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads the files of a folder in the order of their names; that of a resumed run comes last.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        # Unbuffered: what does not fit on the disk must fail here, not in the destructor of a buffer.
+        # Unbuffered: a write that the disk refuses must fail here, not in the destructor of a buffer.
         self.file = (self.folder / name).open("xb", buffering=0)
         self.records, self.event = RecordWriter(_Whole(self.file)), Event
         self.records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
