@@ -1,4 +1,4 @@
-"""A checkpoint of the public TRM or HRM code -> a run directory, to evaluate, ask, export or train on."""
+"""A checkpoint of the public TRM or HRM code -> a run directory, to evaluate, query, export or train further."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NOT_IN_WEIGHTS = ("H_cycles", "L_cycles", "max_steps")
 
 
 def settings_of(checkpoint: Path) -> dict[str, Any]:
-    """`arch` settings that a checkpoint file implies. Raises CheckpointError."""
+    """The `arch` settings that a checkpoint file implies. Raises CheckpointError."""
     return settings_of_public(checkpoint, read_public(checkpoint))
 
 
 def convert(loaded: LoadedConfig, hooks: RunHooks) -> Path:
-    """Write the run of a config whose `training.init_from` is a checkpoint, at step 0. Raises CheckpointError,
+    """Write a run at step 0 from a config whose `training.init_from` is a checkpoint. Raises CheckpointError,
     ConfigError, DataError, UsageError or ResourceError.
     """
     unknown = [name for name in NOT_IN_WEIGHTS if loaded.origins[f"arch.{name}"] == "default"]

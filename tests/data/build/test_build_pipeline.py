@@ -268,7 +268,7 @@ HINTS: list[tuple[str, bytes, str]] = [
     ("records.json", b'[{"a": 1, "label": 2}]', r"jq -c \.\[\]"),
     ("records.jsonl", b'[\n {"a": 1, "label": 2}\n]\n', r"jq -c \.\[\]"),
     ("nested.jsonl", b'{"f": {"one": 1, "two": 2, "three": 3}, "label": 1}\n' * 2, "a field of its own"),
-    ("texts/good/1.txt", b"a text of its own", "with the columns text and label"),
+    ("texts/good/1.md", b"a text of its own", "with the columns text and label, or into .txt files"),
     ("photos/good/1.heic", b"x", r"there are \.heic; .* bring pictures to one of .*\.png"),
 ]
 
