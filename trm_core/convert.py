@@ -30,9 +30,10 @@ def convert(loaded: LoadedConfig, hooks: RunHooks) -> Path:
     unknown = [name for name in NOT_IN_WEIGHTS if loaded.origins[f"arch.{name}"] == "default"]
     if unknown:
         raise ConfigError(
-            f"the weights do not tell {', '.join(f'arch.{name}' for name in unknown)}, and there is no all_config.yaml "
+            f"the weights do not determine {', '.join(f'arch.{name}' for name in unknown)}, and there is no "
+            f"all_config.yaml "
             "beside them",
-            hint="name them as they were in training; TRM: arch.H_cycles=3 arch.L_cycles=6 (mazes, ARC: 4) "
+            hint="name the values used in training; TRM: arch.H_cycles=3 arch.L_cycles=6 (mazes, ARC: 4) "
             "arch.max_steps=16; HRM: 2, 2, 16",
         )
     path, _ = choose_run_path(loaded.config, None)

@@ -73,11 +73,11 @@ def find_runs(places: Sequence[Path]) -> tuple[list[Path], list[str]]:
     for place in places:
         here = [place] if _is_run(place) else sorted(filter(_is_run, place.iterdir())) if place.is_dir() else []
         if not here:
-            notes.append(f"{place} {'holds no run' if place.is_dir() else 'is no folder'}")
+            notes.append(f"{place} {'holds no run' if place.is_dir() else 'is not a folder'}")
         found |= dict.fromkeys(here)
     if not found:
         raise CheckpointError(
-            f"no run is found: {'; '.join(notes)}",
+            f"no run found: {'; '.join(notes)}",
             hint="name run directories or a folder of them, or train first: trm train --config ...",
         )
     return list(found), notes

@@ -224,7 +224,8 @@ def changes_on_resume(run: Path, config: Config) -> list[str]:
     if step > total:
         raise ConfigError(
             f"{run} is already at step {step}, past training.total_steps={total}",
-            hint=f"training.total_steps={step} ends it there, a larger number trains on; trm eval {run} evaluates it",
+            hint=f"training.total_steps={step} ends it there, a larger number trains longer; trm eval {run} evaluates "
+            f"it",
         )
     return [f"changed on resume: {text}" for text in changes]
 

@@ -180,7 +180,12 @@ def test_nothing_of_a_long_stream_is_read_ahead_without_end() -> None:
         ('{"text": "a b"}\n{"text"\n', [], 4, "stdin:2: no JSON"),
         ("a,b\none,two,three\n", ["--column", "a"], 4, "stdin:2: has 3 fields, the header has 2"),
         ("a,b\none,two\n", ["--column", "c"], 4, "stdin:2: has no column 'c'"),
-        ("a,b\none,two\n", ["--column", "a", "--label", "b"], 4, "stdin:2: the label 'two' is no class of the model"),
+        (
+            "a,b\none,two\n",
+            ["--column", "a", "--label", "b"],
+            4,
+            "stdin:2: the label 'two' is not a class of the model",
+        ),
         ("a text\n", ["--split", "test"], 2, "have no splits"),
         ("a text\n", ["--ask", "another"], 2, "both files and --ask"),
     ],
@@ -293,7 +298,7 @@ def test_a_file_of_answers_is_gone_on_with_and_judged_as_a_whole(text_run: Path,
     (tmp_path / "c.part").write_text("")
     refused = asked("a text\n", "--model", text_run, "--out", tmp_path / "c")
     assert refused.returncode == 2
-    assert "answers to stdin cannot be gone on with" in refused.stderr
+    assert "answers to stdin cannot be continued" in refused.stderr
 
 
 def test_accuracy_is_that_of_eval_for_runs_and_exports(text_run: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def _assign(written: str, value: Any, document: Document, path: tuple[str, ...],
             what = f"belongs at the top of a config file; did you mean --config {value}?"
         layer.problems.append(Problem(where, written, what))
     elif not _is_text(value) or not _is_text(item):
-        layer.problems.append(Problem(where, leaf, "holds characters that are no valid Unicode text"))
+        layer.problems.append(Problem(where, leaf, "holds characters that are not valid Unicode text"))
     else:
         layer.settings.append(Setting(leaf, canonical_value(leaf, value), where, written, item))
 

@@ -250,7 +250,7 @@ class BuildConfig(Section):
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold={self.fold} must be below folds={self.folds}")
         if self.folds is None and self.fold:
-            raise ValueError(f"fold={self.fold} is one of no folds: set folds to their number")
+            raise ValueError(f"fold={self.fold} needs folds: set it to the number of folds")
         if self.validation + (0.0 if self.folds else self.test) >= 1.0:
             raise ValueError("validation + test leave nothing to train on")
         return self

@@ -72,7 +72,7 @@ def read_preprocessing(folder: Path) -> tuple[list[Any], dict[str, np.ndarray]]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON ({str(error)[:200]})", hint=_HINT) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise DataError(f"{path}: is no recorded preprocessing (no format = {FORMAT})", hint=_HINT)
+        raise DataError(f"{path}: is not a recorded preprocessing (no format = {FORMAT})", hint=_HINT)
     version = document.get("schema_version")
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise DataError(

@@ -126,7 +126,7 @@ def arc_samples(value: Any, where: str, wanted: Wanted) -> Iterator[Raw]:
         tasks = {"": value} if "train" in value else value
         for name, document in tasks.items():
             if not looks_like_arc(document):
-                raise DataError(f"{where}: {name[:40]!r} is no task: it has no list of train pairs")
+                raise DataError(f"{where}: {name[:40]!r} is not a task: it has no list of train pairs")
             yield from task_samples(RawTask(Path(where), name, document, []), wanted)
     else:
         yield of_value(value, where, wanted)
@@ -204,11 +204,11 @@ def _sample_of(row: Mapping[str, Any], where: str, wanted: Wanted) -> Any:
 
 
 def known_class(label: str | None, where: str, wanted: Wanted) -> str | None:
-    """The label. Raises `DataError` where it is no class of the model."""
+    """The label. Raises `DataError` where it is not a class of the model."""
     if label is None or wanted.is_class(label):
         return label
     raise DataError(
-        f"{where}: the label {label[:60]!r} is no class of the model",
+        f"{where}: the label {label[:60]!r} is not a class of the model",
         hint="--label NAME says which column holds the classes"
         if wanted.label is None
         else "empty the label of rows that have none of its classes, or leave --label out",

@@ -83,7 +83,7 @@ def _sound(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DataError("holds half of a surrogate pair, which is no text") from None
+        raise DataError("holds half of a surrogate pair, which is not text") from None
     return text
 
 

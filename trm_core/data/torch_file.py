@@ -47,7 +47,7 @@ def load_tensors(path: Path, hint: str) -> tuple[Any, int]:
             warnings.simplefilter("ignore")  # torch comments on odd pickles; the answer here is yes or no
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True), size
     except pickle.UnpicklingError as error:
-        raise DataError(f"{path}: holds something else than tensors; it was not loaded", hint=hint) from error
+        raise DataError(f"{path}: holds something other than tensors; it was not loaded", hint=hint) from error
     except _LOAD_ERRORS as error:
         raise DataError(f"{path}: is damaged or not a PyTorch file ({_first_line(error)})", hint=hint) from error
 

@@ -76,7 +76,7 @@ def _checked(
             int(environment[port]),
         )
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"the environment that {starter} sets is not whole: {error}") from error
+        raise ConfigError(f"the environment that {starter} sets is incomplete: {error}") from error
     if not 0 <= place.rank < place.world_size:
         raise ConfigError(f"{rank}={place.rank} is not below {world}={place.world_size}")
     why = f"process {place.rank} of {place.world_size}, started by {starter}"

@@ -184,7 +184,7 @@ def load_at(step: int, path: Path, device: torch.device, checkpoint: str) -> Tra
         if time.monotonic() > until:
             raise CheckpointError(
                 f"{path}: process {rank()} sees {seen}, and the first one a checkpoint of step {step}",
-                hint="is the run on a file system that all share, and does nobody train it?",
+                hint="the run must be on a file system that all processes share, and must not be in training",
             )
         time.sleep(_LAG_S / 60)
 

@@ -204,7 +204,7 @@ class Engine:
             if place in failed:
                 continue
             if source is None:
-                failed[place] = DataError(f"capsule {capsule} is to be opened, and the sample has no children")
+                failed[place] = DataError(f"the model opens capsule {capsule}, but the sample has no children")
                 continue
             try:
                 detail = checked_detail(source(capsule), capsule, self.trained.model.data)

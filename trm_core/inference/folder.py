@@ -92,7 +92,7 @@ def read_folder(path: Path, device: torch.device) -> Trained:
     record = read_json(path / CONFIG)
     if record.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path / CONFIG} is no exported model of ours (format is {record.get('format')!r:.60})",
+            f"{path / CONFIG} is not a model exported by trm (format is {record.get('format')!r:.60})",
             hint="make one with: trm export RUN --format safetensors --out FOLDER",
         )
     version = record.get("schema_version")
@@ -157,7 +157,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if tensor.dtype == torch.int8:
             scale = tensors.get(f"{name}.scale")
             if scale is None or scale.shape != (*tensor.shape[:1], *(1,) * (tensor.dim() - 1)):
-                raise CheckpointError(f"{path}: {name} has no scale of its own", hint="export the run again")
+                raise CheckpointError(f"{path}: {name} has no scale", hint="export the run again")
             tensor = tensor.float() * scale.float()
         elif tensor.dtype == torch.bfloat16:
             tensor = tensor.float()

@@ -114,7 +114,7 @@ class Predictor:
         puzzles (see `question_of`). kind: where the training data mixed several.
         """
         if isinstance(samples, str | bytes | Mapping):
-            raise UsageError(f"samples is one {type(samples).__name__}", hint="give a list, of one sample if need be")
+            raise UsageError(f"samples is one {type(samples).__name__}", hint="give a list, even for one sample")
         source = self.encoded(samples, kind)
         return list(self.stream(source, self.policy(policy, price, confidence), batch, trace=trace))
 

@@ -33,7 +33,7 @@ def puzzle_source(path: Path, predictor: Predictor, split: str | None) -> Source
     if is_puzzle_folder(path):
         return _folder(open_puzzles(path), predictor, split)
     if path.is_dir():
-        raise DataError(f"{path}: is no folder of puzzles", hint="give such a folder, or a file of puzzles")
+        raise DataError(f"{path}: is not a folder of puzzles", hint="give such a folder, or a file of puzzles")
     if split is not None:
         raise UsageError(f"{path} has no splits", hint="leave --split out")
     if not path.is_file():

@@ -142,11 +142,11 @@ def samples_of(fields: Mapping[str, Any], trained: Trained, first: int = 0) -> I
     n = len(arrays["sketches"])
     checked = {name: checked_array(name, arrays[name], shape, n) for name in expected_shapes(shape) if name in arrays}
     if shape.has_parents and "parents" not in checked:
-        raise DataError("no parents, and the model has hierarchical attention", hint="give an array [n, k]")
+        raise DataError("no parents, but the model has hierarchical attention", hint="give an array [n, k]")
     if trained.can_expand and trained.dqn.expansion_selector == "checksum" and "checksums" not in checked:
-        raise DataError("no checksums, and the model chooses capsules by them", hint="give an array [n, k, R]")
+        raise DataError("no checksums, but the model chooses capsules by them", hint="give an array [n, k, R]")
     if "mask" in checked and not trained.masked and not checked["mask"].all():
-        raise DataError("mask: there is padding, and the model was trained without", hint="fill all k capsules")
+        raise DataError("mask: there is padding, but the model was trained without", hint="fill all k capsules")
     for row in range(n):
         children: Children | None = None
         if shape.num_children and given is not None:
@@ -209,7 +209,7 @@ def checked_detail(values: Any, capsule: int, shape: DataShape) -> NDArray[np.fl
     try:
         array = np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise DataError(f"children of capsule {capsule} are no numbers: {error}") from error
+        raise DataError(f"children of capsule {capsule} are not numbers: {error}") from error
     if array.shape != expected:
         raise DataError(
             f"children of capsule {capsule} have shape {list(array.shape)}, the model takes {list(expected)}"

@@ -186,7 +186,7 @@ def _go_on(part: Path, note: Path, source: Source, identity: dict[str, Any]) -> 
         return means
     if source.rows is None:
         raise UsageError(
-            f"{part} is there, and answers to {source.name} cannot be gone on with",
+            f"{part} exists, but answers to {source.name} cannot be continued",
             hint="name another --out, or remove that file",
         )
     try:
@@ -198,7 +198,7 @@ def _go_on(part: Path, note: Path, source: Source, identity: dict[str, Any]) -> 
             name for name, value in identity.items() if not isinstance(before, dict) or before.get(name) != value
         ]
         raise UsageError(
-            f"{part} was begun with another {', '.join(changed)}", hint="name another --out, or remove that file"
+            f"{part} was written with another {', '.join(changed)}", hint="name another --out, or remove that file"
         )
     with part.open("r+b") as file:
         end = 0

@@ -47,9 +47,9 @@ class Asked:
         """Raises UsageError where it contradicts itself, and DataError for a file that is not there."""
         if bool(self.paths) == bool(self.texts):
             what = "both files and --ask" if self.paths else "nothing to answer"
-            raise UsageError(what, hint="name files, or - for stdin, or give a sample itself with --ask")
+            raise UsageError(what, hint="name files, or - for stdin, or give a sample with --ask")
         if STDIN in self.paths and len(self.paths) > 1:
-            raise UsageError("- (stdin) stands alone", hint="ask for files and stdin apart")
+            raise UsageError("- (stdin) stands alone", hint="run the command once for each")
         for path in self.paths:
             if path != STDIN and not path.exists():
                 hint = "a text itself is given with --ask" if " " in path.name else None
@@ -73,7 +73,7 @@ def open_source(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callab
             return _arrays(path, arrays, predictor.trained)
     _refuse_split(asked)
     if any(path.is_file() and _is_capsule_file(path) for path in paths):
-        raise UsageError("a capsule file stands alone", hint="ask for each apart")
+        raise UsageError("a capsule file stands alone", hint="run the command once for each")
     wanted = _wanted(asked, predictor)
     if texts:
         return raw_texts_source(texts, predictor, wanted)
@@ -86,7 +86,7 @@ def _puzzles(asked: Asked, predictor: Predictor, stdin: BinaryIO) -> Source:
     if asked.texts:
         return puzzle_text_source("\n".join(asked.texts), "--ask", predictor)
     if len(asked.paths) > 1:
-        raise UsageError("one file or folder of puzzles at a time", hint="ask for each apart")
+        raise UsageError("one file or folder of puzzles at a time", hint="run the command once for each")
     if asked.paths != (STDIN,):
         return puzzle_source(asked.paths[0], predictor, asked.split)
     if asked.split is not None:

@@ -194,5 +194,5 @@ def listen(host: str, port: int) -> socket.socket:
         return listening
     except (OSError, OverflowError) as error:
         raise ResourceError(
-            f"cannot listen at {host}:{port}: {error}", hint="choose another --port (0: any that is free) or --host"
+            f"cannot listen on {host}:{port}: {error}", hint="choose another --port (0: any that is free) or --host"
         ) from error

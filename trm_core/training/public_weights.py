@@ -67,7 +67,7 @@ def read_public(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: {name} claims more than the file's {size} bytes hold", hint=_HINT)
         found |= _renamed(path, _bare(name), value.detach().to(torch.float32))
     if "embedding.tokens.weight" not in found:
-        raise CheckpointError(f"{path}: has no token embedding, so it is no checkpoint of TRM or HRM", hint=_HINT)
+        raise CheckpointError(f"{path}: has no token embedding, so it is not a checkpoint of TRM or HRM", hint=_HINT)
     if not any(name.startswith("recursion.high.") for name in found):  # tied: one network under both names
         found |= {name.replace(".low.", ".high."): v for name, v in found.items() if name.startswith("recursion.low.")}
     return found
@@ -127,7 +127,7 @@ def _renamed(path: Path, name: str, value: Tensor) -> dict[str, Tensor]:
     if match is not None and (match[3], match[4]) in _MATRICES:
         level = {"H": "high", "L": "low"}[match[1]]
         return {f"recursion.{level}.blocks.{match[2]}.{_MATRICES[match[3], match[4]]}.weight": value}
-    raise CheckpointError(f"{path}: {name} is none of the weights of TRM or HRM", hint=_HINT)
+    raise CheckpointError(f"{path}: {name} is not one of the weights of TRM or HRM", hint=_HINT)
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -157,4 +157,4 @@ def locked(run: Path) -> Iterator[None]:
 def _refuse_other_kinds(path: Path) -> None:
     """A run directory may be a stranger's: a write must not reach another file through a link, nor block on a pipe."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UsageError(f"{path} is not a plain file", hint="remove it: it is written anew")
+        raise UsageError(f"{path} is not a plain file", hint="remove it: it will be written again")

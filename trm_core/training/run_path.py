@@ -26,5 +26,7 @@ def choose_run_path(config: Config, resume: str | None) -> tuple[Path, bool]:
     # A run killed before its first checkpoint starts over; a folder that is not a run's is left alone.
     begun = resume == "auto" and (path / CONFIG).is_file()
     if not begun and path.is_dir() and any(entry.name not in (LOCK, LOG) for entry in path.iterdir()):
-        raise UsageError(f"{path} is not empty", hint=f"go on with --resume {path}, or choose another training.run_dir")
+        raise UsageError(
+            f"{path} is not empty", hint=f"resume it with --resume {path}, or choose another training.run_dir"
+        )
     return path, going_on

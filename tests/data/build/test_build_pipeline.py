@@ -70,7 +70,7 @@ def test_a_killed_build_goes_on_and_ends_the_same(build: Build, tmp_path: Path, 
     assert report.reused_chunks == len(there)
     assert kept.items() >= there.items()
     assert kept["fitted.npz"] == fitted
-    assert any("went on from an earlier run" in message for message in said)
+    assert any("continued an earlier run" in message for message in said)
     assert report.content_hash == build(source, name="whole.h5", **SMALL).report.content_hash
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.h5", "messages.tsv", "whole.h5"]
 
@@ -99,7 +99,7 @@ def test_a_changed_setting_starts_anew(tmp_path: Path) -> None:
     said: list[str] = []
     report = build_capsules([str(source)], out, BuildConfig(seed=1, **SMALL), log=said.append)
     assert report.reused_chunks == 0
-    assert any("starting anew" in message for message in said)
+    assert any("starting from the beginning" in message for message in said)
 
 
 def test_the_number_of_workers_changes_nothing(build: Build, tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def _roles(
     labels = left.pop(name) if name is not None else None
     if label is not None and name is None:
         dropped = [other for other in LABEL_ARRAYS if left.pop(other, None) is not None]
-        log(f"{path}: {', '.join(dropped) or 'nothing'} left out, as told: concepts are the targets")
+        log(f"{path}: {', '.join(dropped) or 'nothing'} ignored, as requested: concepts are the targets")
     fields = {field: left.pop(field) for field in _EMBEDDINGS if field in left}
     beside = {field: left.pop(field) for field in _BESIDE if field in left}
     prices = left.pop("prices", None)

@@ -175,7 +175,7 @@ def _read_coder(path: Path, digest: str) -> Coder:
     """
     pickled = path.read_bytes()
     if _digest(pickled) != digest:
-        raise DataError(f"{path}: was changed by somebody while it was in use", hint="run the build again")
+        raise DataError(f"{path}: was changed while it was in use", hint="run the build again")
     coder: Coder = pickle.loads(pickled)
     return coder
 

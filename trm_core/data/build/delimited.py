@@ -70,7 +70,7 @@ class Delimited:
                     what = "an object" if isinstance(record[name], dict) else "a list"
                     raise DataError(
                         f"{self.path}:{number}: field {name!r} holds {what}, expected a text or a number",
-                        hint="fields inside of others are not looked for: give it a field of its own, or leave it out",
+                        hint="nested fields are not read: give it a field of its own, or leave it out",
                     )
             yield number, tuple("" if record.get(name) is None else _as_text(record[name]) for name in self.columns)
 
@@ -153,7 +153,7 @@ def csv_header(name: str, filled: list[str], tabs: bool = False) -> tuple[str, t
     try:
         header, *below = csv.reader((line + "\n" for line in filled), delimiter=delimiter)
     except csv.Error as error:
-        raise DataError(f"{name}: the first lines are no csv: {error}", hint="check the quotes") from None
+        raise DataError(f"{name}: the first lines are not csv: {error}", hint="check the quotes") from None
     columns = tuple(" ".join(map(str.strip, name.splitlines())).strip() for name in header)  # Excel breaks long names
     while columns and not columns[-1]:
         columns = columns[:-1]

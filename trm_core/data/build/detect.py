@@ -37,7 +37,9 @@ def detect_kind(source: str, config: BuildConfig) -> tuple[str, str]:
     if source == "digits" and not path.exists():
         return "digits", "the embedded handwritten digits"
     if not path.exists():
-        raise DataError(f"{source}: no such file or folder", hint="check the path; 'digits' is the embedded data set")
+        raise DataError(
+            f"{source}: no such file or folder", hint="check the path; 'digits' is the data set of scikit-learn"
+        )
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{source}: is empty")
     _refuse_capsule_file(path)

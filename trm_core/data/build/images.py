@@ -106,7 +106,7 @@ class NpzImagesReader:
             if low < 0:
                 raise DataError(
                     f"{self.path}: image {number} has pixels below 0 ({low:.3g})",
-                    hint="scale them to 0..1; if they are no pictures but signals or embeddings, give --kind arrays",
+                    hint="scale them to 0..1; if they are signals or embeddings, not pictures, give --kind arrays",
                 )
             largest = max(largest, high)
         return largest

@@ -43,8 +43,8 @@ def _say_amounts(names: Sequence[str], labelled: int, log: Log) -> None:
         fractions = any(not float(name).is_integer() for name in names)
         if fractions or labelled < _FEW_SAMPLES * len(names):
             log(
-                f"the label holds {len(names)} different numbers in {labelled} samples: if these are amounts and no "
-                "classes, bin them first"
+                f"the label holds {len(names)} different numbers in {labelled} samples: if these are amounts and not "
+                f"classes, bin them first"
             )
 
 

@@ -115,7 +115,7 @@ def _images(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
         if reader.shape != readers[0].shape:
             raise DataError(
                 f"{reader.path}: pictures of {reader.shape}, but {readers[0].path} has {readers[0].shape}",
-                hint="give data.build.image_size, or build them apart",
+                hint="give data.build.image_size, or build them separately",
             )
     return readers, _picture_encoder(readers[0].shape, config, log), None
 

@@ -114,7 +114,7 @@ def _build(
             chunks = chunk_list(plan, layouts[0], augmentation)
             reused = encode_all(modalities, coder, chunks, plan, work, workers, progress, should_stop)
         if reused:
-            say(f"went on from an earlier run: {reused} of {len(chunks)} chunks were there")
+            say(f"continued an earlier run: {reused} of {len(chunks)} chunks were done")
         paths = [(number, path) for number, modality in enumerate(modalities) for path in modality.paths]
         manifest = {
             "kind": "+".join(modality.kind for modality in modalities),

@@ -133,7 +133,7 @@ def _all_labelled(modalities: list[Modality]) -> bool:
     if without and len(without) < len(readers):
         raise DataError(
             f"{without[0]}: has no labels, but another source has",
-            hint="name its label column with data.build.label, or build the files apart",
+            hint="name its label column with data.build.label, or build the files separately",
         )
     return not without
 

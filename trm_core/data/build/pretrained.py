@@ -58,8 +58,8 @@ class PretrainedModel:
     def _expect(self, known: str, found: str) -> None:
         if known != found:
             raise ConfigError(
-                f"data.build.encoder_model={self.spec.name}: its weights are not those that this build began with",
-                hint="run it again: it starts anew",
+                f"data.build.encoder_model={self.spec.name}: its weights have changed since this build began",
+                hint="run it again: it starts from the beginning",
             )
 
     def state(self) -> State:

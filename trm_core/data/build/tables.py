@@ -53,7 +53,7 @@ class TableReader:
         # What is no target is no feature either: new samples come without it.
         dropped = label_among(names, None, LABEL_COLUMNS) if label is None else None
         if dropped is not None:
-            log(f"{path}: label column {dropped!r} left out, as told: concepts are the targets")
+            log(f"{path}: label column {dropped!r} ignored, as requested: concepts are the targets")
         elif label is None or config.label is None:
             log(f"{path}: " + (f"label column {label!r}" if label else "no label column: concepts are the targets"))
         self._label = None if label is None else self._table.column(label)
@@ -117,7 +117,7 @@ def united_columns(readers: Sequence[TableReader]) -> list[Column]:
     first = readers[0]
     for reader in readers[1:]:
         if [column.name for column in reader.columns] != [column.name for column in first.columns]:
-            raise DataError(f"{reader.path}: its columns are not those of {first.path}", hint="build them apart")
+            raise DataError(f"{reader.path}: its columns are not those of {first.path}", hint="build them separately")
     return [_united(readers, place) for place in range(len(first.columns))]
 
 
@@ -130,7 +130,7 @@ def _united(readers: Sequence[TableReader], place: int) -> Column:
             what = ["holds numbers" if one.columns[place].numeric else "holds text" for one in (reader, filled[0])]
             raise DataError(
                 f"{reader.path}: column {column.name!r} {what[0]} here, and {what[1]} in {filled[0].path}",
-                hint="bring both to one type, or build them apart",
+                hint="bring both to one type, or build them separately",
             )
     distinct = len(set().union(*(reader.categories[place] for reader in filled)))
     return Column(column.name, column.numeric, 0 if column.numeric else min(distinct, _MAX_COUNTED))

@@ -116,7 +116,7 @@ def read_names(path: Path, count: int) -> list[str] | None:
         return None
     found = _read_json(path / IDENTIFIERS)
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        refuse(path / IDENTIFIERS, "is no list of names")
+        refuse(path / IDENTIFIERS, "is not a list of names")
     if len(found) != count:
         refuse(path / IDENTIFIERS, f"has {len(found)} names, but num_puzzle_identifiers={count} in {DATASET}")
     return found
@@ -126,11 +126,11 @@ def _array(path: Path) -> np.ndarray:
     """Whole numbers, mapped: a header that promises more than there is asks for no memory."""
     try:
         if not path.is_file():  # opening a pipe would wait for somebody to write
-            refuse(path, "is no file" if path.exists() else "is missing")
+            refuse(path, "is not a file" if path.exists() else "is missing")
         with np.errstate(over="ignore"):
             found = np.lib.format.open_memmap(path, mode="r")
     except _ARRAY_ERRORS as error:
-        refuse(path, f"is no array that can be read ({' '.join(str(error).split())[:200]})")
+        refuse(path, f"is not a readable array ({' '.join(str(error).split())[:200]})")
     if found.dtype.kind not in "iu":
         refuse(path, f"holds {found.dtype.name}, expected whole numbers")
     return found
@@ -143,8 +143,8 @@ def _require_whole(array: np.memmap) -> None:
     if size < needed:
         refuse(
             Path(str(array.filename)),
-            f"was cut while it was in use: it has {size} bytes, and had at least {needed} when it was opened",
-            hint="build the folder again, and change none that something is reading",
+            f"was truncated while it was in use: it has {size} bytes, and had at least {needed} when it was opened",
+            hint="build the folder again, and do not change it while something reads it",
         )
 
 

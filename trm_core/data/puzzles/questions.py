@@ -89,7 +89,7 @@ def _tokens(value: Any, meaning: Meaning, where: str) -> np.ndarray:
         return _numbers(flat, meaning, where)
     if isinstance(value, list):
         return _numbers(value, meaning, where)
-    raise DataError(f"{where}: {str(value)[:_SHOWN]!r} is no puzzle", hint=expected(meaning))
+    raise DataError(f"{where}: {str(value)[:_SHOWN]!r} is not a puzzle", hint=expected(meaning))
 
 
 def _digits(cells: list[Any], meaning: Meaning, where: str) -> np.ndarray:
@@ -99,7 +99,7 @@ def _digits(cells: list[Any], meaning: Meaning, where: str) -> np.ndarray:
     for place, cell in enumerate(cells):
         if type(cell) is not int or not 0 <= cell <= meaning.width:
             raise DataError(
-                f"{where}, position {place}: {str(cell)[:_SHOWN]!r} is no digit, those of rows are 0 (empty) to "
+                f"{where}, position {place}: {str(cell)[:_SHOWN]!r} is not a digit: rows hold 0 (empty) to "
                 f"{meaning.width}",
                 hint="tokens are given as one list",
             )
@@ -115,6 +115,6 @@ def _numbers(cells: list[Any], meaning: Meaning, where: str) -> np.ndarray:
         if isinstance(cell, str) and cell.isdecimal() and len(cell) < 10:
             cell = int(cell)
         if type(cell) is not int or not 0 <= cell <= most:
-            raise DataError(f"{where}, position {place}: {str(cell)[:_SHOWN]!r} is no token, those are 0 to {most}")
+            raise DataError(f"{where}, position {place}: {str(cell)[:_SHOWN]!r} is not a token: tokens are 0 to {most}")
         found[place] = cell
     return found

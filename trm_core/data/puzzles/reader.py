@@ -48,7 +48,7 @@ def open_puzzles(path: str | Path) -> PuzzleData:
     metadata = {split: read_metadata(path / split / DATASET) for split in SPLITS if (path / split / DATASET).is_file()}
     if not metadata:
         raise DataError(
-            f"{path}: is no puzzle folder, it has neither train/{DATASET} nor test/{DATASET}",
+            f"{path}: is not a puzzle folder: it has neither train/{DATASET} nor test/{DATASET}",
             hint="make one with trm build-puzzles, or give the folder that another builder wrote",
         )
     first_split, first = next(iter(metadata.items()))
@@ -152,7 +152,7 @@ class PuzzleData:
             raise DataError(f"{self.path}: has no training puzzles", hint=f"it has {', '.join(self.rows)}")
         low, high = self.require_labels("train")
         if low > high:
-            raise DataError(f"{self.path}: every training label is to be ignored", hint="give the folder with answers")
+            raise DataError(f"{self.path}: every training label is ignored", hint="give the folder with answers")
         if low == high:
             raise DataError(
                 f"{self.path}: all training labels are the token {low}, so there is nothing to learn",

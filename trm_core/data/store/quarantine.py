@@ -72,7 +72,7 @@ def _finished(process: subprocess.Popen[bytes], path: Path) -> tuple[subprocess.
     try:
         output, errors = process.communicate(timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        raise DataError(f"{path}: the HDF5 library does not come back from reading its structure", hint=_HINT) from None
+        raise DataError(f"{path}: the HDF5 library hangs while reading its structure", hint=_HINT) from None
     finally:
         if process.returncode is None:
             process.kill()

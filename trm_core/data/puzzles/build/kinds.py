@@ -38,7 +38,7 @@ def build_puzzles(
 ) -> BuiltPuzzles:
     """Build the puzzle folder `out`. `progress(stage, done, total)` may raise to stop; then nothing is left behind."""
     if kind not in KINDS:
-        raise UsageError(f"{kind}: no kind of puzzles", hint=f"expected {', '.join(KINDS)}")
+        raise UsageError(f"{kind}: not a kind of puzzle", hint=f"expected {', '.join(KINDS)}")
     _check(kind, bool(sources), settings)
     paths = [Path(source) for source in sources]
     with replacing(out, overwrite=overwrite) as place:

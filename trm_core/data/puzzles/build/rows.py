@@ -74,7 +74,7 @@ def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[Row]:
         if len(cells) != len(header):
             raise DataError(
                 f"{path}, line {number}: {len(cells)} columns, the header has {len(header)}",
-                hint="mend the line: no column may be missing, and commas within one need quotes",
+                hint="fix the line: no column may be missing, and commas within one need quotes",
             )
         value = float("nan")
         if rating is not None and cells[rating].strip():
@@ -82,7 +82,7 @@ def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[Row]:
                 value = float(cells[rating])
             except ValueError:
                 raise DataError(
-                    f"{path}, line {number}: the rating {cells[rating]!r} is no number", hint="mend the line"
+                    f"{path}, line {number}: the rating {cells[rating]!r} is not a number", hint="fix the line"
                 ) from None
         yield Row(number, cells[question], cells[answer] if answer is not None else "", value)
 

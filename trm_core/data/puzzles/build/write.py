@@ -95,7 +95,7 @@ def replacing(out: Path, *, overwrite: bool) -> Iterator[Path]:
     if not overwrite:
         refuse_existing(out)
     elif _occupied(out) and not (out / IDENTIFIERS).is_file():
-        raise UsageError(f"{out}: holds something else than puzzles; it stays", hint="choose another --out")
+        raise UsageError(f"{out}: holds something other than puzzles; it is left alone", hint="choose another --out")
     with locked(_beside(out, "lock"), lambda message: None, wait=False):
         if not _occupied(out):
             yield out

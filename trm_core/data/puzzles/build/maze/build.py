@@ -80,7 +80,7 @@ def _finish(items: Items, workers: int, progress: Progress) -> Finished:
     refuse(
         items,
         ((index, result) for index, result in enumerate(results) if isinstance(result, str)),
-        hint="mend or remove the line: a maze has one S, one G and a way between, marked o in the solution",
+        hint="fix or remove the line: a maze has one S, one G and a way between, marked o in the solution",
     )
     answers = np.array(results, dtype=np.uint8).reshape(items.questions.shape)
     return Finished(replace(items, answers=answers), found)

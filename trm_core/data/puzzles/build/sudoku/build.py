@@ -104,7 +104,7 @@ def _refuse(items: Items, counts: np.ndarray, answers: np.ndarray) -> None:
     refuse(
         items,
         [(int(index), words.get(int(counts[index]), "the puzzle has several solutions")) for index in bad],
-        hint="mend or remove the line: only puzzles with exactly one solution can be learned and scored",
+        hint="fix or remove the line: only puzzles with exactly one solution can be learned and scored",
     )
 
 
