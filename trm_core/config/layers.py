@@ -121,7 +121,7 @@ def _assign(written: str, value: Any, document: Document, path: tuple[str, ...],
         return
     leaf, item = _leaf_and_item(key)
     if leaf is None:
-        # Comparing with every spelling is slow, so a file of thousands of foreign keys gets no suggestions after 20
+        # Comparing with every spelling is slow: a file of thousands of foreign keys gets no suggestions after 20
         # problems.
         guess = ELSEWHERE.get(written.rpartition(".")[2])
         if guess is None and len(layer.problems) < 20:
@@ -153,9 +153,7 @@ def _example(section: str) -> str:
 
 
 def _is_text(value: Any) -> bool:
-    """False when a text in `value` holds lone surrogates (from undecodable bytes on a command line or odd YAML
-    escapes).
-    """
+    """False when a text in `value` holds lone surrogates (undecodable bytes of a command line, odd YAML escapes)."""
     if isinstance(value, str):
         return not any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, list):

@@ -179,8 +179,7 @@ def _on_top(below: Setting | None, setting: Setting) -> Setting:
 
 def _validate(settings: Mapping[str, Setting]) -> tuple[Config | None, list[Problem]]:
     try:
-        # In strict JSON mode "yes" is not a boolean, true is not a number and "3" is not 3, but a list may fill a
-        # tuple.
+        # In strict JSON mode "yes" is no boolean, true no number and "3" not 3, but a list may fill a tuple.
         return Config.model_validate_json(json.dumps(_nested(settings)), strict=True), []
     except ValidationError as error:
         problems = _readable(error, settings)

@@ -38,9 +38,7 @@ def require_mixable(datasets: Sequence[Dataset], split: str) -> None:
 
 
 def open_stream(entries: Sequence[tuple[Dataset, float]], split: str, *, seed: int, num_workers: int = 0) -> Stream:
-    """An endless stream of rows from one or several datasets of one kind, by their weights. Raises ConfigError or
-    DataError.
-    """
+    """An endless stream of rows of one or several datasets of one kind, by weight. Raises ConfigError or DataError."""
     files = [(file, weight) for file, weight in entries if isinstance(file, CapsuleFile)]
     puzzles = [(file, weight) for file, weight in entries if isinstance(file, PuzzleData)]
     if not puzzles:

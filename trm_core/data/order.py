@@ -109,8 +109,8 @@ class RowOrder:
         """The window that holds a position."""
         epoch, offset = divmod(position, self.rows)
         full = self.window_blocks * self.block_rows
-        # Every block is full except the file's last one, so windows after the one that holds it start earlier by the
-        # rows it lacks.
+        # Every block is full except the file's last one: windows after the one that holds it start earlier by the
+        # missing rows.
         lacking = self._blocks * self.block_rows - self.rows
         short = int(self._permutation(epoch).inverse(np.array([self._blocks - 1]))[0]) // self.window_blocks
         if offset < short * full:

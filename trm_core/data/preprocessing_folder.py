@@ -40,9 +40,7 @@ _HINT = "save it again from the capsule file, or export the model again"
 
 
 def write_preprocessing(folder: Path, encoders: Sequence[EncoderRecord]) -> None:
-    """Write both files into `folder`, which is created if necessary. Raises `DataError` or `ResourceError` if they
-    cannot be written.
-    """
+    """Write both files, creating the folder if necessary. Raises `DataError` or `ResourceError` if that fails."""
     from safetensors.numpy import save
 
     arrays = {
@@ -67,9 +65,7 @@ def write_preprocessing(folder: Path, encoders: Sequence[EncoderRecord]) -> None
 
 
 def read_preprocessing(folder: Path) -> tuple[list[Any], dict[str, np.ndarray]]:
-    """The entries and the arrays ("0/components"). Raises `DataError` for files that are missing, damaged or not
-    ours.
-    """
+    """The entries and the arrays ("0/components"). Raises `DataError` for missing, damaged or foreign files."""
     path = folder / DOCUMENT
     try:
         document = json.loads(_read(path, _MAX_DOCUMENT_BYTES))

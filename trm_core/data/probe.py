@@ -143,8 +143,7 @@ def _verdict(value: Mapping[str, Any], what: str) -> str:
     """What the accuracies with and without children mean."""
     sketches, children, chance = value["sketches"], value["children"], value["chance"]
     gained, lost = value["gained"], value["lost"]
-    # McNemar's test at about 5 %: both probes answer the same cases, and cases on which they agree carry no
-    # information.
+    # McNemar's test at about 5 %: both probes answer the same cases, and those on which they agree tell nothing.
     if gained - lost > 2 * math.sqrt(gained + lost):
         return "sketches alone leave something out that the children hold: paying for detail can help"
     if max(sketches, children) <= chance:
@@ -200,8 +199,7 @@ def _features(fields: list[list[np.ndarray]], per_capsule: bool) -> list[np.ndar
     if in_place[0].shape[1] > _MAX_FEATURES:
         from sklearn.decomposition import PCA
 
-        # Approximate components of a sample of rows: the probe does as well on them, and they take a quarter of the
-        # time.
+        # Approximate components of a sample of rows: the probe does as well on them, in a quarter of the time.
         rows = np.random.default_rng(_SEED).permutation(len(in_place[0]))[:_MAX_DIRECTION_ROWS]
         count = min(_MAX_FEATURES, len(rows))
         reducer = PCA(count, svd_solver="randomized", iterated_power=1, random_state=_SEED)

@@ -154,8 +154,8 @@ def _is_json(line: str, kind: str) -> bool:
 
 
 def _is_header(line: str) -> bool:
-    """Whether a line of text is a header: several single words with delimiters between, one of them a usual name for a
-    text column.
+    """Whether a line of text is a header: several delimited single words, one of them a usual name for a text
+    column.
     """
     cells = [cell.strip().strip('"') for cell in re.split(r"[,;\t|]", line)]
     words = len(cells) > 1 and all(len(cell.split()) == 1 for cell in cells)

@@ -45,7 +45,7 @@ class SampleSettings:
 
 def sample_settings(kind: str, encoder: Encoder, spec: Spec) -> SampleSettings:
     """The settings in `spec`, checked against the encoder. Raises `DataError` for a kind that is unknown or does not
-    fit the encoder.
+    fit.
     """
     if kind not in _KINDS:
         raise DataError(f"the kind {kind!r:.80} is not known; there are {', '.join(_KINDS)}", hint="upgrade trm")

@@ -55,9 +55,7 @@ def require_finite(file: Dataset, split: str, batch: CapsuleBatch) -> None:
 
 
 def require_finite_split(files: Iterable[Dataset], split: str) -> None:
-    """Raise DataError for the first row of a split of several files whose embeddings are not finite. Reads all of it,
-    in pieces.
-    """
+    """Raise DataError for the first row of a split of several files whose embeddings are not finite. Reads all rows."""
     for file in files:
         if isinstance(file, CapsuleFile):
             rows = max(1, _PIECE_BYTES // file.layout.bytes_per_row)

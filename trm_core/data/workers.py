@@ -62,8 +62,7 @@ def started_workers(count: int, key: str, imports: Sequence[str] = ()) -> Iterat
     context = multiprocessing.get_context("spawn")
     # Workers live as long as our end of a pipe is open: it closes when we stop early, and when we are killed.
     theirs, ours = context.Pipe(duplex=False)
-    # Send only a little here: if a process dies while it starts, sending it more than a pipe holds would block for
-    # ever.
+    # Send little here: if a process dies while starting, sending it more than a pipe holds would block for ever.
     with ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(theirs, tuple(imports))) as pool:
         finished, begun = False, []
         try:

@@ -1,6 +1,4 @@
-"""The files of a puzzle folder, each checked as it is opened: whatever is wrong with an untrusted folder is refused
-here.
-"""
+"""The files of a puzzle folder, each checked as it is opened: a faulty or hostile folder is refused here."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ _CHECKSUM_BYTES = 4  # of fletcher32, behind the data of a chunk
 
 
 class CheckedReader:
-    """Reads contiguous rows. There is one per dataset and open file; it holds one chunk of memory and one byte per
-    chunk.
+    """Reads contiguous rows. One per dataset and open file; it holds one chunk, and one byte for every chunk there
+    is.
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:

@@ -46,9 +46,7 @@ class Structure:
 
 
 def inspect_structure(path: Path) -> Structure:
-    """Walk the file at `path`. Raises DataError for everything refused, naming the file and the dataset, with a
-    hint.
-    """
+    """Walk the file at `path`. Raises DataError for whatever is refused, with the file, the dataset and a hint."""
     refuse_non_hdf5(path)
     try:
         with h5py.File(path, "r", locking=False) as h5:
@@ -185,9 +183,7 @@ def _hard_links(path: Path, group: Any, where: str) -> list[str]:
 
 
 def _open(path: Path, group: Any, name: str, kind: type, kind_name: str, seen: set[int]) -> Any:
-    """The object behind a hard link, if it is of the right kind and is not reached by another link too (copies,
-    cycles).
-    """
+    """The object behind a hard link, if it is of the right kind and no other link leads to it (copies, cycles)."""
     opened = h5py.h5o.open(group, name.encode())
     if not isinstance(opened, kind):
         raise DataError(f"{path}: '{name}' is not {kind_name}", hint=_HINT_REBUILD)

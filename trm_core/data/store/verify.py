@@ -136,7 +136,7 @@ def _verify_checksums(file: CapsuleFile, split: str, progress: Callable[[str, in
 
 
 def strange_checksums(file: CapsuleFile, split: str, rows: np.ndarray) -> np.ndarray:
-    """Those of `rows` [n] of a split whose checksums do not belong to their children; none where that cannot be
+    """Those of `rows` [n] of a split whose checksums do not belong to their children; none if that cannot be
     checked.
     """
     seed = file.manifest.get("checksum_seed")

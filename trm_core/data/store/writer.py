@@ -32,8 +32,7 @@ from trm_core.errors import DataError
 # Attributes above 64 KB (a manifest with thousands of class names) need the file format of HDF5 1.8.
 _LIBVER = ("v108", "v108")
 _CACHE_BYTES = 4 << 20
-# Version 2 added the encoders. A file without them is still written as version 1, so that older versions of trm read
-# it.
+# Version 2 added the encoders. Files without them are written as version 1, which older versions of trm read too.
 _WITHOUT_ENCODERS = 1
 _HINT_SAMPLE = "remove or repair this sample in the source"
 
