@@ -11,7 +11,7 @@ train() {
     # The processes save when the job is signalled; this script has to outlive them to report how the run ended.
     trap : TERM USR1 USR2
     export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-    # Since SLURM 22.05 srun no longer inherits this from the job; without it each task has one core.
+    # Since SLURM 22.05 srun no longer inherits cpus-per-task from the job; without this each task has one core.
     export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS
     local before recorded
     before=$(cat "$run/status.json" 2>/dev/null)
