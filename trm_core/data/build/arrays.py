@@ -1,8 +1,8 @@
 """Embeddings that were made elsewhere: npy, npz and h5 arrays, and legacy `.pt` files.
 
-Arrays are recognised by name: `children` [N, k, m, D], `sketches` [N, k, D], `checksums` [N, k, R], `labels` [N] or [N,
-k], `parents` and `mask` [N, k], `prices` [k]; a single array under another name by its rank (4: children, 3: sketches).
-The content of a record is its row of each array except the prices.
+Arrays are recognised by their names: `children` [N, k, m, D], `sketches` [N, k, D], `checksums` [N, k, R], `labels` [N]
+or [N, k], `parents` and `mask` [N, k], `prices` [k]; a single array of another name by its rank (4: children, 3:
+sketches). The content of a record is its row of each array except the prices.
 """
 
 from __future__ import annotations
