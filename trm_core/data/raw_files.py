@@ -1,4 +1,4 @@
-"""Raw samples of files as people have them: pictures, folders of them, arrays, ARC tasks, tables and texts."""
+"""Raw samples from files as people have them: pictures, folders of them, arrays, ARC tasks, tables and texts."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _TAKES = {
 
 
 def raw_samples(path: Path, wanted: Wanted, log: Log = silent) -> Iterator[Raw]:
-    """The samples of a file or folder, in order. Raises `DataError` that names the file, and where there are some the
-    line, for what a model of `wanted.kind` cannot answer.
+    """The samples of a file or folder, in order. Raises `DataError` that names the file, and the line where there is
+    one, for what a model of `wanted.kind` cannot answer.
     """
     return _reader_of(path, wanted)(path, wanted, log)
 
@@ -73,7 +73,7 @@ def _picture(path: Path, wanted: Wanted, log: Log) -> Iterator[Raw]:
 
 
 def _folder(path: Path, wanted: Wanted, log: Log) -> Iterator[Raw]:
-    """Its pictures; where it has folders of classes that the model knows, with them as labels."""
+    """Its pictures, labelled by their class folder where the model knows a class of that name."""
     for file, label in picture_files(path, log):
         yield Raw(file, str(file), _name_of(file), label if label is not None and wanted.is_class(label) else None)
 
@@ -86,7 +86,7 @@ def _texts(path: Path, wanted: Wanted, log: Log) -> Iterator[Raw]:
 
 
 def _name_of(path: Path) -> str:
-    """As text that can be written, whatever bytes the name has."""
+    """The path as text that can be written, whatever bytes it holds."""
     return str(path).encode(errors="replace").decode()
 
 

@@ -1,8 +1,8 @@
 """Tensors out of a `.pt` file: the only `torch.load` of the project.
 
-A `.pt` is a pickle in a zip; `weights_only=True` admits tensors and plain containers, and it is never tried without.
-Before that the zip itself is checked, and the tensors are mapped from the file instead of read, so they cannot be
-larger than it.
+A `.pt` is a pickle in a zip; `weights_only=True` admits tensors and plain containers only, and loading is never tried
+without it. Before that the zip itself is checked, and the tensors are mapped from the file instead of read, so they
+cannot be larger than it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the body of a request to samples, and everything that can be wrong with it."""
+"""Turns the body of a request into samples, and catches everything that can be wrong with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PUZZLE_FIELDS = ("tokens", "puzzle")
 
 @dataclass(frozen=True)
 class Question:
-    """A request that makes sense."""
+    """A valid request."""
 
     samples: list[Sample]
     probabilities: bool
@@ -28,13 +28,13 @@ class Question:
 
 def parse(body: bytes, predictor: Predictor, most_samples: int) -> Question:
     """{"samples": [{"sketches": [[..]], "children": [[[..]]], ...}], "probabilities": false, "decisions": false}, or
-    with "inputs": ["a text", ...] in the place of "samples", and "kind" where the training data mixed several. Of
-    puzzles: {"samples": [{"tokens": [..], "puzzle": 3}]}, or "inputs" as people write them (see `question_of`).
+    with "inputs": ["a text", ...] instead of "samples", and "kind" where the training data mixed several. For puzzles:
+    {"samples": [{"tokens": [..], "puzzle": 3}]}, or "inputs" as people write them (see `question_of`).
 
     Raises DataError that names the sample and the field.
     """
     try:
-        # Python's reader takes NaN and Infinity, which JSON has not.
+        # Python's parser accepts NaN and Infinity, which JSON does not have.
         record = json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise DataError(f"the body is not JSON: {str(error)[:200]}") from None
@@ -79,8 +79,8 @@ def _encoded(inputs: list[Any], kind: Any, predictor: Predictor) -> list[Sample]
 
 
 def _picture(number: int, value: Any, whole: bool) -> np.ndarray:
-    """Numbers alone: a text would be the name of a file on the server. Whether they are whole is asked of the training
-    data, as JSON may spell 1.0 as 1.
+    """Numbers only: a text would name a file on the server. Whether they are integers is decided by the training data,
+    because JSON may spell 1.0 as 1.
     """
     try:
         array = np.array(value) if isinstance(value, list) else None
@@ -139,7 +139,7 @@ def _whole(number: int, name: str, value: Any, shape: tuple[int, ...]) -> np.nda
 
 
 def _array(number: int, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Shape and types are looked at before numpy sees the lists: it would take strings, and guess at ragged ones."""
+    """Shape and types are checked before numpy sees the lists: it would accept strings, and guess at ragged lists."""
     problem = _wrong(value, shape, bool if name == "mask" else (int, float))
     if problem is not None:
         raise DataError(f"sample {number}: {name}{problem}", hint=f"the shape is {list(shape)}")
@@ -150,9 +150,9 @@ def _array(number: int, name: str, value: Any, shape: tuple[int, ...]) -> np.nda
 
 
 def _wrong(value: Any, shape: tuple[int, ...], kind: Any) -> str | None:
-    """What is wrong with nested lists, and where."""
+    """What is wrong with nested lists, and where; None if nothing is."""
     if not shape:
-        # true and false are integers to Python
+        # true and false are integers in Python
         right = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
         return None if right else f" holds {str(value)[:40]!r}"
     if not isinstance(value, list):

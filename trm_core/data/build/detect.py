@@ -1,4 +1,4 @@
-"""What kind of source a path is, with the reason; a doubt is an error that says which --kind to give."""
+"""What kind of source a path is, and the reason; in doubt an error says which --kind to give."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _refuse_splits(path: Path, folders: list[Path]) -> None:
 
 
 def _rows(path: Path, config: BuildConfig) -> tuple[str, str]:
-    """Text or table, by the columns named and by what stands in them."""
+    """Text or table, judged by the columns that were named and by their contents."""
     table = open_delimited(path)
     if table.form == "labelled-lines":
         return "text", "two columns without a header: label, tab, text"
@@ -134,7 +134,7 @@ def _rows(path: Path, config: BuildConfig) -> tuple[str, str]:
     for index, name in enumerate(table.columns):
         cells = [row[index].strip() for row in rows if not is_missing(row[index].strip())]
         if table.form == "jsonl" and all(cell[:1] in "{[" for cell in cells):
-            continue  # the reader says what it thinks of lists and objects
+            continue  # the reader judges lists and objects
         if cells and all(is_number(cell) for cell in cells):
             numeric += 1
         elif cells and sum(len(cell.split()) for cell in cells) / len(cells) >= _PROSE_WORDS:

@@ -1,4 +1,4 @@
-"""What lies in a folder of samples, and in which class, without what programs hide there."""
+"""The files in a folder of samples, and the class of each, without those that programs hide there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trm_core.errors import DataError
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """Sorted paths inside a folder that match, but for hidden ones: copies that Jupyter keeps (.ipynb_checkpoints), and
+    """Sorted paths inside a folder that match, except hidden ones: copies that Jupyter keeps (.ipynb_checkpoints), and
     what macOS leaves beside files (._1.png, .DS_Store) and packs into archives (__MACOSX).
     """
     found = (path for path in folder.glob(pattern) if not any(map(_hidden, path.relative_to(folder).parts)))

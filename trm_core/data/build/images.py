@@ -23,12 +23,12 @@ _GRAY_MODES = frozenset({"1", "L", "LA"})
 class FolderReader:
     """A folder whose sub-folders are the classes; without sub-folders, pictures without labels.
 
-    Sizes and colours of all pictures are looked at first (of most of them in the header). Contents are `ImageFile`s,
-    decoded later.
+    Sizes and colours of all pictures are examined first (for most of them from the header alone). Contents are
+    `ImageFile`s, decoded later.
     """
 
     def __init__(self, path: str, size: int | None, log: Log, labelled: bool = True) -> None:
-        """labelled: false where the sub-folders are no classes."""
+        """labelled: false where the sub-folders are not classes."""
         self.path = path
         self._files = [(file, label if labelled else None) for file, label in picture_files(Path(path), log)]
         self.has_labels = any(label is not None for _, label in self._files)
@@ -66,8 +66,8 @@ class FolderReader:
 class NpzImagesReader:
     """Arrays [N, H, W] or [N, H, W, C] of pictures and, if there, [N] of labels in one npz file.
 
-    uint8 is divided by 255, anything else by its largest value if that is above 1. This is looked for in all rows: the
-    range of the numbers is a matter of their type, as it is whether a table's column holds numbers.
+    uint8 is divided by 255, anything else by its largest value if that is above 1. All rows are searched for it,
+    held-out ones too: the range of the numbers is a matter of type, like whether a table's column holds numbers.
     """
 
     def __init__(self, path: str, label: str | None, log: Log) -> None:
@@ -113,13 +113,13 @@ class NpzImagesReader:
 
 
 def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
-    """float32 pixels in [0, 1] of numbers up to `scale`."""
+    """float32 pixels in [0, 1] from numbers up to `scale`."""
     return (pixels / scale).astype(np.float32)
 
 
 def picture_files(path: Path, log: Log) -> list[tuple[Path, str | None]]:
-    """(file, its class) of all pictures; those that lie in no class folder have none. Raises `DataError` for a folder
-    without pictures.
+    """(file, its class) of all pictures; those outside class folders have none. Raises `DataError` for a folder without
+    pictures.
     """
     return files_by_class(path, IMAGE_SUFFIXES, "pictures", log)
 

@@ -1,4 +1,4 @@
-"""One kind of source, opened: its readers, its encoder, its prices. The only place that maps kinds to code."""
+"""One kind of source, opened: its readers, its encoder, its prices. Only this module maps kinds to code."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def open_modality(kind: str, reason: str, paths: list[str], config: BuildConfig,
 
 
 def record_encoder(modality: Modality, layout: Layout) -> EncoderRecord:
-    """All that makes stored fields of this kind's raw samples again (`trm_core.data.recorded_encoder` does)."""
+    """Everything from which `trm_core.data.recorded_encoder` makes stored fields of this kind's raw samples again."""
     entry = {
         "kind": modality.kind,
         "name": modality.encoder.name,
@@ -71,9 +71,9 @@ def record_encoder(modality: Modality, layout: Layout) -> EncoderRecord:
 
 
 def _sample_settings(modality: Modality) -> dict[str, Any]:
-    """What the readers did before the encoder. `image_size`: what picture files were resized to; `scale`: what pixels
-    of npz arrays that are not uint8 were divided by, null where sources differ in that; `whole`: those are whole
-    numbers.
+    """What the readers did before the encoder. `image_size`: what picture files were resized to; `scale`: what the
+    pixels of npz arrays other than uint8 were divided by, null where sources differ; `whole`: whether those are
+    integers.
     """
     if modality.kind != "images":
         return {}

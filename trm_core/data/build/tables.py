@@ -1,6 +1,6 @@
 """Rows of a csv, tsv or jsonl table, and what its columns are.
 
-Whether a column holds numbers or categories is looked at once over the whole file (it is a matter of type, not of
+Whether a column holds numbers or categories is determined once over the whole file (it is a matter of type, not of
 statistics); means, spreads and categories are fitted on the training split by `encode_table`.
 """
 
@@ -22,11 +22,11 @@ MISSING = frozenset(
     {"", "na", "n/a", "nan", "-nan", "null", "none", "?", "<na>"}
     | {"#n/a", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}  # of spreadsheets
 )
-_NO_LABEL = MISSING - {"none"}  # which is a class: none, mild, severe
+_NO_LABEL = MISSING - {"none"}  # "none" can be a class: none, mild, severe
 _MAX_COUNTED = 256
-_LARGEST = 1e100  # squares of what is larger may be too large for a float
+_LARGEST = 1e100  # sums of squares of larger numbers may overflow a float
 _EMPTY = "leave the cell empty where a value is missing"
-# 1,234.5 or 1.234,5 or 12 % or $5: numbers to people, which float() does not take.
+# 1,234.5, 1.234,5, 12 % and $5 are numbers to people, but not to float().
 _WRITTEN = re.compile(r"[-+(]?\s*[$€£¥]?\s*\d[\d.,'\s]*(?:[eE][-+]?\d+)?\s*[%$€£¥]?\)?")
 _NEARLY_ALL = 0.8
 _FEW_CELLS = 20  # categories of their own are chance
@@ -43,14 +43,14 @@ class Column:
 
 
 class TableReader:
-    """One table. Content of a record is the tuple of its feature cells, in the order of `columns`."""
+    """One table. The content of a record is the tuple of its feature cells, in the order of `columns`."""
 
     def __init__(self, path: str, config: BuildConfig, log: Log) -> None:
         self.path = path
         self._table: Delimited = open_delimited(Path(path)).of_all_lines()
         names = self._table.columns
         label = label_among(names, config.label, LABEL_COLUMNS)
-        # What is no target is no feature either: new samples come without it.
+        # A label column that is not the target is no feature either: new samples come without it.
         dropped = label_among(names, None, LABEL_COLUMNS) if label is None else None
         if dropped is not None:
             log(f"{path}: label column {dropped!r} ignored, as requested: concepts are the targets")
@@ -73,7 +73,7 @@ class TableReader:
             yield Record(cells, digest_bytes(*(cell.encode() for cell in cells)) if digests else 0, label or None)
 
     def _examine(self, log: Log) -> tuple[list[Column], list[set[str]]]:
-        """The columns, and up to 256 different values of those that hold no numbers. Says which of these nearly do."""
+        """The columns, and up to 256 different values of each categorical one. Logs columns that are nearly numeric."""
         seen: list[set[str]] = [set() for _ in self._indices]
         numeric = [True] * len(self._indices)
         odd = [""] * len(self._indices)
@@ -113,7 +113,7 @@ class TableReader:
 
 
 def united_columns(readers: Sequence[TableReader]) -> list[Column]:
-    """The columns of several tables as those of one. Raises `DataError` where they are not the same."""
+    """The columns of several tables, united. Raises `DataError` where they are not the same."""
     first = readers[0]
     for reader in readers[1:]:
         if [column.name for column in reader.columns] != [column.name for column in first.columns]:
@@ -122,7 +122,7 @@ def united_columns(readers: Sequence[TableReader]) -> list[Column]:
 
 
 def _united(readers: Sequence[TableReader], place: int) -> Column:
-    # A table with no value in this column says nothing of its type.
+    # A table with no value in this column says nothing about its type.
     filled = [r for r in readers if r.columns[place].numeric or r.categories[place]] or readers[:1]
     column = filled[0].columns[place]
     for reader in filled[1:]:
@@ -145,7 +145,7 @@ def is_missing(cell: str) -> bool:
 
 
 def to_number(cell: str) -> float | None:
-    """The cell as a float, None if it is not a number, as 1_000 is only to Python."""
+    """The cell as a float, or None if it is not a number (1_000 is one only to Python)."""
     try:
         return None if "_" in cell else float(cell)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Documents: rows of csv, tsv and jsonl, lines `label<TAB>text`, paragraphs of plain text, text files of folders."""
+"""Documents from csv, tsv and jsonl rows, `label<TAB>text` lines, paragraphs of plain text, and folders of texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEADING = re.compile(r"^\s*(=+\s.*\s=+|#+\s.*)\s*$")
 
 
 class RowTextReader:
-    """One document per row of a csv, tsv, jsonl or `label<TAB>text` file. Content is the text."""
+    """One document per row of a csv, tsv, jsonl or `label<TAB>text` file. The content is the text."""
 
     def __init__(self, path: str, label: str | None, text: str | None, log: Log) -> None:
         self.path = path
@@ -117,7 +117,7 @@ def whole_text(path: Path) -> str:
 
 
 def labelled_lines(path: Path) -> Delimited | None:
-    """The file as `label<TAB>text` lines if a .txt file looks like that."""
+    """The file as `label<TAB>text` lines if it is a .txt file that looks like that."""
     if path.suffix.lower() != ".txt":
         return None
     lines = [line for _, line in islice(text_lines(path), 200) if line.strip()]
@@ -125,12 +125,12 @@ def labelled_lines(path: Path) -> Delimited | None:
 
 
 def text_digest(text: str) -> int:
-    """Digest under which texts that differ in case or white space alone are duplicates."""
+    """Digest under which texts that differ only in case or white space are duplicates."""
     return digest_bytes(" ".join(text.casefold().split()).encode())
 
 
 def _paragraphs(block: list[str]) -> list[str]:
-    """A run of lines without a blank one: wrapped lines are one paragraph, long lines are one each."""
+    """A run of lines without a blank one: wrapped lines form one paragraph, long lines are one each."""
     if len(block) > 1 and max(map(len, block)) < _WRAPPED_LINE and not any(_HEADING.match(line) for line in block):
         return [" ".join(line.strip() for line in block)]
     return [line.strip() for line in block]

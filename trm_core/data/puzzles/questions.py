@@ -1,6 +1,6 @@
 """One puzzle as people write it -> tokens: a line of Sudoku digits, a drawn maze, a grid of ARC colours.
 
-S tokens of a puzzle. Everything that is wrong is a DataError that names the place and what was expected.
+S: tokens per puzzle. Whatever is wrong is a DataError that names the place and what was expected.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ class Question:
 
 
 def question_of(value: Any, meaning: Meaning, where: str) -> Question:
-    """A text (Sudoku, maze: a line or rows); a list of S tokens; rows of tokens, of colours for ARC, of digits for
-    Sudokus (0: empty); or an object
-    {"input": one of these, "output": the answer, "puzzle": identifier}.
+    """A text (Sudoku, maze: a line or rows); a list of S tokens; rows of tokens, of colours for ARC, or of digits for
+    Sudokus (0: empty); or an object {"input": one of these, "output": the answer, "puzzle": identifier}.
     """
     if not isinstance(value, dict):
         return Question(_tokens(value, meaning, where))
@@ -49,7 +48,9 @@ def question_of(value: Any, meaning: Meaning, where: str) -> Question:
 
 
 def text_tokens(text: str, meaning: Meaning, where: str) -> np.ndarray:
-    """int64 [S] of S characters, line breaks left out; in Sudokus 0 is as good as a dot."""
+    """int64 [S] from S characters, ignoring line breaks; in Sudokus 0 and . both stand for an empty cell. Puzzles of
+    plain numbers: S numbers with spaces or commas between them.
+    """
     if meaning.kind == "arc":
         raise DataError(f"{where}: a text, expected a grid of colours", hint='[[0, 1], [2, 0]] or {"input": [[...]]}')
     if meaning.kind == "tokens":
@@ -93,7 +94,7 @@ def _tokens(value: Any, meaning: Meaning, where: str) -> np.ndarray:
 
 
 def _digits(cells: list[Any], meaning: Meaning, where: str) -> np.ndarray:
-    """Of rows as people write them."""
+    """Tokens of a Sudoku written as rows of digits, 0 for an empty cell."""
     if len(cells) != meaning.cells:
         raise DataError(f"{where}: {len(cells)} digits, expected {meaning.cells}", hint=expected(meaning))
     for place, cell in enumerate(cells):

@@ -1,4 +1,4 @@
-"""The one entry for all kinds of puzzles."""
+"""The entry point for all kinds of puzzles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trm_core.data.puzzles.build.write import replacing
 from trm_core.errors import UsageError
 
 KINDS = ("sudoku", "maze", "arc")
-# Settings that mean something for some kinds only, and those for puzzles that are generated.
+# Settings for some kinds only, and those for generated puzzles.
 _FOR = {
     "test_source": ("sudoku", "maze"),
     "min_rating": ("sudoku", "maze"),

@@ -18,7 +18,7 @@ class Files:
 
 
 def find_files(sources: Sequence[Path], test_source: str | None, log: Callable[[str], None]) -> Files:
-    """Files are taken as they are; of folders, train.csv and test.csv. `test_source` comes before test.csv."""
+    """Files are taken as they are; of folders, train.csv and test.csv. `test_source` takes precedence over test.csv."""
     train: list[Path] = []
     test: list[Path] = []
     for source in sources:

@@ -1,4 +1,4 @@
-"""Mazes from csv files or from nothing -> a puzzle folder."""
+"""Mazes from csv files, or generated -> a puzzle folder."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _generated(settings: PuzzleBuildConfig, progress: Progress, log: Log) -> Ite
 
 
 def _finish(items: Items, workers: int, progress: Progress) -> Finished:
-    """Check what was read, and refuse what is no maze or not solved by its answer."""
+    """Check what was read; refuse what is not a maze or not solved by its answer."""
     found = forms(items.questions, items.side)
     if not items.paths:
         return Finished(items, found)
