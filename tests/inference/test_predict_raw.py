@@ -263,7 +263,7 @@ def test_what_is_no_such_picture_is_named(picture_run: Path, tmp_path: Path) -> 
     for name, message in (
         ("broken.png", "broken.png: cannot be decoded as an image"),
         ("small.png", "small.png: has shape [12, 9, 1]; expected a picture of 12 x 12"),
-        ("deep.png", "deep.png: has more than 8 bits per pixel"),
+        ("deep.png", "deep.png: has more than 8 bits per channel"),
         ("empty", "empty: holds no pictures"),
         ("nothing.png", "nothing.png: no such file or folder"),
     ):

@@ -95,7 +95,7 @@ def _require_eight_bits(path: Path, mode: str) -> None:
     """Raise `DataError` for pixels that Pillow would clip at 255: 16 bits, 32 bits, or floating point."""
     if mode.startswith(("I", "F")):
         raise DataError(
-            f"{path}: has more than 8 bits per pixel (mode {mode})",
+            f"{path}: has more than 8 bits per channel (mode {mode})",
             hint="save the pictures with 8 bits, or as an array in an npz file, whose largest value becomes 1",
         )
 
