@@ -20,8 +20,8 @@ def command(
             show_default=False,
             help="Raw samples as the training data had them: texts (.txt, one on each line; a folder, one in each "
             ".txt), tables and texts (.csv, .tsv, .jsonl), pictures (files, a folder, .npz, .npy), ARC tasks (.json); "
-            "- is stdin. Or a capsule file, or an .npz with arrays sketches, children, ... Of puzzles: a folder of them, "
-            "or a file or - with Sudoku lines, mazes or ARC JSON.",
+            "- is stdin. Or a capsule file, or an .npz with arrays sketches, children, ... Of puzzles: a folder of "
+            "them, or a file or - with Sudoku lines, mazes or ARC JSON.",
         ),
     ] = None,
     ask: Annotated[
