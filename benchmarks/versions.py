@@ -70,6 +70,12 @@ def steps_of(checkout: Path, config: Path, overrides: list[str]) -> Iterator[Cal
         process.stdin.close()
 
 
+def commit_of(checkout: Path) -> str:
+    """As git names it, with "-dirty" where files differ from it; nothing where git does not know it."""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="another checkout of this repository")
@@ -85,8 +91,8 @@ def main() -> None:
     from benchmarks.timing import ratio
 
     seconds: dict[str, list[float]] = {"before": [], "after": []}
+    checkouts = {"before": asked.before.resolve(), "after": HERE}
     with ExitStack() as stack:
-        checkouts = {"before": asked.before.resolve(), "after": HERE}
         turns = {
             name: stack.enter_context(steps_of(path, asked.config.resolve(), asked.overrides))
             for name, path in checkouts.items()
@@ -98,6 +104,7 @@ def main() -> None:
     record = {
         "benchmark": "versions",
         "machine": describe_machine(1),
+        "commits": {name: commit_of(path) for name, path in checkouts.items()},
         "config": asked.config.name,
         "overrides": asked.overrides,
         "milliseconds of processor time, median": {

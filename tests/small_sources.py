@@ -28,6 +28,19 @@ def write_messages(path: Path, count: int, seed: int = 0, duplicates: int = 0) -
     return path
 
 
+def write_text_folders(folder: Path, messages: Path) -> Path:
+    """The lines of `write_messages` in a file each, in a folder for each class, and others that are no samples."""
+    for number, line in enumerate(messages.read_text().splitlines()):
+        label, _, text = line.partition("\t")
+        path = folder / label / f"{number:04}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\r\n", newline="")
+    (folder / "README.txt").write_text("What these messages are, and whom to thank for them.")
+    (folder / "ham" / ".ipynb_checkpoints").mkdir()
+    (folder / "ham" / ".ipynb_checkpoints" / "0000-checkpoint.txt").write_text("a copy")
+    return folder
+
+
 def write_pictures(folder: Path, per_class: int = 12, size: int = 12, mode: str = "L", seed: int = 0) -> Path:
     """Write folders dark/ and light/ of png files."""
     from PIL import Image

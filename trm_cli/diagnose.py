@@ -59,7 +59,7 @@ def command(
     if config is None and (overrides or probe):
         raise UsageError("overrides and --probe need --config", hint="trm diagnose --config FILE KEY=VALUE ...")
     if run is not None and probe:
-        raise UsageError("--probe takes the first steps of a config: name no run beside it")
+        raise UsageError("--probe takes the first steps of a config: do not name a run as well")
     if run is not None and not is_run(run):
         evidence = of_other_log(run, config, overrides)
     elif config is None:
@@ -77,7 +77,7 @@ def command(
         write_html(html, found, evidence)
         log(f"wrote {html}")
     if fix is not None and evidence.config is None:
-        raise UsageError("--fix has no config to mend", hint="name it: trm diagnose LOG --config FILE --fix FILE")
+        raise UsageError("--fix has no config to start from", hint="name it: trm diagnose LOG --config FILE --fix FILE")
     if fix is not None:
         write_fix(fix, found, evidence)
     if failures := failed(found):

@@ -45,7 +45,7 @@ def command(
 
     if file.is_dir():
         if plot is not None:
-            raise UsageError(f"--plot {plot}: of puzzles there is nothing to draw", hint="leave --plot out")
+            raise UsageError(f"--plot {plot}: there is nothing to draw for puzzles", hint="leave --plot out")
         inspect_puzzle_folder(file, split, quick, ignore or [], json)
         return
 

@@ -18,10 +18,10 @@ def command(
         typer.Argument(
             metavar="[DATA]...",
             show_default=False,
-            help="Raw samples as the training data had them: texts (.txt, one on each line), tables and texts (.csv, "
-            ".tsv, .jsonl), pictures (files, a folder, .npz, .npy), ARC tasks (.json); - is stdin. Or a capsule file, "
-            "or an .npz with arrays sketches, children, ... Of puzzles: a folder of them, or a file or - with Sudoku "
-            "lines, mazes or ARC JSON.",
+            help="Raw samples as the training data had them: texts (.txt, one on each line; a folder, one in each "
+            ".txt), tables and texts (.csv, .tsv, .jsonl), pictures (files, a folder, .npz, .npy), ARC tasks (.json); "
+            "- is stdin. Or a capsule file, or an .npz with arrays sketches, children, ... Of puzzles: a folder of "
+            "them, or a file or - with Sudoku lines, mazes or ARC JSON.",
         ),
     ] = None,
     ask: Annotated[
@@ -118,7 +118,8 @@ def command(
         for name, given in others.items():
             if given:
                 raise UsageError(
-                    f"{name} is for answers, and --show and --gif draw one sample (--row)", hint="ask for both apart"
+                    f"{name} is for answers, and --show and --gif draw one sample (--row)",
+                    hint="run the command once for each",
                 )
     asked = Asked(tuple(data or ()), tuple(ask or ()), split, kind, column, label)
     asked.require()
@@ -153,7 +154,7 @@ def command(
         print_json({**asdict(found), "path": str(found.path)})
         return
     if found.resumed_at:
-        log(f"went on after row {found.resumed_at}")
+        log(f"continued after row {found.resumed_at}")
     if puzzles:
         judged = [f", {share:.1%} {name}" for name in ("right", "valid") if (share := getattr(found, name)) is not None]
         out(f"{found.rows} answers: {found.path} ({found.steps:.2f} steps per puzzle{''.join(judged)})")

@@ -91,4 +91,4 @@ def command(
         ServerSettings(host, port, batch, max_queue, limits),
         ready,
     )
-    log("stopped: everything that was accepted is answered")
+    log("stopped: all accepted requests were answered")

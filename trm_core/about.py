@@ -1,6 +1,6 @@
-"""What this installation is: versions, optional extras and devices, for `trm --version` and reports of bugs.
+"""What this installation is: versions, optional extras and devices, for `trm --version` and bug reports.
 
-Nothing here fails because a package is absent or broken: that is what it is asked about.
+Nothing here fails because a package is absent or broken: that is what users want to find out.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _REQUIREMENT = re.compile(r"""([\w.-]+).*extra\s*==\s*['"]([\w.-]+)['"]""")
 
 @dataclass(frozen=True)
 class About:
-    """`packages`, and `extras` by their missing distributions (none: it can be used). `devices_problem`: why torch
-    could not say which devices there are.
+    """`packages`: their versions. `extras`: what each one lacks (nothing: it can be used). `devices_problem`: why torch
+    could not list the devices.
     """
 
     version: str | None
@@ -31,7 +31,7 @@ class About:
 
 
 def about() -> About:
-    """Takes a second or two, in which torch is imported and asked for its devices."""
+    """Takes a second or two, because it imports torch to list the devices."""
     devices, problem = find_devices()
     return About(
         version=installed("trm"),
@@ -45,7 +45,7 @@ def about() -> About:
 
 
 def installed(package: str) -> str | None:
-    """The version of a distribution; None where there is none."""
+    """The version of a distribution; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -53,7 +53,7 @@ def installed(package: str) -> str | None:
 
 
 def missing_of_extras() -> dict[str, list[str]]:
-    """Extra -> which of its distributions are not installed. Empty where trm itself runs without being installed."""
+    """Extra -> which of its distributions are not installed. Empty if trm itself is run without being installed."""
     try:
         requirements = metadata.requires("trm") or []
     except metadata.PackageNotFoundError:
@@ -67,12 +67,12 @@ def missing_of_extras() -> dict[str, list[str]]:
 
 
 def find_devices() -> tuple[list[str], str | None]:
-    """("cpu: ...", "cuda:0: ...", ...), or none of them and why torch cannot be imported."""
+    """(["cpu: ...", "cuda:0: ...", ...], None), or no devices and why torch cannot be imported."""
     try:
         import torch
 
         from trm_core.training.hardware import cpu_model, gpus
-    except (ImportError, OSError) as error:  # a library of the wrong CUDA is an OSError
+    except (ImportError, OSError) as error:  # a library built for another CUDA version raises OSError
         return [], f"torch cannot be imported: {str(error).splitlines()[0]}"
     devices = [f"cpu: {cpu_model()}, {torch.get_num_threads()} threads"]
     devices += [f"cuda:{index}: {gpu['name']}, {gpu['memory_gb']} GB" for index, gpu in enumerate(gpus())]

@@ -1,4 +1,4 @@
-"""Processes of our own: how one runs a function of this package, and which signals are not meant for it."""
+"""Child processes: how one runs a function of this package, and which signals are not meant for it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 import trm_core
 
-# By these people, SLURM and a lost connection ask a whole job to stop. The process that began the work decides what
-# becomes of it.
+# With these signals people, SLURM and a lost connection ask a whole job to stop. The process that started the work
+# decides what becomes of it.
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name)
 )
 
 
 def command_of(module: str, function: str, *arguments: str) -> list[str]:
-    """A command that calls `function(*arguments)` of `module` and ends with the exit code that it returns.
+    """A command that calls `function(*arguments)` of `module` and exits with the code that it returns.
 
-    What the module imports is found where this process finds it.
+    Its imports are searched for where those of this process are.
     """
     code = (
         "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"

@@ -1,4 +1,4 @@
-"""A checkpoint of the public TRM or HRM code -> a run directory, to evaluate, ask, export or train on."""
+"""A checkpoint of the public TRM or HRM code -> a run directory, to evaluate, query, export or train further."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ NOT_IN_WEIGHTS = ("H_cycles", "L_cycles", "max_steps")
 
 
 def settings_of(checkpoint: Path) -> dict[str, Any]:
-    """`arch` settings that a checkpoint file implies. Raises CheckpointError."""
+    """The `arch` settings that a checkpoint file implies. Raises CheckpointError."""
     return settings_of_public(checkpoint, read_public(checkpoint))
 
 
 def convert(loaded: LoadedConfig, hooks: RunHooks) -> Path:
-    """Write the run of a config whose `training.init_from` is a checkpoint, at step 0. Raises CheckpointError,
+    """Write a run at step 0 from a config whose `training.init_from` is a checkpoint. Raises CheckpointError,
     ConfigError, DataError, UsageError or ResourceError.
     """
     unknown = [name for name in NOT_IN_WEIGHTS if loaded.origins[f"arch.{name}"] == "default"]
     if unknown:
         raise ConfigError(
-            f"the weights do not tell {', '.join(f'arch.{name}' for name in unknown)}, and there is no all_config.yaml "
+            f"the weights do not determine {', '.join(f'arch.{name}' for name in unknown)}, and there is no "
+            f"all_config.yaml "
             "beside them",
-            hint="name them as they were in training; TRM: arch.H_cycles=3 arch.L_cycles=6 (mazes, ARC: 4) "
+            hint="name the values used in training; TRM: arch.H_cycles=3 arch.L_cycles=6 (mazes, ARC: 4) "
             "arch.max_steps=16; HRM: 2, 2, 16",
         )
     path, _ = choose_run_path(loaded.config, None)

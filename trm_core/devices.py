@@ -9,21 +9,21 @@ from trm_core.errors import ConfigError
 
 
 def reduced_precision(device: torch.device) -> str:
-    """What `training.precision` is fast there besides float32: GPUs before Ampere only emulate bfloat16."""
+    """The reduced `training.precision` that is fast on this device: GPUs before Ampere only emulate bfloat16."""
     emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     return "float16" if emulated else "bfloat16"
 
 
 def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
-    """The device of `training.device`, and why: of several processes each takes a GPU of its own. Raises ConfigError
-    for one that does not exist here, or that another process has.
+    """The device for `training.device`, and why it was chosen. With several processes, each takes a GPU of its own.
+    Raises ConfigError for a device that does not exist here or that another process has.
     """
     if local_rank and asked.startswith("cuda:"):
         raise ConfigError(
             f"device '{asked}' is one GPU, and there are several processes",
             hint="training.device=cuda gives each a GPU of its own",
         )
-    # torchrun's processes see the same GPUs; those of srun may have been given one each, which all then call the first.
+    # All of torchrun's processes see the same GPUs; srun may have given each process its own, which each calls cuda:0.
     if asked in ("auto", "cuda") and torch.cuda.is_available() and by_torchrun():
         count = torch.cuda.device_count()
         if local_rank >= count:
@@ -36,7 +36,7 @@ def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
     if asked != "auto":
         try:
             device = torch.device(asked)
-            # Sums of metrics and prices are kept in double precision, which Apple's mps has not.
+            # Sums of metrics and prices are kept in double precision, which Apple's mps does not have.
             torch.zeros(1, device=device, dtype=torch.float64)
         except (RuntimeError, AssertionError, TypeError) as error:
             reason = str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Every error a user can cause, each with the exit code and the hint that mends it.
+"""Every error a user can cause, each with its exit code and a hint how to fix it.
 
 Raised anywhere in `trm_core`; turned into one line and an exit code in one place, `trm_cli.main`. Anything that is
 not a `TrmError` is a bug of ours and ends with exit code 70.
@@ -25,10 +25,10 @@ class ExitCode(IntEnum):
 
 
 class TrmError(Exception):
-    """Base of the tree. `message` says what is wrong and where; `hint` says how to mend it."""
+    """Base of the tree. `message` says what is wrong and where; `hint` says how to fix it."""
 
     exit_code: ExitCode = ExitCode.INTERNAL
-    told_by_another: bool | None = None  # whether by another process of the group, where they have agreed on that
+    told_by_another: bool | None = None  # whether another process of the group reports it; None: not agreed on
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -79,7 +79,7 @@ class ResourceError(TrmError):
 
 
 class StoppedEarly(TrmError):
-    """Training stopped before its last step with its state saved; running it again goes on."""
+    """Training stopped before its last step with its state saved; running it again resumes it."""
 
     exit_code = ExitCode.STOPPED_EARLY
 
@@ -94,7 +94,7 @@ NEEDS_LESS_MEMORY = "a smaller training.global_batch_size, arch.hidden_size or d
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Also torch's, known by its class name (GPU) or text (CPU allocator), since torch must not be imported here."""
+    """Recognises torch's errors too, by class name (GPU) or text (CPU allocator): torch must not be imported here."""
     if isinstance(error, MemoryError):
         return True
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):

@@ -1,8 +1,8 @@
 """Random numbers as a pure function of (seed, step, row, purpose).
 
-Exploration, prices and random openings are drawn for the *global* row and step, so they are the same for any number of
-processes and after any resume, and no generator state has to be saved. The mixing function is splitmix64's finaliser
-(Steele, Lea and Flood, 2014), in wrapping int64 arithmetic that gives the same bits on every device.
+Exploration, prices and random openings are keyed by the *global* row and step, so they are the same for any number of
+processes and after any resume, and no generator state has to be saved. The mixing function is the finaliser of
+splitmix64 (Steele, Lea and Flood, 2014), in wrapping int64 arithmetic that gives the same bits on every device.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _ALL_BITS = (1 << 64) - 1
 
 
 def _wrapped(x: int) -> int:
-    """As an int64 holds it."""
+    """x reduced to a signed 64-bit integer, as an int64 tensor would wrap it."""
     return ((x + (1 << 63)) & _ALL_BITS) - (1 << 63)
 
 
 def _mixed(x: int) -> int:
-    """`_mix` of one number, on the host: to copy it to a GPU would wait for all that the GPU has to do."""
+    """`_mix` of one number, on the host: copying it to a GPU as a tensor would wait for all of its queued work."""
     x &= _ALL_BITS
     x = (x ^ (x >> 30)) * (_MIX_1 & _ALL_BITS) & _ALL_BITS
     x = (x ^ (x >> 27)) * (_MIX_2 & _ALL_BITS) & _ALL_BITS
@@ -64,8 +64,8 @@ def _mix(x: Tensor) -> Tensor:
 def keyed_uniform(seed: int, step: int | Tensor, purpose: Purpose, rows: Tensor, width: int | None = None) -> Tensor:
     """Uniform draws in [0, 1) for each row.
 
-    step: of all rows, or [B] int64. rows: [B] int64, global row numbers. Returns [B], or [B, width] when `width` is
-    given, float32.
+    step: one for all rows, or [B] int64. rows: [B] int64, global row numbers. Returns float32 [B], or [B, width] if
+    `width` is given.
     """
     of_purpose = _mixed(seed * _GOLDEN + int(purpose))
     if isinstance(step, int):
@@ -79,12 +79,12 @@ def keyed_uniform(seed: int, step: int | Tensor, purpose: Purpose, rows: Tensor,
 
 
 def keyed_uniforms(seed: int, step: int, purposes: tuple[Purpose, ...], rows: Tensor) -> Tensor:
-    """[len(purposes), B]: the draws of `keyed_uniform` for each purpose, by the operations of one."""
+    """[len(purposes), B]: the draws of `keyed_uniform` for each purpose, with no more operations than for one."""
     keys = _mix(_keys(seed, purposes, rows.device) + _wrapped(step * _GOLDEN))
     return _uniform(_mix(rows * _GOLDEN + keys[:, None]))
 
 
-@cache  # else each step would copy them to the device, and wait for all that it has to do
+@cache  # otherwise each step would copy them to the device, and wait for all of its queued work
 def _keys(seed: int, purposes: tuple[Purpose, ...], device: torch.device) -> Tensor:
     return torch.tensor([_mixed(seed * _GOLDEN + int(purpose)) for purpose in purposes], device=device)
 

@@ -1,9 +1,9 @@
-"""Every term of the loss of one reasoning step, and the one forward that DDP and torch.compile wrap.
+"""Every term of the loss of one reasoning step, and the one forward that DDP wraps.
 
-Each term is a (sum over examples, weight) pair; the total divides by the *global* weight, so that the average over
-processes that DDP takes is the global mean. Which examples a term is over is known before the forward
-(`term_examples`), so its divisor can be agreed on before, over processes and over the parts of an accumulated batch.
-Nothing is divided by the batch size again. Definitions: docs/decision-process.md.
+Each term is a (sum over examples, weight) pair; the total divides by the *global* weight, so that DDP's average over
+processes is the global mean. Which examples a term averages over is known before the forward (`term_examples`), so its
+divisor can be agreed on beforehand, across processes and across the parts of an accumulated batch. Nothing is divided
+by the batch size again. Definitions: docs/decision-process.md.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ Judge = Callable[..., "AnswerQuality"]
 
 @dataclass(frozen=True)
 class Term:
-    """A loss as a sum over examples and the number (or weight) of them; or several of those ([n] each), of which the
-    loss is the mean of their means.
+    """A loss as a sum over examples and their number (or weight); or several such pairs ([n] each), where the loss is
+    the mean of their means.
     """
 
     total: Tensor  # [] or [n]
@@ -51,8 +51,8 @@ class AnswerQuality:
     loss: Tensor  # mean cross-entropy over the row's valid labels
     probability: Tensor  # mean probability of the right answer
     accuracy: Tensor  # share of right answers
-    exact: Tensor  # bool: all right
-    right: Tensor  # what halting is judged by: `exact` of puzzles, `accuracy` of capsules (one answer: the same)
+    exact: Tensor  # bool: all answers are right
+    right: Tensor  # what halting is judged by: `exact` for puzzles, `accuracy` for capsules (one answer: the same)
     valid: Tensor  # bool: the row has a label at all
 
 
@@ -64,7 +64,7 @@ def answer_quality(
     probabilities: Probabilities = "softmax",
     whole: bool = False,
 ) -> AnswerQuality:
-    """logits [B, P, V], labels [B, P] with -100 ignored. whole: only a row without a mistake is right."""
+    """logits [B, P, V], labels [B, P] with -100 ignored. whole: a row counts as right only without a mistake."""
     valid = labels != IGNORE_LABEL
     count = valid.sum(1).clamp(min=1)
     log_p = log_probabilities(logits, probabilities)
@@ -87,15 +87,15 @@ def answer_quality(
 
 
 def judge_of(model: TinyRecursiveModel) -> Judge:
-    """`answer_quality` as this model's answers are judged."""
+    """`answer_quality` with the settings for this model's answers."""
     return partial(answer_quality, probabilities=model.probabilities, whole=model.data.tokens)
 
 
 def term_examples(
     model: TinyRecursiveModel, carry: Carry, replayed: ReplayedTargets | None
 ) -> dict[str, Tensor | list[Tensor]]:
-    """What each term that the model and the data can have is a mean over: a mask or weights of its examples; a list of
-    them where the loss is the mean of several means.
+    """What each term that this model and its data can have averages over: a mask or weights of its examples, or a list
+    of these if the loss is the mean of several means.
     """
     labelled = (carry.labels != IGNORE_LABEL).any(1)
     capsules = carry.capsules.valid()
@@ -103,7 +103,7 @@ def term_examples(
         "lm_loss": labelled,
         "q_halt_loss": labelled,
         "reconstruction_loss": capsules,
-        # A row at its last step has no next one.
+        # A row at its last step has no next step.
         "q_continue_loss": labelled & (carry.steps < model.max_steps),
         "vq_loss": model.position_mask(carry.capsules),
         "cmi_loss": labelled & carry.pending.opened.any(1),
@@ -125,8 +125,8 @@ def term_over(values: Tensor, examples: Tensor | list[Tensor]) -> Term:
 
 
 def halt_losses(output: StepOutput, quality: AnswerQuality, labels: Tensor, judge: Judge = answer_quality) -> Tensor:
-    """[B] BCE of the halt logit against "the answer is right" (`AnswerQuality.right`): after the last cycle, and where
-    rows may leave after earlier ones (`output.early`) the mean over all of them.
+    """[B] BCE of the halt logit against "the answer is right" (`AnswerQuality.right`): after the last cycle or, where
+    rows may leave after earlier cycles (`output.early`), averaged over all of them.
     """
 
     def one(halt_logit: Tensor, right: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def continue_losses(model: TinyRecursiveModel, carry: Carry, output: StepOutput)
         target = sigmoid(halt')                 if the next step is the last
                  sigmoid(max(halt', continue')) otherwise
 
-    The next step is computed without gradient; this step's continue logit learns it.
+    The next step is computed without gradient; only this step's continue logit learns.
     """
     with torch.no_grad(), nullcontext() if model.memory is None else model.memory.uncounted():
         steps = carry.steps + 1
@@ -163,8 +163,8 @@ def mtp_term(
 ) -> tuple[Term, list[Term]]:
     """Multi-token prediction: the mean over depths of the cross-entropy, and each depth's accuracy.
 
-    Depth d at position i predicts the label of position i + d: the labels are moved, so the last d positions have none.
-    Every depth weighs alike, whatever its number of labels. valid: which labels of each depth there are.
+    Depth d at position i predicts the label of position i + d: labels are shifted, so the last d positions have none.
+    Every depth has the same weight, whatever its number of labels. valid: which labels exist at each depth.
     """
     assert model.mtp is not None
     depths, accuracies = [], []
@@ -179,7 +179,7 @@ def mtp_term(
 
 
 def cycle_error(model: TinyRecursiveModel, capsules: CapsuleState, output: StepOutput) -> Tensor | None:
-    """[B, k] squared error of every sketch as decoded from its projected children; None without children."""
+    """[B, k] squared error of each sketch decoded from its projected children; None without children."""
     if model.sketch_decoder is None or capsules.children is None:
         return None
     embedding = model.capsule_embedding
@@ -190,8 +190,8 @@ def cycle_error(model: TinyRecursiveModel, capsules: CapsuleState, output: StepO
 def reconstruction_losses(model: TinyRecursiveModel, carry: Carry, output: StepOutput) -> Tensor:
     """[B, k] 1 - cos(sketch_head(z_H), sketch) + MSE(checksum_head(z_H), checksum) + 0.2 * cycle.
 
-    The heads predict from z_H, so the terms have a gradient (comparing data with data has none). A cosine of one
-    dimension is only a sign, so there the sketch term is the squared error.
+    The heads predict from z_H, so the terms have a gradient (comparing data with data has none). In one dimension a
+    cosine is only a sign, so there the sketch term is the squared error.
     """
     assert model.reconstruction is not None
     capsules = carry.capsules
@@ -211,7 +211,7 @@ def reconstruction_losses(model: TinyRecursiveModel, carry: Carry, output: StepO
 
 
 def cmi_losses(model: TinyRecursiveModel, carry: Carry, quality: AnswerQuality) -> Tensor:
-    """[B] squared error of the fall of the answer's loss that the cmi head had promised for what was just opened."""
+    """[B] squared error of the fall of the answer's loss that the cmi head predicted for what was just opened."""
     assert model.cmi_head is not None
     opened = carry.pending.opened
     promised = (model.cmi_head(carry.z_H, carry.x, carry.q_state, carry.capsules.mask) * opened).sum(1)
@@ -220,8 +220,8 @@ def cmi_losses(model: TinyRecursiveModel, carry: Carry, quality: AnswerQuality) 
 
 
 def negative_entropy(q_values: Tensor, temperature: float) -> Tensor:
-    """[..] minus the entropy of softmax(q / temperature), q [.., A]: a bonus for undecided actions. Invalid actions are
-    left in: it is a regulariser.
+    """[..] minus the entropy of softmax(q / temperature), q [.., A]: a bonus for undecided actions. Invalid actions
+    count too, since this is a mere regulariser.
     """
     log_p = (q_values / temperature).log_softmax(-1)
     return (log_p.exp() * log_p).sum(-1)
@@ -229,8 +229,8 @@ def negative_entropy(q_values: Tensor, temperature: float) -> Tensor:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One forward (or several of parts of a batch, joined): the loss to differentiate, its terms, and what the
-    decision process needs.
+    """One forward, or those of all parts of a batch joined: the loss to differentiate, its terms, and what the decision
+    process needs.
     """
 
     loss: Tensor
@@ -242,7 +242,7 @@ class StepResult:
 
 
 def joined(parts: list[StepResult]) -> StepResult:
-    """The parts of an accumulated batch as one, without gradients. Only the last one replayed transitions."""
+    """The parts of an accumulated batch as one, without gradients. Only the last part replays transitions."""
     if len(parts) == 1:
         return parts[0]
 
@@ -264,7 +264,7 @@ def sum_of(values: list[Tensor]) -> Tensor:
 
 
 class StepLoss(nn.Module):
-    """The single module that DDP and torch.compile wrap: carry (+ replayed transitions) -> all of a step's loss."""
+    """The single module that DDP wraps: carry (and replayed transitions) -> the whole loss of a step."""
 
     def __init__(self, model: TinyRecursiveModel, config: Config, curiosity: Curiosity | None = None) -> None:
         super().__init__()
@@ -280,19 +280,19 @@ class StepLoss(nn.Module):
             "mtp_loss": model.mtp is not None,
             "cmi_loss": model.cmi_head is not None,
             "rnd_loss": curiosity is not None,
-            "dqn_loss": True,  # of those who bring transitions
+            "dqn_loss": True,  # if the caller brings transitions
             "entropy_bonus": config.dqn.enable_entropy_regularization,
         }
         self.names = [name for name, there in present.items() if there]
 
     def examples(self, carry: Carry, replayed: ReplayedTargets | None) -> dict[str, Tensor | list[Tensor]]:
-        """What the terms of this step are means over, in the order of their weights."""
+        """What the terms of this step average over, in the order of their weights."""
         found = term_examples(self.model, carry, replayed)
         return {name: found[name] for name in self.names if name in found}
 
     def weights(self, carry: Carry, replayed: ReplayedTargets | None) -> Tensor:
-        """[n] the weight of every mean of every term. Their sum over processes and parts of a batch is what `forward`
-        divides by.
+        """[n] the weight of every mean of every term. `forward` divides by their sum over the parts of a batch,
+        averaged over processes.
         """
         parts = [part for over in self.examples(carry, replayed).values() for part in as_list(over)]
         return torch.stack([part.sum().float() for part in parts])
@@ -308,13 +308,13 @@ class StepLoss(nn.Module):
         """carry: rows ready for their next step (halted ones already replaced); step: optimiser steps done.
 
         policy_only: the predictor is finished; only the value net, the cmi head and curiosity get a gradient, and the
-        recursion keeps nothing for backward. divisors [n]: see `weights`; by default this batch's own.
+        recursion keeps nothing for backward. divisors [n]: see `weights`; by default those of this batch.
         """
         model, training, dqn = self.model, self.config.training, self.config.dqn
         over = self.examples(carry, replayed)
         mtp_accuracy: list[Term] = []
         with torch.set_grad_enabled(torch.is_grad_enabled() and not policy_only):
-            # carry.z_H is as it was when the capsules were chosen: the cmi head learns from what it then saw.
+            # carry.z_H stays as it was when the capsules were chosen: the cmi head learns from what it saw then.
             z_H = model.next_z_H(carry.z_H, carry.pending.opened)
             output = model(z_H, carry.z_L, carry.capsules, carry.steps, carry.price, carry.q_memory)
             judge = judge_of(model)
@@ -327,7 +327,7 @@ class StepLoss(nn.Module):
             if output.concepts is not None:
                 values["vq_loss"] = output.concepts.distance
             elif model.concepts is not None:
-                # A finished predictor whose rows leave its cycles early says nothing of how it quantised.
+                # A finished predictor whose rows leave the cycles early does not report how it quantised.
                 none = torch.zeros_like(model.position_mask(carry.capsules))
                 over["vq_loss"], values["vq_loss"] = none, none.float()
             if model.mtp is not None:

@@ -1,7 +1,7 @@
-"""Several run directories side by side: how far each is, how good, and by which config keys they differ.
+"""Several run directories side by side: how far each is, how good, and in which config keys they differ.
 
-What `trm runs` lists. A directory may be half written, damaged or a stranger's: what is wrong with it is part of its
-summary, and holds nothing up. Imports neither torch nor numpy.
+`trm runs` lists this. A directory may be half written, damaged or a stranger's: what is wrong with it becomes part of
+its summary and never stops the others. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from trm_core.errors import CheckpointError, ExitCode
 from trm_core.training.run_dir import CONFIG, EVALUATION, METRICS, STATUS
 
 STATES = ("running", "done", "stopped", "interrupted", "failed")
-_WHERE = {"name", "training.run_dir"}  # keys that say where a run lies: they differ always, and explain nothing
-_METRICS_BYTES = 32 << 20  # the end of metrics.jsonl that is read
-_MOST = 2.0**53  # no count or mean of a run is as large
+_WHERE = {"name", "training.run_dir"}  # keys that say where a run lies: they always differ and explain nothing
+_METRICS_BYTES = 32 << 20  # how much is read of the end of metrics.jsonl
+_MOST = 2.0**53  # no count or mean of a run is that large
 
 
 @dataclass(frozen=True)
 class Result:
-    """How good a run is. Shares; of puzzles the share that is right as a whole."""
+    """How good a run is, in shares of answers; for puzzles, of those that are right as a whole."""
 
     step: int | None  # training steps of what was evaluated
-    policy: str | None  # the learned one, or the first where nothing is learned; None: as logged while training
+    policy: str | None  # the learned one, or the first if none is learned; None: logged during training
     accuracy: float
     low: float | None  # 95 % interval
     high: float | None
@@ -47,17 +47,17 @@ class RunSummary:
     """One run directory. None: not known."""
 
     path: Path
-    written: float  # when status.json was, in seconds since the epoch; 0: never
+    written: float  # when status.json was written, in seconds since the epoch; 0: never
     state: str  # of STATES, or killed, diverged, unknown
     step: int | None
     total_steps: int | None
     exit_code: int | None
-    minutes: float | None  # from start to the last sign of life, of a run that was started once
+    minutes: float | None  # from start to the last sign of life; only for a run that was started once
     puzzles: bool
-    evaluated: Result | None  # evaluation.json
-    best_logged: Result | None  # the best evaluation while training, of a run without evaluation.json
+    evaluated: Result | None  # from evaluation.json
+    best_logged: Result | None  # without evaluation.json: the best evaluation during training
     config: Mapping[str, Any] | None  # value by dotted key
-    faults: tuple[str, ...]  # what ended it, and what cannot be read: sentences that name the file
+    faults: tuple[str, ...]  # what ended the run, and what cannot be read: sentences that name the file
 
     @property
     def result(self) -> Result | None:
@@ -65,26 +65,26 @@ class RunSummary:
 
 
 def find_runs(places: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Run directories: those among `places`, and those right inside of the other folders; and a note for each place
-    that is neither. Raises CheckpointError if there are none at all.
+    """The run directories among `places` and directly inside the other folders, and a note for each place without any.
+    Raises CheckpointError if there are none at all.
     """
     found: dict[Path, None] = {}
     notes = []
     for place in places:
         here = [place] if _is_run(place) else sorted(filter(_is_run, place.iterdir())) if place.is_dir() else []
         if not here:
-            notes.append(f"{place} {'holds no run' if place.is_dir() else 'is no folder'}")
+            notes.append(f"{place} {'holds no run' if place.is_dir() else 'is not a folder'}")
         found |= dict.fromkeys(here)
     if not found:
         raise CheckpointError(
-            f"no run is found: {'; '.join(notes)}",
+            f"no run found: {'; '.join(notes)}",
             hint="name run directories or a folder of them, or train first: trm train --config ...",
         )
     return list(found), notes
 
 
 def summarise(paths: Sequence[Path]) -> list[RunSummary]:
-    """In any order: newest first."""
+    """Summaries of run directories, given in any order, newest first."""
     return sorted(map(_summary, paths), key=lambda one: (-one.written, str(one.path)))
 
 
@@ -94,7 +94,7 @@ def by_accuracy(runs: Sequence[RunSummary]) -> list[RunSummary]:
 
 
 def differing_keys(runs: Sequence[RunSummary]) -> list[str]:
-    """Config keys whose values are not the same in all runs, those with most values first."""
+    """Config keys whose values are not the same in all runs, those with the most distinct values first."""
     configs = [run.config for run in runs if run.config is not None]
     values = {
         key: len({json.dumps(config[key], sort_keys=True) for config in configs})
@@ -105,7 +105,7 @@ def differing_keys(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _is_run(path: Path) -> bool:
-    """Whether it is, or was meant to be: also one whose files are damaged, or that may not be looked into."""
+    """Whether it is a run directory, or was meant to be: also one that is damaged or may not be read."""
     try:
         return not {CONFIG, STATUS}.isdisjoint(os.listdir(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -160,8 +160,8 @@ def _written(path: Path) -> float:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """Every key of a resolved config. Raises InvalidConfig: also for one that is no plain file, which might be waited
-    for, or that would lead to another one.
+    """Every key of a resolved config. Raises InvalidConfig, also if it is not a plain file (reading a pipe would block)
+    or extends another config.
     """
     if not os.path.isfile(path):
         raise InvalidConfig([Problem(str(path), "", "is missing, or no file")])
@@ -183,7 +183,7 @@ def _of_puzzles(facts: RunFacts) -> bool:
 
 
 def _minutes(facts: RunFacts) -> float | None:
-    """Of several starts nobody knows how long the others went on."""
+    """None for several starts: how long the earlier ones lasted is not known."""
     if len(facts.starts) != 1:
         return None
     try:
@@ -195,7 +195,7 @@ def _minutes(facts: RunFacts) -> float | None:
 
 
 def _evaluated(evaluation: Mapping[str, Any]) -> Result | None:
-    """The first line of the table."""
+    """The first row of the evaluation's table."""
     scores = evaluation.get("scores")
     score = scores[0] if isinstance(scores, list) and scores else None
     if not isinstance(score, dict):

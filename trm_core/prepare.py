@@ -1,6 +1,6 @@
-"""A run before its first step: config -> data -> what the run will do, and on what.
+"""A run before its first step: config -> data -> what the run will do, and on which device.
 
-Callers (the CLI, a notebook) hand in hooks for progress and messages.
+Callers (the CLI, a notebook) pass in hooks for progress and messages.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class Prepared:
 
     @property
     def puzzles(self) -> list[PuzzleData]:
-        """The folders that are trained on, where these are puzzles."""
+        """The folders that are trained on, if they hold puzzles."""
         return [file for file, _ in self.files if isinstance(file, PuzzleData)]
 
     def describe_data(self) -> dict[str, Any]:
-        """`dataset.json`."""
+        """The content of `dataset.json`."""
         first = self.files[0][0]
         shown: dict[str, Any] = {}
         if isinstance(first, PuzzleData):
@@ -100,7 +100,7 @@ class DryRun:
     prepared: Prepared
     parameters: int
     memory: MemoryEstimate
-    steps_per_epoch: float  # at least: a row that thinks on takes no new sample
+    steps_per_epoch: float  # a lower bound: a row that goes on thinking takes no new sample
 
 
 def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prepared:
@@ -175,7 +175,7 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
 
 
 def settled(config: Config, features: Features) -> list[str]:
-    """What `auto` came to, and why."""
+    """What `auto` was resolved to, and why."""
     asked = {"enable_capsule_expansion": config.arch.enable_capsule_expansion, "enable_dqn": config.dqn.enabled}
     names = {"enable_capsule_expansion": "EXPAND", "enable_dqn": "Q-learning"}
     return [
@@ -186,7 +186,7 @@ def settled(config: Config, features: Features) -> list[str]:
 
 
 def weights_left_over(loaded: LoadedConfig, prepared: Prepared) -> list[str]:
-    """Loss weights that were given and that the data leave without effect: what `auto` came to decides."""
+    """Notes on loss weights that were given but have no effect with these data, once `auto` is resolved."""
     default = LossWeights()
     given = [
         key
@@ -218,19 +218,20 @@ def require_same_task(train: Dataset, other: Dataset) -> None:
 
 
 def changes_on_resume(run: Path, config: Config) -> list[str]:
-    """What to say of a config with which `run` goes on. Raises ConfigError for one with which it cannot."""
+    """Notes on what changes if `run` is resumed with this config. Raises ConfigError if it cannot be."""
     changes = refuse_drift(load_config(run / CONFIG).config, config, run)
     step, total = max(map(step_of, list_checkpoints(run)), default=0), config.training.total_steps
     if step > total:
         raise ConfigError(
             f"{run} is already at step {step}, past training.total_steps={total}",
-            hint=f"training.total_steps={step} ends it there, a larger number trains on; trm eval {run} evaluates it",
+            hint=f"training.total_steps={step} ends it there, a larger number trains longer; trm eval {run} evaluates "
+            f"it",
         )
     return [f"changed on resume: {text}" for text in changes]
 
 
 def dry_run(loaded: LoadedConfig, hooks: RunHooks, processes: int = 1, resume: str | None = None) -> DryRun:
-    """Everything up to the first step, without writing a run directory. Refuses what training would refuse."""
+    """Do everything up to the first step, without writing a run directory. Refuses what training would refuse."""
     run, going_on = choose_run_path(loaded.config, resume)
     prepared = prepare(loaded.config, hooks, Place(world_size=processes))
     for change in changes_on_resume(run, prepared.config) if going_on else ():

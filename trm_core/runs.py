@@ -1,4 +1,4 @@
-"""One whole training run: config -> data -> run directory -> trainer -> evaluation of what lies on disk.
+"""One whole training run: config -> data -> run directory -> trainer -> evaluation of what is on disk.
 
 The only module that joins training with evaluation. Several processes may do it together: all of them train and
 evaluate, and rank 0 alone writes.
@@ -32,7 +32,7 @@ from trm_core.training.stopping import StopFlag
 from trm_core.training.trainer import Hooks, Trainer
 
 _NOT_MET = "stopped while waiting for the other processes"
-_PERIODIC_ROWS = 1000  # rows of the evaluations during training; the final one takes all
+_PERIODIC_ROWS = 1000  # rows per evaluation during training; the final one takes all
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Run:
 def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks, stop: StopFlag) -> RunResult | None:
     """Train, save, reload what was saved, and evaluate that. None on all ranks but the first.
 
-    resume: None (a new run), 'auto' (go on if training.run_dir holds a checkpoint), or a run directory. stop: what may
-    ask to end early, as `stop_on_signals` gives it. Raises StoppedEarly or Interrupted when the state was saved before
+    resume: None (a new run), 'auto' (resume if training.run_dir holds a checkpoint), or a run directory. stop: may ask
+    for an early end, as returned by `stop_on_signals`. Raises StoppedEarly or Interrupted if the state was saved before
     the last step, and any other TrmError with its reason; `status.json` says the same.
     """
     stop.check("stopped before training began", hint="run the same command again")
@@ -101,7 +101,7 @@ def train_run(loaded: LoadedConfig, resume: str | None, hooks: RunHooks, stop: S
 
 
 def agree_on_path(loaded: LoadedConfig, resume: str | None) -> tuple[Path, bool]:
-    """The run directory, and whether it holds something to go on from: as rank 0 finds it."""
+    """The run directory, and whether it holds something to resume, as rank 0 finds them."""
 
     def choose() -> tuple[str, bool]:
         path, going_on = choose_run_path(loaded.config, resume)
@@ -112,7 +112,7 @@ def agree_on_path(loaded: LoadedConfig, resume: str | None) -> tuple[Path, bool]
 
 
 def _stoppable(hooks: RunHooks, stop: StopFlag) -> RunHooks:
-    """`hooks` that end the building of data when a signal came."""
+    """`hooks` that end the building of data once a stop is requested."""
 
     def on_build(stage: str, done: int, total: int) -> None:
         stop.check("stopped while building the data", hint="run the same command again")
@@ -123,7 +123,7 @@ def _stoppable(hooks: RunHooks, stop: StopFlag) -> RunHooks:
 
 
 def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks: RunHooks, place: Place) -> Run:
-    """The trainer at its first step, and the run directory with what describes the run."""
+    """Build the trainer at its first step, and fill the run directory with what describes the run."""
     config = prepared.config
     if going_on:
         for change in changes_on_resume(path, config):
@@ -133,7 +133,7 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
         "cmi": prepared.features.cmi,
         "data": prepared.describe_data(),
     }
-    # Weights to begin with are of no use to a run that goes on, and may be gone by then.
+    # A resumed run has no use for its initial weights, which may be gone by now.
     begun = config.training.model_copy(update={"init_from": None})
     trained_as = config.model_copy(update={"training": begun}) if going_on else config
     with memory_explained(config, prepared.features, prepared.device):
@@ -153,7 +153,7 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
 
 
 def train(run: Run) -> None:
-    """Train to the end. Raises StoppedEarly or Interrupted once the state is saved."""
+    """Train to the end. If stopped before, raises StoppedEarly or Interrupted once the state is saved."""
     path, prepared, trainer, hooks = run.path, run.prepared, run.trainer, run.hooks
     loggers = open_loggers(path, prepared.config, hooks.log) if run.place.rank == 0 else AllLoggers([])
     if prepared.config.training.watch and run.place.rank == 0:
@@ -212,7 +212,7 @@ def train(run: Run) -> None:
 
 
 def evaluate(run: Run) -> dict[str, Any]:
-    """`evaluation.json`: how good what lies on the disk is. On rank 0; the others only help."""
+    """Evaluate what is on disk; rank 0 writes `evaluation.json`, the others only help."""
 
     def poll(done: int, rows: int) -> None:
         run.stop.check(
@@ -235,7 +235,7 @@ def evaluate(run: Run) -> dict[str, Any]:
 
 @contextmanager
 def reported(run: Run) -> Iterator[None]:
-    """Keep status.json true, whatever happens inside. Rank 0's to write; another rank's own error goes into log.txt."""
+    """Keep status.json true, whatever happens inside. Only rank 0 writes it; another rank's error goes to log.txt."""
 
     def write(state: str, code: int | None, **more: str) -> None:
         if run.place.rank == 0:
@@ -244,7 +244,7 @@ def reported(run: Run) -> Iterator[None]:
             run_dir.log_into(run.path, lambda message: None)(f"rank {run.place.rank}: {more['error']}")
 
     def write_end(state: str, code: int, error: str) -> None:
-        with suppress(ResourceError):  # a disk that does not take it is not what ended the run
+        with suppress(ResourceError):  # that the disk refuses this is not what ended the run
             write(state, code, error=error)
 
     write("running", None)
@@ -254,7 +254,7 @@ def reported(run: Run) -> Iterator[None]:
         state = {ExitCode.STOPPED_EARLY: "stopped", ExitCode.INTERRUPTED: "interrupted"}.get(error.exit_code, "failed")
         write_end(state, int(error.exit_code), error.message)
         if state != "failed":
-            # All stop together, and leave together: srun may kill the others when the first has left with a code.
+            # All ranks stop and exit together: srun may kill the others once the first exits with a code.
             of_first_rank(None)
         raise
     except BaseException as error:

@@ -71,7 +71,7 @@ def test_overwrite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["chess", "--out", "x"], 2, "chess: no kind of puzzles"),
+        (["chess", "--out", "x"], 2, "chess: not a kind of puzzle"),
         (["sudoku"], 2, "no output given"),
         (["sudoku", "missing.txt", "--out", "x"], 4, "missing.txt: no such file"),
         (["sudoku", "bad.txt", "--out", "x"], 4, "bad.txt, line 1: a puzzle of 3 characters"),

@@ -64,7 +64,7 @@ def test_cycles_that_nobody_tells_are_asked_for(checkpoint: Path, tmp_path: Path
     call = ["convert", str(checkpoint), "--data", str(data), "--out", str(run), *sizes]
     done = tiny.invoke(*call, "arch.H_cycles=2")
     assert done.returncode == 3
-    assert "the weights do not tell arch.L_cycles, arch.max_steps" in done.stderr
+    assert "the weights do not determine arch.L_cycles, arch.max_steps" in done.stderr
     named = tiny.invoke(*call, "arch.H_cycles=2", "arch.L_cycles=3", "arch.max_steps=3", "--json")
     assert named.returncode == 0, named.stderr
     assert json.loads(named.stdout)["run"] == str(run)

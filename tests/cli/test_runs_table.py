@@ -247,7 +247,7 @@ def test_folders_and_runs_may_be_mixed(tmp_path: Path) -> None:
     assert sorted(names(found)) == ["0", "1", "other"]
     done = tiny.invoke("runs", tmp_path / "sweep", tmp_path / "notes.txt", "--json")
     assert len(json.loads(done.stdout)["runs"]) == 2
-    assert "notes.txt is no folder" in done.stderr
+    assert "notes.txt is not a folder" in done.stderr
 
 
 def test_no_run_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -618,4 +618,4 @@ def test_a_signal_while_data_is_built_stops_and_keeps_what_was_built(
     said: list[str] = []
     result = train_run(loaded, None, RunHooks(log=said.append), StopFlag())
     assert result is not None
-    assert any("went on from an earlier run" in message for message in said), said
+    assert any("continued an earlier run" in message for message in said), said

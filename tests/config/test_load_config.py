@@ -248,7 +248,7 @@ def test_overrides() -> None:
 def test_undecodable_command_line_word() -> None:
     assert problems_of(None, "name=caf\udce9", 'data.path=["\\ud800"]') == [
         "command line: name: holds the character U+DCE9, which YAML does not allow",
-        "command line: data.path: holds characters that are no valid Unicode text",
+        "command line: data.path: holds characters that are not valid Unicode text",
     ]
 
 
@@ -358,5 +358,5 @@ def test_no_shipped_config_speaks_of_a_build_without_effect() -> None:
 def test_a_fold_needs_folds() -> None:
     with pytest.raises(InvalidConfig) as caught:
         load_config(None, ["data.build.fold=2"])
-    assert "fold=2 is one of no folds: set folds to their number" in caught.value.message
+    assert "fold=2 needs folds: set it to the number of folds" in caught.value.message
     assert load_config(None, ["data.build.fold=0"]).config.data.build.folds is None

@@ -626,7 +626,7 @@ def test_a_run_that_failed_goes_on_when_the_reason_is_mended(data: DataFacts, co
     status = {"state": "failed", "step": 3, "total_steps": 9, "exit_code": code, "error": "row 700 holds NaN"}
     run = RunFacts(data.file.path.parent, status, {}, {}, {}, ())
     advice = look(BY_ID["run-ended"], Evidence(run=run)).finding.advice or ""
-    assert "mend what it names" in advice
+    assert "fix what it names" in advice
     assert ("training.init_from=" in advice) is (code == 4)
 
 

@@ -192,7 +192,7 @@ def test_what_is_no_log_is_said_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no metrics"):
         read_foreign(tmp_path)
     (tmp_path / "run-x.wandb").write_bytes(b"nonsense")
-    with pytest.raises(DataError, match=r"run-x\.wandb is no file of Weights"):
+    with pytest.raises(DataError, match=r"run-x\.wandb is not a file of Weights"):
         read_foreign(tmp_path)
     (tmp_path / "events.out.tfevents.1").write_bytes(b"nonsense of some length")
     with pytest.raises(DataError, match="no readable event"):

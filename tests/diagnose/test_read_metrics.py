@@ -188,6 +188,6 @@ def test_a_missing_file_and_a_folder_are_no_series_and_a_note(tmp_path: Path) ->
     missing = read_metrics(tmp_path / "metrics.jsonl")
     assert not list(missing)
     assert missing.notes == [f"{tmp_path}/metrics.jsonl does not exist"]
-    assert "is no file" in read_metrics(tmp_path).notes[0]
+    assert "is not a file" in read_metrics(tmp_path).notes[0]
     (tmp_path / "empty").touch()
     assert read_metrics(tmp_path / "empty").last_step == 0

@@ -128,7 +128,7 @@ def test_faults_come_first_with_their_mend() -> None:
     ]
     places = [page.index(text) for text in order]
     assert places == sorted(places)
-    mend = page[page.index("What to mend") : page.index("<h2>Q-learning")]
+    mend = page[page.index("What to fix") : page.index("<h2>Q-learning")]
     assert "symptom of fine" not in mend
     assert "likely" in mend
     panel = page[page.index("<h2>Q-learning") : page.index("<h2>All checks")]

@@ -56,7 +56,7 @@ def test_a_loss_that_is_lost_in_a_log_that_counts_no_skipped_steps(lost: Any, ve
     loss[list(lost)] = np.nan
     finding = told("nan", made(series={"train/loss": (np.arange(1, 1001), loss)}))
     assert finding.verdict is verdict
-    assert "left out whole" not in finding.why
+    assert "skipped completely" not in finding.why
     assert bool(finding.fix) is (verdict is not Verdict.OK)
 
 

@@ -119,7 +119,7 @@ def test_what_is_wrong_is_said_before_anything_is_answered(sudoku_run: Path, tra
     cases: list[tuple[list[Any], int, str]] = [
         ([path, "--model", sudoku_run], 4, "puzzles.txt, line 2: 3 characters, expected 16"),
         ([empty, "--model", sudoku_run], 4, "no puzzles in it"),
-        ([tmp_path, "--model", sudoku_run], 4, "no folder of puzzles"),
+        ([tmp_path, "--model", sudoku_run], 4, "not a folder of puzzles"),
         ([tmp_path / "nothing", "--model", sudoku_run], 4, "no such file"),
         ([path, "--model", sudoku_run, "--split", "test"], 2, "has no splits"),
         (["-", "--model", trained_run], 4, "does not hold the encoder"),

@@ -94,6 +94,22 @@ def test_every_form_of_stdin_is_the_same_texts(text_run: Path) -> None:
     assert [line["id"] for line in found["JSON"]] == [f"m{n}" for n in range(5)]
 
 
+def test_texts_in_files_of_their_own(text_run: Path, tmp_path: Path) -> None:
+    pairs = messages(text_run)[:6]
+    lines = tmp_path / "lines.tsv"
+    lines.write_text("".join(f"{label}\t{text}\n" for label, text in sorted(pairs)))
+    folder = small_sources.write_text_folders(tmp_path / "folder", lines)
+    found = []
+    for path in (folder, lines):
+        out = tmp_path / f"{path.stem}.jsonl"
+        done = tiny.invoke("predict", path, "--model", text_run, "--out", out)
+        assert done.returncode == 0, done.stderr
+        found.append([json.loads(line) for line in out.read_text().splitlines()])
+    assert [Path(line["id"]).name for line in found[0]] == [f"{number:04}.txt" for number in range(6)]
+    told = [[(line["label"], line["confidence"], line["target"]) for line in answers] for answers in found]
+    assert told[0] == told[1]
+
+
 def test_texts_of_the_command_line_and_of_a_file(text_run: Path, tmp_path: Path) -> None:
     texts = [text for _, text in messages(text_run)[:2]]
     done = tiny.invoke("predict", "--ask", texts[0], "--ask", texts[1], "--model", text_run, "--json")
@@ -164,7 +180,12 @@ def test_nothing_of_a_long_stream_is_read_ahead_without_end() -> None:
         ('{"text": "a b"}\n{"text"\n', [], 4, "stdin:2: no JSON"),
         ("a,b\none,two,three\n", ["--column", "a"], 4, "stdin:2: has 3 fields, the header has 2"),
         ("a,b\none,two\n", ["--column", "c"], 4, "stdin:2: has no column 'c'"),
-        ("a,b\none,two\n", ["--column", "a", "--label", "b"], 4, "stdin:2: the label 'two' is no class of the model"),
+        (
+            "a,b\none,two\n",
+            ["--column", "a", "--label", "b"],
+            4,
+            "stdin:2: the label 'two' is not a class of the model",
+        ),
         ("a text\n", ["--split", "test"], 2, "have no splits"),
         ("a text\n", ["--ask", "another"], 2, "both files and --ask"),
     ],
@@ -242,7 +263,7 @@ def test_what_is_no_such_picture_is_named(picture_run: Path, tmp_path: Path) -> 
     for name, message in (
         ("broken.png", "broken.png: cannot be decoded as an image"),
         ("small.png", "small.png: has shape [12, 9, 1]; expected a picture of 12 x 12"),
-        ("deep.png", "deep.png: has more than 8 bits per pixel"),
+        ("deep.png", "deep.png: has more than 8 bits per channel"),
         ("empty", "empty: holds no pictures"),
         ("nothing.png", "nothing.png: no such file or folder"),
     ):
@@ -277,7 +298,7 @@ def test_a_file_of_answers_is_gone_on_with_and_judged_as_a_whole(text_run: Path,
     (tmp_path / "c.part").write_text("")
     refused = asked("a text\n", "--model", text_run, "--out", tmp_path / "c")
     assert refused.returncode == 2
-    assert "answers to stdin cannot be gone on with" in refused.stderr
+    assert "answers to stdin cannot be continued" in refused.stderr
 
 
 def test_accuracy_is_that_of_eval_for_runs_and_exports(text_run: Path, tmp_path: Path) -> None:

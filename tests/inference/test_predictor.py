@@ -231,7 +231,7 @@ def test_a_row_without_children_is_an_error_of_its_own(fields: Any) -> None:
         ({"sketches": np.full((40, 4, 3), "a")}, "expected numbers"),
         ({"children": np.zeros((40, 4, 1, 3))}, "children have shape"),
         ({"children": lambda row, capsule: np.zeros((3, 3))}, r"children of capsule \d have shape \[3, 3\]"),
-        ({"children": lambda row, capsule: "no"}, "are no numbers"),
+        ({"children": lambda row, capsule: "no"}, "are not numbers"),
         ({"mask": np.zeros((40, 4), bool)}, "row 0 is all padding"),
         ({"mask": np.arange(160).reshape(40, 4) > 0}, "trained without"),
         ({"mask": np.ones((40, 4))}, "expected bool"),

@@ -101,7 +101,7 @@ def test_a_stopped_call_goes_on(trained_run: Path, large: Path, whole: Path, tmp
         file.write('{"row": 17')  # half a line, as a full disk leaves it
     done = tiny.invoke(*command, "--out", tmp_path / "a")
     assert done.returncode == 0, done.stderr
-    assert "went on after row" in done.stderr
+    assert "continued after row" in done.stderr
     assert [line["row"] for line in lines(tmp_path / "a")] == list(range(ROWS))
     for a, b in zip(lines(tmp_path / "a"), lines(whole), strict=True):
         assert a["prediction"] == b["prediction"]
@@ -114,7 +114,7 @@ def test_another_question_does_not_go_on(trained_run: Path, large: Path, tmp_pat
     (tmp_path / "a.part.json").write_text("{}")
     done = tiny.invoke("predict", large, "--model", trained_run, "--out", tmp_path / "a")
     assert done.returncode == 2
-    assert "was begun with another model" in done.stderr
+    assert "was written with another model" in done.stderr
     assert (tmp_path / "a.part").read_text() == '{"row": 0}\n'
 
 

@@ -144,8 +144,8 @@ class Payload:
         ({}, "holds a dict"),
         ({"inner.lm_head.weight": torch.zeros(7, 32)}, "has no token embedding"),
         ({"inner.embed_tokens.embedding_weight": "text"}, "is a str, not a tensor"),
-        ({"encoder.weight": torch.zeros(2)}, "encoder.weight is none of the weights"),
-        ({"inner.q_head.weight": torch.zeros(3, 32)}, "q_head.weight is none of the weights"),
+        ({"encoder.weight": torch.zeros(2)}, "encoder.weight is not one of the weights"),
+        ({"inner.q_head.weight": torch.zeros(3, 32)}, "q_head.weight is not one of the weights"),
         (Payload(), "it was not loaded"),
     ],
 )

@@ -177,7 +177,7 @@ def test_a_refused_row_is_its_requests_alone(predictor: Predictor, fields: Any, 
     with_children = list(samples_of(fields, predictor.trained))
     without = list(samples_of({"sketches": fields["sketches"]}, predictor.trained))
     futures: list[Future[Any]] = [worker.submit(without), *(worker.submit([sample]) for sample in with_children[:20])]
-    with pytest.raises(DataError, match=r"sample \d+: capsule \d is to be opened"):
+    with pytest.raises(DataError, match=r"sample \d+: the model opens capsule \d"):
         futures[0].result(timeout=20)
     assert all(len(future.result(timeout=20)) == 1 for future in futures[1:])
     worker.close()
@@ -205,14 +205,14 @@ def test_a_bug_in_the_worker_is_heard_of(predictor: Predictor, fields: Any, monk
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
-        (b"", 422, "no JSON"),
-        (b"{", 422, "no JSON"),
-        (b"[" * 50_000, 422, "no JSON"),
-        (b"\xff\xfe", 422, "no JSON"),
-        (b"[]", 422, "no object"),
-        (b"{}", 422, "samples is no list"),
-        (b'{"samples": []}', 422, "samples is no list"),
-        (b'{"samples": [1]}', 422, "sample 0 is no object"),
+        (b"", 422, "not JSON"),
+        (b"{", 422, "not JSON"),
+        (b"[" * 50_000, 422, "not JSON"),
+        (b"\xff\xfe", 422, "not JSON"),
+        (b"[]", 422, "not an object"),
+        (b"{}", 422, "samples is not a list"),
+        (b'{"samples": []}', 422, "samples is not a list"),
+        (b'{"samples": [1]}', 422, "sample 0 is not an object"),
         (b'{"samples": [{}]}', 422, "sample 0: no sketches"),
         (b'{"samples": [{"sketches": NaN}]}', 422, "NaN is not allowed"),
         (b'{"samples": [{"sketches": [[1]]}]}', 422, "sketches has 1 entries where 4"),
@@ -408,7 +408,7 @@ def test_an_address_that_is_taken(trained_run: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = tiny.invoke("serve", trained_run, "--port", str(other.getsockname()[1]))
     assert done.returncode == 6
-    assert "cannot listen at 127.0.0.1" in done.stderr
+    assert "cannot listen on 127.0.0.1" in done.stderr
 
 
 def test_missing_packages_are_named(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,9 +135,9 @@ def test_decisions_and_probabilities(puzzles: TestClient, tokens: Any) -> None:
         ({"samples": [{"tokens": [1] * 16, "puzzle": "a"}]}, "puzzle holds 'a'"),
         ({"samples": [{"sketches": [[1]]}]}, "unknown field 'sketches'"),
         ({"samples": [{"puzzle": 0}]}, "sample 0: no tokens"),
-        ({"samples": [[1] * 16]}, "sample 0 is no object"),
+        ({"samples": [[1] * 16]}, "sample 0 is not an object"),
         ({"inputs": ["1" * 16, "12"]}, "sample 1: 2 characters, expected 16"),
-        ({"inputs": [7]}, "sample 0: '7' is no puzzle"),
+        ({"inputs": [7]}, "sample 0: '7' is not a puzzle"),
         ({"inputs": [{"input": "1" * 16, "answer": 1}]}, "unknown field 'answer'"),
     ],
 )

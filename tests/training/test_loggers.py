@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,45 @@ def waiting_logger(path: Path, left: int) -> tuple[JsonLines, list[str], FullFor
     for step in (2, 3, 4):
         logger.log(step, {"a": float(step)})
     return logger, said, file
+
+
+def test_a_file_that_was_removed_or_replaced_is_written_on(tmp_path: Path) -> None:
+    path, said = tmp_path / "metrics.jsonl", []
+    logger = JsonLines(path, said.append)
+
+    def steps() -> list[int]:
+        return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+    logger.log(1, {"a": 1.0})
+    path.unlink()
+    logger.log(2, {"a": 2.0})
+    assert steps() == [1, 2], "nothing is lost"
+    other = tmp_path / "edited"
+    other.write_text(path.read_text())
+    other.replace(path)
+    logger.log(3, {"a": 3.0})
+    assert steps() == [1, 2, 3], "and nothing there twice"
+    logger.rewind(2)
+    logger.log(3, {"a": 4.0})
+    logger.close()
+    assert steps() == [1, 2, 3]
+    assert [line.rpartition(" was ")[2] for line in said] == [
+        "removed; its lines are written again",
+        "replaced; new lines follow its own",
+    ]
+
+
+def test_lines_of_a_removed_folder_wait(tmp_path: Path) -> None:
+    folder, said = tmp_path / "run", []
+    folder.mkdir()
+    logger = JsonLines(folder / "metrics.jsonl", said.append)
+    logger.log(1, {"a": 1.0})
+    shutil.rmtree(folder)
+    logger.log(2, {"a": 2.0})
+    assert "its lines wait in memory" in said[0]
+    folder.mkdir()
+    logger.close()
+    assert (folder / "metrics.jsonl").read_text().count("\n") == 2
 
 
 def test_what_still_waits_at_the_end_is_written_or_said_to_be_lost(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_a_run_whose_data_are_cut_ends_with_the_files_name(tmp_path: Path) -> No
     finally:
         process.kill()
     assert process.returncode == 4, said
-    assert "train/all__labels.npy: was cut while it was in use" in said
+    assert "train/all__labels.npy: was truncated while it was in use" in said
     assert "Traceback" not in said
 
 

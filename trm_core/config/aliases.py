@@ -1,4 +1,4 @@
-"""Older spellings: the keys of the user's pipeline document, as they stand there, mapped to the schema's.
+"""Alternative spellings: the keys of the pipeline document that trm implements, mapped to the schema's.
 
 `model` is `arch`; DQN, reward and entropy keys may stand under `training` or `dqn`, with or without the `dqn_` prefix;
 memory keys may carry `memory_`; a loss weight may be written as a range, `0.005-0.5`. Used by `trm_core.config.load` on
@@ -21,7 +21,7 @@ _RANGE = re.compile(rf"\s*({_NUMBER})\s*-\s*({_NUMBER})\s*")
 
 @functools.cache
 def aliases() -> dict[str, str]:
-    """Accepted dotted spelling -> canonical key. The spelling's section is canonical, except `model` itself."""
+    """Accepted dotted spelling -> canonical key. Sections in spellings are canonical already, except `model` itself."""
     table = {
         "model": "arch",
         "arch.expansion_cost_per_child": "dqn.expansion_cost_per_child",
@@ -44,7 +44,7 @@ def aliases() -> dict[str, str]:
 
 
 def canonical(dotted: str) -> str:
-    """The schema's spelling of a dotted key; an unknown one comes back with its known sections replaced."""
+    """The schema's spelling of a dotted key. Of an unknown key, only the known sections are translated."""
     first, *rest = dotted.split(".")
     name = aliases().get(first, first)
     for part in rest:
@@ -53,7 +53,8 @@ def canonical(dotted: str) -> str:
     return name
 
 
-# What other code, the public TRM's and HRM's first of all, calls a setting: no spellings of ours, but what is meant.
+# What other code, mainly the public TRM's and HRM's, calls our settings. These names are not accepted, only used to
+# suggest the right key.
 ELSEWHERE = {
     "lr": "training.base_lr",
     "learning_rate": "training.base_lr",
@@ -94,8 +95,8 @@ def canonical_value(key: str, value: Any) -> Any:
 
 
 def without_effect(config: Config, given: Collection[str]) -> list[str]:
-    """One sentence per loss weight that was `given` but has nothing to weigh with these settings, and for half of the
-    entropy term without the other.
+    """One sentence per loss weight in `given` that has no effect under these settings, and one where the entropy term
+    is only half configured (its switch without its weight, or the reverse).
     """
     no_expansion = config.arch.enable_capsule_expansion is False or config.arch.q_head_num_actions == 2
     reasons = {

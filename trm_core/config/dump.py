@@ -16,7 +16,7 @@ from trm_core.config.schema_keys import leaves
 
 
 class _Dumper(Emitter, Serializer, SafeRepresenter, PlainResolver):
-    """PyYAML's writer with our rules of which plain words are text, so that text like `1e-4` is quoted."""
+    """PyYAML's writer with our rules for which plain words are text, so that text like `1e-4` is quoted."""
 
     def __init__(self, stream: Any, *, flow: bool) -> None:
         Emitter.__init__(self, stream, allow_unicode=True, width=100_000)

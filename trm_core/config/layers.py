@@ -1,7 +1,7 @@
 """One source of settings (a YAML file, the command line) as a flat list of canonical keys with their places.
 
-Walks a document by the schema: sections are descended into, older spellings translated, unknown keys reported with the
-nearest valid one. `trm_core.config.load` puts the layers on top of each other and validates the result.
+Walks a document by the schema: sections are descended into, alternative spellings translated, unknown keys reported
+with the nearest valid one. `trm_core.config.load` stacks the layers and validates the result.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Setting:
 
 @dataclass
 class Layer:
-    """Everything one source sets, in its order, and what is wrong with it."""
+    """Everything one source sets, in order, and what is wrong with it."""
 
     settings: list[Setting] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -76,7 +76,7 @@ def layer_of_overrides(overrides: Sequence[str]) -> Layer:
 
 
 def show(value: Any) -> str:
-    """A value as a config would write it, cut to one short piece of a line."""
+    """A value as a config would write it, shortened to 60 characters."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -121,16 +121,17 @@ def _assign(written: str, value: Any, document: Document, path: tuple[str, ...],
         return
     leaf, item = _leaf_and_item(key)
     if leaf is None:
-        # Comparing with every spelling takes a while: a file of thousands of foreign keys gets no guesses after 20.
+        # Comparing with every spelling is slow: a file of thousands of foreign keys gets no suggestions after 20
+        # problems.
         guess = ELSEWHERE.get(written.rpartition(".")[2])
         if guess is None and len(layer.problems) < 20:
             guess = nearest(written, all_spellings())
         what = "is not a known key" + (f"; did you mean {guess}?" if guess else "")
-        if written == "extends":  # in a file it was read before this
+        if written == "extends":  # in a file it is handled earlier
             what = f"belongs at the top of a config file; did you mean --config {value}?"
         layer.problems.append(Problem(where, written, what))
     elif not _is_text(value) or not _is_text(item):
-        layer.problems.append(Problem(where, leaf, "holds characters that are no valid Unicode text"))
+        layer.problems.append(Problem(where, leaf, "holds characters that are not valid Unicode text"))
     else:
         layer.settings.append(Setting(leaf, canonical_value(leaf, value), where, written, item))
 

@@ -39,13 +39,14 @@ from trm_core.config.yaml_loader import Document, read_document
 
 DEFAULT = "default"
 OVERRIDE = "override"
-_NEARLY_ALL = 0.9  # of the keys; one that an earlier version wrote lacks some
+_NEARLY_ALL = 0.9  # share of all keys: a file that an earlier version wrote lacks some
 
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A valid config. `origins` tells, for every dotted key, "file:line", "override" or "default"; `notes` are
-    sentences to say once; `path` is the file, or None when only defaults and overrides were used."""
+    """A valid config. `origins` gives "file:line", "override" or "default" for every dotted key; `notes` are sentences
+    to show once; `path` is the file, or None when only defaults and overrides were used.
+    """
 
     config: Config
     origins: dict[str, str]
@@ -119,8 +120,8 @@ def _resolve(layers: Sequence[Layer], path: Path | None) -> LoadedConfig:
 
 
 def _said(layers: Sequence[Layer], final: Mapping[str, Setting], config: Config) -> list[str]:
-    """The keys that somebody gave. A file of (nearly) all keys is one that a run, or a mend, has written: what has its
-    default there was said by nobody.
+    """The keys that somebody set on purpose. A file with (nearly) all keys was written by a run or by `trm diagnose
+    --fix`: a value in it that equals its default was nobody's choice.
     """
     written = {_file_of(layer.settings[0]) for layer in layers if len(layer.settings) > _NEARLY_ALL * len(leaves())} - {
         COMMAND_LINE
@@ -134,8 +135,9 @@ def _is_default(config: Config, key: str) -> bool:
 
 
 def _builds_without_effect(config: Config, final: Mapping[str, Setting]) -> list[str]:
-    """A sentence about settings of a build that were given beside data.path, or on the command line: nothing is built.
-    Those of another file belong to the source that data.path took the place of; one that has its default says nothing.
+    """A sentence about build settings that were given beside data.path or on the command line, although nothing is
+    built. Those in another file belong to the source that data.path replaced, and one that equals its default is not
+    mentioned.
     """
     if config.data.path is None:
         return []
@@ -168,7 +170,7 @@ def _origin(setting: Setting) -> str:
 
 
 def _on_top(below: Setting | None, setting: Setting) -> Setting:
-    """What holds when `setting` comes after `below`: it replaces it, or one entry of its mapping."""
+    """The result of putting `setting` on top of `below`: it replaces all of it, or one entry of its mapping."""
     if setting.item is None:
         return setting
     entries = below.value if below is not None and isinstance(below.value, dict) else {}
@@ -177,11 +179,11 @@ def _on_top(below: Setting | None, setting: Setting) -> Setting:
 
 def _validate(settings: Mapping[str, Setting]) -> tuple[Config | None, list[Problem]]:
     try:
-        # Strict JSON mode: "yes" is no boolean, true is no number, "3" is no 3; but a list may fill a tuple.
+        # In strict JSON mode "yes" is no boolean, true no number and "3" not 3, but a list may fill a tuple.
         return Config.model_validate_json(json.dumps(_nested(settings)), strict=True), []
     except ValidationError as error:
         problems = _readable(error, settings)
-    # A section is checked as a whole only when its keys are right one by one: look again without the wrong ones.
+    # Pydantic checks a section as a whole only when each of its keys is valid: validate again without the invalid ones.
     wrong = {key for key in problems if key in settings}
     rest = {key: setting for key, setting in settings.items() if key not in wrong}
     if wrong:
@@ -214,7 +216,7 @@ def _whole(key: str, value: Any) -> Any:
 
 
 def _readable(error: ValidationError, settings: Mapping[str, Setting]) -> dict[str, Problem]:
-    """One problem per key, because pydantic reports every member of a union by itself; and each check of a section."""
+    """One problem per key (pydantic reports every member of a union separately), and one per failed section check."""
     problems: dict[str, Problem] = {}
     for detail in error.errors(include_url=False):
         location = [str(part) for part in detail["loc"]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trm_core.errors import ConfigError
 
-MOST_LINES = 50  # more means that the file is no config at all
+MOST_LINES = 50  # a file with more is not a config at all
 
 
 @dataclass(frozen=True)

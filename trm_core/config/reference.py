@@ -13,7 +13,7 @@ from trm_core.config.schema import Section, WeightedPath, WeightRange
 from trm_core.config.schema_keys import expectation, leaves, sections
 from trm_core.markdown import table
 
-# Values that are mappings themselves, with the key that takes them.
+# Keys whose value may be a mapping, with the model of that mapping.
 MAPPINGS: tuple[tuple[str, type[Section]], ...] = (("data.path", WeightedPath), ("loss_weights.dqn_loss", WeightRange))
 
 INTRODUCTION = """\
@@ -55,7 +55,7 @@ def other_spellings(key: str) -> list[str]:
 
 
 def meaning(key: str) -> str:
-    """The schema's description of a dotted key. Every key has one (a test)."""
+    """The schema's description of a dotted key; a test makes sure that every key has one."""
     return leaves()[key].description or ""
 
 

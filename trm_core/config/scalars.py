@@ -1,8 +1,8 @@
 """Which plain YAML words are numbers, booleans or null: the rules that loading and dumping share.
 
-YAML 1.2's, because PyYAML's own (YAML 1.1) read `1e-4` as text, `no` as false, `1:30` as ninety and `010` as eight:
-`true`/`false`, `null`/`~`/nothing, decimal and `0x` integers (underscores allowed between digits), floats with an
-optional dot and exponent, `.inf` and `.nan`. Everything else is text.
+The rules are YAML 1.2's, because PyYAML's own (YAML 1.1) read `1e-4` as text, `no` as false, `1:30` as ninety and `010`
+as eight: `true`/`false`, `null`/`~`/nothing, decimal and `0x` integers (underscores allowed between digits), floats
+with an optional dot and exponent, `.inf` and `.nan`. Everything else is text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 
 from yaml.resolver import BaseResolver
 
-# Longer numbers stay text: nobody means them, and reading them takes quadratic time.
+# Longer numbers stay text: nobody means them, and parsing them takes quadratic time.
 LONGEST_NUMBER = 64
 
 BOOL_TAG = "tag:yaml.org,2002:bool"

@@ -1,8 +1,8 @@
 """The whole configuration, declared once: names, types, ranges, defaults and what each key means.
 
 Read by `trm_core.config.load` (which adds YAML, `extends`, overrides, aliases and error messages) and by everything
-that takes settings. Sections hold plain values; nothing here imports torch. Keys follow the user's pipeline document;
-the older spellings are mapped in `trm_core.config.aliases`.
+that takes settings. Sections hold plain values; nothing here imports torch. Keys follow the pipeline document that trm
+implements; its other spellings are mapped in `trm_core.config.aliases`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
-# Nobody means more, and where a few such numbers are multiplied they leave float32.
+# No setting needs more, and the product of a few such numbers would overflow float32.
 Positive = Annotated[float, Field(gt=0.0, le=1e9)]
 NonNegative = Annotated[float, Field(ge=0.0, le=1e9)]
 Signed = Annotated[float, Field(ge=-1e9, le=1e9)]
 Count = Annotated[int, Field(ge=1)]
-Cycles = Annotated[int, Field(ge=1, le=1000)]  # more would not come back from a single step
+Cycles = Annotated[int, Field(ge=1, le=1000)]  # with more, a single step would not finish
 
 
 class Section(BaseModel):
@@ -41,7 +41,7 @@ class ArchConfig(Section):
     """The network: widths, cycles, heads."""
 
     hidden_size: Count = Field(512, description="Width of z_H and z_L.")
-    # The bounds are no advice: past them building the network would not come back, or not fit into a number.
+    # The bounds are not advice: beyond them, building the network would not finish, or its sizes would overflow.
     num_layers: Annotated[int, Field(ge=1, le=1000)] = Field(
         12, description="Transformer layers in the tied network f."
     )
@@ -250,7 +250,7 @@ class BuildConfig(Section):
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold={self.fold} must be below folds={self.folds}")
         if self.folds is None and self.fold:
-            raise ValueError(f"fold={self.fold} is one of no folds: set folds to their number")
+            raise ValueError(f"fold={self.fold} needs folds: set it to the number of folds")
         if self.validation + (0.0 if self.folds else self.test) >= 1.0:
             raise ValueError("validation + test leave nothing to train on")
         return self

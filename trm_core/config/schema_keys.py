@@ -1,4 +1,4 @@
-"""What the schema declares, as tables: every dotted key, and in words what it accepts.
+"""The schema as tables: every dotted key, and in words what it accepts.
 
 Reads the pydantic models of `trm_core.config.schema`; used by the loader to walk a file, and for its messages.
 """

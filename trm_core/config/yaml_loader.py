@@ -1,7 +1,7 @@
 """Reads YAML text into plain values and remembers the line of every key.
 
 Stricter than PyYAML, because a config that is read differently from how it looks wastes a training run: scalars follow
-`trm_core.config.scalars`, a key given twice is an error, and so are anchors and aliases (they can expand without bound;
+`trm_core.config.scalars`; a key given twice is an error, and so are anchors and aliases (they can expand without bound;
 `extends:` is the way to share), foreign tags, several documents, and anything but a mapping at the top. The values go
 to `trm_core.config.load`.
 """
@@ -126,7 +126,7 @@ def parse_value(text: str, name: str) -> Any:
         if document.problems:
             raise InvalidConfig(document.problems)
     except InvalidConfig as error:
-        # Lines mean nothing on the command line.
+        # Line numbers mean nothing on the command line.
         raise InvalidConfig([Problem(name, problem.key, problem.what) for problem in error.problems]) from None
     return value
 
@@ -155,7 +155,7 @@ def _like(path: Path) -> Path | None:
     """The YAML file beside `path`, or in configs/, whose name is most like it; None when nothing is similar."""
     names: dict[str, Path] = {}
     for folder in (Path("configs"), path.parent):
-        with suppress(OSError):  # no such folder, or none that may be listed
+        with suppress(OSError):  # no such folder, or one that may not be listed
             names |= {found.stem: found for found in sorted(folder.iterdir()) if found.suffix in (".yaml", ".yml")}
     meant = difflib.get_close_matches(path.stem, names, n=1)
     return names[meant[0]] if meant else None
@@ -187,7 +187,7 @@ def _construct_mapping(node: MappingNode, path: KeyPath, document: Document) -> 
         if not isinstance(key_node, ScalarNode):
             document.problems.append(Problem(f"{document.name}:{line}", _dotted(path), "a key must be a word"))
             continue
-        # A key is always its own text: `on: 1` names the key "on", whatever YAML thinks of that word.
+        # A key is always its own text: `on: 1` names the key "on", whatever YAML would make of that word.
         key = key_node.value
         key_path = (*path, key)
         if key in values:

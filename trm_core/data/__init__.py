@@ -1,4 +1,5 @@
 """Samples on their way to the model: raw sources -> capsule file (`build`, `store`) -> batches (`stream`).
 
-Nothing here imports torch except the loader (`stream`) and the reader of legacy `.pt` files (`legacy`).
+Torch is imported only by the batches and streams (`batch`, `dataset`, `stream`, `puzzles.stream`), the readers of `.pt`
+files (`torch_file`, `legacy`) and, when one is asked for, the pretrained encoders of `build`.
 """

@@ -1,4 +1,4 @@
-"""Lines as they arrive on stdin, and whether one is waiting there: answers need not wait for what is not."""
+"""Lines as they arrive on stdin, and whether the next one is there yet, so that no answer has to wait for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ArrivingLines:
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self.name = name
         self._stream = stream
-        self._lines: list[bytes] = []  # that arrived and were not given yet, the last one first
+        self._lines: list[bytes] = []  # arrived but not given out yet, the last one first
         self._half = b""
         self._number = 0
         self._over = False
@@ -38,11 +38,11 @@ class ArrivingLines:
             yield self._number, decoded(raw, self.name, self._number)
 
     def idle(self) -> bool:
-        """Whether the next line has not arrived yet. Where the system cannot tell: never."""
+        """True if the next line has not arrived yet; always False where the system cannot tell."""
         while not self._lines and not self._over:
             try:
                 waiting, _, _ = select.select([self._stream], [], [], 0)
-            except (io.UnsupportedOperation, ValueError):  # no file of the system's
+            except (io.UnsupportedOperation, ValueError):  # not backed by a file descriptor
                 return False
             if not waiting:
                 return True
@@ -50,7 +50,7 @@ class ArrivingLines:
         return False
 
     def _read(self) -> None:
-        arrived = self._stream.read1(_CHUNK)  # type: ignore[attr-defined]  # of every buffered stream
+        arrived = self._stream.read1(_CHUNK)  # type: ignore[attr-defined]  # every buffered stream has it
         self._over = not arrived
         *whole, half = arrived.split(b"\n")
         if whole:
@@ -64,7 +64,7 @@ class ArrivingLines:
 
 
 def whole_text(stream: BinaryIO, name: str) -> str:
-    """All of it. Raises `DataError` where it is not UTF-8."""
+    """The whole stream as text. Raises `DataError` if it is not UTF-8."""
     try:
         return stream.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:

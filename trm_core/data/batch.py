@@ -1,4 +1,4 @@
-"""One batch of rows as tensors, of capsules or of puzzles: what every stream gives and every model reads."""
+"""One batch of rows as tensors, of capsules or puzzles: what every stream yields and every model reads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Part:
-    """Of batches that several processes share: every `of`-th from `number` on."""
+    """One process's share of the batches: every `of`-th one, beginning with batch `number`."""
 
     number: int = 0
     of: int = 1
 
     def starts(self, rows: int, batch_size: int) -> range:
-        """The first rows of its batches."""
+        """The first row of each batch in this share."""
         return range(self.number * batch_size, rows, self.of * batch_size)
 
 

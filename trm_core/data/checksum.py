@@ -1,7 +1,7 @@
 """Checksums: a fixed, seeded random projection of a capsule's children.
 
-Written by the builders, recomputed by `CapsuleFile.verify`, predicted by the model's checksum head. The seed stands in
-the file's manifest, so anybody can recompute them.
+Written by the builders, recomputed by `CapsuleFile.verify`, predicted by the model's checksum head. The seed is in the
+file's manifest, so anybody can recompute them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _TAG = 0x7472_6D63  # keeps these numbers apart from any other use of the same s
 def projection(m: int, dim: int, width: int, seed: int) -> np.ndarray:
     """[m * dim, width] float32, standard normal / sqrt(m * dim); read-only, because it is shared.
 
-    Children of RMS 1 give checksums of standard deviation 1. `RandomState` and not `default_rng`: NumPy promises its
-    numbers never change, and files written today must verify in later versions.
+    Children of RMS 1 give checksums of standard deviation 1. `RandomState` rather than `default_rng`, because NumPy
+    promises that its numbers never change: files written today must verify in later versions.
     """
     if min(m, dim, width) < 1 or seed < 0:
         raise ValueError(f"projection needs m, dim, width >= 1 and seed >= 0, got {m=}, {dim=}, {width=}, {seed=}")

@@ -19,14 +19,14 @@ Stream = SampleStream | PuzzleStream
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Open what lies at a path. Raises DataError."""
+    """Open the capsule file or puzzle folder at a path. Raises DataError."""
     if Path(path).is_dir() or is_puzzle_folder(path):
         return open_puzzles(path)
     return open_capsules(path)
 
 
 def require_mixable(datasets: Sequence[Dataset], split: str) -> None:
-    """Raises ConfigError where rows of these cannot be trained on together."""
+    """Raise ConfigError if rows of these cannot be trained on together, DataError if a capsule file lacks the split."""
     files = [some for some in datasets if isinstance(some, CapsuleFile)]
     puzzles = [some for some in datasets if isinstance(some, PuzzleData)]
     if files and puzzles:
@@ -38,7 +38,7 @@ def require_mixable(datasets: Sequence[Dataset], split: str) -> None:
 
 
 def open_stream(entries: Sequence[tuple[Dataset, float]], split: str, *, seed: int, num_workers: int = 0) -> Stream:
-    """Endless rows of one or several datasets of a kind, with their weights. Raises ConfigError or DataError."""
+    """An endless stream of rows of one or several datasets of one kind, by weight. Raises ConfigError or DataError."""
     files = [(file, weight) for file, weight in entries if isinstance(file, CapsuleFile)]
     puzzles = [(file, weight) for file, weight in entries if isinstance(file, PuzzleData)]
     if not puzzles:
@@ -53,15 +53,15 @@ def open_stream(entries: Sequence[tuple[Dataset, float]], split: str, *, seed: i
 
 
 def rows_per_epoch(dataset: Dataset, split: str) -> float:
-    """Rows that an epoch shows."""
+    """Rows in one epoch."""
     return float(dataset.rows[split]) if isinstance(dataset, CapsuleFile) else dataset.rows_per_epoch(split)
 
 
 def batches_of(
     dataset: Dataset, split: str, size: int, limit: int | None = None, part: Part = WHOLE
 ) -> Iterator[CapsuleBatch]:
-    """All rows of a split once, in order, in batches of at most `size`; or `limit` rows spread evenly over it; of these
-    batches those of `part`.
+    """All rows of a split once, in order, in batches of at most `size`, or `limit` rows spread evenly over it. Only the
+    batches that belong to `part` are yielded.
     """
     if isinstance(dataset, CapsuleFile):
         yield from sequential_batches(dataset, split, size, limit=limit, part=part)

@@ -1,7 +1,7 @@
-"""What the numbers of a capsule file mean: the encoders that made them, and the classes that labels are the numbers of.
+"""What the numbers in a capsule file mean: which encoders made them, and which classes the labels stand for.
 
-Sizes alone do not tell: an encoder that was fitted on other samples gives other numbers of the same shape, and a model
-that reads them answers at chance.
+Sizes alone do not tell: an encoder fitted on other samples gives different numbers of the same shape, and a model that
+reads them performs at chance.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ONE_FILE = (
 
 
 class Contradiction(NamedTuple):
-    """Why two files do not mean the same, and what can be done."""
+    """Why the numbers of two files do not mean the same, and what to do about it."""
 
     why: str
     hint: str
@@ -36,10 +36,11 @@ class Contradiction(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoding:
-    """What a file says of itself; None where it does not.
+    """What a file says about itself; None where it says nothing.
 
-    encoders: a hash of what encodes samples. class_names: none where classes have no names. checksum_seed: of their
-    projection. concepts_sha256: of the centres that concepts are the numbers of.
+    encoders: a hash of everything that encodes samples. class_names: also None where classes have no names.
+    checksum_seed: seed of the checksums' projection. concepts_sha256: hash of the k-means centres that concept ids
+    refer to.
     """
 
     encoders: str | None
@@ -51,18 +52,18 @@ class Encoding:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Self:
-        """Of a capsule file."""
+        """From the manifest of a capsule file."""
         return cls.of_record({**manifest, "encoders": _hash_of(manifest)})
 
     @classmethod
     def of_run(cls, data: Mapping[str, Any]) -> Self:
-        """Of the first file that a run was trained on, by what it says of its data (`dataset.json`)."""
+        """For the first file that a run was trained on, from the run's `dataset.json`."""
         files = data.get("train")
         return cls.of_record(files[0] if isinstance(files, list) and files else None)
 
     @classmethod
     def of_record(cls, record: Any) -> Self:
-        """Of something that holds what `as_record` gave; of anything else, one that says nothing."""
+        """From a record with the fields of `as_record`; anything else gives an encoding that says nothing."""
         known = record if isinstance(record, dict) else {}
         names, seed = known.get("class_names"), known.get("checksum_seed")
         named = isinstance(names, list) and all(isinstance(name, str) for name in names)
@@ -77,8 +78,8 @@ class Encoding:
         return asdict(self)
 
     def contradiction(self, other: Encoding) -> Contradiction | None:
-        """Why rows of `other` are not what a model that was trained on rows of this one reads; None where nothing
-        says so.
+        """Why a model trained on rows of this file cannot read rows of `other`; None where nothing speaks against
+        it.
         """
         if self.task == other.task == "concepts" and not self._same_concepts(other):
             return Contradiction(
@@ -100,7 +101,7 @@ class Encoding:
         return None
 
     def _same_concepts(self, other: Encoding) -> bool:
-        """Files of earlier builds do not keep the hash of the centres: only of the same content is it sure then."""
+        """Files of earlier builds lack the hash of the centres; then only equal content guarantees equal concepts."""
         if self.concepts_sha256 is not None and other.concepts_sha256 is not None:
             return self.concepts_sha256 == other.concepts_sha256
         return self.content_hash is not None and self.content_hash == other.content_hash
@@ -116,7 +117,7 @@ def _hash_of(manifest: Mapping[str, Any]) -> str | None:
         return None
     parts = [manifest.get(HASHES)]
     for entry in entries:
-        # Where a pretrained model lies does not matter: its weights are among the hashes.
+        # The location of a pretrained model does not matter: its weights are among the hashes.
         spec = None if entry.get("name") in _PRETRAINED else entry.get("spec")
         layout = entry.get("layout")
         sketch = [layout.get(name) for name in _SKETCH] if isinstance(layout, dict) else None

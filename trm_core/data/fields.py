@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 FORMAT = "trm-capsules"
-SCHEMA_VERSION = 2  # the newest that is read; what a file is written with: the writer
+SCHEMA_VERSION = 2  # the newest version that is read; the writer decides which one a file gets
 SPLITS = ("train", "validation", "test")
 IGNORE_LABEL = -100
 CONTROL_SYMBOLS = 4  # ids 0-3 of the token vocabulary; concept c is id c + 4
 PRICES = "prices"
 ENCODERS = "encoders"
-CONCEPTS_SHA256 = "concepts_sha256"  # of the centres that a file's concepts are the numbers of
+CONCEPTS_SHA256 = "concepts_sha256"  # manifest key: hash of the centres that a file's concept ids refer to
 
 
 @dataclass(frozen=True)

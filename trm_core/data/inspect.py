@@ -1,6 +1,7 @@
-"""A full look at one capsule file (or legacy `.pt`): what it holds, whether it is whole, what opening is worth.
+"""A full look at one capsule file (or legacy `.pt`): what it holds, whether it is intact, what opening capsules is
+worth.
 
-Reads the file in pieces; per sample only 8 bytes of digest are kept. Used by `trm inspect-dataset`. What its contents
+Reads the file in pieces and keeps only an 8-byte digest per sample. Used by `trm inspect-dataset`. What the contents
 are good for is judged in one place, the checks of `trm_core.diagnose`.
 """
 
@@ -27,7 +28,7 @@ _NORM_ROWS = 2000
 
 @dataclass
 class SplitFacts:
-    """One split. `labels`: id -> number of labels; `norms`: field -> [mean, least, greatest] L2 norm of a vector;
+    """One split. `labels`: id -> number of labels; `norms`: field -> [mean, minimum, maximum] L2 norm of a vector;
     `detail` [k]: RMS distance of children from their sketch, per dimension; `repeated`: rows that equal an earlier one.
     """
 
@@ -47,8 +48,9 @@ class SplitFacts:
 @dataclass
 class Inspection:
     """Everything `inspect_dataset` found. `fields`: name -> shape with N, dtype and bytes, over all splits;
-    `across_splits`: "first/second" -> rows of the second that stand in the first too; `problems` are damage and what
-    training refuses, `notes` are neither; `norm_samples` are for the plot and not part of `to_dict`."""
+    `across_splits`: "first/second" -> rows of the second that are also in the first; `problems` are damage and what
+    training refuses, `notes` are neither; `norm_samples` are for the plot and not part of `to_dict`.
+    """
 
     path: Path
     kind: str
@@ -86,7 +88,7 @@ class _Content(Protocol):
 
 
 def is_legacy(path: Path) -> bool:
-    """Whether `inspect_dataset` takes it for one of the old files, which torch wrote."""
+    """Whether `inspect_dataset` treats the file as a legacy one, written by torch."""
     return path.suffix.lower() in (".pt", ".pth")
 
 
@@ -264,7 +266,7 @@ class _SplitSurvey:
         self._norms = norms
         self._labels: dict[int, int] = {}
         self._ignored = 0
-        self._sums: dict[str, list[float]] = {}  # field -> [sum of norms, vectors, least, greatest]
+        self._sums: dict[str, list[float]] = {}  # field -> [sum of norms, vectors, minimum, maximum]
         self._detail: np.ndarray | None = None
         self._capsules: np.ndarray | None = None
 
@@ -328,4 +330,4 @@ class _SplitSurvey:
 
 
 def _no_progress(stage: str, done: int, total: int) -> None:
-    """Where nobody watches."""
+    """For callers that want no progress reports."""

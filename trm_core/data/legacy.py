@@ -85,7 +85,7 @@ def _tensor(path: Path, name: str, value: Any) -> torch.Tensor:
 def _array(path: Path, name: str, tensor: torch.Tensor, size: int) -> np.ndarray:
     where = f"{path}: {name}"
     if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-        raise DataError(f"{where} is not a dense tensor", hint="save it with .dense() or .dequantize()")
+        raise DataError(f"{where} is not a dense tensor", hint="save it with .to_dense() or .dequantize()")
     if tensor.dim() not in FIELDS[name].ranks:
         raise DataError(f"{where} has shape {list(tensor.shape)}; expected {FIELDS[name].shape_text()}", hint=_HINT)
     # A tensor may repeat its storage (stride 0) and so claim any size.

@@ -48,8 +48,9 @@ def shuffled(key: np.ndarray, count: int) -> np.ndarray:
 class KeyedPermutation:
     """A pseudo-random bijection of 0 .. count-1 that needs no memory and can be inverted.
 
-    A balanced Feistel network on the smallest even number of bits that holds count-1; a value that falls outside walks
-    on along its cycle until it is inside (at most a few steps on average, as the domain is less than 4 * count).
+    A balanced Feistel network on the smallest even number of bits (at least 2) that holds count-1; a value that falls
+    outside walks on along its cycle until it is inside (at most a few steps on average, as the domain is at most 4 *
+    count).
     """
 
     def __init__(self, count: int, key: np.ndarray) -> None:
@@ -84,7 +85,7 @@ class KeyedPermutation:
 
 @dataclass(frozen=True)
 class Place:
-    """A window and the part of the endless order it covers: positions start .. stop-1 (epochs counted on)."""
+    """A window and the part of the endless order it covers: positions start .. stop-1, counted through all epochs."""
 
     epoch: int
     window: int
@@ -108,8 +109,8 @@ class RowOrder:
         """The window that holds a position."""
         epoch, offset = divmod(position, self.rows)
         full = self.window_blocks * self.block_rows
-        # Every block is full except the file's last one, so windows after the one it falls into start earlier by what
-        # it lacks.
+        # Every block is full except the file's last one: windows after the one that holds it start earlier by the
+        # missing rows.
         lacking = self._blocks * self.block_rows - self.rows
         short = int(self._permutation(epoch).inverse(np.array([self._blocks - 1]))[0]) // self.window_blocks
         if offset < short * full:

@@ -1,8 +1,8 @@
-"""Recorded encoders on disk, apart from a capsule file: `preprocessing.json` and `preprocessing.safetensors`.
+"""Recorded encoders stored outside a capsule file: `preprocessing.json` and `preprocessing.safetensors`.
 
-Beside an exported model they say how raw samples become capsules. Nothing is pickled. Each file is written under
-another name, fsynced and renamed, the JSON last: it holds the hash of every array, so that a mixture of two saves, or
-a changed byte, is noticed.
+Beside an exported model they say how raw samples become capsules. Nothing is pickled. Each file is written under a
+temporary name, fsynced and renamed, the JSON last: it holds the hash of every array, so that a mixture of two saves or
+a changed byte is noticed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _HINT = "save it again from the capsule file, or export the model again"
 
 
 def write_preprocessing(folder: Path, encoders: Sequence[EncoderRecord]) -> None:
-    """Write both files; the folder is made. Raises `DataError` or `ResourceError` if that cannot be done."""
+    """Write both files, creating the folder if necessary. Raises `DataError` or `ResourceError` if that fails."""
     from safetensors.numpy import save
 
     arrays = {
@@ -65,14 +65,14 @@ def write_preprocessing(folder: Path, encoders: Sequence[EncoderRecord]) -> None
 
 
 def read_preprocessing(folder: Path) -> tuple[list[Any], dict[str, np.ndarray]]:
-    """The entries and the arrays ("0/components"). Raises `DataError` for what is missing, damaged or not ours."""
+    """The entries and the arrays ("0/components"). Raises `DataError` for missing, damaged or foreign files."""
     path = folder / DOCUMENT
     try:
         document = json.loads(_read(path, _MAX_DOCUMENT_BYTES))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON ({str(error)[:200]})", hint=_HINT) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise DataError(f"{path}: is no recorded preprocessing (no format = {FORMAT})", hint=_HINT)
+        raise DataError(f"{path}: is not a recorded preprocessing (no format = {FORMAT})", hint=_HINT)
     version = document.get("schema_version")
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise DataError(
@@ -107,7 +107,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _document_hash(document: dict[str, Any]) -> str:
-    """SHA-256 over all but the hash itself, in one spelling."""
+    """SHA-256 of the document without its own hash, in canonical JSON."""
     rest = {name: value for name, value in document.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 

@@ -1,8 +1,9 @@
 """What opening capsules can be worth: a linear probe on sketches, on sketches + checksums, on sketches + children.
 
-Fed by the builder while it writes, and by the inspection of a finished file; both see the same bounded rows, drawn with
-a fixed seed, so they give the same numbers. A probe is logistic regression on standardised features, its strength of
-regularisation chosen on a quarter of some training rows; linear discriminant analysis where there are many classes.
+Fed by the builder while it writes, and by the inspection of a finished file; both see the same bounded sample of rows,
+drawn with a fixed seed, so they give the same numbers. A probe is logistic regression on standardised features, its
+regularisation chosen on a quarter of a sample of the training rows; linear discriminant analysis where there are many
+classes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _MAX_FEATURES = 256
 _MAX_CAPSULES = (5000, 2000)
 _MAX_LOGISTIC_CLASSES = 32
 _SHRINKAGE = 0.5
-_MAX_VALUE = 1e18  # the square is still a float32
+_MAX_VALUE = 1e18  # its square still fits into float32
 _MAX_CHOICE_ROWS = 2000
 _MAX_DIRECTION_ROWS = 2000
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0)
@@ -35,8 +36,8 @@ _FITS = {"sketches": ("sketches",), "checksums": ("sketches", "checksums"), "chi
 class ProbeSample:
     """Collects a bounded sample of a file while its rows pass by in order.
 
-    `counts`: rows per split; `per_capsule`: targets are [N, k] labels, so that every capsule is a case of its own.
-    The held-out split is validation, or test where there is none.
+    `counts`: rows per split; `per_capsule`: labels are [N, k], so every capsule is a case of its own. The held-out
+    split is validation, or test where there is none.
     """
 
     def __init__(self, counts: Mapping[str, int], num_capsules: int, per_capsule: bool) -> None:
@@ -85,8 +86,9 @@ def measure(sample: ProbeSample) -> dict[str, Any] | None:
     """Accuracies between 0 and 1 on the held-out split, or None where there is nothing to measure on.
 
     Keys: split, per ("sample" or "capsule"), train_rows, eval_rows, classes, chance (always the most frequent training
-    class), sketches, checksums (sketches + checksums, None without), children (sketches + children, None without).
-    With children also gained, lost: held-out cases that only the probe with them answers rightly, only the one without.
+    class), sketches, checksums (sketches + checksums, None without), children (sketches + children, None without). With
+    children also gained and lost: held-out cases that only the probe with children answers correctly, and that only the
+    one without does.
     """
     if sample.held_out is None:
         return None
@@ -119,7 +121,7 @@ def measure(sample: ProbeSample) -> dict[str, Any] | None:
 
 
 def in_words(value: Mapping[str, Any] | None) -> list[str]:
-    """The measurement for a newcomer: sentences, the first of which is the answer."""
+    """The measurement in sentences for a newcomer, the answer first."""
     if value is None:
         return ["what EXPAND can be worth here: not measured (it needs labels in train and in validation or test)"]
     percent = {name: f"{100 * value[name]:.1f} %" for name in ("chance", *_FITS) if value.get(name) is not None}
@@ -138,10 +140,10 @@ def in_words(value: Mapping[str, Any] | None) -> list[str]:
 
 
 def _verdict(value: Mapping[str, Any], what: str) -> str:
-    """What the accuracies with and without children say."""
+    """What the accuracies with and without children mean."""
     sketches, children, chance = value["sketches"], value["children"], value["chance"]
     gained, lost = value["gained"], value["lost"]
-    # McNemar's test, at about 5 %: both probes answer the same cases, and those that both answer alike say nothing.
+    # McNemar's test at about 5 %: both probes answer the same cases, and those on which they agree tell nothing.
     if gained - lost > 2 * math.sqrt(gained + lost):
         return "sketches alone leave something out that the children hold: paying for detail can help"
     if max(sketches, children) <= chance:
@@ -171,8 +173,8 @@ def _shrink(values: np.ndarray, per_capsule: bool) -> np.ndarray:
 
 
 def _cases(arrays: dict[str, np.ndarray], per_capsule: bool) -> dict[str, np.ndarray] | None:
-    """One row per case: samples as [n, k * w], or real capsules as [n, w]. Left out are cases without a label, and
-    those with NaN, infinity or what overflows when it is squared, which are reported elsewhere.
+    """One row per case: samples as [n, k * w], or real capsules as [n, w]. Cases without a label are left out, and so
+    are those with NaN, infinity or a value whose square would overflow, which are reported elsewhere.
     """
     if not arrays:
         return None
@@ -189,15 +191,15 @@ def _cases(arrays: dict[str, np.ndarray], per_capsule: bool) -> dict[str, np.nda
 def _features(fields: list[list[np.ndarray]], per_capsule: bool) -> list[np.ndarray]:
     """[cases, features] of the training and the held-out cases, from their fields [cases, (k,) w].
 
-    Samples: the mean over capsules, for tasks that do not care where something stands, and everything in its place, as
-    its strongest directions where that is wide.
+    For samples: the mean over capsules, for tasks where position does not matter, and all capsules side by side,
+    reduced to their principal components where that is wide.
     """
     joined = [np.concatenate(own, axis=-1) for own in fields]
     in_place = _standardise(*(values.reshape(len(values), -1) for values in joined))
     if in_place[0].shape[1] > _MAX_FEATURES:
         from sklearn.decomposition import PCA
 
-        # Directions of some rows, roughly: a probe is as good on them, and they take a quarter of the time.
+        # Approximate components of a sample of rows: the probe does as well on them, in a quarter of the time.
         rows = np.random.default_rng(_SEED).permutation(len(in_place[0]))[:_MAX_DIRECTION_ROWS]
         count = min(_MAX_FEATURES, len(rows))
         reducer = PCA(count, svd_solver="randomized", iterated_power=1, random_state=_SEED)
@@ -210,22 +212,22 @@ def _features(fields: list[list[np.ndarray]], per_capsule: bool) -> list[np.ndar
 
 
 def _standardise(train: np.ndarray, held_out: np.ndarray) -> list[np.ndarray]:
-    """Both in units of the training cases' spread; features that do not vary there are left out."""
+    """Both standardised by the training cases' mean and spread; features that do not vary there are left out."""
     mean, spread = train.mean(axis=0), train.std(axis=0)
-    # Rounding of half precision must not be blown up to a feature.
+    # Half-precision rounding must not be blown up into a feature.
     useful = spread > 1e-4 * float(spread.max(initial=0.0))
     return [((part - mean) / np.where(useful, spread, 1.0))[:, useful] for part in (train, held_out)]
 
 
 def _answers(train: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """What a probe of the training cases answers to the held-out ones."""
+    """The answers to the held-out cases of a probe fitted on the training cases."""
     from sklearn.exceptions import ConvergenceWarning
 
     if not train.shape[1]:
         names, counts = np.unique(labels, return_counts=True)
         return np.full(len(held_out), names[counts.argmax()])
     with warnings.catch_warnings():
-        # A probe that has not fully converged, or saw a class once or about so, is as good a measure.
+        # A probe that has not fully converged, or has seen a class only about once, measures just as well.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
         warnings.filterwarnings("ignore", "The number of unique classes is greater than", UserWarning)
@@ -238,7 +240,7 @@ def _answers(train: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> np.
 
 
 def _strength(train: np.ndarray, labels: np.ndarray) -> float:
-    """The strength of regularisation that does best on a quarter of some training cases."""
+    """The regularisation (C, its inverse strength) that does best on a quarter of a sample of the training cases."""
     order = np.random.default_rng([_SEED, len(train)]).permutation(len(train))[:_MAX_CHOICE_ROWS]
     check, fit = order[: len(order) // 4], order[len(order) // 4 :]
     if len(check) < 10 or len(np.unique(labels[fit])) < 2:
@@ -256,7 +258,7 @@ def _logistic(strength: float) -> Any:
 
 
 def _discriminant() -> Any:
-    """The linear probe of many classes: better there than a logistic one of the same time."""
+    """The linear probe for many classes, where it does better than a logistic one in the same time."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=_SHRINKAGE)

@@ -1,4 +1,4 @@
-"""Raw samples of files as people have them: pictures, folders of them, arrays, ARC tasks, tables and texts."""
+"""Raw samples from files as people have them: pictures, folders of them, arrays, ARC tasks, tables and texts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from trm_core.data.build.arrays import LABEL_ARRAYS, array_reader, class_name
 from trm_core.data.build.delimited import open_delimited, text_lines
 from trm_core.data.build.images import IMAGE_ARRAYS, IMAGE_SUFFIXES, picture_files
 from trm_core.data.build.records import Log, silent
+from trm_core.data.build.text import text_files, whole_text
 from trm_core.data.raw_rows import Raw, Wanted, arc_samples, json_lines, known_class, of_lines, of_value, task_samples
 from trm_core.errors import DataError
 
@@ -20,7 +21,7 @@ _JSON_LINES = (".jsonl", ".ndjson")
 _TABLES = (".csv", ".tsv")
 _ARRAYS = (".npz", ".npy")
 _TAKES = {
-    "text": "a file with a text on each line, .csv, .tsv or .jsonl",
+    "text": "a file with a text on each line, .csv, .tsv or .jsonl, or a folder of .txt files",
     "table": "a .csv, .tsv or .jsonl",
     "images": "picture files, a folder of them, an .npz or .npy, or a .jsonl of paths",
     "digits": "an .npz, .npy or .jsonl of 8 x 8 numbers from 0 to 16",
@@ -31,8 +32,8 @@ _TAKES = {
 
 
 def raw_samples(path: Path, wanted: Wanted, log: Log = silent) -> Iterator[Raw]:
-    """The samples of a file or folder, in order. Raises `DataError` that names the file, and where there are some the
-    line, for what a model of `wanted.kind` cannot answer.
+    """The samples of a file or folder, in order. Raises `DataError` that names the file, and the line where there is
+    one, for what a model of `wanted.kind` cannot answer.
     """
     return _reader_of(path, wanted)(path, wanted, log)
 
@@ -40,7 +41,7 @@ def raw_samples(path: Path, wanted: Wanted, log: Log = silent) -> Iterator[Raw]:
 def _reader_of(path: Path, wanted: Wanted) -> Callable[[Path, Wanted, Log], Iterator[Raw]]:
     kind, suffix = wanted.kind, path.suffix.lower()
     if path.is_dir():
-        readers = {"images": _folder, "arc": _tasks}
+        readers = {"images": _folder, "text": _texts, "arc": _tasks}
         if kind in readers:
             return readers[kind]
         raise _refused(path, "a folder", kind)
@@ -72,13 +73,20 @@ def _picture(path: Path, wanted: Wanted, log: Log) -> Iterator[Raw]:
 
 
 def _folder(path: Path, wanted: Wanted, log: Log) -> Iterator[Raw]:
-    """Its pictures; where it has folders of classes that the model knows, with them as labels."""
+    """Its pictures, labelled by their class folder where the model knows a class of that name."""
     for file, label in picture_files(path, log):
         yield Raw(file, str(file), _name_of(file), label if label is not None and wanted.is_class(label) else None)
 
 
+def _texts(path: Path, wanted: Wanted, log: Log) -> Iterator[Raw]:
+    """Its texts, one in each file, with the class folders that the model knows as labels."""
+    for file, label in text_files(path, log):
+        known = label if label is not None and wanted.is_class(label) else None
+        yield Raw(whole_text(file), str(file), _name_of(file), known)
+
+
 def _name_of(path: Path) -> str:
-    """As text that can be written, whatever bytes the name has."""
+    """The path as text that can be written, whatever bytes it holds."""
     return str(path).encode(errors="replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Raw samples out of lines: plain texts, label<TAB>text, csv or JSON lines, told apart by the first line."""
+"""Raw samples from lines: plain texts, label<TAB>text, csv or JSON lines, told apart by the first line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Wanted:
 def of_lines(
     name: str, lines: Iterable[tuple[int, str]], wanted: Wanted, log: Callable[[str], None] = silent
 ) -> Iterator[Raw]:
-    """The samples of lines with their numbers. The form is told by the first line that is not blank:
+    """The samples in numbered lines. Their form is told by the first line that is not blank:
 
     JSON lines  where it is a JSON object (for kinds other than text: anything of JSON)
     csv         a table; of texts, where `wanted.column` names their column or the line is a header with a usual name
@@ -78,7 +78,7 @@ _Lines = Iterable[tuple[int, str]]
 
 
 def _form_of(line: str, wanted: Wanted) -> tuple[str, Callable[[str, _Lines, Wanted], Iterator[Raw]] | None]:
-    """What lines are that begin with this one, and what reads them."""
+    """The form of lines that begin with this one, and the function that reads them (None where no form fits)."""
     if _is_json(line, wanted.kind):
         return "a sample as JSON on each line", json_lines
     if wanted.kind == "table" or (wanted.kind == "text" and (wanted.column is not None or _is_header(line))):
@@ -105,7 +105,7 @@ def json_lines(name: str, lines: Iterable[tuple[int, str]], wanted: Wanted) -> I
 
 
 def of_value(value: Any, where: str, wanted: Wanted) -> Raw:
-    """A sample out of a value of JSON, or out of a row of a table."""
+    """A sample from a JSON value or from a row of a table."""
     if not isinstance(value, dict):
         if wanted.column is not None:
             raise DataError(f"{where}: has no column {wanted.column!r}", hint=f"it is a {type(value).__name__}")
@@ -126,7 +126,7 @@ def arc_samples(value: Any, where: str, wanted: Wanted) -> Iterator[Raw]:
         tasks = {"": value} if "train" in value else value
         for name, document in tasks.items():
             if not looks_like_arc(document):
-                raise DataError(f"{where}: {name[:40]!r} is no task: it has no list of train pairs")
+                raise DataError(f"{where}: {name[:40]!r} is not a task: it has no list of train pairs")
             yield from task_samples(RawTask(Path(where), name, document, []), wanted)
     else:
         yield of_value(value, where, wanted)
@@ -149,12 +149,14 @@ def _is_json(line: str, kind: str) -> bool:
     try:
         json.loads(line)
     except (ValueError, RecursionError):
-        return kind in ("arc", "arrays", "legacy", "digits")  # nothing else can be meant: it is said what is wrong
+        return kind in ("arc", "arrays", "legacy", "digits")  # must be meant as JSON: the reader reports the fault
     return True
 
 
 def _is_header(line: str) -> bool:
-    """Whether a line of text is a header: several words apart, one of them a usual name of a column of texts."""
+    """Whether a line of text is a header: several delimited single words, one of them a usual name for a text
+    column.
+    """
     cells = [cell.strip().strip('"') for cell in re.split(r"[,;\t|]", line)]
     words = len(cells) > 1 and all(len(cell.split()) == 1 for cell in cells)
     return words and any(name in cells for name in TEXT_NAMES)
@@ -187,7 +189,7 @@ def _filled(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
 
 
 def _sample_of(row: Mapping[str, Any], where: str, wanted: Wanted) -> Any:
-    """The cell that is meant, or the row, of which the encoder then says that it is no text."""
+    """The cell that holds the sample; or else the whole row, which the encoder then refuses as not being a text."""
     if wanted.column is not None:
         if wanted.column not in row:
             raise DataError(
@@ -204,11 +206,11 @@ def _sample_of(row: Mapping[str, Any], where: str, wanted: Wanted) -> Any:
 
 
 def known_class(label: str | None, where: str, wanted: Wanted) -> str | None:
-    """The label. Raises `DataError` where it is no class of the model."""
+    """The label, checked. Raises `DataError` where it is no class of the model."""
     if label is None or wanted.is_class(label):
         return label
     raise DataError(
-        f"{where}: the label {label[:60]!r} is no class of the model",
+        f"{where}: the label {label[:60]!r} is not a class of the model",
         hint="--label NAME says which column holds the classes"
         if wanted.label is None
         else "empty the label of rows that have none of its classes, or leave --label out",
@@ -216,7 +218,7 @@ def known_class(label: str | None, where: str, wanted: Wanted) -> str | None:
 
 
 def _label_of(row: Mapping[str, Any], where: str, wanted: Wanted) -> str | None:
-    """The class that a row says it has. Of a column that was not named, what the model does not know is no label."""
+    """The class that a row declares. If its column was not named, a value that the model does not know is no label."""
     if wanted.label is None:
         name = next(iter(called([name for name in row if name != wanted.column], LABEL_COLUMNS)), None)
         label = None if name is None else _class_of(row[name], wanted)

@@ -1,6 +1,6 @@
-"""One raw sample of each kind to what the kind's encoder takes, as the builders' readers would have given it.
+"""Turns one raw sample of any kind into what the kind's encoder takes, just as the builders' readers would have.
 
-Every function raises `DataError` that says what was expected; who calls it adds which sample it was.
+Every function raises `DataError` that says what was expected; the caller adds which sample it was.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _MAX_SIDE = 1 << 16
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """What the readers of images did: resized picture files to `image_size`, divided numbers by `scale`; `whole`: the
-    source's pixels were whole numbers other than uint8.
+    """What the readers of images did: resize picture files to `image_size`, divide numbers by `scale`; `whole`: the
+    source's pixels were integers other than uint8.
     """
 
     image_size: int | None = None
@@ -44,7 +44,9 @@ class SampleSettings:
 
 
 def sample_settings(kind: str, encoder: Encoder, spec: Spec) -> SampleSettings:
-    """Checked against the encoder. Raises `DataError` for a kind that is not known or does not fit the encoder."""
+    """The settings in `spec`, checked against the encoder. Raises `DataError` for a kind that is unknown or does not
+    fit.
+    """
     if kind not in _KINDS:
         raise DataError(f"the kind {kind!r:.80} is not known; there are {', '.join(_KINDS)}", hint="upgrade trm")
     if not isinstance(encoder, _KINDS[kind][0]):
@@ -83,7 +85,7 @@ def _sound(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DataError("holds half of a surrogate pair, which is no text") from None
+        raise DataError("holds half of a surrogate pair, which is not text") from None
     return text
 
 

@@ -1,11 +1,11 @@
-"""Raw samples to the fields of a capsule file, with exactly the preprocessing that the file was built with.
+"""Encodes raw samples as fields of a capsule file, with exactly the preprocessing that the file was built with.
 
     encoder = RecordedEncoder.of_file(Path("reviews.h5"))
     fields = encoder.encode(["Not bad, but far too long.", "I laughed all evening!"])
 
-The file's manifest and the group `encoders` hold what is needed (docs/data-format.md). Built-in encoders give the very
-bits that the builder stored, whatever else is encoded with a sample, and need no torch; pretrained ones load their
-model, and what else is in a batch may move their last bits.
+The file's manifest and its group `encoders` hold what is needed (docs/data-format.md). Built-in encoders need no torch
+and reproduce the builder's bits exactly, whatever else is encoded with a sample; pretrained ones load their model, and
+the rest of a batch may change their last bits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PIECE_BYTES, _PIECE_ROWS = 16 << 20, 256
 
 @dataclass(frozen=True)
 class RecordedModality:
-    """One kind of samples: how they are read, encoded and laid out. `record` is what all that was made from."""
+    """One kind of samples: how they are read, encoded and laid out. `record` is what all of this was made from."""
 
     kind: str
     encoder: Encoder
@@ -80,9 +80,9 @@ class RecordedEncoder:
         return cls(_modalities(str(folder), entries, arrays, encoder_model))
 
     def save(self, folder: str | Path) -> None:
-        """Write `preprocessing.json` and `preprocessing.safetensors` into `folder`, which is made if need be.
+        """Write `preprocessing.json` and `preprocessing.safetensors` into `folder`, which is created if necessary.
 
-        Each file is there whole or not at all. Raises `DataError` or `ResourceError` if it cannot be written.
+        Each file is written whole or not at all. Raises `DataError` or `ResourceError` if it cannot be written.
         """
         write_preprocessing(Path(folder), [modality.record for modality in self.modalities])
 
@@ -91,7 +91,7 @@ class RecordedEncoder:
         return self.choose(kind).layout
 
     def takes_whole_pixels(self, kind: str | None = None) -> bool:
-        """Whether pixels of pictures were whole numbers where the file was built, and not from 0 to 1."""
+        """Whether the file was built from pictures with integer pixels, not from numbers between 0 and 1."""
         settings = self.choose(kind).settings
         return settings.whole or settings.scale is None
 
@@ -117,7 +117,7 @@ class RecordedEncoder:
         - arrays: a mapping with the arrays that the source had (`sketches`, `children`, `checksums`, `parents`,
           `mask`)
 
-        Raises `DataError` that names the first sample that is something else, by its index, or as `names` calls it.
+        Raises `DataError` for the first sample of another form, named by its index or as in `names`.
         """
         modality = self.choose(kind)
         if not len(samples):
@@ -133,7 +133,7 @@ class RecordedEncoder:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def choose(self, kind: str | None) -> RecordedModality:
-        """The one of a kind, or the only one. Raises `DataError`."""
+        """The modality of a kind, or the only one. Raises `DataError`."""
         there = ", ".join(self.kinds)
         if kind is None:
             if len(self.modalities) > 1:
@@ -159,20 +159,20 @@ def _encode_piece(modality: RecordedModality, samples: Sequence[Any], names: Seq
     try:
         return _fields(modality, contents)
     except DataError as error:
-        if len(contents) > 1:  # one by one, to see which it is
+        if len(contents) > 1:  # one by one, to find the bad one
             for sample, name in zip(samples, names, strict=True):
                 _encode_piece(modality, [sample], [name])
         raise _of_sample(names[0], error) from error
 
 
 def _of_sample(name: str, error: DataError) -> DataError:
-    """The error with the sample's name before it, unless it begins with that: a file's."""
+    """The error with the sample's name in front, unless its message begins with that already, as a file's does."""
     message = error.message if error.message.startswith(f"{name}:") else f"{name}: {error.message}"
     return DataError(message, hint=error.hint)
 
 
 def _fields(modality: RecordedModality, contents: list[Any]) -> dict[str, np.ndarray]:
-    # Values of a stranger's arrays may overflow: what comes of it is refused below.
+    # Values of untrusted arrays may overflow; the result is refused below.
     with one_thread(), np.errstate(over="ignore", invalid="ignore"):
         fields = modality.layout.finish(modality.encoder.encode(contents))
     for name, values in fields.items():
@@ -184,7 +184,7 @@ def _fields(modality: RecordedModality, contents: list[Any]) -> dict[str, np.nda
 def _modalities(
     where: str, entries: Any, arrays: Mapping[str, np.ndarray], encoder_model: str | None
 ) -> list[RecordedModality]:
-    """Raises `DataError`, which names the file."""
+    """The recorded modalities. Raises `DataError` that names the file."""
     try:
         if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
             raise DataError("its list of encoders is none")
@@ -229,7 +229,7 @@ def _modality(entry: Mapping[str, Any], state: dict[str, np.ndarray]) -> Recorde
 
 
 def _with_model(entries: list[Any], model: str) -> list[Any]:
-    """The entries with another place of the one pretrained model."""
+    """The entries with `model` as the location of the one pretrained model."""
     pretrained = [number for number, entry in enumerate(entries) if entry.get("name") in PRETRAINED]
     if len(pretrained) != 1:
         raise DataError(f"encoder_model={model}, but it has {len(pretrained)} pretrained encoders", hint="leave it out")

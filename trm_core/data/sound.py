@@ -1,5 +1,6 @@
-"""What a capsule file promises of its numbers, looked at where it is used. That they are finite: where an outcome is
-not, so that healthy data pay nothing. That checksums belong to their children: in some rows. `verify` looks at all.
+"""Checks what a capsule file promises about its numbers where they are used. Finiteness is looked into only once an
+outcome is not finite, so that healthy data pay nothing; whether checksums belong to their children is checked on a
+sample of rows. `CapsuleFile.verify` checks everything.
 """
 
 from __future__ import annotations
@@ -14,15 +15,13 @@ from trm_core.data.store.verify import strange_checksums
 from trm_core.data.stream import spread
 from trm_core.errors import DataError
 
-CHECKSUM_ROWS = 64  # of a split that are verified before it is used
+CHECKSUM_ROWS = 64  # rows of a split that are verified before it is used
 _PIECE_BYTES = 8 << 20
 _EMBEDDINGS = tuple(name for name, field in FIELDS.items() if field.is_embedding)
 
 
 def require_checksums(file: Dataset, split: str) -> None:
-    """Raise DataError where, in rows spread over a split, checksums do not belong to their children.
-    Puzzles have none.
-    """
+    """Raise DataError if, in rows spread over a split, checksums do not belong to their children. Puzzles have none."""
     if not isinstance(file, CapsuleFile):
         return
     rows = spread(file.rows[split], CHECKSUM_ROWS)
@@ -39,7 +38,7 @@ def require_checksums(file: Dataset, split: str) -> None:
 
 
 def require_finite(file: Dataset, split: str, batch: CapsuleBatch) -> None:
-    """Raise DataError for a row of this batch of a split whose embeddings are not finite. Puzzles have none."""
+    """Raise DataError for a row of a batch of a split whose embeddings are not finite. Puzzles have none."""
     if not isinstance(file, CapsuleFile):
         return
     for name in _EMBEDDINGS:
@@ -56,7 +55,7 @@ def require_finite(file: Dataset, split: str, batch: CapsuleBatch) -> None:
 
 
 def require_finite_split(files: Iterable[Dataset], split: str) -> None:
-    """Raise DataError for the first such row of a split of several files. Reads all of it, piece by piece."""
+    """Raise DataError for the first row of a split of several files whose embeddings are not finite. Reads all rows."""
     for file in files:
         if isinstance(file, CapsuleFile):
             rows = max(1, _PIECE_BYTES // file.layout.bytes_per_row)

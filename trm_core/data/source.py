@@ -45,7 +45,7 @@ def ensure_built(data: DataConfig, *, progress: Progress | None = None, log: Log
     """Path of the capsule file of `data.source`, built now if the cache lacks it.
 
     Several processes may ask at once: one builds, the others wait for it. A cached file that does not open is built
-    again, and that is said. Raises what `build_capsules` raises.
+    again, with a log line. Raises what `build_capsules` raises.
     """
     path, say = cached_path(data), log or silent
     if _usable(path, say):

@@ -1,7 +1,7 @@
 """Batches of training rows: endless, shuffled, resumable to the row; and plain batches for evaluation.
 
 `SampleStream` joins the order (`trm_core.data.order`) with windows read from capsule files (`trm_core.data.windows`)
-and gives float32 tensors. Memory does not grow with the files: a window per file, and the next one.
+and yields float32 tensors. Memory does not grow with the files: it holds one window per file, and the next one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trm_core.data.store import CapsuleFile
 from trm_core.data.windows import LocalReader, Source, Window, WorkerReader
 from trm_core.errors import CheckpointError, ConfigError, DataError
 
-_PIECE_BYTES = 512 << 10  # of rows that are gathered before they become float32: what stays in a core's cache
+_PIECE_BYTES = 512 << 10  # rows gathered at a time before they become float32: what fits into a core's cache
 _BATCH_FIELDS = ("sketches", "children", "checksums", "labels", "parents", "mask", "modality")
 
 
@@ -30,7 +30,7 @@ class SampleStream:
 
     With several files each row's file is drawn by weight (keyed by the row's global number), and each file is walked in
     an order of its own. The order does not depend on num_workers, fields, or how many rows are taken at a time. Several
-    processes share the one order: each takes its own part of every `take`, so that their position is the same.
+    processes share the one order: each takes its own part of every `take`, so all have the same position.
 
     files: capsule files with their weights. fields: what to load besides sketches (default: all there is).
     window_bytes: memory for the windows in use, in the files' dtypes. Raises DataError if a file lacks the split,
@@ -68,17 +68,17 @@ class SampleStream:
         )
         self._windows: list[Window | None] = [None] * len(files)
         self._pieces: dict[str, np.ndarray] = {}
-        self._taken = 0  # rows given to all processes
-        self._counts = [0] * len(files)  # of these, by file
+        self._taken = 0  # rows given to all processes so far
+        self._counts = [0] * len(files)  # the same, by file
 
     @property
     def epoch(self) -> float:
-        """Rows given to all processes over rows there are (several files: over the rows of all)."""
+        """Rows given to all processes so far, divided by the rows there are (in all files)."""
         return self._taken / sum(source.order.rows for source in self._sources)
 
     def take(self, n: int, before: int = 0, after: int = 0) -> CapsuleBatch:
-        """The next n rows (n >= 0), of before + n + after that all processes take together: those of lower ranks come
-        before ours. Raises DataError or ResourceError if they cannot be read.
+        """The next n rows (n >= 0) out of the before + n + after that all processes take together; the rows of lower
+        ranks come before ours. Raises DataError or ResourceError if they cannot be read.
         """
         picks, counts = self._picks(n, before, after)
         fields = self._sources[0].fields
@@ -108,7 +108,7 @@ class SampleStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state_dict` was taken. Raises CheckpointError if seed, files or window sizes are others,
+        """Continue exactly where `state_dict` was taken. Raises CheckpointError if seed, files or window sizes differ,
         because then the position means nothing.
         """
         for key, mine in (("seed", self._seed), ("sources", self._fingerprints())):
@@ -142,7 +142,8 @@ class SampleStream:
 
     def _picks(self, n: int, before: int, after: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[int]]:
         """For each file: the batch slots of our n rows that it fills, and their positions in its order; then the counts
-        after the rows of all."""
+        by file after the rows of all processes.
+        """
         drawn = self._draw(self._taken, self._taken + before + n + after)
         picks, counts = [], []
         for source in range(len(self._sources)):
@@ -154,14 +155,14 @@ class SampleStream:
         return picks, counts
 
     def _room(self, name: str, n: int) -> np.ndarray:
-        """An array [n, ...] to gather a field in, of the dtype of a batch."""
+        """An empty array [n, ...] to gather a field in, in the dtype of a batch."""
         dtype = np.result_type(*(np.dtype(file.layout.dtypes[name]) for file in self._files))
         return np.empty((n, *self._files[0].layout.row_shape(name)), np.float32 if dtype == np.float16 else dtype)
 
     def _put(self, name: str, array: np.ndarray, index: np.ndarray, out: np.ndarray, slots: np.ndarray) -> None:
         """out[slots] = array[index], for ascending slots."""
         first, last = int(slots[0]), int(slots[-1])
-        if last - first + 1 != len(slots):  # of several files
+        if last - first + 1 != len(slots):  # slots of other files lie in between
             out[slots] = array[index]
         elif array.dtype == out.dtype:
             _take(array, index, out[first : last + 1])
@@ -170,7 +171,7 @@ class SampleStream:
                 rows = max(1, _PIECE_BYTES // array[:1].nbytes)
                 self._pieces[name] = np.empty((rows, *array.shape[1:]), array.dtype)
             piece = self._pieces[name]
-            # numpy gathers, and torch converts, several times as fast as the other.
+            # numpy is several times as fast as torch at gathering, and torch than numpy at converting.
             for begin in range(0, len(index), len(piece)):
                 some = index[begin : begin + len(piece)]
                 _take(array, some, piece[: len(some)])
@@ -194,8 +195,8 @@ def sequential_batches(
     limit: int | None = None,
     part: Part = WHOLE,
 ) -> Iterator[CapsuleBatch]:
-    """All rows of a split once, in file order, in batches of at most batch_size; or `limit` rows spread over it; of
-    these batches those of `part`.
+    """All rows of a split once, in file order, in batches of at most batch_size, or `limit` rows spread evenly over it.
+    Only the batches that belong to `part` are yielded.
     """
     names = _loaded(file, fields)
     if split not in file.rows:
@@ -210,7 +211,7 @@ def sequential_batches(
 
 
 def spread(rows: int, limit: int | None) -> np.ndarray:
-    """Numbers of all of `rows` rows, or of `limit` of them at equal distances, the first one among them."""
+    """The numbers of all `rows` rows, or of `limit` of them at equal distances, beginning with the first."""
     if limit is None or limit >= rows:
         return np.arange(rows)
     return np.arange(limit, dtype=np.int64) * rows // limit
@@ -229,7 +230,7 @@ def _no_split(file: CapsuleFile, split: str) -> DataError:
 
 
 def require_same_shape(first: CapsuleFile, file: CapsuleFile, split: str) -> None:
-    """Raises ConfigError where rows of two files cannot be mixed, DataError where there are none."""
+    """Raise ConfigError if rows of two files cannot be mixed, DataError if `file` lacks the split."""
     if split not in file.rows:
         raise _no_split(file, split)
     for what in ("num_capsules", "dim", "num_children", "checksum_dim", "label_rank", "fields", "num_classes", "task"):
@@ -248,7 +249,7 @@ def require_same_shape(first: CapsuleFile, file: CapsuleFile, split: str) -> Non
 
 
 def _take(array: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
-    np.take(array, index, axis=0, out=out, mode="clip")  # the default mode takes a copy first
+    np.take(array, index, axis=0, out=out, mode="clip")  # the default mode makes a copy first
 
 
 def _batch(names: Sequence[str], arrays: dict[str, np.ndarray]) -> CapsuleBatch:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 def one_thread() -> AbstractContextManager[None]:
     """Limit BLAS and OpenMP to one thread within a `with` block.
 
-    Also the faster way for many small fits: threads that wait for each other on a busy machine cost more than they do.
+    Also faster for many small fits: on a busy machine, threads that wait for each other cost more than they save.
     """
     # The limit reaches only libraries that are loaded already: this brings scipy's BLAS and scikit-learn's OpenMP.
     import sklearn.linear_model  # noqa: F401

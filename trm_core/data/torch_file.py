@@ -1,8 +1,8 @@
 """Tensors out of a `.pt` file: the only `torch.load` of the project.
 
-A `.pt` is a pickle in a zip; `weights_only=True` admits tensors and plain containers, and it is never tried without.
-Before that the zip itself is checked, and the tensors are mapped from the file instead of read, so they cannot be
-larger than it.
+A `.pt` is a pickle in a zip; `weights_only=True` admits tensors and plain containers only, and loading is never tried
+without it. Before that the zip itself is checked, and the tensors are mapped from the file instead of read, so they
+cannot be larger than it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_tensors(path: Path, hint: str) -> tuple[Any, int]:
             warnings.simplefilter("ignore")  # torch comments on odd pickles; the answer here is yes or no
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True), size
     except pickle.UnpicklingError as error:
-        raise DataError(f"{path}: holds something else than tensors; it was not loaded", hint=hint) from error
+        raise DataError(f"{path}: holds something other than tensors; it was not loaded", hint=hint) from error
     except _LOAD_ERRORS as error:
         raise DataError(f"{path}: is damaged or not a PyTorch file ({_first_line(error)})", hint=hint) from error
 

@@ -44,12 +44,12 @@ class Window:
     rows: np.ndarray  # [w] int64, ascending
     visit: np.ndarray  # [w] position in `rows` of each row in the order of visit
     arrays: dict[str, np.ndarray]  # field -> [w, ...]
-    room: dict[str, np.ndarray]  # what `arrays` are the beginning of
+    room: dict[str, np.ndarray]  # the arrays of which `arrays` are the beginning
 
 
 def read_window(source: Source, place: Place, last: Window | None) -> Window:
-    """Read one window. `last`, which nobody needs any more, lends its arrays: as they are if it holds the same rows (a
-    file of a single window), else to be written over.
+    """Read one window. `last`, which nobody needs any more, lends its arrays: they are kept if it holds the same rows
+    (a file of a single window), else overwritten.
     """
     rows, visit = source.order.window_rows(place.epoch, place.window)
     if last is not None and np.array_equal(rows, last.rows):
@@ -59,7 +59,7 @@ def read_window(source: Source, place: Place, last: Window | None) -> Window:
 
 
 def _room(source: Source) -> dict[str, np.ndarray]:
-    """Arrays for the largest window, of which any window takes the beginning."""
+    """Arrays with room for the largest window; any window takes their beginning."""
     rows = min(source.order.rows, source.order.block_rows * source.order.window_blocks)
     layout = source.file.layout
     return {name: np.empty((rows, *layout.row_shape(name)), layout.dtypes[name]) for name in source.fields}
@@ -73,9 +73,9 @@ class LocalReader:
         self._last: list[Window | None] = [None] * len(sources)
 
     def get(self, source: int, position: int) -> Window:
-        """The window of a source that holds a position of its order; the one given before is gone with it."""
+        """The window of a source that holds a position of its order; invalidates the window given before."""
         place = self._sources[source].order.place(position)
-        last, self._last[source] = self._last[source], None  # a reading that fails leaves it half written over
+        last, self._last[source] = self._last[source], None  # a failed read leaves it half overwritten
         self._last[source] = window = read_window(self._sources[source], place, last)
         return window
 
@@ -85,7 +85,7 @@ class LocalReader:
 
 
 class WorkerReader:
-    """Reads windows ahead in worker processes; `get` gives the same windows as LocalReader.
+    """Reads windows ahead in worker processes; `get` gives the same windows as LocalReader's.
 
     Resident memory: one window per worker and one in use. Raises ResourceError if a worker dies.
     """
@@ -104,7 +104,7 @@ class WorkerReader:
             process.start()
             theirs.close()
             self._workers.append((process, ours))
-        # Before multiprocessing's own clean-up at exit, which would wait for workers that wait for us.
+        # Runs before multiprocessing's own clean-up at exit, which would wait for workers that wait for us.
         self._finish = multiprocessing.util.Finalize(self, _stop, args=(self._workers,), exitpriority=10)
 
     def get(self, source: int, position: int) -> Window:
@@ -148,7 +148,7 @@ class WorkerReader:
         try:
             source, place, answer = pipe.recv()
             if isinstance(answer, DataError):
-                del self._pending[source, place.start]  # asked for again, it is read again
+                del self._pending[source, place.start]  # if asked for again, it is read again
                 raise answer
             rows, visit, shapes = answer
             arrays = {}
@@ -188,7 +188,7 @@ def _stop(workers: list[tuple[Any, Connection]]) -> None:
 
 def _work(pipe: Connection, sources: tuple[Source, ...]) -> None:
     """A worker's life: answer (source, place) with the window, until the pipe closes."""
-    # The trainer decides when to stop; signals to the whole group must not take its loader away while it saves.
+    # The trainer decides when to stop; signals to the whole group must not kill its loader while it saves.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     last: list[Window | None] = [None] * len(sources)

@@ -1,7 +1,7 @@
-"""Processes that builders give pieces of work to, with their results in order; or this process alone.
+"""Worker processes to which builders give pieces of work, with the results in order; or this process alone.
 
-A worker starts at once and imports while the builder does something else. It ends with the builder, also when that is
-killed, and leaves signals, which may reach the whole group of processes, to it.
+Workers start at once and do their imports while the builder does something else. They end with the builder, even if it
+is killed, and ignore signals, which may reach the whole process group: the builder handles those.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Workers:
 
 @contextmanager
 def started_workers(count: int, key: str, imports: Sequence[str] = ()) -> Iterator[Workers]:
-    """`count` processes (0: none) that import the named modules first. An exception within ends them at once. Raises
-    ResourceError if one dies; `key` is the setting that says how many there are.
+    """`count` processes (0: none) that import the named modules first. An exception in the `with` block ends them at
+    once. Raises ResourceError if one dies; `key` is the setting that says how many there are.
     """
     if count == 0:
         yield Workers(None, 0)
@@ -62,12 +62,11 @@ def started_workers(count: int, key: str, imports: Sequence[str] = ()) -> Iterat
     context = multiprocessing.get_context("spawn")
     # Workers live as long as our end of a pipe is open: it closes when we stop early, and when we are killed.
     theirs, ours = context.Pipe(duplex=False)
-    # Only little may be sent here: where a process ends while it starts, whoever sends it more than a pipe holds waits
-    # for ever.
+    # Send little here: if a process dies while starting, sending it more than a pipe holds would block for ever.
     with ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(theirs, tuple(imports))) as pool:
         finished, begun = False, []
         try:
-            begun += [pool.submit(_nothing) for _ in range(count)]  # a process is started for each
+            begun += [pool.submit(_nothing) for _ in range(count)]  # starts one process each
             yield Workers(pool, count)
             finished = True
         except BrokenProcessPool:
@@ -81,7 +80,7 @@ def started_workers(count: int, key: str, imports: Sequence[str] = ()) -> Iterat
 
 def _died(key: str, had_begun: bool) -> ResourceError:
     if had_begun:
-        return ResourceError("a worker process died, perhaps for want of memory", hint=f"use fewer workers: {key}")
+        return ResourceError("a worker process died, perhaps for lack of memory", hint=f"use fewer workers: {key}")
     return ResourceError(
         "no worker process could start; what it said stands above",
         hint='a script that starts workers does its work under `if __name__ == "__main__":`; '

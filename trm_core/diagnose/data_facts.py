@@ -371,7 +371,7 @@ class DataFacts:
             if name == "labels":
                 wrong = ((values < 0) & (values != IGNORE_LABEL)) | (values >= most)
                 if bool(wrong.any()):
-                    raise DataError(f"{self.file.path}: {split}/labels holds {values[wrong][0]}, which is no class")
+                    raise DataError(f"{self.file.path}: {split}/labels holds {values[wrong][0]}, which is not a class")
         return read
 
     def _row_bytes(self, fields: list[str]) -> int:

@@ -236,7 +236,7 @@ def _wandb(files: list[Path]) -> tuple[list[Point], list[str]]:
         notes.append(f"read {newest}, the newest; {left_out} more {'run' if left_out == 1 else 'runs'} left out")
     data = _bytes(newest)
     if not data.startswith(_WANDB_HEADER):
-        raise DataError(f"{newest} is no file of Weights & Biases, or of a version that is not known")
+        raise DataError(f"{newest} is not a file of Weights & Biases, or is of an unknown version")
     points: list[Point] = []
     damaged = 0
 

@@ -160,7 +160,7 @@ GUIDE: tuple[tuple[str, tuple[Item, ...]], ...] = (
         "Training checklist",
         (
             Item("dataset has what is needed", ("children-missing",)),
-            Item("config has correct paths", (), "a wrong path ends trm train with code 3 or 4 and the mend"),
+            Item("config has correct paths", (), "a wrong path ends trm train with code 3 or 4 and a hint"),
             Item("DQN on with three actions", ("two-actions", "expansion-off")),
             Item("W&B project initialised", ("wandb-ready",)),
             Item("enough GPU memory", ("out-of-memory",), "before the run: trm profile --estimate"),

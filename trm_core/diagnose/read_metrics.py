@@ -43,7 +43,7 @@ def read_metrics(path: Path, eval_interval: int | None = None) -> Metrics:
     """
     try:
         if not path.is_file():  # nor a pipe, on which reading would block
-            return Metrics({}, [f"{path} is no file" if path.exists() else f"{path} does not exist"])
+            return Metrics({}, [f"{path} is not a file" if path.exists() else f"{path} does not exist"])
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             if size <= WHOLE:

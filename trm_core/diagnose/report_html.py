@@ -149,7 +149,7 @@ def html_report(
         "</header>",
     ]
     if bad:
-        parts.append("<section><h2>What to mend</h2>")
+        parts.append("<section><h2>What to fix</h2>")
         parts += [_card(diagnosis, anchors[id(diagnosis)]) for diagnosis in bad]
         parts.append("</section>")
     drawn: set[str] = set()

@@ -15,7 +15,7 @@ _RECORD_BYTES = 16 << 20
 def tail_of(path: Path, most: int) -> bytes:
     """The last `most` bytes. Raises OSError, also if it is not a regular file."""
     if not path.is_file():  # reading a pipe would block, and a device has no end
-        raise FileNotFoundError(f"{path} is no file")
+        raise FileNotFoundError(f"{path} is not a file")
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - most))
         return file.read(most)

@@ -1,7 +1,7 @@
 """The few collective operations of the project, each the identity in a single process.
 
 What must be the same on every rank (codebook, memory bank, counters, reward scale, loss weights) is computed from sums
-or rows of all ranks, in rank order, so that every rank computes it alike.
+or rows of all ranks, in rank order, so that every rank gets the same result.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Value = TypeVar("Value")
 
 
 def world_size() -> int:
-    """Processes that train together; 1 outside of torch.distributed."""
+    """How many processes train together; 1 outside torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number among `world_size`; 0 outside of torch.distributed."""
+    """This process's number among `world_size`; 0 outside torch.distributed."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
@@ -39,7 +39,7 @@ def all_sum(values: Tensor) -> Tensor:
 
 
 def of_each_rank(values: Tensor) -> Tensor:
-    """[world size, ...]: `values`, of one shape everywhere, of every rank."""
+    """[world size, ...]: the `values` of every rank, which must have the same shape everywhere."""
     if world_size() == 1:
         return values[None]
     gathered = [torch.empty_like(values) for _ in range(world_size())]
@@ -52,7 +52,7 @@ def all_rows(rows: Tensor) -> Tensor:
     if world_size() == 1:
         return rows
     counts = of_each_rank(torch.tensor(len(rows), device=rows.device)).tolist()
-    # all_gather wants equal shapes: pad, gather, cut.
+    # all_gather needs equal shapes: pad, gather, cut.
     padded = torch.zeros(max(counts), *rows.shape[1:], dtype=rows.dtype, device=rows.device)
     padded[: len(rows)] = rows
     return torch.cat([part[:count] for part, count in zip(of_each_rank(padded), counts, strict=True)])
@@ -75,7 +75,7 @@ def of_first_rank(value: Any) -> Any:
 
 
 def on_every_rank(work: Callable[[], Value]) -> Value:
-    """What `work` returns on this rank, once all have done theirs. A TrmError of one is raised on all ranks."""
+    """What `work` returns on this rank, once all ranks are done. A TrmError of one rank is raised on all."""
     value, mine = None, None
     try:
         value = work()
@@ -94,5 +94,5 @@ def on_every_rank(work: Callable[[], Value]) -> Value:
 
 
 def from_first_rank(work: Callable[[], Any]) -> Any:
-    """What `work` returns (a JSON value) on rank 0, the only one that does it. Its TrmError is raised on all ranks."""
+    """What `work` returns (a JSON value) on rank 0, which alone runs it. Its TrmError is raised on all ranks."""
     return of_first_rank(on_every_rank(lambda: work() if rank() == 0 else None))

@@ -1,4 +1,4 @@
-"""Which process of how many this is, from what torchrun or srun left in the environment. Imports no torch."""
+"""Which process of how many this is, from what torchrun or srun put in the environment. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Place:
     """One process among those that train together."""
 
     rank: int = 0
-    local_rank: int = 0  # among those of this machine: the number of its GPU
+    local_rank: int = 0  # among the processes of this machine; decides which GPU it uses
     world_size: int = 1
     address: str = ""  # of rank 0's machine
     port: int = 0
@@ -25,9 +25,9 @@ class Place:
 
 
 def find_place(environment: Mapping[str, str] = os.environ) -> Place:
-    """torchrun's variables if they are set, else those of a step that srun started, else a single process.
+    """By torchrun's variables if they are set, else by those of a job step that srun started, else a single process.
 
-    A batch script itself has SLURM_NTASKS too, but is no step: `trm train` without srun is one process there. Raises
+    A batch script has SLURM_NTASKS too but is no job step: `trm train` without srun is a single process there. Raises
     ConfigError for variables that contradict each other.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
@@ -51,7 +51,7 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
 
 
 def by_torchrun() -> bool:
-    """Whether torchrun's agent started this process, or `--nproc`, which uses it."""
+    """Whether torchrun's agent started this process, as it does under `--nproc` too."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -76,7 +76,7 @@ def _checked(
             int(environment[port]),
         )
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"the environment that {starter} sets is not whole: {error}") from error
+        raise ConfigError(f"the environment that {starter} sets is incomplete: {error}") from error
     if not 0 <= place.rank < place.world_size:
         raise ConfigError(f"{rank}={place.rank} is not below {world}={place.world_size}")
     why = f"process {place.rank} of {place.world_size}, started by {starter}"

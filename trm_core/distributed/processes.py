@@ -1,4 +1,4 @@
-"""Joining the other processes of a run, and noticing that one is gone."""
+"""Joining the other processes of a run, and noticing when one is gone."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ import torch.distributed as dist
 from trm_core.distributed.place import Place
 from trm_core.errors import ResourceError
 
-# Processes evaluate a pass over all rows between two exchanges, and rank 0 alone counts votes, so the limit is not a
-# step's. A process that dies is noticed at once (its connections close), whatever the limit.
+# Between two exchanges, processes may evaluate a pass over all rows, and rank 0 alone counts votes, so the limit must
+# be far longer than a step. A process that dies is noticed at once (its connections close), whatever the limit.
 _PATIENCE = timedelta(hours=2)
-_SILENCE_S = 20.0  # of the wait for the others
-_POLL_S = 0.1  # how long a signal may wait while the others are waited for
+_SILENCE_S = 20.0  # how long to wait for the others before saying so
+_POLL_S = 0.1  # how long a signal may go unnoticed while waiting for the others
 
 
 @contextmanager
 def joined(
     place: Place, poll: Callable[[], None] = lambda: None, log: Callable[[str], None] = lambda message: None
 ) -> Iterator[None]:
-    """Be one of `place.world_size` processes inside the context: NCCL between GPUs, gloo between processors.
+    """Be one of `place.world_size` processes inside the context: NCCL between GPUs, gloo between CPUs.
 
-    poll: called again and again while the others are waited for; what it raises ends that. log: told of a long wait.
+    poll: called repeatedly while waiting for the others; what it raises ends the wait. log: told of a long wait.
     """
     if place.world_size == 1:
         yield
         return
-    # Loopback for the processes of one machine: gloo would look its host name up, which need not resolve.
+    # Loopback for the processes of one machine: gloo would look up its host name, which need not resolve.
     if place.address in ("127.0.0.1", "localhost"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -57,16 +57,17 @@ def joined(
 
 
 def _meet(backend: str, poll: Callable[[], None], say: Callable[[], None]) -> None:
-    """Wait for the others in a thread: in the main one no signal would be handled for as long as that takes. `say` is
-    called once, if it takes long: who never started others, but has variables of a job around, would wait for hours.
+    """Wait for the others in a thread: in the main thread, no signal would be handled for as long as that takes. `say`
+    is called once if it takes long: a user who started no others, but has variables of a job left over in the
+    environment, would otherwise wait for hours without knowing why.
     """
     errors: list[BaseException] = []
 
     def meet() -> None:
         try:
-            # By the environment: under torchrun the agent, not rank 0, keeps the store, and says so there.
+            # By the environment: under torchrun the agent, not rank 0, holds the store, and says so there.
             dist.init_process_group(backend, init_method="env://", timeout=_PATIENCE)
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the main thread
             errors.append(error)
 
     meeting = Thread(target=meet, name="meeting", daemon=True)
@@ -84,7 +85,7 @@ def _meet(backend: str, poll: Callable[[], None], say: Callable[[], None]) -> No
 
 @contextmanager
 def peers_watched(place: Place) -> Iterator[None]:
-    """A peer that is lost inside ends the context with ResourceError."""
+    """Raises ResourceError if another process is lost inside the context."""
     try:
         yield
     except (dist.DistError, RuntimeError) as error:
@@ -92,12 +93,12 @@ def peers_watched(place: Place) -> Iterator[None]:
             raise
         raise ResourceError(
             f"rank {place.rank}: another process of this run is gone ({_first_line(error)})",
-            hint="see what ended it above or in its machine's log; --resume goes on from the last checkpoint",
+            hint="see above or in the log of its machine what ended it; --resume continues from the last checkpoint",
         ) from error
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:
-    """Gloo has no error class of its own; its errors are told by their text. NCCL's has, also for what is no loss."""
+    """gloo has no error class of its own: its errors are known by their text. NCCL has one, also for other faults."""
     text = str(error).lower()
     if any(words in text for words in ("invalid usage", "duplicate gpu", "out of memory")):
         return False
@@ -105,6 +106,6 @@ def _is_lost_peer(error: RuntimeError) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    """Without the place in gloo's source before it and the advice behind it."""
+    """The first line, without the position in gloo's source before it and the advice after it."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line.split(".cc:", 1)[-1].split("] ", 1)[-1].split(". This is typically", 1)[0]

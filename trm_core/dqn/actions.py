@@ -45,7 +45,7 @@ def greedy(q_values: Tensor, valid: Tensor) -> Tensor:
 
 
 def act_continues(output: StepOutput, halt_above: float = 0.0) -> Tensor:
-    """[B] bool: adaptive computation time without Q-learning thinks on.
+    """[B] bool: whether adaptive computation time, i.e. halting without Q-learning, goes on thinking.
 
     It halts once the halt logit is above `halt_above` (0: the answer is more likely right than not, as TRM halts in
     training) or, with HRM's continue logit, once halting is worth more than going on.

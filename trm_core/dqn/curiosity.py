@@ -3,8 +3,9 @@
     bonus(s) = 1 / sqrt(n(hash(s))) + |predictor(s) - target(s)|^2 / dim
 
 The count is of states with the same signs under a few random projections (Tang et al., 2017); the error is random
-network distillation (Burda et al., 2019): `target` is a fixed random network, `predictor` learns it on the states that
-are visited, so it errs where few were. States enter as the Q-head reads them, without its recurrent memory.
+network distillation (Burda et al., 2019): `target` is a fixed random network, and `predictor` learns to imitate it on
+the states that are visited, so its error is large where few were. States enter as the Q-head reads them, without its
+recurrent memory.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from trm_core.model.layers import MLP, truncated_normal_
 
 
 class Curiosity(nn.Module):
-    """Reads states [B, S] (already `readable`); `counts` [2^bits] is the same on all ranks."""
+    """Reads states [B, S] as `QHead.readable` returns them; `counts` [2^bits] is the same on all ranks."""
 
     projections: Tensor
     counts: Tensor
@@ -54,5 +55,5 @@ class Curiosity(nn.Module):
 
     @torch.no_grad()
     def observe(self, states: Tensor) -> None:
-        """Count the states of this step, of all ranks."""
+        """Count the states of this step, those of all ranks. Every rank calls it."""
         self.counts += all_sum(torch.bincount(self.cells(states), minlength=len(self.counts)))

@@ -17,7 +17,7 @@ from trm_core.model.q_head import QHead
 
 @dataclass(frozen=True)
 class ReplayedTargets:
-    """Replayed transitions with the values they should have: n of them, or n runs of L consecutive ones ([n, L])."""
+    """Replayed transitions with their target values: n of them, or n runs of L consecutive ones ([n, L])."""
 
     slot: Tensor  # [n] or [n, L] int64
     state: Tensor  # [n, S] or [n, L, S]
@@ -26,12 +26,12 @@ class ReplayedTargets:
     weight: Tensor  # [n] or [n, L] importance weights; 0 past the end of an episode
 
     def without_rows(self) -> ReplayedTargets:
-        """No transitions, in the same shape: the value net still takes part in the step."""
+        """No transitions, in the same form: the value net still takes part in the step."""
         return ReplayedTargets(self.slot[:0], self.state[:0], self.action[:0], self.target[:0], self.weight[:0])
 
 
 def no_transitions(state_width: int, length: int, device: torch.device) -> ReplayedTargets:
-    """What is replayed before there is enough to replay: see `without_rows`."""
+    """The empty batch that is replayed until there are enough transitions: see `without_rows`."""
     rows = (0,) if length == 1 else (0, length)
     whole = torch.zeros(rows, dtype=torch.int64, device=device)
     parts = torch.zeros(rows, device=device)
@@ -61,8 +61,8 @@ def sequence_targets(
 ) -> ReplayedTargets:
     """Targets of n runs of L transitions for a recurrent Q-head; `batch` holds n * L transitions, run after run.
 
-    alive [n, L] bool: false past the end of a run. The head's memory starts each run as it was stored ("stored state"
-    of Kapturowski et al., 2019) and is computed anew along the run, by both networks.
+    alive [n, L] bool: false past the end of a run. Each run starts from the head's memory as it was stored ("stored
+    state" of Kapturowski et al., 2019), which both networks then recompute along the run.
     """
     runs = alive.shape
     states = batch.state.unflatten(0, runs)
@@ -124,12 +124,12 @@ class TargetNetwork:
         self.every, self.tau = config.target_update_freq, config.target_tau
 
     def due(self, step: int) -> bool:
-        """Whether it moves after `step` steps."""
+        """Whether the copy moves after `step` steps."""
         return self.tau is not None or step % self.every == 0
 
     @torch.no_grad()
     def follow(self, online: QHead, step: int) -> None:
-        """Move, if that is due."""
+        """Move towards `online`, if that is due."""
         if not self.due(step):
             return
         mine: list[Tensor] = list(self.head.parameters())

@@ -1,9 +1,9 @@
-"""Sums over blocks of 16, of blocks of 16, ...: draw in proportion to a value, with all queries of a batch at once.
+"""A sum tree with a fan-out of 16, which draws places in proportion to their values, all queries of a batch at once.
 
-A value is drawn by a cumulated sum over the top level (at most 8,192 sums), then one over the 16 entries of the chosen
+A draw searches a cumulative sum over the top level (at most 8,192 sums), then one over the 16 entries of the chosen
 block, and so on down. Everything is float64 in host memory: the arrays are small, so the cost is that of the calls. A
-sum is always computed anew from its block, never added to: no error gathers, and the sums are the same bits however
-the values came to be. That is put off until somebody asks, then done for all the blocks that were touched at once.
+sum is always recomputed from its block, never incremented, so no rounding error accumulates and the sums have the same
+bits however the values came about. This is deferred until a sum is needed, then done for all touched blocks at once.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 Places = NDArray[np.int64]
 Values = NDArray[np.float64]
 
-FAN = 16  # cumulating a block of 16 for each of 256 queries costs about what cumulating 8,192 sums once does
+FAN = 16  # cumulative sums over a block of 16 for each of 256 queries cost about as much as one over 8,192 sums
 MAX_TOP = 8192
-MAX_TOUCHED = 64  # changes that may wait for their sums
+MAX_TOUCHED = 64  # changes that may be pending before the sums are brought up to date
 
 
 class SumTree:
-    """`size` values >= 0 with their sums. A change costs O(places), a query or MAX_TOUCHED changes O(MAX_TOP) more,
-    whatever `size`.
+    """`size` values >= 0 with their sums. A change costs O(places); a query, or every MAX_TOUCHED changes, costs
+    O(MAX_TOP) more, whatever the `size`.
     """
 
     def __init__(self, size: int) -> None:
@@ -35,7 +35,7 @@ class SumTree:
             self.levels.append(np.zeros(_padded(len(self.levels[-1]) // FAN)))
         self._blocks = [level.reshape(-1, FAN) for level in self.levels]
         self._touched: list[Places] = []  # blocks whose sums are out of date
-        self._before = np.zeros(len(self.levels[-1]) + 1)  # cumulated top level: the sum before each place, and of all
+        self._before = np.zeros(len(self.levels[-1]) + 1)  # of the top level: the sum before each entry, then the total
 
     @property
     def values(self) -> Values:
@@ -48,7 +48,7 @@ class SumTree:
         return float(self._before[-1])
 
     def set(self, places: Places, values: Values) -> None:
-        """Put values [n] at places [n]; of a place that occurs twice the last value counts."""
+        """Put values [n] at places [n]; if a place occurs twice, its last value counts."""
         self.levels[0][places] = values
         self._touch(places // FAN)
 
@@ -58,17 +58,17 @@ class SumTree:
         self._touch(np.arange(start // FAN, (end - 1) // FAN + 1))
 
     def load(self, values: Values) -> None:
-        """Take over the first values; the others become zero."""
+        """Set the first values to these; the others become zero."""
         self.levels[0][: len(values)] = values
         self.levels[0][len(values) :] = 0.0
         self._touched = [np.arange(len(self._blocks[0]))]
         self._sum_up()
 
     def find(self, targets: Values) -> Places:
-        """[n] the places where the cumulated values first exceed targets [n] in [0, total).
+        """[n] the places where the cumulative sums first exceed targets [n] in [0, total).
 
-        A place of value zero is never found: a cumulated sum that exceeds its target exceeds the one before, too. So
-        it stays where rounding put a target beyond the last cumulated sum.
+        A place of value zero is never found: the first sum that exceeds the target also exceeds the sum before it. A
+        target that rounding puts beyond the last sum is lowered to just below it, so this holds there too.
         """
         total = self.total
         assert total > 0.0, "nothing to draw from"
@@ -95,7 +95,7 @@ class SumTree:
         return result + float(self.levels[-1][:place].sum())
 
     def fault(self) -> str | None:
-        """What is wrong with values or sums; None if nothing is."""
+        """What is wrong with the values or sums; None if nothing is."""
         self._sum_up()
         if not bool(np.isfinite(self.levels[0]).all() and (self.levels[0] >= 0.0).all()):
             return "a value is negative or not finite"
@@ -127,12 +127,12 @@ class SumTree:
 
 
 def _padded(size: int) -> int:
-    """Whole blocks."""
+    """`size` rounded up to whole blocks."""
     return -(-size // FAN) * FAN
 
 
 def _cumulated(values: Values) -> Values:
-    """Sums of the values so far along the last axis, added one after the other: they never fall, and stay the same
-    where a value is zero. By torch, in a third of numpy's time.
+    """Cumulative sums along the last axis, added one after the other: they never decrease, and do not change where a
+    value is zero. torch takes a third of numpy's time.
     """
     return torch.from_numpy(values).cumsum(-1).numpy()

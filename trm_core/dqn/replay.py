@@ -1,12 +1,12 @@
-"""Replay of (state, action, reward, next state): a ring of states in which a transition is a pair of slots.
+"""The replay buffer of (state, action, reward, next state): a ring of states in which a transition is a pair of slots.
 
 The trainer pushes one state per row and step. The action taken in it and the reward, known only a step later, are
-filled in by `complete`, together with the slot of the next state; so every state is stored once. All operations are
-over whole batches.
+filled in by `complete`, together with the slot of the next state; so every state is stored once. All operations work on
+whole batches.
 
-The states, nearly all of the bytes, lie on the Q-head's device. All that has a few bytes per slot lies in host memory
-on every device, where reading and writing some hundred places costs 1 µs, not a kernel launch. `ReplayIndex` decides
-which slots are drawn; its file says what may be sampled, with what chance and weight.
+The states, nearly all of the bytes, lie on the Q-head's device. The few other bytes per slot lie in host memory
+whatever the device: reading or writing some hundred places there costs 1 µs instead of a kernel launch. `ReplayIndex`
+decides which slots are drawn; its module says what may be sampled, with what probability and weight.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class Transitions:
 
 
 class ReplayBuffer:
-    """Ring of `config.buffer_capacity` states of width S = `state_width`, of which A = `num_actions` can be done.
+    """Ring of `config.buffer_capacity` states of width S = `state_width`, with A = `num_actions` actions each.
 
-    A buffer must hold two pushes: 2 B <= capacity. Training steps that are handed in never fall.
+    A buffer must hold two pushes: 2 B <= capacity. The training steps passed in must never decrease.
     """
 
     def __init__(self, config: DQNConfig, state_width: int, num_actions: int, device: torch.device) -> None:
         capacity = config.buffer_capacity
         self.device = device
         self.index = ReplayIndex(config)
-        # By way of numpy, which asks for huge pages: rows from all over a large array are gathered in 3/4 of the time.
+        # By way of numpy, which asks for huge pages: gathering scattered rows of a large array takes 3/4 of the time.
         self.states = torch.from_numpy(np.zeros((capacity, state_width), dtype=config.buffer_dtype)).to(device)
         self.valid = np.zeros((capacity, num_actions), dtype=np.bool_)
 
@@ -59,7 +59,7 @@ class ReplayBuffer:
         return self.index.num_complete
 
     def push(self, states: Tensor, valid: Tensor, step: int) -> Tensor:
-        """Store states [B, S] with their action masks [B, A]; returns their slots [B]. What was there is gone."""
+        """Store states [B, S] with their action masks [B, A] over the oldest ones; returns their slots [B]."""
         masks, slots, done = _host(valid), np.empty(len(states), np.int64), 0
         for start, end in self.index.push(len(states), step):
             rows = slice(done, done + end - start)
@@ -79,9 +79,10 @@ class ReplayBuffer:
         next_slots: Tensor,
         done: Tensor,
     ) -> None:
-        """Fill in what was done in the states at `slots` [B], for the rows where `which` [B] holds: all different.
+        """Fill in what was done in the states at `slots` [B], for the rows where `which` [B] holds, whose slots must
+        all differ.
 
-        next_slots: [B], pushed after `slots`; any number where done.
+        next_slots: [B], pushed after `slots`; ignored where done.
         """
         rows = _host(which).nonzero()[0]
         if len(rows) == 0:
@@ -97,16 +98,16 @@ class ReplayBuffer:
 
     def sample(self, draws: Tensor, step: int, beta: float) -> Transitions:
         """One transition per draw [n] in [0, 1), not in the order of the draws; at least one must be ready. beta:
-        exponent of the weights.
+        exponent of the importance weights.
         """
         return self._read(*self.index.draw(_host(draws).astype(np.float64), step, beta))
 
     def update_priorities(self, slots: Tensor, td_errors: Tensor) -> None:
         """Take the TD errors [n] of the transitions at `slots` [n], in units of scaled rewards, of any sign.
 
-        Call it before the next push: a slot that was overwritten since is taken for its new owner's (which stays
-        unready while it is incomplete). Raises ValueError, and changes nothing, where a TD error is not finite, a slot
-        is not in the ring, or the shapes differ.
+        Call it before the next push: the TD error of a slot overwritten since would count for the new transition there
+        (which stays unready while it is incomplete). Raises ValueError, and changes nothing, if a TD error is not
+        finite, a slot is not in the ring, or the shapes differ.
         """
         places, sizes = _host(slots), np.abs(_host(td_errors).astype(np.float64))
         if places.shape != sizes.shape or places.ndim != 1:
@@ -128,8 +129,8 @@ class ReplayBuffer:
         """The transitions that follow those at `slots` [n], which must be complete.
 
         Returns slots [n, length] and alive [n, length]: a sequence goes on while a transition is not done and the next
-        is complete, too. Place 0 is always alive; dead places repeat the last alive slot. What follows is younger, so
-        it is in the ring and within max_age; whether it may be sampled by itself does not matter.
+        one is complete. Place 0 is always alive; dead places repeat the last alive slot. What follows is younger, so it
+        is in the ring and within max_age; whether it may be sampled by itself does not matter.
         """
         places, alive = self.index.follow(_host(slots), length)
         return self._tensor(places), self._tensor(alive)
@@ -144,7 +145,7 @@ class ReplayBuffer:
         return self._tensor(self.index.done[_host(slots)])
 
     def check_valid(self) -> tuple[bool, str]:
-        """Whether all invariants hold, and which does not. Reads everything: for diagnosis and tests."""
+        """Whether all invariants hold, and if not, which one. Reads everything: for diagnosis and tests."""
         why = self.index.fault()
         columns = self._columns()
         for name in ("states", "reward", "intrinsic"):
@@ -154,11 +155,11 @@ class ReplayBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that it holds, on the device and on the host."""
+        """Bytes of everything it holds, on the device and on the host."""
         return self.states.nbytes + self.valid.nbytes + self.index.nbytes
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Tensors (only of the slots ever written; contiguous, as safetensors wants them, partly views) and numbers."""
+        """Tensors of the slots ever written (contiguous, as safetensors requires; some are views), and numbers."""
         index = self.index
         numbers = {"head": index.head, "filled": index.filled, "young": index.young, "max_priority": index.max_priority}
         return {name: column[: index.filled].contiguous() for name, column in self._columns().items()}, numbers
@@ -167,7 +168,7 @@ class ReplayBuffer:
         """Raises CheckpointError, and changes nothing, when the state was saved by a buffer of another shape."""
         head, filled, young = (int(numbers[name]) for name in ("head", "filled", "young"))
         capacity = self.index.capacity
-        # A ring that was full goes on at its head, which another size has elsewhere; one that was not ends there.
+        # A full ring goes on at its head, which fits no other capacity; one that is not yet full ends at its head.
         if not (0 <= head < capacity and 0 <= young <= filled and filled in (head, capacity)):
             raise CheckpointError(
                 f"the saved replay holds {filled} states and goes on at {head}, this buffer has room for {capacity}",
@@ -186,7 +187,7 @@ class ReplayBuffer:
         self.index.restored(head, filled, young, float(numbers["max_priority"]))
 
     def _columns(self) -> dict[str, Tensor]:
-        """Everything with a value per slot, whole. They share their memory with the arrays."""
+        """Every column, with all slots. They share their memory with the arrays."""
         host = {"valid": self.valid, **self.index.columns()}
         return {"states": self.states} | {name: torch.from_numpy(column) for name, column in host.items()}
 
@@ -210,7 +211,7 @@ class ReplayBuffer:
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
-        if self.device.type == "cpu":  # where a call of `to` would cost as much as the rest
+        if self.device.type == "cpu":  # a call of `to` would cost as much as the rest
             return tensor
         return tensor.to(self.device)
 

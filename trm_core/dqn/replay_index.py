@@ -1,23 +1,23 @@
 """Which slots of the replay ring may be sampled, how they are drawn, and what their draws weigh.
 
-**What may be sampled** is *ready*: complete, at most `max_age` training steps old, and not put aside by
-`td_error_threshold` (last |TD error| below it; a transition without a TD error yet is never put aside). States are
-pushed in the order of their age, so those that expire are a moving end of the ring.
+**What may be sampled**: *ready* transitions, which are complete, at most `max_age` training steps old, and not excluded
+by `td_error_threshold` (last |TD error| below it; a transition without a TD error yet is never excluded). States are
+pushed in order of age, so those that expire are always at the tail of the ring.
 
-**How** (P is the chance of one draw):
+**How** (P is the probability of one draw):
 
 - uniform: P = 1 / ready. Weights are 1.
 - prioritized (Schaul et al. 2016, proportional): P = p^alpha / sum p^alpha, p = |TD error| + 1e-6. A new transition
-  gets the largest p ever seen (1 before the first), so that it is replayed soon. Weights are (ready * P)^-beta over
-  their largest in the batch.
+  gets the largest p ever seen (1 before the first), so that it is replayed soon. Weights are (ready * P)^-beta divided
+  by the largest in the batch.
 - recent_fraction f: the first round(f n) of the n draws are uniform over the ready transitions R among the youngest
-  tenth of the states stored (from everything while none of them is ready). The batch then comes from the mixture
-  Q = (1 - f') P + f' [in R] / |R|, f' = round(f n) / n, and the prioritized weights use Q in the place of P (the
-  balance heuristic of Veach and Guibas 1995): at beta = 1 they undo recency and priorities alike. Uniform replay keeps
-  weights of 1: there the preference for recent transitions is what was asked for, and no beta says how far to undo it.
+  tenth of the states stored (over everything while none of those is ready). The batch then comes from the mixture
+  Q = (1 - f') P + f' [in R] / |R|, f' = round(f n) / n, and the prioritized weights use Q in place of P (the balance
+  heuristic of Veach and Guibas 1995): at beta = 1 they undo recency and priorities alike. Uniform replay keeps weights
+  of 1: there the preference for recent transitions is what was asked for, and no beta says how far to undo it.
 
-All of it is numpy in host memory, whatever the device of the states: it decides slots, needs Python numbers at every
-step, and is some dozens of calls on a few hundred numbers, each of which would be a kernel launch.
+All of it is numpy in host memory, whatever the device of the states: choosing slots needs Python numbers at every step
+and takes some dozens of calls on a few hundred numbers, each of which would be a kernel launch on a GPU.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from trm_core.dqn.priorities import Places, SumTree, Values
 
 Flags = NDArray[np.bool_]
 
-PRIORITY_FLOOR = 1e-6  # so that a TD error of 0 can be drawn again
+PRIORITY_FLOOR = 1e-6  # so that a transition with a TD error of 0 can be drawn again
 RECENT_PART = 10  # recent: the youngest tenth
-# What is known of a transition, side by side: reading one costs one cache miss, not one per column.
+# The fields of a transition lie side by side: reading one transition costs one cache miss, not one per column.
 OUTCOME = np.dtype(
     {
         "names": ["next_slot", "reward", "intrinsic", "action", "done"],
@@ -46,7 +46,9 @@ OUTCOME = np.dtype(
 
 
 class ReplayIndex:
-    """The bookkeeping of a ring of `config.buffer_capacity` slots. Nothing costs more in a larger ring, but `fault`."""
+    """The bookkeeping of a ring of `config.buffer_capacity` slots. Of its operations, only `restored` and `fault` cost
+    more in a larger ring.
+    """
 
     def __init__(self, config: DQNConfig) -> None:
         self.config = config
@@ -58,18 +60,18 @@ class ReplayIndex:
         self.complete = np.zeros(capacity, dtype=np.bool_)
         self.born = np.zeros(capacity, dtype=np.int64)  # training step of the push
         self.mass = SumTree(capacity)  # p^alpha (uniform: 1) where ready, else 0
-        # 1 where ready, for the ranks of the recent draws. The same tree where all masses are 1.
+        # 1 where ready, to draw recent transitions by their rank; the same tree if all masses are 1.
         self.ready = SumTree(capacity) if self.prioritized and config.recent_fraction > 0.0 else self.mass
         self.head = 0  # next slot to write
         self.filled = 0  # slots ever written, at most capacity
-        self.young = 0  # so many of the last pushed are within max_age
+        self.young = 0  # how many of the states pushed last are within max_age
         self.num_complete = 0
-        self.num_usable = 0  # ready, but for those that have expired since `num_ready` was asked last
+        self.num_usable = 0  # ready, some of which may have expired since the last call of `num_ready`
         self.max_priority = 1.0  # largest |TD error| + floor ever seen
 
     def push(self, rows: int, step: int) -> list[tuple[int, int]]:
         """Take the next slots for the states of `rows` rows; returns them as ranges."""
-        # Otherwise the states of the step before, whose rewards are still to come, could be overwritten by this push.
+        # Otherwise this push could overwrite the states of the previous step, whose rewards are still to come.
         assert 2 * rows <= self.capacity, f"a ring of {self.capacity} states is too small for {rows} rows per step"
         assert self.filled == 0 or step >= self.born[self.head - 1], f"step {step} after {self.born[self.head - 1]}"
         pieces = list(self._pieces(self.head, rows))
@@ -84,10 +86,10 @@ class ReplayIndex:
         return pieces
 
     def settle(self, places: Places, next_slots: Places, done: Flags) -> None:
-        """The transitions at places [n], all different, become complete. next_slots [n]: any number where done.
+        """Mark the transitions at places [n], all different, as complete. next_slots [n]: ignored where done.
 
-        A next slot must be younger than its own: the ring overwrites the older first, so that no transition outlives
-        its next state.
+        A next slot must be younger than the slot itself: the ring overwrites older slots first, so no transition
+        outlives its next state.
         """
         following = np.where(done, places, next_slots)
         both = np.concatenate([places, following])
@@ -106,15 +108,15 @@ class ReplayIndex:
         self._put(places, np.where(usable, self._largest_mass(), 0.0))
 
     def num_ready(self, step: int) -> int:
-        """Transitions that may be sampled at training step `step`. Steps never fall."""
+        """Transitions that may be sampled at training step `step`, which must never decrease."""
         self._expire(step)
         return self.num_usable
 
     def draw(self, fractions: Values, step: int, beta: float) -> tuple[Places, Values | None]:
         """One slot per fraction [n] in [0, 1), and their weights [n] (None: all 1). At least one must be ready.
 
-        They come in the order of the ring, recent ones first: a search for sorted targets, and reading what it found,
-        costs half of that for unsorted ones.
+        They come in the order of slots, recent draws first: searching for sorted targets, and reading what is found,
+        costs half as much as for unsorted ones.
         """
         ready, count = self.num_ready(step), len(fractions)
         assert ready > 0, f"none of {self.num_complete} transitions may be sampled at step {step}"
@@ -133,18 +135,18 @@ class ReplayIndex:
         if recent:
             share = recent / count
             chance = (1.0 - share) * chance + share * (self._age(places) < self._recent_states()) / among
-        # (ready * P)^-beta over its largest: the number of ready ones cancels.
+        # (ready * P)^-beta divided by its largest: the number of ready transitions cancels.
         return places, (chance.min() / chance) ** beta
 
     def update(self, places: Places, td_errors: Values) -> None:
-        """Take the |TD errors| of places [n], n > 0. Of a place that occurs twice the last counts."""
+        """Take the |TD errors| of places [n], n > 0. If a place occurs twice, its last one counts."""
         threshold = self.config.td_error_threshold
         if not (self.prioritized or threshold > 0.0):
             return
         if self.prioritized:
             self.max_priority = max(self.max_priority, float(td_errors.max()) + PRIORITY_FLOOR)
         if threshold > 0.0:
-            places, last = np.unique(places[::-1], return_index=True)  # for the counter
+            places, last = np.unique(places[::-1], return_index=True)  # the counter takes each once
             td_errors = td_errors[::-1][last]
             usable = self.complete[places] & (self._age(places) < self.young) & (td_errors >= threshold)
             self.num_usable += int(np.count_nonzero(usable)) - int(np.count_nonzero(self.mass.values[places]))
@@ -154,7 +156,7 @@ class ReplayIndex:
         self._put(places, np.where(usable, mass, 0.0))
 
     def follow(self, places: Places, length: int) -> tuple[Places, Flags]:
-        """The transitions that follow those at places [n], and which of them there are: see ReplayBuffer.sequences."""
+        """The transitions that follow those at places [n], and which of them exist: see ReplayBuffer.sequences."""
         assert bool(self.complete[places].all()), f"incomplete: {places[~self.complete[places]]}"
         slots = np.empty((len(places), length), dtype=np.int64)
         alive = np.ones((len(places), length), dtype=np.bool_)
@@ -167,7 +169,7 @@ class ReplayIndex:
         return slots, alive
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The columns that are saved, whole; `restored` makes the rest from them."""
+        """The columns that are saved, with all slots; `restored` derives the rest from them."""
         return {
             **{name: self.outcomes[name] for name in ("next_slot", "reward", "intrinsic", "action", "done")},
             "complete": self.complete,
@@ -183,8 +185,8 @@ class ReplayIndex:
         return self.outcomes.nbytes + self.complete.nbytes + self.born.nbytes + sums
 
     def restored(self, head: int, filled: int, young: int, max_priority: float) -> None:
-        """The first `filled` of every column were overwritten; make sums and counters fit. What was there before a
-        shorter state was loaded is forgotten.
+        """Make sums and counters fit after a saved state was loaded into the first `filled` entries of every column.
+        What lies behind them is forgotten.
         """
         self.head, self.filled, self.young, self.max_priority = head, filled, young, max_priority
         self.complete[filled:] = False
@@ -251,14 +253,14 @@ class ReplayIndex:
             self.ready.set(places, (mass > 0.0).astype(np.float64))
 
     def _forget(self, start: int, end: int) -> None:
-        """These slots cannot be drawn from now on."""
+        """Make these slots impossible to draw from now on."""
         self.num_usable -= int(np.count_nonzero(self.mass.values[start:end]))
         self.mass.clear(start, end)
         if self.ready is not self.mass:
             self.ready.clear(start, end)
 
     def _expire(self, step: int) -> None:
-        """Move the end behind which states are older than max_age."""
+        """Forget the states that are now older than max_age, at the tail of the ring."""
         if self.config.max_age is None or self.young == 0:
             return
         limit = step - self.config.max_age
@@ -275,7 +277,7 @@ class ReplayIndex:
 
     def _recent(self) -> tuple[int, int]:
         """Of the ready transitions in the order of slots: how many come before the recent ones (which may wrap around),
-        and how many these are.
+        and how many recent ones there are.
         """
         start = self.head - self._recent_states()
         first, last = self.ready.before(start % self.capacity), self.ready.before(self.head)

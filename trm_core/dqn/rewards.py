@@ -5,8 +5,8 @@ The reward of an action is computed one reasoning step later, when its effect is
     r_t = u_{t+1} - u_t - step_penalty - price_level * cost + [EXPAND and u rose enough] * bonus
           + [memory bank on and u rose enough] * memory bonus
 
-and HALT pays by the correctness of the answer at once. u is the row's accuracy or its mean probability of the right
-answer. Intrinsic rewards (`trm_core.dqn.curiosity`) are kept apart to the end: they have a scale of their own.
+HALT is rewarded at once, by the correctness of the answer. u is the row's accuracy or its mean probability of the right
+answer. Intrinsic rewards (`trm_core.dqn.curiosity`) are kept apart throughout, because they have a scale of their own.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def step_reward(
 
 
 def terminal_reward(config: DQNConfig, accuracy: Tensor) -> Tensor:
-    """[B] reward of HALT: between incorrect and correct by the row's accuracy (0 or 1 for one label)."""
+    """[B] reward of HALT, between incorrect and correct. accuracy [B]: the row's accuracy (one label: 0 or 1; puzzles:
+    1 only without a mistake).
+    """
     wrong, right = config.reward_terminal_incorrect, config.reward_terminal_correct
     return wrong + (right - wrong) * accuracy
 
@@ -69,7 +71,7 @@ class RewardScale:
     squares: float = 0.0  # sum of squared deviations
 
     def update(self, rewards: Tensor) -> None:
-        """Take in the rewards [n] of this rank's step, and those of all others."""
+        """Take in the rewards [n] of this rank's step and those of all other ranks. Every rank calls it."""
         values = rewards.double()
         n, total = all_sum(torch.stack([torch.as_tensor(float(len(values)), dtype=torch.float64), values.sum().cpu()]))
         if n == 0:
@@ -84,7 +86,7 @@ class RewardScale:
 
     @property
     def value(self) -> float:
-        """The divisor; 1 until there are enough rewards to know better."""
+        """The divisor; 1 until there are enough rewards to estimate it."""
         if self.count < 100:
             return 1.0
         return max((self.squares / self.count) ** 0.5, 1e-3)

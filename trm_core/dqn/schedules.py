@@ -1,6 +1,4 @@
-"""What changes over training in the decision process, each a function of the global step alone, so that resuming needs
-no state.
-"""
+"""The schedules of the decision process, each a function of the global step alone, so that resuming needs no state."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.probabilities import log_probabilities
 from trm_core.model.trm import StepOutput, TinyRecursiveModel
 
-# These look at something of unopened detail: the stored checksum, or the detail itself. Every table says so.
+# These peek at unopened detail: at the stored checksum, or at the detail itself. Every table says so.
 PEEKING = ("checksum", "variance")
 
 
@@ -66,11 +66,11 @@ def choose_capsules(
     place = torch.arange(allowed.shape[1], device=allowed.device)
     picked, going = torch.zeros_like(allowed), torch.ones_like(allowed[:, :1])
     left = None if budget is None else budget * (1 + 1e-6) - capsules.spent
-    # One after the other, not sorted: of equals the first, and a graph of it runs everywhere.
+    # One after the other instead of sorted: the first of equals wins, and an exported graph of it runs everywhere.
     for _ in range(min(count, allowed.shape[1])):
         best = (place == worth.argmax(1, keepdim=True)) & allowed
         if left is not None:
-            # A capsule that no longer fits is skipped together with all behind it: cheap ones wait for the next EXPAND.
+            # A capsule that no longer fits is skipped with all that rank below it: cheap ones wait for the next EXPAND.
             left = left - (best * capsules.prices).sum(1)
             going = going & (left >= 0)[:, None]
         picked = picked | (best & going)

@@ -1,7 +1,7 @@
-"""One answer for each ARC test input out of the predictions for all its augmented copies, by voting.
+"""One answer for each ARC test input, by a vote over the predictions for all its augmented copies.
 
-Every prediction is cropped to its grid, turned back into the task's own colours and orientation, and counted. Grids
-are ranked by their number of votes, then by the mean halt probability of these. No model is needed here.
+Every prediction is cropped to its grid, turned back into the task's own colours and orientation, and counted. Grids are
+ranked by their number of votes, then by the mean halt probability of these votes. No model is needed here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trm_core.data.puzzles.layout import BLANK
 PASS_AT = (1, 2, 5, 10, 100, 1000)
 ATTEMPTS = 2
 _NO_QUESTION = -1
-_ONE = 1 << 40  # probabilities are summed as integers in this unit: the order of adding changes nothing
+_ONE = 1 << 40  # probabilities are summed as integers in this unit, so that the order of addition does not matter
 
 Submission = dict[str, list[dict[str, list[list[int]]]]]
 
@@ -30,9 +30,9 @@ Submission = dict[str, list[dict[str, list[list[int]]]]]
 @dataclass(frozen=True)
 class VotingResult:
     """`pass_at[k]`: mean over tasks of the share of a task's test inputs whose answer is among the first k grids; None
-    if no solution is known. `tasks`: how many were scored. `submission`: Kaggle's form, every task and test input.
-    `unanswered`: test inputs without any vote. `illegal`: predictions that held no grid. `strangers`: votes on inputs
-    that are none of the tasks'.
+    if no solution is known. `tasks`: how many were scored. `submission`: Kaggle's format, with every task and test
+    input. `unanswered`: test inputs without any vote. `illegal`: predictions that held no grid. `strangers`: votes on
+    inputs that belong to none of the tasks.
     """
 
     pass_at: dict[int, float] | None
@@ -60,8 +60,8 @@ class _Tally:
 class Votes:
     """Counts votes.
 
-    `_tallies`: by task and digest of its test input, by digest of the predicted grid. `_grids`: the packed grid of a
-    digest; a few dozen bytes each, which is what most of the memory is.
+    `_tallies`: by task and digest of its test input, then by digest of the predicted grid. `_grids`: the packed grid of
+    each digest; a few dozen bytes each, which is most of the memory used.
     """
 
     illegal: int = 0
@@ -71,7 +71,7 @@ class Votes:
     def add(self, names: Sequence[str], inputs: np.ndarray, predictions: np.ndarray, halt: np.ndarray) -> None:
         """Count a batch: identifier names [B], tokens [B, 900] of input and prediction, halt probability [B].
 
-        Rows of the blank identifier are padding. Raises `DataError` for a name that cannot be undone.
+        Rows with the blank identifier are padding. Raises `DataError` for a name that cannot be undone.
         """
         rows = zip(names, crops(inputs), crops(predictions), halt.tolist(), strict=True)
         for name, question, answer, probability in rows:
@@ -93,12 +93,13 @@ class Votes:
     def ranking(self, task: str, question: np.ndarray) -> list[int]:
         """Digests of the grids that were predicted for a test input [h, w], the best first."""
         tallies = self._tallies.get((task, digest_array(question)), {})
-        # The digest decides last, so that equal grids do not depend on who came first.
+        # The digest breaks ties, so that equally ranked grids do not depend on which came first.
         return sorted(tallies, key=lambda digest: (*tallies[digest].rank, digest))
 
     def result(self, tasks: Sequence[HeldOutTask], pass_at: Sequence[int] = PASS_AT) -> VotingResult:
-        """Rank, score and put together the submission. A test input without votes is wrong; one without solution is
-        not scored."""
+        """Rank, score and assemble the submission. A test input without votes is wrong; one without solution is not
+        scored.
+        """
         submission: Submission = {}
         shares: list[np.ndarray] = []  # [len(pass_at)] of each task with a solution
         unanswered = 0

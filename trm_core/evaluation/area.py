@@ -10,7 +10,7 @@ import numpy as np
 def curve_area(opened: Sequence[float], accuracy: Sequence[float], num_capsules: int) -> float:
     """Mean accuracy over 0..k opened capsules, in the accuracies' unit.
 
-    Linear between the points (choosing between two settings by lot attains that) and flat after the last one; flat
+    Linear between the points (choosing between two settings at random attains that) and flat after the last one; flat
     before the first one too, so give it a point at 0. Points with the same number of capsules are averaged.
     """
     assert len(opened) == len(accuracy) > 0, (len(opened), len(accuracy))

@@ -1,4 +1,4 @@
-"""Where the mistakes of a policy are: how many answers to each class are right, and what was answered instead."""
+"""Where a policy's mistakes are: how many answers to each class are right, and what was answered instead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trm_core.evaluation.intervals import wilson_interval
 from trm_core.evaluation.report import EvaluationData, Score
 from trm_core.evaluation.rollout import Outcome
 
-MOST_CLASSES = 1000  # nobody reads a matrix of more, and its counts would fill megabytes
+MOST_CLASSES = 1000  # nobody reads a larger matrix, and its counts would fill megabytes
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,17 @@ class OneClass:
 
     name: str
     count: int  # labels: samples, or capsules where each has its own
-    samples: int  # that have such a label
+    samples: int  # samples that have such a label
     right: float | None
     low: float | None  # 95 % interval of `right`
     high: float | None
-    instead: str | None  # the class that is answered most often in its place; None: none is
-    instead_share: float | None  # of all its labels
+    instead: str | None  # the class most often answered in its place; None: there is none
+    instead_share: float | None  # share of all its labels
 
 
 def names_of_classes(data: EvaluationData, classes: int) -> list[str]:
-    """As the evaluated file calls them, their numbers where it names none. Raises UsageError where there are no classes
-    to tell apart, or too many.
+    """The class names in the evaluated file, or numbers where it has none. Raises UsageError if there are no classes to
+    tell apart, or too many.
     """
     file = data.file
     if isinstance(file, PuzzleData):
@@ -51,7 +51,7 @@ def names_of_classes(data: EvaluationData, classes: int) -> list[str]:
 
 
 def by_class(score: Score, outcome: Outcome, data: EvaluationData, names: list[str]) -> dict[str, Any]:
-    """The record of one line of the table. Rows of the matrix are labels, its columns answers."""
+    """The record for one line of the table. Rows of the matrix are labels, columns are answers."""
     counted = confusion(outcome.prediction.cpu(), data.labels(), len(names))
     return {
         "policy": score.policy,
@@ -62,7 +62,7 @@ def by_class(score: Score, outcome: Outcome, data: EvaluationData, names: list[s
 
 
 def classes_of(counted: Confusion, names: list[str]) -> list[OneClass]:
-    """What the counts say of each class."""
+    """What the counts say about each class."""
     found = []
     for number, (name, answers, samples) in enumerate(
         zip(names, counted.matrix.tolist(), counted.rows.tolist(), strict=True)

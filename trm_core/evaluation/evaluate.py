@@ -42,12 +42,12 @@ from trm_core.evaluation.rollout import Thinking
 from trm_core.training.run_dir import write_atomic
 
 _HINT_ALIKE = "evaluate on a file built with the same settings as the training file"
-_LAG_S = 60.0  # a network file system may show other machines a new folder that much later
+_LAG_S = 60.0  # a network file system may show a new folder to other machines this much later
 
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What to evaluate. None: as the run did at its end."""
+    """What to evaluate. None: as at the end of the run."""
 
     policies: list[str] | None = None
     split: str | None = None
@@ -57,10 +57,10 @@ class EvalRequest:
     selector: str | None = None
     checkpoint: str = "latest"
     curves: bool = False
-    by_class: bool = False  # of the named policies, or the first
+    by_class: bool = False  # for the named policies, else the first
     max_steps: int | None = None
     restarts: int = 1
-    submission: Path | None = None  # ARC: where Kaggle's form of the answers goes
+    submission: Path | None = None  # ARC: where to write the answers in Kaggle's format
     device: str = "auto"
 
 
@@ -71,8 +71,8 @@ def evaluate_run(
     on_rows: Callable[[int, int], None] = lambda done, total: None,
     local_rank: int = 0,
 ) -> dict[str, Any]:
-    """The record of the evaluation, whole on rank 0 of processes that evaluate together. Raises CheckpointError,
-    DataError or UsageError.
+    """The record of the evaluation; when several processes evaluate together, it is complete on rank 0. Raises
+    CheckpointError, DataError or UsageError.
     """
     if request.checkpoint not in ("latest", "best"):
         raise UsageError(f"no checkpoint '{request.checkpoint}'", hint="latest or best")
@@ -92,7 +92,7 @@ def evaluate_run(
 
     def count(rows: int) -> None:
         nonlocal done
-        done += rows * world_size()  # the others are about as far
+        done += rows * world_size()  # the other processes are about as far
         on_rows(min(done, total), total)
 
     voting = can_vote(data)
@@ -110,7 +110,7 @@ def evaluate_run(
     scores: list[Score] = []
     mistakes: list[dict[str, Any]] = []
     if voting and not data.labelled():
-        # Nothing to compare with, as in a competition: the answers count.
+        # There is nothing to compare with, as in a competition: only the answers count.
         evaluator.run(PLAIN["never"](run.model.price_level))
     else:
         for score, outcome in evaluator.scored(names, request.prices, request.confidence):
@@ -156,7 +156,7 @@ def evaluate_run(
     if "learned" not in curves and len(request.prices or []) > 1 and "learned" in names:
         curves["learned"] = [score for score in record["scores"] if score["policy"] == "learned"]
     if curves and run.model.data.num_children:
-        # Between nothing opened and a curve's first point one may choose by lot, so every curve starts at `never`.
+        # Between opening nothing and a curve's first point one may choose at random, so every curve starts at `never`.
         never = [score for score in record["scores"] if score["policy"] == "never"]
         start = (never or as_records(evaluator.table(["never"])))[0]
         record["areas"] = {name: area_of([start, *curve], record["capsules"]) for name, curve in curves.items()}
@@ -164,14 +164,16 @@ def evaluate_run(
 
 
 def load_alike(path: Path, device: torch.device, checkpoint: str) -> TrainedRun:
-    """The run on every process that evaluates it, as the first one finds it. Raises CheckpointError."""
+    """The run on every process that evaluates it, at the step that the first one finds. Raises CheckpointError."""
     found = on_every_rank(lambda: None if rank() else load_run(path, device, checkpoint))
     step = of_first_rank(None if found is None else found.step)
     return on_every_rank(lambda: load_at(step, path, device, checkpoint) if found is None else found)
 
 
 def load_at(step: int, path: Path, device: torch.device, checkpoint: str) -> TrainedRun:
-    """The run at a step that another process has seen, once this one sees it. Raises CheckpointError if it does not."""
+    """The run at a step that another process has seen, once this one sees it. Raises CheckpointError if it never
+    does.
+    """
     until = time.monotonic() + _LAG_S
     while True:
         try:
@@ -184,18 +186,18 @@ def load_at(step: int, path: Path, device: torch.device, checkpoint: str) -> Tra
         if time.monotonic() > until:
             raise CheckpointError(
                 f"{path}: process {rank()} sees {seen}, and the first one a checkpoint of step {step}",
-                hint="is the run on a file system that all share, and does nobody train it?",
+                hint="the run must be on a file system that all processes share, and must not be in training",
             )
         time.sleep(_LAG_S / 60)
 
 
 def area_of(scores: list[dict[str, Any]], num_capsules: int) -> float:
-    """Area under accuracy/opened of these scores."""
+    """Area under the accuracy/opened curve of these scores."""
     return curve_area([score["opened"] for score in scores], [score["accuracy"] for score in scores], num_capsules)
 
 
 def with_selector(run: TrainedRun, selector: str | None) -> Config:
-    """The run's config with another selector, if one is asked for. Raises UsageError if the model cannot select so."""
+    """The run's config, with another selector if asked for. Raises UsageError if the model cannot select that way."""
     config, model = run.config, run.model
     if selector is None:
         return config
@@ -213,7 +215,7 @@ def with_selector(run: TrainedRun, selector: str | None) -> Config:
 
 
 def evaluation_data(run: TrainedRun, config: Config, request: EvalRequest) -> EvaluationData:
-    """The file and split to evaluate; a file must fit the model."""
+    """The file and split to evaluate. Raises CheckpointError if the file does not fit the model."""
     recorded = run.data["eval"]
     try:
         file = open_dataset(request.data or recorded["path"])
@@ -233,7 +235,7 @@ def evaluation_data(run: TrainedRun, config: Config, request: EvalRequest) -> Ev
 
 
 def require_fit(run: TrainedRun, config: Config, file: Dataset) -> None:
-    """Raises CheckpointError when the model cannot read or answer the file."""
+    """Raise CheckpointError if the model cannot read or answer the file."""
     shape = run.model.data
     expected = {
         "num_capsules": shape.num_capsules,

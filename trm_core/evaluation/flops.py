@@ -1,4 +1,4 @@
-"""Counting floating-point operations by torch's formulas."""
+"""Counts floating-point operations by torch's formulas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 
 
 class FlopCounter(TorchDispatchMode):
-    """Adds up what the operations inside take. As torch's `FlopCounterMode`, which imports the compiler: a second."""
+    """Adds up the operations inside, as torch's `FlopCounterMode` does, whose import of the compiler takes a second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class FlopCounter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # to tell the compiler to leave this alone would import it
+        return False  # telling the compiler to leave this alone would import it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -32,9 +32,9 @@ class FlopCounter(TorchDispatchMode):
 
 @contextmanager
 def flops_counted() -> Iterator[FlopCounter]:
-    """Counts those of the matrix products inside.
+    """Counts the operations of the matrix products inside.
 
-    The formulas know the plain attention, not the fused one of a processor.
+    The formulas know plain attention, not the fused attention of CPUs.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
         yield counter

@@ -1,4 +1,4 @@
-"""A run directory -> a model ready to be evaluated, and the capsule files it was trained and evaluated on."""
+"""A run directory -> a model ready for evaluation, and the record of the data it was trained and evaluated on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EXPORTED = "config.json"
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A model with the weights that count."""
+    """A run's model with the weights that are meant to be used."""
 
     path: Path
     config: Config
@@ -52,7 +52,7 @@ def load_run(path: Path, device: torch.device, which: str = "latest") -> Trained
         require_texts(data["eval"], ("path", "split"))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}/{STATE} does not describe its model: {error}") from error
-    with shapes_only():  # sizes that the weights do not have must not be given memory
+    with shapes_only():  # sizes that the weights do not have must not be allocated
         expected = TinyRecursiveModel(config, shape, with_cmi=with_cmi).state_dict()
     require_weights(expected, weights, folder / MODEL)
     model = TinyRecursiveModel(config, shape, with_cmi=with_cmi)
@@ -61,7 +61,7 @@ def load_run(path: Path, device: torch.device, which: str = "latest") -> Trained
 
 
 def require_sizes(shape: DataShape) -> None:
-    """Raises ValueError for what no data has: the numbers come from a file."""
+    """Raise ValueError for sizes that no data has: the numbers come from a file."""
     for name, value in vars(shape).items():
         whole = type(value) is int and 0 <= value < 2**31
         if not (isinstance(value, (bool, float)) if name in ("has_parents", "total_price") else whole):
@@ -69,7 +69,7 @@ def require_sizes(shape: DataShape) -> None:
 
 
 def require_texts(record: dict[str, Any], names: tuple[str, ...]) -> None:
-    """Raises ValueError, TypeError or KeyError unless these entries are there and texts."""
+    """Raise ValueError, TypeError or KeyError unless these entries exist and are texts."""
     for name in names:
         if not isinstance(record[name], str):
             raise ValueError(f"{name} is {record[name]!r:.60}")

@@ -1,4 +1,4 @@
-"""The accuracy/cost picture of one evaluation."""
+"""The accuracy/cost plot of one evaluation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _COLORS = {
     "act": "tab:red",
 }
 _MARKERS = {"learned": "o", "threshold": "s", "never": "v", "all": "^", "random": "x", "act": "D"}
-_OTHER_COLOR, _OTHER_MARKER = "tab:purple", "P"  # of policies that are not listed above
+_OTHER_COLOR, _OTHER_MARKER = "tab:purple", "P"  # for policies that are not listed above
 
 
 def require_drawable(path: Path) -> None:
-    """Raises UsageError for a name that cannot be drawn into; asked before a long evaluation, not after."""
+    """Raise UsageError for a path that cannot be drawn to; called before a long evaluation, not after it."""
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UsageError(f"cannot draw into {path}", hint="use a name that ends in .png, .svg or .pdf")
     if not path.parent.is_dir():
@@ -28,8 +28,8 @@ def require_drawable(path: Path) -> None:
 
 
 def plot_pareto(record: dict[str, Any], path: Path) -> None:
-    """Accuracy against price spent: curves of learned and threshold, points of the other policies. Of puzzles, where
-    nothing can be bought, whole ones against steps. Writes `path`.
+    """Write to `path` accuracy against price spent: curves of learned and threshold, points of the other policies. For
+    puzzles, where nothing can be bought, it is whole puzzles right against steps.
     """
     import matplotlib
 

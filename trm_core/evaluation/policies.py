@@ -1,6 +1,6 @@
 """Policies to evaluate: the learned one and the ones it has to beat.
 
-A policy looks at the rows that are still thinking and says what each does next. All but `random` choose capsules
+A policy looks at the rows that are still thinking and decides what each does next. All but `random` choose capsules
 with the run's own selector, so that policies differ in *when* they stop and buy, not in what they may look at.
 """
 
@@ -32,13 +32,13 @@ class Situation:
     output: StepOutput
     capsules: CapsuleState
     steps: Tensor  # [n] steps done
-    rows: Tensor  # [n] number of each row in the split, or of what is asked
+    rows: Tensor  # [n] number of each row in the split, or of each sample asked
     valid: Tensor  # [n, A] bool
 
 
 class Policy(Protocol):
-    """`name` labels the table; `price` is the price level put into the state; `selects`: it opens what the run's
-    selector chooses.
+    """`name` labels the table; `price` is the price level put into the state; `selects`: whether the policy opens what
+    the run's selector chooses.
     """
 
     selects: ClassVar[bool]
@@ -58,7 +58,7 @@ def selectors_choice(now: Situation, expanding: Tensor) -> Tensor:
     """[n, k] bool: what the run's selector opens in the rows where `expanding` [n] holds."""
     dqn, capsules = now.dqn, now.capsules
     if not bool(expanding.any()):
-        return nothing(capsules)  # also where the model has nothing to open, and so no selector
+        return nothing(capsules)  # also where the model has nothing to open and so no selector
     random = keyed_uniform(0, now.steps, Purpose.SELECT, now.rows, capsules.prices.numel())
     scores = selection_scores(dqn.expansion_selector, now.model, now.output, capsules, random)
     allowed = affordable(capsules, dqn.budget) & expanding[:, None]
@@ -87,7 +87,9 @@ class LearnedPolicy:
 
 @dataclass
 class ThresholdPolicy:
-    """HALT once the largest probability reaches `confidence`; until then open the selector's choice, or think on."""
+    """HALT once the largest probability reaches `confidence`; until then open the selector's choice, or continue if
+    nothing can be opened.
+    """
 
     selects: ClassVar[bool] = True
     confidence: float
@@ -107,7 +109,7 @@ class ThresholdPolicy:
 
 @dataclass
 class FixedPolicy:
-    """Never opens anything later than at the start, and thinks all T steps: `never`, or `all` with everything open."""
+    """Opens capsules only at the start, and thinks all T steps: `never` opens none, `all` opens everything."""
 
     selects: ClassVar[bool] = False
     open_all: bool
@@ -124,13 +126,13 @@ class FixedPolicy:
 
 @dataclass
 class RandomPolicy:
-    """Repeats another policy's actions row by row, but opens capsules uniformly: the same number, at the same
+    """Repeats another policy's actions row by row, but opens capsules chosen uniformly: the same number at the same
     moments, as far as `dqn.budget` reaches.
     """
 
     selects: ClassVar[bool] = False
     actions: Tensor  # [N, T] int8 of the other policy, -1 after its end
-    counts: Tensor  # [N, T] capsules that it opened
+    counts: Tensor  # [N, T] capsules that the other policy opened
     price: float
     seed: int = 0
     name: str = "random"
@@ -167,8 +169,8 @@ class ActPolicy:
         return torch.where(going, Action.CONTINUE, Action.HALT), nothing(now.capsules)
 
 
-# Policies that need nothing but a price level; a new one is known everywhere once it stands here. `learned`,
-# `threshold` and `random` need more, which those who offer them give (`report.Evaluator.table`, `inference.trained`).
+# Policies that need only a price level; one that is added here is known everywhere. `learned`, `threshold` and `random`
+# need more, which their callers supply (`report.Evaluator.table`, `inference.trained`).
 PLAIN: dict[str, Callable[[float], Policy]] = {
     "never": partial(FixedPolicy, False, name="never"),
     "all": partial(FixedPolicy, True, name="all"),

@@ -1,4 +1,4 @@
-"""What is evaluated of puzzles beside policies: ARC tasks are answered by a vote over the copies of each test input."""
+"""What evaluation adds for puzzles: ARC tasks are answered by a vote over the copies of each test input."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def can_vote(data: EvaluationData) -> bool:
 
 
 def tasks_of(data: EvaluationData) -> list[HeldOutTask]:
-    """The tasks to vote on. Raises DataError for a file that holds none and for examples that are no copies of tasks:
-    before anything is computed.
+    """The tasks to vote on. Raises DataError, before anything is computed, for a file that holds no tasks and for
+    examples that are not copies of tasks.
     """
     file = data.file
     assert isinstance(file, PuzzleData)
@@ -38,7 +38,7 @@ def tasks_of(data: EvaluationData) -> list[HeldOutTask]:
 
 
 def vote(data: EvaluationData, outcome: Outcome, tasks: Sequence[HeldOutTask]) -> VotingResult:
-    """One ranking of grids for each test input out of the answers [N, 900] (any integer type) to all of its copies."""
+    """A ranking of grids for each test input, from the answers [N, 900] (any integer type) to all of its copies."""
     file = data.file
     assert isinstance(file, PuzzleData)
     assert file.names is not None

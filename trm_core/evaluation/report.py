@@ -50,7 +50,7 @@ class Score:
     rows: int
     exact_low: float  # 95 % interval of the exact accuracy
     exact_high: float
-    exact_by_step: list[float]  # exact accuracy after each reasoning step; rows that have halted count as they did
+    exact_by_step: list[float]  # exact accuracy after each step; rows that have halted count as they were at the end
     answers: AnswerShares
 
 
@@ -67,12 +67,12 @@ class EvaluationData:
         return batches_of(self.file, self.split, EVAL_BATCH, self.limit, part)
 
     def numbers(self, part: Part) -> list[range]:
-        """Of the rows of each of these batches, counted from the first that is evaluated."""
+        """The row numbers of each of these batches, counted from the first row that is evaluated."""
         rows = min(self.file.rows[self.split], self.limit or self.file.rows[self.split])
         return [range(first, min(first + EVAL_BATCH, rows)) for first in part.starts(rows, EVAL_BATCH)]
 
     def labels(self) -> Iterator[torch.Tensor]:
-        """Those of the same batches."""
+        """The labels of the same batches."""
         return label_batches(self.file, self.split, EVAL_BATCH, self.limit)
 
     def labelled(self) -> bool:
@@ -81,8 +81,8 @@ class EvaluationData:
 
 
 def pick_split(file: Dataset, asked: str) -> tuple[str, str]:
-    """The split to evaluate, and why. Raises UsageError if the file lacks the one asked for, and DataError if its
-    labels are no classes, or its checksums not those of its children.
+    """The split to evaluate, and why. Raises UsageError if the file lacks the one asked for, DataError if its labels
+    are not classes or its checksums do not belong to their children.
     """
     split, reason = _choose_split(file, asked)
     file.require_labels(split)
@@ -118,12 +118,12 @@ class Flops:
 
 
 def count_flops(model: TinyRecursiveModel, prices: torch.Tensor) -> Flops:
-    """Counted by torch on a row of zeros."""
+    """The operations of the model, counted on one row of zeros."""
     capsules = CapsuleState.blank(model.data, 1, prices)
     one = torch.ones(1, dtype=torch.int64, device=prices.device)
     z_H, z_L = model.first_latents(1)
     was_training = model.training
-    model.eval()  # looking at the cost is not a read that a memory bank counts
+    model.eval()  # looking at the cost must not count as a read of the memory bank
     with torch.no_grad(), flops_counted() as counter:
         output = model(z_H, z_L, capsules, one, one.float(), model.first_q_memory(1))
     step = counter.total
@@ -136,7 +136,7 @@ def count_flops(model: TinyRecursiveModel, prices: torch.Tensor) -> Flops:
 
 
 def chance(data: EvaluationData, num_classes: int) -> dict[str, float]:
-    """Accuracy of always giving the most frequent label of the split, and of guessing."""
+    """Accuracy of always giving the most frequent label of the split, and of uniform guessing."""
     counts = torch.zeros(num_classes, dtype=torch.int64)
     for labels in data.labels():
         counts += torch.bincount(labels[labels != IGNORE_LABEL], minlength=num_classes)
@@ -147,7 +147,7 @@ def chance(data: EvaluationData, num_classes: int) -> dict[str, float]:
 class Evaluator:
     """Runs policies over one split, and keeps the outcomes for paired comparisons.
 
-    Several processes run each policy together: every one takes some of the batches, and has all outcomes in the end.
+    Several processes run each policy together: each takes some of the batches, and all have all outcomes at the end.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Evaluator:
     ) -> None:
         self.model, self.config, self.data, self.on_rows = model, config, data, on_rows
         self.thinking = thinking or Thinking()
-        self.outcomes: dict[str, Outcome] = {}  # the last one of each policy
+        self.outcomes: dict[str, Outcome] = {}  # the latest of each policy
         device = next(model.parameters()).device
         self.prices = torch.as_tensor(data.file.prices, dtype=torch.float32, device=device)
         self.flops = count_flops(model, self.prices)
@@ -170,12 +170,12 @@ class Evaluator:
         return found
 
     def run_part(self, policy: Policy) -> tuple[torch.Tensor, Outcome]:
-        """The batches of this process: the numbers [n] of their rows, and their outcome. Raises DataError where rows
-        that are not finite made it so.
+        """The outcome of this process's batches, with the numbers [n] of their rows. Raises DataError where it is not
+        finite because rows are not.
         """
         part = Part(rank(), world_size())
         numbers = self.data.numbers(part)
-        idle = not numbers  # more processes than batches: this one repeats the first, for the shape of an outcome
+        idle = not numbers  # more processes than batches: this one repeats the first, for the outcome's shape
         if idle:
             part = Part(0, world_size())
             numbers = self.data.numbers(part)
@@ -207,7 +207,7 @@ class Evaluator:
             policy.name, setting, mean(outcome.accuracy), low, high, mean(outcome.exact), mean(outcome.loss),
             mean(outcome.opened), mean(outcome.spent), steps, cycles, self.flops.of(steps, cycles), int(rows.sum()),
             exact_low, exact_high,
-            # Of restarts the best is known at the end only: what it had answered before is no procedure.
+            # With restarts the best is known only at the end: its earlier answers are not those of any procedure.
             outcome.exact_at[rows].double().mean(0).tolist() if self.thinking.restarts == 1 else [],
             answer_shares(outcome.prediction.cpu(), self.data.labels(), self.model.data.num_classes),
         )  # fmt: skip
@@ -221,7 +221,7 @@ class Evaluator:
     def scored(
         self, names: Sequence[str], prices: Sequence[float] | None = None, confidence: float = 0.95
     ) -> Iterator[tuple[Score, Outcome]]:
-        """The lines of that table one by one, each with what happened to its rows."""
+        """The lines of that table one by one, each with the outcome of its rows."""
         levels = list(prices) if prices else [self.model.price_level]
         learned: dict[float, Outcome] = {}
 
@@ -260,20 +260,20 @@ class Evaluator:
         return self.table(["learned"], prices or self.trained_prices())
 
     def trained_prices(self) -> list[float]:
-        """Price levels that span the range of training, evenly in their logarithm."""
+        """Price levels that span the trained range, evenly spaced in their logarithm."""
         spread = self.config.dqn.price_spread
         return [self.model.price_level * spread ** (2 * place - 1) for place in CURVE_PLACES]
 
 
 def default_policies(config: Config) -> list[str]:
-    """What a finished run is compared with."""
+    """The policies that a finished run is compared with."""
     if not config.arch.enable_capsule_expansion:
         return (["learned", "threshold"] if config.dqn.enabled else []) + ["act", "never"]
     return ["learned", "threshold", "never", "all", "random"]
 
 
 def require_policies(names: Sequence[str], config: Config) -> None:
-    """Raises UsageError for a policy that is unknown or that this model cannot follow."""
+    """Raise UsageError for a policy that is unknown or that this model cannot follow."""
     for name in names:
         if name not in POLICIES:
             raise UsageError(f"unknown policy '{name}'", hint=f"choose from {', '.join(POLICIES)}")

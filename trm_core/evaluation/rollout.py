@@ -1,6 +1,6 @@
 """Run a policy over samples: every row thinks until it halts, and halted rows leave the batch.
 
-Reads batches of capsules, writes nothing but the outcome; the model is only read.
+Reads batches of capsules and writes nothing but the outcome; the model is only read.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from trm_core.training.episodes import capsules_of, labels_of
 
 @dataclass(frozen=True)
 class Thinking:
-    """How much a row may think. max_steps: reasoning steps before HALT is forced, None: as trained; restarts: how
-    often each row is thought through, from other beginnings.
+    """How much a row may think. max_steps: reasoning steps before HALT is forced, None: as trained; restarts: how often
+    each row is thought through, each time from another beginning.
     """
 
     max_steps: int | None = None
@@ -40,7 +40,7 @@ class Thinking:
 class Outcome:
     """What happened to each of N rows; T steps at most, P answers per row."""
 
-    prediction: Tensor  # [N, P] of the smallest type that holds every class: all rows of every policy are kept
+    prediction: Tensor  # [N, P] in the smallest type that holds every class, because the rows of every policy are kept
     accuracy: Tensor  # [N] share of right answers
     exact: Tensor  # [N] bool
     labelled: Tensor  # [N] bool: the row has a label
@@ -53,10 +53,10 @@ class Outcome:
     actions: Tensor  # [N, T] int8; -1 after the end
     counts: Tensor  # [N, T] int32: capsules opened by each action
     halt_logit: Tensor  # [N] after the last step
-    exact_at: Tensor  # [N, T] bool: all right after each step; after the end as at the end
+    exact_at: Tensor  # [N, T] bool: all answers right after each step; after the end as at the end
 
     def instead(self, other: Outcome, rows: Tensor) -> Outcome:
-        """This outcome, where `rows` [N] holds the other one; steps and cycles are those of both."""
+        """This outcome, with the other one in `rows` [N]; steps and cycles are those of both."""
         shared = ("steps", "cycles")
         return Outcome(
             *(
@@ -67,7 +67,7 @@ class Outcome:
         )
 
     def finite(self) -> bool:
-        """Whether every row has an answer that is a number. One look, for a GPU has to be waited for."""
+        """Whether every row's answer is finite. A single check, because a GPU has to be waited for."""
         return bool(torch.stack([self.loss, self.confidence, self.halt_logit]).isfinite().all())
 
     @staticmethod
@@ -87,7 +87,7 @@ def rollout(
     first: int = 0,
 ) -> Outcome:
     """Run `policy` on every row of `batches` (in split order) at its price level. first: the number of their first row
-    among all that are evaluated.
+    among all rows that are evaluated.
     """
     was_training = model.training
     model.eval()
@@ -101,13 +101,13 @@ def rollout(
 
 
 def of_all_ranks(numbers: Tensor, outcome: Outcome) -> Outcome:
-    """The outcome of all rows in their order, out of each rank's own and the numbers [n] of its rows."""
+    """The outcome of all rows in their order, from each rank's own outcome and the numbers [n] of its rows."""
     if world_size() == 1:
         return outcome
     order = all_rows(numbers).argsort()
 
     def of_all(values: Tensor) -> Tensor:
-        # As bytes in host memory: no backend exchanges every type.
+        # As bytes in host memory, because no backend exchanges every type.
         own = values.cpu().contiguous().view(-1).view(torch.uint8)
         together = all_rows(own).view(values.dtype).view(-1, *values.shape[1:])
         return together[order].to(values.device)
@@ -125,8 +125,8 @@ def _restarted(
     thinking: Thinking,
     on_batch: Callable[[int], None],
 ) -> Outcome:
-    """Every row from each of its beginnings; of the answers the one whose halt logit is the highest. What several of
-    them open is paid once.
+    """Think every row through from each of its beginnings and keep the answer with the highest halt logit. Capsules
+    that several of them open are paid once.
     """
     best: Outcome | None = None
     expanded = torch.zeros(len(batch), len(prices), dtype=torch.bool, device=prices.device)
@@ -153,7 +153,7 @@ def _rollout_batch(
     device = prices.device
     rows, T = len(batch), max_steps or config.arch.max_steps
     if model.data.num_children == 0 and not model.data.tokens:
-        batch = replace(batch, children=None)  # of a model that opens nothing, whatever its data hold
+        batch = replace(batch, children=None)  # for a model that opens nothing, whatever its data hold
     capsules = capsules_of(batch, prices)
     capsules = capsules.opened(policy.open_first(capsules))
     labels = labels_of(batch)
@@ -173,7 +173,7 @@ def _rollout_batch(
     exact_at = torch.zeros(rows, T, dtype=torch.bool, device=device)
     for t in range(T):
         done = torch.full_like(active, t + 1)
-        # To the model, which knows nothing of later steps, each of them is the last one.
+        # Steps beyond those of training look to the model like its last one.
         seen_as = done.clamp(max=model.max_steps)
         output = model(z_H, z_L, capsules, seen_as, price[active], q_memory)
         valid = valid_actions(capsules, done, T, model.q_head.num_actions, config.dqn.budget)

@@ -1,4 +1,4 @@
-"""The model card: what the model is, how good it was measured to be, and how to use each form of it."""
+"""The model card: what the model is, how good it measured, and how to use each form of it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _capsule_table(scores: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _puzzle_table(scores: list[dict[str, Any]]) -> Iterator[str]:
-    """What counts is the whole puzzle: most of its cells are given, or easy."""
+    """Whole puzzles come first, because most of their cells are given or easy."""
     yield "| policy | whole puzzles right, % | 95 % interval | cells right, % | steps |"
     yield "| --- | --- | --- | --- | --- |"
     for s in scores:

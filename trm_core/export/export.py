@@ -1,4 +1,4 @@
-"""A run -> a folder that others can use: whole, with every form in it compared with the model, or not there."""
+"""A run -> a folder that others can use: complete, with every form compared with the model, or not there at all."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from trm_core.inference.trained import Trained
 
 FORMATS = ("safetensors", "torch-export", "onnx")
 RUNNERS = {"onnx": "run_onnx.py", "torch-export": "run_torch_export.py"}
-_SAMPLES = 64  # that are compared
-_MOST_MEASURED = 2000  # puzzles that the table of the model card is made from: a split may have hundreds of thousands
+_SAMPLES = 64  # samples that are compared
+_MOST_MEASURED = 2000  # puzzles measured for the table of the model card: a split may have hundreds of thousands
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Exported:
     forms: list[str]
     verified: list[Verification]
     scores: list[dict[str, Any]]
-    accuracy_before: float | None  # of the first policy with the weights as they were trained; None: they are the same
+    accuracy_before: float | None  # of the first policy with the weights as trained; None: stored unchanged
 
 
 def export_run(
@@ -57,7 +57,7 @@ def export_run(
     log: Callable[[str], None] = lambda message: None,
 ) -> Exported:
     """Write `out`, which must not exist. stored: how the weights are kept. Raises UsageError, CheckpointError,
-    DataError, or CheckFailed if a form is not the model; then nothing is left.
+    DataError, or CheckFailed if a form differs from the model; then nothing is left behind.
     """
     forms = list(FORMATS) if "all" in formats else [form for form in FORMATS if form in formats]
     unknown = [form for form in formats if form not in (*FORMATS, "all")]
@@ -84,7 +84,7 @@ def export_run(
 
 
 def in_float32(trained: Trained) -> Trained:
-    """The model as others get it: weights are float32 whatever `training.precision` says, and graphs compute in it."""
+    """The model as others get it: float32 weights whatever `training.precision` says, and graphs in float32."""
     training = trained.config.training.model_copy(update={"precision": "float32"})
     trained.model.recursion.precision = "float32"
     return replace(trained, config=trained.config.model_copy(update={"training": training}))
@@ -99,7 +99,7 @@ def _write(
     write_weights(folder / WEIGHTS, original.model, stored)
     record = describe(original, stored, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    # From here on what lies on the disk counts: these are the weights that others will have.
+    # From here on only what is on the disk counts: these are the weights that others will have.
     trained = read_folder(folder, original.device)
     with closing(open_dataset(recorded)) as file:
         if isinstance(file, PuzzleData) and trained.config.arch.puzzle_emb_ndim:
@@ -143,7 +143,7 @@ def _write(
 
 
 def keep_encoder(capsules: Path, folder: Path, log: Callable[[str], None]) -> None:
-    """What turns raw samples into capsules, as the training data were made; a file of an earlier version has none."""
+    """Keep the encoder that made capsules of the training data; a file of an earlier version has none."""
     with open_capsules(capsules) as file:
         there = ENCODERS in file.manifest
     if there:
@@ -153,7 +153,7 @@ def keep_encoder(capsules: Path, folder: Path, log: Callable[[str], None]) -> No
 
 
 def verify_weights(trained: Trained, original: Trained, fields: Fields) -> Verification:
-    """The folder, read again, against the model it was made from."""
+    """Compare the folder, read back, with the model it was made from."""
     answers = [
         {"prediction": list(a.prediction), "steps": a.steps, "opened": list(a.opened)}
         for a in Predictor(trained).predict(**fields)
@@ -186,7 +186,7 @@ def step_record(step: ReasoningStep) -> dict[str, Any]:
 
 
 def real_samples(file: Dataset, split: str) -> Fields:
-    """Some rows of a split, evenly over it, as the predictor takes them."""
+    """Some rows spread evenly over a split, as the predictor takes them."""
     names = [name for name in ("sketches", "children", "mask", "parents", "checksums") if file.has(name)]
     rows = file.rows[split]
     index = np.unique(np.linspace(0, rows - 1, min(rows, _SAMPLES)).astype(np.int64))

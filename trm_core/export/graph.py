@@ -1,4 +1,4 @@
-"""The reasoning step as a graph that needs none of our code: a `torch.export` program, and ONNX made from it."""
+"""The reasoning step as a graph that needs none of our code: a `torch.export` program, and the ONNX made from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trm_core.export.step import ReasoningStep, Tensors
 PROGRAM = "step.pt2"
 ONNX = "step.onnx"
 STATE = ("z_H", "z_L", "q_memory")
-_ROWS = 3  # of the example: a batch of 1 would be taken for a constant
+_ROWS = 3  # rows of the example: a batch of 1 would be taken for a constant
 
 
 def traced(step: ReasoningStep) -> ExportedProgram:
@@ -36,14 +36,14 @@ def write_program(program: ExportedProgram, path: Path) -> None:
 
 
 def write_onnx(program: ExportedProgram, step: ReasoningStep, path: Path) -> None:
-    """Raises UsageError where the packages for it are missing."""
+    """Write the program as ONNX. Raises UsageError if the packages for that are missing."""
     require_onnx()
     with torch.no_grad(), _quiet():
         made: Any = torch.onnx.export(
             program,
             dynamo=True,
             input_names=step.input_names,
-            # The state comes in and goes out: two tensors of one name are no valid graph.
+            # The state is both input and output, and a graph with two tensors of one name is not valid.
             output_names=[f"next_{name}" if name in STATE else name for name in step.output_names],
             external_data=False,
             verbose=False,
@@ -52,7 +52,7 @@ def write_onnx(program: ExportedProgram, step: ReasoningStep, path: Path) -> Non
 
 
 def require_onnx() -> None:
-    """Raises UsageError where onnx, onnxscript or onnxruntime cannot be imported."""
+    """Raise UsageError if onnx, onnxscript or onnxruntime cannot be imported."""
     try:
         import onnx
         import onnxruntime
@@ -91,7 +91,7 @@ def example_inputs(step: ReasoningStep, rows: int) -> Tensors:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporters say of packages that we do not use, and of each other's deprecated calls."""
+    """Silence what the exporters say about packages that we do not use and about each other's deprecated calls."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""One reasoning step together with the decision after it, as one graph: tensors in, tensors out, no branch on values.
+"""One reasoning step and the decision after it as a single graph: tensors in, tensors out, no branch on values.
 
-Whoever runs it keeps the loop: hand in the state, do what `action` says, fetch the children of the capsules in
-`opening`, drop the rows that halt, and go on with the rest. Only what a model has is among its inputs and outputs:
+The caller keeps the loop: pass in the state, do what `action` says, fetch the children of the capsules in `opening`,
+drop the rows that halt, and go on with the rest. Inputs and outputs are only those that a model has:
 
 | input | shape | |
 | --- | --- | --- |
@@ -33,17 +33,17 @@ from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.q_head import largest_probability
 
 Tensors = dict[str, Tensor]
-# Random choice needs a source of numbers, and `variance` the detail of what is not open.
+# `random` needs a source of numbers, and `variance` the detail of unopened capsules.
 NOT_IN_A_GRAPH = ("random", "variance")
 
 
 class ReasoningStep(nn.Module):
-    """The step of one model, acting as it learned to (without Q-learning by its halt output)."""
+    """The step of one model, acting as it learned to (by its halt output where it has no Q-learning)."""
 
     prices: Tensor
 
     def __init__(self, trained: Trained) -> None:
-        """Raises UsageError for a selector that no graph can hold."""
+        """Raises UsageError for a selector that cannot be put into a graph."""
         super().__init__()
         self.model, self.dqn, self.max_steps = trained.model, trained.dqn, trained.max_steps
         self.puzzles = trained.puzzles
@@ -58,7 +58,7 @@ class ReasoningStep(nn.Module):
         self.register_buffer("prices", torch.as_tensor(trained.prices, device=trained.device), persistent=False)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """In the order of `input_names`; gives what `output_names` says."""
+        """Takes tensors in the order of `input_names`; returns those of `output_names`."""
         given = dict(zip(self.input_names, inputs, strict=True))
         found = self.step(given)
         return tuple(found[name] for name in self.output_names)

@@ -1,4 +1,4 @@
-"""Whether an exported form gives what the model gives: on real samples, after every reasoning step."""
+"""Checks that an exported form gives what the model gives: on real samples, after every reasoning step."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ RunStep = Callable[[Tensors], Tensors]
 
 @dataclass(frozen=True)
 class Verification:
-    """How far an exported form is from the model. Differences are absolute, of any output; z has an RMS of 1."""
+    """How far an exported form is from the model. Differences are absolute, over all outputs; z has an RMS of 1."""
 
     form: str
     samples: int
     largest_difference: float
     by_step: list[float]
-    differing_decisions: int  # rows and steps at which another action was taken or other capsules were opened
-    differing_answers: int  # of the whole loop, as the runner in the folder does it
+    differing_decisions: int  # rows and steps at which the action or the opened capsules differ
+    differing_answers: int  # of the whole loop, run by the folder's own runner
     tolerance: float = TOLERANCE
 
     @property
     def holds(self) -> bool:
-        """Decisions may differ where the values of two actions are the same but for rounding: one in a hundred."""
+        """One decision per hundred samples may differ, because two actions may have equal values up to rounding."""
         within = self.largest_difference <= self.tolerance
         return within and max(self.differing_decisions, self.differing_answers) <= self.samples // 100
 
@@ -46,8 +46,8 @@ class Verification:
 def compare_steps(
     form: str, trained: Trained, fields: Fields, run: RunStep, answers: list[dict[str, Any]]
 ) -> Verification:
-    """`run` against the model's own step on the same state, along the model's own way through the samples; `answers`:
-    what the form's whole loop gave. Raises CheckFailed if it does not hold.
+    """Compare `run` with the model's own step on the same state, along the model's own path through the samples;
+    `answers`: what the form's whole loop gave. Raises CheckFailed if they differ too much.
     """
     step = ReasoningStep(trained)
     n = len(fields["tokens"] if "tokens" in fields else fields["sketches"])
@@ -92,7 +92,7 @@ def compare_steps(
 
 
 def compare_answers(form: str, trained: Trained, fields: Fields, answers: list[dict[str, Any]]) -> Verification:
-    """The same of whole answers alone: prediction, steps and capsules opened."""
+    """The same for whole answers only: prediction, steps and opened capsules."""
     differing = sum(
         (list(a.prediction), a.steps, sorted(a.opened)) != (b["prediction"], b["steps"], sorted(b["opened"]))
         for a, b in zip(Predictor(trained).predict(**fields), answers, strict=True)
@@ -101,7 +101,7 @@ def compare_answers(form: str, trained: Trained, fields: Fields, answers: list[d
 
 
 def run_folder(folder: Path, runner: str, fields: Fields) -> tuple[RunStep, list[dict[str, Any]]]:
-    """The step of an exported form and the answers of its whole loop, by the runner that lies in the folder itself."""
+    """The step of an exported form and the answers of its whole loop, from the runner in the folder itself."""
     model = runpy.run_path(str(folder / runner), run_name="runner")["Model"](folder)
 
     def run(inputs: Tensors) -> Tensors:

@@ -1,8 +1,8 @@
-"""Rows that think together: each reasoning step is one call of the model for all of them, whatever step each is at.
+"""Rows that think together: each reasoning step is one call of the model for all of them, whichever step each is at.
 
-A row leaves when it halts and another may take its place at the next step (continuous batching over reasoning steps),
-so a row that needs one step never waits for one that needs ten. The children of a capsule are asked for when it is
-opened, and never otherwise.
+A row leaves when it halts, and another may take its place at the next step (continuous batching over reasoning steps),
+so a row that needs one step never waits for one that needs ten. The children of a capsule are requested only when it is
+opened.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Latents = tuple[Tensor, Tensor]  # z_H and z_L of one row, [K, hidden] each
 
 @dataclass(frozen=True)
 class Rows:
-    """What goes from one reasoning step to the next, for B rows."""
+    """What one reasoning step hands to the next, for B rows."""
 
     z_H: Tensor  # [B, K, hidden]
     z_L: Tensor  # [B, K, hidden]
     q_memory: Tensor  # [B, recurrent width]
-    steps: Tensor  # [B] int64, done
+    steps: Tensor  # [B] int64: steps done
     price: Tensor  # [B]
     number: Tensor  # [B] int64: how many rows were admitted before
     capsules: CapsuleState
@@ -54,7 +54,7 @@ class Thought:
 
 @dataclass(frozen=True)
 class Finished:
-    """A row that left: with its answer, or with what was wrong with its detail."""
+    """A row that has left: with its answer, or with what was wrong with its detail."""
 
     key: Hashable
     answer: Answer | None
@@ -62,10 +62,10 @@ class Finished:
 
 
 class Engine:
-    """Not for several threads at once: each has an engine of its own, and they share the model.
+    """Not thread-safe: each thread has an engine of its own, and they share the model.
 
-    trace: keep the probabilities after every step in the decisions. first: the number of the first row that is
-    admitted, where random draws go on from an earlier engine's.
+    trace: keep the probabilities after every step in the decisions. first: the number of the first row admitted, for
+    random draws that continue those of an earlier engine.
     """
 
     def __init__(self, trained: Trained, policy: Policy, *, trace: bool = False, first: int = 0) -> None:
@@ -76,22 +76,22 @@ class Engine:
         self.admitted = first
 
     def __len__(self) -> int:
-        """Rows under way."""
+        """Rows in flight."""
         return len(self.thoughts)
 
     @torch.no_grad()
     def admit(
         self, keys: Sequence[Hashable], samples: Sequence[Sample], latents: Sequence[Latents | None] = ()
     ) -> list[Finished]:
-        """Let samples begin at the next step: as `samples_of` makes them for this model. Those whose detail is refused
-        already come back at once. latents: where each begins; nothing or None: as the model was trained.
+        """Let samples, as `samples_of` makes them for this model, begin at the next step. Those whose detail is refused
+        already come back at once. latents: where each begins; missing or None: as the model was trained.
         """
         if not samples:
             return []
         fresh = self._begin(samples, latents)
         thoughts = [Thought(key, sample, [], []) for key, sample in zip(keys, samples, strict=True)]
         if self.policy.selects and self.trained.peeks and self.trained.dqn.expansion_selector == "variance":
-            wanted = fresh.capsules.can_open()  # it looks at the detail itself
+            wanted = fresh.capsules.can_open()  # this selector looks at the detail itself
         else:
             wanted = self.policy.open_first(fresh.capsules)
         fresh, failed = self._fetch(fresh, thoughts, wanted)
@@ -107,12 +107,12 @@ class Engine:
 
     @torch.no_grad()
     def step(self) -> list[Finished]:
-        """One reasoning step of every row; the rows that are through."""
+        """Take one reasoning step with every row; returns the rows that finish."""
         if self.rows is None or not self.thoughts:
             return []
         trained, model, rows = self.trained, self.trained.model, self.rows
         done = rows.steps + 1
-        # To the model, which knows nothing of later steps, each of them is the last one.
+        # Steps beyond those of training look to the model like its last one.
         seen_as = done.clamp(max=model.max_steps)
         output = model(rows.z_H, rows.z_L, rows.capsules, seen_as, rows.price, rows.q_memory)
         valid = valid_actions(rows.capsules, done, trained.max_steps, model.q_head.num_actions, trained.dqn.budget)
@@ -170,7 +170,7 @@ class Engine:
         if trained.can_expand and trained.dqn.expansion_selector == "checksum":
             checksums = stacked([sample.checksums for sample in samples])
         if shape.num_children:
-            # Zero until they are opened: the model looks at nothing else, and nobody is asked for them.
+            # Zero until they are opened: the model looks at no others, and they are not requested.
             children = torch.zeros(n, shape.num_capsules, shape.num_children, shape.dim, device=device)
         parents = stacked([sample.parents for sample in samples]) if shape.has_parents else None
         sketches = stacked([sample.sketches for sample in samples])
@@ -192,7 +192,7 @@ class Engine:
         )
 
     def _fetch(self, rows: Rows, thoughts: Sequence[Thought], wanted: Tensor) -> tuple[Rows, dict[int, DataError]]:
-        """Ask for the children of the capsules `wanted` [B, k] and put them in; which rows' were refused, and why."""
+        """Request the children of the capsules `wanted` [B, k] and put them in; also the rows that failed, and why."""
         failed: dict[int, DataError] = {}
         asked = wanted.nonzero().tolist()
         if not asked:
@@ -204,7 +204,7 @@ class Engine:
             if place in failed:
                 continue
             if source is None:
-                failed[place] = DataError(f"capsule {capsule} is to be opened, and the sample has no children")
+                failed[place] = DataError(f"the model opens capsule {capsule}, but the sample has no children")
                 continue
             try:
                 detail = checked_detail(source(capsule), capsule, self.trained.model.data)
@@ -245,7 +245,7 @@ class Engine:
         return finished
 
     def _drop(self, failed: dict[int, DataError]) -> list[Finished]:
-        """Let rows leave whose detail could not be had."""
+        """Let rows leave whose detail could not be obtained."""
         if not failed:
             return []
         finished = [Finished(self.thoughts[place].key, None, error) for place, error in failed.items()]

@@ -1,8 +1,8 @@
 """An exported model on disk, in the layout of the Hugging Face Hub: `config.json`, `model.safetensors`, `README.md`.
 
-Weights may be stored smaller than they are computed with: `bfloat16`, or `int8` with one scale per row of a matrix
-(`<name>.scale` beside it). They are made float32 again when they are read. Nothing is pickled, and every number of a
-stranger's `config.json` is checked before memory is given for it.
+Weights may be stored in fewer bits than they are computed with: `bfloat16`, or `int8` with one scale per row of a
+matrix (`<name>.scale` beside it). They become float32 again when they are read. Nothing is pickled, and every number in
+an untrusted `config.json` is checked before memory is allocated for it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MOST_CLASSES = 10_000_000
 
 
 def describe(trained: Trained, stored: str, weights: Path) -> dict[str, Any]:
-    """`config.json`: all that the answers depend on but for the weights, and the hash of their file."""
+    """`config.json`: everything that the answers depend on except the weights, and the hash of the weights' file."""
     model = trained.model
     return {
         "format": FORMAT,
@@ -64,7 +64,7 @@ def describe(trained: Trained, stored: str, weights: Path) -> dict[str, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """Raises CheckpointError where the file cannot be read."""
+    """SHA-256 of a file. Raises CheckpointError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -73,7 +73,7 @@ def sha256_of(path: Path) -> str:
 
 
 def config_of_model(config: Config) -> dict[str, Any]:
-    """The sections that a model is made from, without the paths of the machine that it was trained on."""
+    """The config sections from which a model is made, without paths of the machine that trained it."""
     dumped = config.model_dump(mode="json")
     dumped["training"]["run_dir"] = None
     return {name: dumped[name] for name in ("name", "arch", "memory", "dqn", "training")}
@@ -88,11 +88,11 @@ def write_weights(path: Path, model: TinyRecursiveModel, stored: str) -> None:
 
 
 def read_folder(path: Path, device: torch.device) -> Trained:
-    """Raises CheckpointError for a folder that is damaged, too new, or none of ours."""
+    """Load an exported model. Raises CheckpointError for a folder that is damaged, too new, or not ours."""
     record = read_json(path / CONFIG)
     if record.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path / CONFIG} is no exported model of ours (format is {record.get('format')!r:.60})",
+            f"{path / CONFIG} is not a model exported by trm (format is {record.get('format')!r:.60})",
             hint="make one with: trm export RUN --format safetensors --out FOLDER",
         )
     version = record.get("schema_version")
@@ -125,7 +125,7 @@ def read_folder(path: Path, device: torch.device) -> Trained:
             f"{path / WEIGHTS} is damaged: its sha256 is not the one in {CONFIG}", hint="export the run again"
         )
     weights = read_weights(path / WEIGHTS)
-    with shapes_only():  # sizes that the weights do not have must not be given memory
+    with shapes_only():  # sizes that the weights do not have must not be allocated
         expected = TinyRecursiveModel(config, shape, with_cmi=with_cmi).state_dict()
     require_weights(expected, weights, path / WEIGHTS)
     model = TinyRecursiveModel(config, shape, with_cmi=with_cmi)
@@ -143,7 +143,7 @@ def read_folder(path: Path, device: torch.device) -> Trained:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """As float32 again, however they are stored."""
+    """The weights as float32, however they are stored."""
     try:
         tensors = load_file(path)
     except FileNotFoundError as error:
@@ -157,7 +157,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if tensor.dtype == torch.int8:
             scale = tensors.get(f"{name}.scale")
             if scale is None or scale.shape != (*tensor.shape[:1], *(1,) * (tensor.dim() - 1)):
-                raise CheckpointError(f"{path}: {name} has no scale of its own", hint="export the run again")
+                raise CheckpointError(f"{path}: {name} has no scale", hint="export the run again")
             tensor = tensor.float() * scale.float()
         elif tensor.dtype == torch.bfloat16:
             tensor = tensor.float()
@@ -166,7 +166,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _smaller(tensors: dict[str, Tensor], stored: str) -> dict[str, Tensor]:
-    """Only matrices: vectors are few, and buffers such as counters must stay exact."""
+    """Reduces matrices only: vectors are small, and buffers such as counters must stay exact."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or tensor.dim() < 2:

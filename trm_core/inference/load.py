@@ -1,4 +1,4 @@
-"""Where a trained model comes from: a run directory, or a folder that `trm export` wrote."""
+"""Loads a trained model from a run directory, or from a folder that `trm export` wrote."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trm_core.inference.trained import Trained
 
 
 def load_trained(path: Path, device: str = "auto", checkpoint: str = "latest") -> Trained:
-    """Raises CheckpointError, DataError or UsageError."""
+    """Load the model at `path`. Raises CheckpointError, DataError or UsageError."""
     place, _ = pick_device(device)
     if (path / CONFIG).is_file():
         return read_folder(path, place)
@@ -25,7 +25,7 @@ def load_trained(path: Path, device: str = "auto", checkpoint: str = "latest") -
 
 
 def of_run(run: TrainedRun) -> Trained:
-    """Prices and the names of classes are those of the run's capsule file; puzzles need no data."""
+    """A run as a model that answers. Prices and class names come from the run's capsule file; puzzles need no data."""
     if run.model.data.tokens:
         return _of_puzzle_run(run)
     recorded = Path(run.data["eval"]["path"])

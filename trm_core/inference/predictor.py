@@ -1,4 +1,4 @@
-"""The one class that people who use a trained model need."""
+"""The one class that users of a trained model need."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Predictor:
         answers = predictor.predict(tokens=x, puzzles=numbers)       # puzzles: [n, S], and identifiers [n] if they have
         answers = predictor.ask(["53..7....6..195..."])              # or as people write them
 
-    A callable for `children` is asked for a capsule only when the model opens it. One predictor may be used by several
-    threads at once: nothing of it changes.
+    A callable for `children` is called for a capsule only when the model opens it. Several threads may use one
+    predictor at once: nothing in it changes.
 
     max_steps: reasoning steps before HALT is forced (None: as trained). restarts: how often each sample is thought
-    through, from other beginnings; the answer that the halt output believes in most is given.
+    through, each time from another beginning; the answer with the highest halt output is given.
     """
 
     def __init__(
@@ -76,20 +76,20 @@ class Predictor:
         trace: bool = False,
         **fields: Any,
     ) -> list[Answer]:
-        """Answers to the rows of arrays: sketches [n, k, D], children ([n, k, m, D] or a callable (row, capsule) ->
-        [m, D]), mask [n, k], checksums [n, k, R], parents [n, k], as far as the model uses them; of puzzles tokens
-        [n, S] and puzzles [n] (None: the blank identifier).
+        """Answers to the rows of arrays: sketches [n, k, D], children ([n, k, m, D], or a callable (row, capsule) ->
+        [m, D]), mask [n, k], checksums [n, k, R], parents [n, k], as far as the model uses them. A puzzle model takes
+        tokens [n, S] and puzzles [n] (None: the blank identifier).
 
-        price: what a price unit costs, in reward (higher: buys less). trace: every decision has the probabilities of
-        its step. Raises DataError for arrays that do not fit and whatever a callable raises.
+        price: what a price unit costs in reward (a higher price buys less). trace: every decision holds the
+        probabilities of its step. Raises DataError for arrays that do not fit, and whatever a callable raises.
         """
         samples = samples_of(fields, self.trained)
         return list(self.stream(samples, self.policy(policy, price, confidence), batch, trace=trace))
 
     @cached_property
     def encoder(self) -> RecordedEncoder:
-        """From raw samples to capsules, exactly as the training data were made. Raises DataError where the capsule file
-        was built without keeping it.
+        """Turns raw samples into capsules, exactly as the training data were made. Raises DataError if the capsule file
+        was built without keeping its encoder.
         """
         place = self.trained.preprocessing
         if place is None:
@@ -111,15 +111,15 @@ class Predictor:
         trace: bool = False,
     ) -> list[Answer]:
         """Answers to raw samples: texts, pictures, pairs of grids, rows of a table (see `RecordedEncoder.encode`), or
-        puzzles (see `question_of`). kind: where the training data mixed several.
+        puzzles (see `question_of`). kind: which one, where the training data mixed several.
         """
         if isinstance(samples, str | bytes | Mapping):
-            raise UsageError(f"samples is one {type(samples).__name__}", hint="give a list, of one sample if need be")
+            raise UsageError(f"samples is one {type(samples).__name__}", hint="give a list, even for one sample")
         source = self.encoded(samples, kind)
         return list(self.stream(source, self.policy(policy, price, confidence), batch, trace=trace))
 
     def encoded(self, samples: Iterable[Any], kind: str | None = None) -> Iterator[Sample]:
-        """Raw samples as the model sees them, encoded some at a time."""
+        """Raw samples as the model sees them, encoded in blocks."""
         if self.trained.puzzles is not None:
             meaning = self.trained.puzzles
             for number, value in enumerate(samples):
@@ -136,7 +136,7 @@ class Predictor:
             first += len(block)
 
     def question_sample(self, question: Question, where: str) -> Sample:
-        """A puzzle as the model sees it. Raises DataError for an identifier that it does not know."""
+        """A puzzle as the model sees it. Raises DataError for an unknown identifier."""
         number = None if question.puzzle is None else [question.puzzle]
         try:
             (sample,) = samples_of({"tokens": question.tokens[None], "puzzles": number}, self.trained)
@@ -154,9 +154,9 @@ class Predictor:
         first: int = 0,
     ) -> Iterator[Answer]:
         """Answers in the order of the samples, in constant memory: at most `batch` rows think at once, and a new one
-        begins as soon as one is through. None among the samples: the next has not arrived yet, and is waited for when
-        all others are answered. The first row that failed raises its error. first: the number of the first sample, by
-        which a selector that draws does so.
+        begins as soon as one finishes. None among the samples means that the next has not arrived yet; it is waited for
+        once all others are answered. The first row that fails raises its error. first: the number of the first sample,
+        which keys the draws of a random selector.
         """
         for finished in self.stream_finished(samples, policy, batch, trace=trace, first=first):
             if finished.error is not None:
@@ -173,7 +173,7 @@ class Predictor:
         trace: bool = False,
         first: int = 0,
     ) -> Iterator[Finished]:
-        """The same with rows that failed among them; keys count from 0."""
+        """The same, with failed rows among the results; keys count from 0."""
         count = self.beginnings.count
         engine = Engine(self.trained, policy or self.policy(), trace=trace, first=first * count)
         source = _numbered(samples, count)
@@ -181,9 +181,9 @@ class Predictor:
         waiting: dict[int, Finished] = {}
         following, waits = 0, False
         while True:
-            # Those that are through wait for older ones, so that a slow one cannot let them pile up without end.
+            # Finished rows wait for older ones, so there is a limit: a slow row must not let them pile up without end.
             room = min(batch - len(engine), 4 * batch - len(engine) - len(waiting))
-            # Of what has not arrived yet nothing is asked while others think: they would wait with it.
+            # While rows think, samples that have not arrived yet are not asked for: the rows would wait with them.
             fresh, waits = ([], True) if waits and len(engine) else _take(source, room)
             through = engine.admit(
                 [(key, number) for key, number, _ in fresh],
@@ -204,7 +204,7 @@ class Predictor:
                 following += 1
 
 
-_Row = tuple[int, int, Sample]  # number of the sample, of its beginning, and the sample
+_Row = tuple[int, int, Sample]  # number of the sample, number of its beginning, and the sample
 
 
 def _numbered(samples: Iterable[Sample | None], count: int) -> Iterator[_Row | None]:
@@ -219,7 +219,7 @@ def _numbered(samples: Iterable[Sample | None], count: int) -> Iterator[_Row | N
 
 
 def _take(source: Iterator[_Row | None], room: int) -> tuple[list[_Row], bool]:
-    """At most `room` rows, and whether the next has not arrived yet."""
+    """At most `room` rows, and whether the next one has not arrived yet."""
     taken: list[_Row] = []
     for one in islice(source, max(room, 0)):
         if one is None:

@@ -1,4 +1,4 @@
-"""Puzzles to be answered: a folder of them, or a file or text as people have them; and what is written of an answer."""
+"""Puzzles to be answered, from a folder of them or a file or text as people have them; and the record of an answer."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from trm_core.inference.predictor import Predictor
 from trm_core.inference.samples import Answer, Sample
 from trm_core.inference.source import Source, identity_of_file
 
-_BLOCK = 256  # puzzles that are read at once
+_BLOCK = 256  # puzzles read at once
 
 
 def puzzle_source(path: Path, predictor: Predictor, split: str | None) -> Source:
-    """A folder of puzzles (of one `split`: test, or train where there is no other), or a file of what
-    `question_files` reads. Raises DataError or UsageError.
+    """A folder of puzzles (one `split` of it: test, or train if there is no other), or a file that `question_files`
+    reads. Raises DataError or UsageError.
     """
     meaning = _meaning(predictor)
     if is_puzzle_folder(path):
         return _folder(open_puzzles(path), predictor, split)
     if path.is_dir():
-        raise DataError(f"{path}: is no folder of puzzles", hint="give such a folder, or a file of puzzles")
+        raise DataError(f"{path}: is not a folder of puzzles", hint="give such a folder, or a file of puzzles")
     if split is not None:
         raise UsageError(f"{path} has no splits", hint="leave --split out")
     if not path.is_file():
@@ -42,14 +42,14 @@ def puzzle_source(path: Path, predictor: Predictor, split: str | None) -> Source
 
 
 def puzzle_text_source(text: str, name: str, predictor: Predictor) -> Source:
-    """Puzzles of a text that is called so in messages. Raises DataError."""
+    """Puzzles from a text that is called `name` in messages. Raises DataError."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     identity: dict[str, Any] = {"data": name, "split": None, "content_hash": digest}
     return _asked(name, lambda: questions_of_text(text, _meaning(predictor), name), identity, predictor)
 
 
 def puzzle_record(sample: Sample, answer: Answer, meaning: Meaning, probabilities: bool = False) -> dict[str, Any]:
-    """For JSON: the answer as people read it and, where it can be told, whether it is `valid` and `right`."""
+    """For JSON: the answer as people read it and, where that can be told, whether it is `valid` and `right`."""
     found, tokens = answer.as_record(probabilities), np.asarray(answer.prediction)
     told: dict[str, Any] = {"answer": readable(tokens, meaning)}
     keeps = valid(sample.sketches, tokens, meaning)
@@ -72,7 +72,7 @@ def _asked(
         for number, question in enumerate(islice(questions(), first, None), start=first):
             yield predictor.question_sample(question, f"{name}, puzzle {number}")
 
-    rows = sum(1 for _ in questions())  # what is wrong is found before anything is answered
+    rows = sum(1 for _ in questions())  # errors are found before anything is answered
     if not rows:
         raise DataError(f"{name}: no puzzles in it")
     return Source(name, rows, start, identity, _recorder(predictor), bulk=False)

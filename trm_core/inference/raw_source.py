@@ -1,4 +1,4 @@
-"""Raw samples to be answered: files, stdin or texts of the command line, through the encoder of the training data."""
+"""Raw samples to be answered, from files, stdin or the command line, through the encoder of the training data."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ClassNumbers:
         return int(name) if name.isascii() and name.isdecimal() and int(name) < self._count else None
 
     def of_array(self, label: np.ndarray) -> np.ndarray | int:
-        """Of an array's label of one sample: the name of its class, as builders read it, or [k] numbers."""
+        """The class number of one sample's label in an array, read as builders read it; or [k] numbers unchanged."""
         if label.ndim:
             return label
         name = class_name(label.item())
@@ -62,7 +62,7 @@ def raw_files_source(paths: Sequence[Path], predictor: Predictor, wanted: Wanted
     def start(first: int) -> Iterator[Sample | None]:
         return encoded(predictor, islice(raws(lambda message: None), first, None), wanted.kind, first)
 
-    rows = sum(1 for _ in raws(log))  # what is wrong is found before anything is answered
+    rows = sum(1 for _ in raws(log))  # errors are found before anything is answered
     name = ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
     if not rows:
         raise DataError(f"{name} holds no samples")
@@ -70,8 +70,8 @@ def raw_files_source(paths: Sequence[Path], predictor: Predictor, wanted: Wanted
 
 
 def raw_stdin_source(stream: BinaryIO, predictor: Predictor, wanted: Wanted, log: Log) -> Source:
-    """Samples as they arrive, each answered before the next is waited for. `start` raises DataError, where nothing
-    arrives too.
+    """Samples as they arrive, each answered before the next is waited for. `start` raises DataError, also if nothing
+    arrives.
     """
 
     def start(first: int) -> Iterator[Sample | None]:
@@ -82,7 +82,7 @@ def raw_stdin_source(stream: BinaryIO, predictor: Predictor, wanted: Wanted, log
 
 
 def raw_texts_source(texts: Sequence[str], predictor: Predictor, wanted: Wanted) -> Source:
-    """Samples that were given on the command line: texts and paths of pictures as they are, others as JSON."""
+    """Samples given on the command line: texts and paths of pictures as they are, others as JSON."""
     raws = [raw for number, text in enumerate(texts) for raw in _of_argument(text, f"--ask {number}", wanted)]
 
     def start(first: int) -> Iterator[Sample | None]:
@@ -94,8 +94,8 @@ def raw_texts_source(texts: Sequence[str], predictor: Predictor, wanted: Wanted)
 
 
 def encoded(predictor: Predictor, raws: Iterable[Raw | None], kind: str, first: int = 0) -> Iterator[Sample | None]:
-    """Samples as the model sees them, encoded some at a time; None where it was in `raws`: all before it are given
-    before the next is asked for. first: the number of the first.
+    """Samples as the model sees them, encoded in blocks; a None in `raws` is passed on, after all samples before it and
+    before the next one is asked for. first: the number of the first sample.
     """
     classes = ClassNumbers(predictor.trained)
     block: list[Raw] = []
@@ -135,7 +135,7 @@ def _arriving(stream: BinaryIO, wanted: Wanted, log: Log) -> Iterator[Raw | None
 
 
 def _arc_text(text: str, wanted: Wanted) -> Iterator[Raw]:
-    """One document of JSON, or one on each line."""
+    """One JSON document, or one on each line."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -145,7 +145,7 @@ def _arc_text(text: str, wanted: Wanted) -> Iterator[Raw]:
 
 
 def _filled(raws: Iterator[Raw | None]) -> Iterator[Raw | None]:
-    """The same. Raises DataError if there is none."""
+    """The same samples. Raises DataError if there are none."""
     empty = True
     for raw in raws:
         empty = False
@@ -170,10 +170,10 @@ def _of_argument(text: str, where: str, wanted: Wanted) -> Iterator[Raw]:
 
 
 def _identity(paths: Sequence[Path], wanted: Wanted) -> dict[str, Any]:
-    """What changes with the files."""
+    """What identifies the files and changes with them."""
     files = [file for path in paths for file in (visible(path, "**/*") if path.is_dir() else [path])]
     state = hashlib.sha256()
-    for file in filter(Path.is_file, files):  # a broken link is none
+    for file in filter(Path.is_file, files):  # a broken link is not a file
         stat = file.stat()
         state.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return {

@@ -1,5 +1,5 @@
-"""Several beginnings for one sample: the first z_H and z_L are drawn anew, and the answer that the halt output believes
-in most wins (arXiv 2605.19943).
+"""Several beginnings for one sample: the initial z_H and z_L are drawn anew, and the answer with the highest halt
+output wins (arXiv 2605.19943).
 
 The first beginning is the model's own, so one restart is an ordinary prediction.
 """
@@ -21,7 +21,7 @@ from trm_core.model.trm import TinyRecursiveModel
 
 
 class Beginnings:
-    """Where rows begin: the same for every sample, so an answer does not depend on which others were asked."""
+    """Where rows begin: the same for every sample, so that an answer does not depend on what else was asked."""
 
     def __init__(self, model: TinyRecursiveModel, count: int, seed: int = 0) -> None:
         if count < 1:
@@ -35,10 +35,10 @@ class Beginnings:
 
 
 def _drawn(model: TinyRecursiveModel, first: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """[K, hidden]: a normal that is cut off at 2 of its deviations, as large as the stored vector.
+    """[K, hidden]: a normal truncated at 2 standard deviations, scaled to the RMS of the stored vector.
 
-    One vector for all positions, as the stored one is. With one for each, a model that solves 30 of 30 Sudokus of 4 x 4
-    from its own beginning solved 7 to 16; with one for all, 29 or 30.
+    One vector for all positions, like the stored one. With one for each position, a model that solves 30 of 30 Sudokus
+    of 4 x 4 from its own beginning solved 7 to 16; with one for all, 29 or 30.
     """
     drawn = torch.nn.init.trunc_normal_(torch.empty(len(first)), a=-2.0, b=2.0, generator=generator)
     drawn *= first.square().mean().sqrt().cpu() / drawn.square().mean().sqrt()
@@ -46,12 +46,12 @@ def _drawn(model: TinyRecursiveModel, first: torch.Tensor, generator: torch.Gene
 
 
 def remembering(sample: Sample) -> Sample:
-    """The sample for several beginnings: detail that one of them bought is there for the others."""
+    """The sample for several beginnings: detail that one of them has bought is there for the others."""
     return sample if sample.children is None else replace(sample, children=cache(sample.children))
 
 
 class Best:
-    """The best answer of one sample's beginnings so far; what failed once has failed. prices [k] of its capsules."""
+    """The best answer of one sample's beginnings so far; if one fails, the sample fails. prices: [k]."""
 
     def __init__(self, count: int, prices: NDArray[np.float32]) -> None:
         self.count, self.left, self.prices = count, count, prices
@@ -61,7 +61,7 @@ class Best:
         self.error: DataError | None = None
 
     def add(self, restart: int, one: Finished) -> bool:
-        """Whether all are in now."""
+        """Add the result of one beginning; returns whether all are in."""
         self.left -= 1
         self.error = self.error or one.error
         if one.answer is not None:

@@ -1,4 +1,4 @@
-"""What goes into a prediction and what comes out of it, and the checks of what a caller hands in."""
+"""What goes into a prediction and what comes out of it, with checks of what a caller passes in."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Children = Callable[[int], NDArray[Any]]
 class Sample:
     """One sample as the model sees it: k capsules, m children, widths D and R.
 
-    `children`: called with the index of a capsule when that is opened, and never otherwise; gives its [m, D]. None:
-    nothing can be opened.
+    `children`: called with the index of a capsule only when that is opened; returns its [m, D]. None: nothing can be
+    opened.
     """
 
     sketches: NDArray[Any]  # [k, D] float32; puzzles: [k] int64 tokens
@@ -32,28 +32,28 @@ class Sample:
     checksums: NDArray[np.float32] | None = None  # [k, R]
     parents: NDArray[np.int64] | None = None  # [k]; -1: a root
     puzzle: int = 0  # identifier of a puzzle
-    labels: NDArray[np.int64] | None = None  # the answer ([k], of one class [1]), if known; not for the model
+    labels: NDArray[np.int64] | None = None  # the answer if known ([k], or [1] for one class); not shown to the model
     id: str | None = None  # what it is called in the file of answers
-    excerpt: str = ""  # by which a human knows it
+    excerpt: str = ""  # by which a human recognises it
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What was done after one reasoning step, and why."""
+    """What the policy did after one reasoning step, and why."""
 
     step: int  # from 1
     action: str  # continue, halt, expand
     opened: tuple[int, ...]  # capsules
     confidence: float  # largest probability of the answer after this step (mean over answers)
-    halt_probability: float  # that the answer is right, as the halt output says
-    q_values: tuple[float, ...]  # continue, halt and, where there is one, expand
+    halt_probability: float  # that the answer is right, according to the halt output
+    q_values: tuple[float, ...]  # of continue, halt and, if there is one, expand
     cycles: int  # high-level cycles
-    beliefs: NDArray[np.float32] | None = None  # [P, V] probabilities after this step, where they were asked for
+    beliefs: NDArray[np.float32] | None = None  # [P, V] probabilities after this step, if requested
 
 
 @dataclass(frozen=True)
 class Total:
-    """What all beginnings of a sample took. Detail that several of them opened is bought once."""
+    """What all beginnings of a sample cost. Detail that several of them opened is bought once."""
 
     steps: int
     opened: tuple[int, ...]
@@ -73,21 +73,21 @@ class Answer:
     spent: float  # price units
     decisions: tuple[Decision, ...]
     halt_logit: float = 0.0  # of the last step
-    restart: int = 0  # which beginning led to it, of several; 0: the model's own
-    in_all: Total | None = None  # of all beginnings, where there were several
+    restart: int = 0  # which of several beginnings led to it; 0: the model's own
+    in_all: Total | None = None  # cost of all beginnings, if there were several
 
     @property
     def cost(self) -> Total:
-        """What the answer took."""
+        """What the answer cost in all."""
         return self.in_all or Total(self.steps, self.opened, self.spent)
 
     @property
     def halt_probability(self) -> float:
-        """That the answer is right, as the halt output says."""
+        """The probability that the answer is right, according to the halt output."""
         return self.decisions[-1].halt_probability
 
     def as_record(self, probabilities: bool = False) -> dict[str, Any]:
-        """For JSON. One answer stands alone, several as a list."""
+        """For JSON. A single answer stands alone, several form a list."""
         one = len(self.prediction) == 1
         record: dict[str, Any] = {
             "prediction": self.prediction[0] if one else list(self.prediction),
@@ -122,8 +122,8 @@ class Answer:
 
 def samples_of(fields: Mapping[str, Any], trained: Trained, first: int = 0) -> Iterator[Sample]:
     """The rows of arrays by name: sketches [n, k, D] and, as far as the model uses them, children [n, k, m, D] (or a
-    callable (row, capsule) -> [m, D]), mask [n, k], checksums [n, k, R], parents [n, k]. Of puzzles: tokens [n, k] and,
-    where they have identifiers, puzzles [n].
+    callable (row, capsule) -> [m, D]), mask [n, k], checksums [n, k, R], parents [n, k]. For puzzles: tokens [n, k]
+    and, where they have identifiers, puzzles [n].
 
     Raises DataError that names the array, or the row (counted from `first`), and what was expected.
     """
@@ -142,11 +142,11 @@ def samples_of(fields: Mapping[str, Any], trained: Trained, first: int = 0) -> I
     n = len(arrays["sketches"])
     checked = {name: checked_array(name, arrays[name], shape, n) for name in expected_shapes(shape) if name in arrays}
     if shape.has_parents and "parents" not in checked:
-        raise DataError("no parents, and the model has hierarchical attention", hint="give an array [n, k]")
+        raise DataError("no parents, but the model has hierarchical attention", hint="give an array [n, k]")
     if trained.can_expand and trained.dqn.expansion_selector == "checksum" and "checksums" not in checked:
-        raise DataError("no checksums, and the model chooses capsules by them", hint="give an array [n, k, R]")
+        raise DataError("no checksums, but the model chooses capsules by them", hint="give an array [n, k, R]")
     if "mask" in checked and not trained.masked and not checked["mask"].all():
-        raise DataError("mask: there is padding, and the model was trained without", hint="fill all k capsules")
+        raise DataError("mask: there is padding, but the model was trained without", hint="fill all k capsules")
     for row in range(n):
         children: Children | None = None
         if shape.num_children and given is not None:
@@ -163,7 +163,7 @@ def _of_row(source: Any, row: int) -> Children:
 
 
 def expected_shapes(shape: DataShape) -> dict[str, tuple[int, ...]]:
-    """Of one sample's arrays, by name; those that the model does not use are left out."""
+    """Shapes of one sample's arrays by name, without those that the model does not use."""
     k = shape.num_capsules
     found: dict[str, tuple[int, ...]] = {"sketches": (k, shape.dim), "mask": (k,)}
     if shape.num_children:
@@ -176,7 +176,7 @@ def expected_shapes(shape: DataShape) -> dict[str, tuple[int, ...]]:
 
 
 def checked_array(name: str, values: Any, shape: DataShape, n: int) -> NDArray[Any]:
-    """The array in the type that the model takes; DataError where shape, type or values are wrong."""
+    """The array in the type that the model takes; DataError if shape, type or values are wrong."""
     expected = (n, *expected_shapes(shape)[name])
     array = np.asarray(values)
     if array.shape != expected:
@@ -204,12 +204,12 @@ def checked_array(name: str, values: Any, shape: DataShape, n: int) -> NDArray[A
 
 
 def checked_detail(values: Any, capsule: int, shape: DataShape) -> NDArray[np.float32]:
-    """What a callback gave for an opened capsule: [m, D]. Raises DataError."""
+    """The detail [m, D] that a callback gave for an opened capsule, checked. Raises DataError."""
     expected = (shape.num_children, shape.dim)
     try:
         array = np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise DataError(f"children of capsule {capsule} are no numbers: {error}") from error
+        raise DataError(f"children of capsule {capsule} are not numbers: {error}") from error
     if array.shape != expected:
         raise DataError(
             f"children of capsule {capsule} have shape {list(array.shape)}, the model takes {list(expected)}"
@@ -220,7 +220,7 @@ def checked_detail(values: Any, capsule: int, shape: DataShape) -> NDArray[np.fl
 
 
 def names_of(prediction: Sequence[int], class_names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of classes; numbers as texts where there are none."""
+    """The names of the classes, or their numbers as texts where there are no names."""
     if class_names is None:
         return tuple(str(number) for number in prediction)
     return tuple(class_names[number] for number in prediction)

@@ -1,7 +1,7 @@
 """Answers to all samples of a source as JSON lines, in constant memory, and resumable.
 
-While it is under way the lines are in `<out>.part`, beside `<out>.part.json`, which says of what they are answers. A
-call that was stopped goes on after its last whole line; at the end the file gets its name.
+In the meantime the lines are in `<out>.part`, beside `<out>.part.json`, which records what they are answers to. A call
+that was stopped resumes after the last complete line; at the end the file gets its final name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trm_core.inference.predictor import Predictor
 from trm_core.inference.samples import Answer, Sample
 from trm_core.inference.source import Source
 
-_FLUSH = 64  # answers after which what was written is handed to the system
+_FLUSH = 64  # number of answers after which the file is flushed
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of the answers to samples whose label is known."""
+    """Accuracy of the answers to samples whose label is known."""
 
     mean: float
     low: float  # 95 % interval
@@ -50,7 +50,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Scored:
-    """What was written; means over all its rows."""
+    """What was written, with means over all its rows."""
 
     path: Path
     rows: int
@@ -58,13 +58,13 @@ class Scored:
     steps: float
     opened: float
     spent: float
-    right: float | None  # share of the answers that are known to be right among those of known samples
-    valid: float | None  # share of the answers that break no rule among those of puzzles with rules
+    right: float | None  # share of right answers, of those that can be judged
+    valid: float | None  # share of answers that break no rule, of those to puzzles with rules
     accuracy: Accuracy | None  # None where no label is known
 
 
 class Means:
-    """Over what is written of answers."""
+    """Running means over the records of answers."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -105,8 +105,8 @@ def score(
     on_rows: Callable[[int, int | None], None] = lambda done, total: None,
     check: Callable[[], None] = lambda: None,
 ) -> Scored:
-    """Write `out`, which must not exist. check: raises to stop; what was written stays. Raises DataError for a sample
-    that cannot be answered, UsageError for an output that belongs to another call.
+    """Write `out`, which must not exist. check: raises to stop; the lines written so far stay. Raises DataError for a
+    sample that cannot be answered, UsageError for an output that belongs to another call.
     """
     if out.exists():
         raise UsageError(f"{out} exists already", hint="name another --out, or remove it first")
@@ -117,7 +117,7 @@ def score(
     try:
         _answer_rest(predictor, policy, source, means, part, settings, on_rows, check)
     finally:
-        if part.stat().st_size == 0:  # nothing to go on from
+        if part.stat().st_size == 0:  # nothing to resume from
             part.unlink()
             note.unlink()
     on_rows(means.count, means.count)
@@ -129,7 +129,7 @@ def score(
 def answers(
     predictor: Predictor, policy: Policy, source: Source, settings: Settings, first: int = 0
 ) -> Iterator[tuple[Sample, Answer, dict[str, Any]]]:
-    """Every sample from row `first` on, its answer, and what is written of it."""
+    """Every sample from row `first` on, with its answer and the record to write."""
     asked: deque[Sample] = deque()
 
     def remembered() -> Iterator[Sample | None]:
@@ -156,7 +156,7 @@ def _answer_rest(
     on_rows: Callable[[int, int | None], None],
     check: Callable[[], None],
 ) -> None:
-    """Append the lines of the rows that `means` does not hold yet."""
+    """Append the lines of the rows that `means` does not contain yet."""
     with part.open("a", encoding="utf-8") as file:
         for number, (_, _, record) in enumerate(answers(predictor, policy, source, settings, means.count), start=1):
             file.write(json.dumps(record) + "\n")
@@ -170,7 +170,7 @@ def _answer_rest(
 
 
 def _identity(predictor: Predictor, source: Source, settings: Settings) -> dict[str, Any]:
-    """What all lines of a file have in common. Not `batch`, which changes no answer."""
+    """What all lines of a file have in common. `batch` is not part of it, because it changes no answer."""
     trained = predictor.trained
     asked = {name: value for name, value in asdict(settings).items() if name != "batch"}
     model = {"model": str(trained.source.resolve()), "step": trained.about.get("step")}
@@ -179,14 +179,14 @@ def _identity(predictor: Predictor, source: Source, settings: Settings) -> dict[
 
 
 def _go_on(part: Path, note: Path, source: Source, identity: dict[str, Any]) -> Means:
-    """Of the rows that are answered already; the half of a line at the end is cut off."""
+    """Means of the rows that are answered already; an incomplete line at the end is cut off."""
     means = Means()
     if not part.exists():
         note.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
         return means
     if source.rows is None:
         raise UsageError(
-            f"{part} is there, and answers to {source.name} cannot be gone on with",
+            f"{part} exists, but answers to {source.name} cannot be continued",
             hint="name another --out, or remove that file",
         )
     try:
@@ -198,7 +198,7 @@ def _go_on(part: Path, note: Path, source: Source, identity: dict[str, Any]) -> 
             name for name, value in identity.items() if not isinstance(before, dict) or before.get(name) != value
         ]
         raise UsageError(
-            f"{part} was begun with another {', '.join(changed)}", hint="name another --out, or remove that file"
+            f"{part} was written with another {', '.join(changed)}", hint="name another --out, or remove that file"
         )
     with part.open("r+b") as file:
         end = 0
@@ -213,7 +213,7 @@ def _go_on(part: Path, note: Path, source: Source, identity: dict[str, Any]) -> 
 
 
 def _record_of(line: bytes, row: int) -> dict[str, Any] | None:
-    """What a line says, if it is that of the row."""
+    """The record in a line, if it is that of the row."""
     try:
         record = json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where samples come from, whatever the form of the file, and what is written of their answers."""
+"""Where samples come from, whatever the form of the file, and how their answers are recorded."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trm_core.inference.trained import Trained
 
 @dataclass(frozen=True)
 class Source:
-    """`start(row)` gives the samples from that row on, and None where the next has not arrived yet; `record` makes what
-    is written of an answer: a sample, its answer, and whether probabilities are wanted.
+    """`start(row)` yields the samples from that row on, and None where the next has not arrived yet; `record` makes
+    what is written of an answer, from a sample, its answer, and whether probabilities are wanted.
 
-    `rows` None: nobody knows, and it can be read only once. `bulk`: answers go into a file where nothing else is said.
+    `rows` None: unknown, and the source can be read only once. `bulk`: by default, answers go into a file.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Source:
 
 
 def identity_of_file(path: Path) -> dict[str, Any]:
-    """What changes with a file."""
+    """What identifies a file and changes with it."""
     stat = path.stat()
     return {"data": str(path.resolve()), "split": None, "content_hash": [stat.st_size, stat.st_mtime_ns]}
 
 
 def capsule_record(sample: Sample, answer: Answer, trained: Trained, probabilities: bool = False) -> dict[str, Any]:
-    """For JSON: the answer; `id` where the sample has one; where its label is known `target` and whether it was found,
-    of several answers also the share that was.
+    """For JSON: the answer; `id` if the sample has one; if its label is known, `target` and whether it was found, with
+    several answers also the share that was.
     """
     found = answer.as_record(probabilities)
     told: dict[str, Any] = {} if sample.id is None else {"id": sample.id}
@@ -62,7 +62,7 @@ def capsule_recorder(trained: Trained) -> Callable[[Sample, Answer, bool], dict[
 
 
 def known_labels(labels: Any, trained: Trained) -> np.ndarray | None:
-    """[answers] int64 class of each answer of one sample, IGNORE_LABEL where there is none; None: no answer has one."""
+    """[answers] int64: class of each answer of one sample, IGNORE_LABEL where it has none; None if none has one."""
     values = np.asarray(labels, np.int64).reshape(-1)
     shape = trained.model.data
     values = np.where((values >= 0) & (values < shape.num_classes), values, IGNORE_LABEL)

@@ -27,13 +27,13 @@ from trm_core.inference.trained import Trained
 STDIN = Path("-")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _H5_SUFFIXES = (".h5", ".hdf5", ".hdf")
-_BLOCK = 256  # rows that are read at once
+_BLOCK = 256  # rows read at once
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be answered: files (or stdin, as "-"), or `texts` themselves. `kind`, `column`, `label`: of raw
-    samples; `split`: of a capsule file or puzzle folder.
+    """What is to be answered: files (or stdin, as "-"), or `texts` themselves. `kind`, `column`, `label`: for raw
+    samples; `split`: for a capsule file or puzzle folder.
     """
 
     paths: tuple[Path, ...] = ()
@@ -44,12 +44,12 @@ class Asked:
     label: str | None = None
 
     def require(self) -> None:
-        """Raises UsageError where it contradicts itself, and DataError for a file that is not there."""
+        """Raise UsageError if it contradicts itself, and DataError for a file that does not exist."""
         if bool(self.paths) == bool(self.texts):
             what = "both files and --ask" if self.paths else "nothing to answer"
-            raise UsageError(what, hint="name files, or - for stdin, or give a sample itself with --ask")
+            raise UsageError(what, hint="name files, or - for stdin, or give a sample with --ask")
         if STDIN in self.paths and len(self.paths) > 1:
-            raise UsageError("- (stdin) stands alone", hint="ask for files and stdin apart")
+            raise UsageError("- (stdin) stands alone", hint="run the command once for each")
         for path in self.paths:
             if path != STDIN and not path.exists():
                 hint = "a text itself is given with --ask" if " " in path.name else None
@@ -57,8 +57,8 @@ class Asked:
 
 
 def open_source(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callable[[str], None]) -> Source:
-    """A capsule file, an npz with sketches, or raw samples: what `raw_files` and, of stdin, `raw_rows` read. For a
-    model of puzzles what `puzzle_source` reads. Raises DataError or UsageError.
+    """A capsule file, an npz with sketches, or raw samples as `raw_files` reads them and, from stdin, `raw_rows`. For a
+    puzzle model whatever `puzzle_source` reads. Raises DataError or UsageError.
     """
     paths, texts = asked.paths, asked.texts
     if predictor.trained.puzzles is not None:
@@ -73,7 +73,7 @@ def open_source(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callab
             return _arrays(path, arrays, predictor.trained)
     _refuse_split(asked)
     if any(path.is_file() and _is_capsule_file(path) for path in paths):
-        raise UsageError("a capsule file stands alone", hint="ask for each apart")
+        raise UsageError("a capsule file stands alone", hint="run the command once for each")
     wanted = _wanted(asked, predictor)
     if texts:
         return raw_texts_source(texts, predictor, wanted)
@@ -86,7 +86,7 @@ def _puzzles(asked: Asked, predictor: Predictor, stdin: BinaryIO) -> Source:
     if asked.texts:
         return puzzle_text_source("\n".join(asked.texts), "--ask", predictor)
     if len(asked.paths) > 1:
-        raise UsageError("one file or folder of puzzles at a time", hint="ask for each apart")
+        raise UsageError("one file or folder of puzzles at a time", hint="run the command once for each")
     if asked.paths != (STDIN,):
         return puzzle_source(asked.paths[0], predictor, asked.split)
     if asked.split is not None:
@@ -114,7 +114,7 @@ def _capsules(path: Path, trained: Trained, split: str | None) -> Source:
     split = split or next((name for name in ("test", "validation", "train") if file.rows.get(name)), "test")
     if not file.rows.get(split):
         raise UsageError(f"{path} has no split '{split}'", hint=f"it has: {', '.join(file.rows)}")
-    # Children are read one opened capsule at a time: most are never looked at.
+    # Children are read one opened capsule at a time, because most are never looked at.
     at_once = [name for name in names if name != "children"]
     labelled = ["labels"] if file.has("labels") else []
 
@@ -133,7 +133,7 @@ def _capsules(path: Path, trained: Trained, split: str | None) -> Source:
 
 
 def _is_capsule_file(path: Path) -> bool:
-    """Whether it is HDF5, or means to be."""
+    """Whether it is HDF5, or claims to be by its suffix."""
     try:
         with path.open("rb") as file:
             return file.read(len(_HDF5)) == _HDF5 or path.suffix.lower() in _H5_SUFFIXES

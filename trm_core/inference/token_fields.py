@@ -1,4 +1,4 @@
-"""The arrays of puzzles that a caller hands in, checked."""
+"""The puzzle arrays that a caller passes in, checked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checked_tokens(
         return tokens, np.full(len(tokens), blank, np.int64)
     puzzles = _whole_numbers("puzzles", fields["puzzles"], (len(tokens),))
     bad = (puzzles < 0) | (puzzles >= shape.num_puzzles)
-    if bad.any() and trained.config.arch.puzzle_emb_ndim:  # a model without embeddings does not look at them
+    if bad.any() and trained.config.arch.puzzle_emb_ndim:  # a model without embeddings ignores them
         row = int(bad.argmax())
         raise DataError(
             f"puzzles: row {first + row}: {puzzles[row]} is not in 0..{shape.num_puzzles - 1}, the identifiers that "

@@ -1,4 +1,4 @@
-"""A model that is ready to answer, and all that its answers depend on."""
+"""A model that is ready to answer, and everything that its answers depend on."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Trained:
 
     model: TinyRecursiveModel
     config: Config
-    prices: NDArray[np.float32]  # [k] what opening each capsule costs
+    prices: NDArray[np.float32]  # [k] cost of opening each capsule
     class_names: list[str] | None
     masked: bool  # the training data had padding capsules
     source: Path  # where it was loaded from
     about: dict[str, Any] = field(default_factory=dict)  # step, data, split, kind
     preprocessing: Path | None = None  # the capsule file or folder that holds the encoder of raw samples
     puzzles: Meaning | None = None  # what the tokens of a puzzle model mean
-    identifiers: Any = None  # which puzzles its embeddings are of, as `identifiers_record` has it
+    identifiers: Any = None  # which puzzles it has embeddings for, as `identifiers_record` writes it
     encoding: Encoding | None = None  # what the numbers of its training data mean; None: puzzles
     step_limit: int | None = None  # reasoning steps before HALT is forced; None: as trained
 
@@ -51,8 +51,8 @@ class Trained:
         return self.step_limit or self.config.arch.max_steps
 
     def with_max_steps(self, number: int | None) -> Trained:
-        """The same model, made to halt after `number` steps at the latest, fewer or more than it was trained with.
-        Raises UsageError.
+        """The same model, forced to halt after `number` steps, which may be fewer or more than in training. Raises
+        UsageError.
         """
         if number is not None and number < 1:
             raise UsageError(f"max_steps={number}: at least one step is needed")
@@ -64,12 +64,12 @@ class Trained:
 
     @property
     def peeks(self) -> bool:
-        """Whether choosing a capsule looks at something of its unopened detail."""
+        """Whether choosing a capsule looks at side information about its unopened detail."""
         return self.can_expand and self.dqn.expansion_selector in PEEKING
 
     def policy(self, name: str | None = None, price: float | None = None, confidence: float = 0.95) -> Policy:
-        """How to act. None: as it learned to, or by the halt output where it learned no values. price: reward per price
-        unit (None: the run's own), confidence: of `threshold`. Raises UsageError.
+        """How to act. None: as the model learned to, or by the halt output if it learned no values. price: reward per
+        price unit (None: the run's own), confidence: for `threshold`. Raises UsageError.
         """
         name = name or ("learned" if self.dqn.enabled else "act")
         level = self.model.price_level if price is None else price

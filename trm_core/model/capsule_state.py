@@ -1,8 +1,8 @@
-"""What the model may see of each sample: sketches always, children only of opened capsules.
+"""What the model may see of each sample: all sketches, but the children of opened capsules only.
 
-A puzzle is seen in the same way: its cells are capsules whose sketch is a token, and which have nothing to open.
+Puzzles take the same form: each cell is a capsule whose sketch is a token and which has nothing to open.
 
-Built from a batch of the loader, changed only by `opened`, read by the embedding at every reasoning step. Shapes:
+Built from a batch of the loader, changed only by `opened`, and read by the embedding at every reasoning step. Shapes:
 B rows, k capsules, m children, D embedding width, R checksum width.
 """
 
@@ -45,7 +45,7 @@ class CapsuleState:
 
     @staticmethod
     def blank(data: DataShape, rows: int, prices: Tensor) -> CapsuleState:
-        """Closed capsules of zeros (puzzles of the first token), of the shapes that a model for `data` reads."""
+        """Closed capsules of zeros (puzzles: token 0 in every cell), in the shapes that a model for `data` reads."""
         k, device = data.num_capsules, prices.device
 
         def zeros(*sizes: int) -> Tensor:
@@ -78,7 +78,7 @@ class CapsuleState:
         return self.expanded.sum(1)
 
     def finite(self) -> bool:
-        """Whether every number of the samples is finite, those of unopened capsules too."""
+        """Whether all values of the samples are finite, including those of unopened capsules."""
         given = (self.sketches, self.children, self.checksums)
         return all(bool(values.isfinite().all()) for values in given if values is not None)
 
@@ -97,7 +97,7 @@ class CapsuleState:
         return replace(self, expanded=self.expanded | (which & self.can_open()))
 
     def visible_children(self) -> Tensor | None:
-        """[B, k, m, D]: children of open capsules, zero elsewhere, so that nothing of an unopened one can pass."""
+        """[B, k, m, D]: children of open capsules, zeros elsewhere, so that nothing leaks from an unopened capsule."""
         if self.children is None:
             return None
         return torch.where(self.expanded[:, :, None, None], self.children, 0.0)

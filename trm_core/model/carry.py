@@ -1,7 +1,7 @@
-"""Everything that lives from one reasoning step to the next, for B rows at once.
+"""All state that is kept from one reasoning step to the next, for B rows at once.
 
-Rows are independent episodes. Where `halted` holds (at first: everywhere) the next step starts the row anew with a
-fresh sample; the other rows go on.
+Rows are independent episodes. A row that has `halted` (initially every row) starts over with a fresh sample at the next
+step; the other rows go on.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Pending:
 
 @dataclass(frozen=True)
 class Carry:
-    """[B] rows."""
+    """State of B rows. K positions: k capsules, or the prefix and the k tokens of a puzzle."""
 
-    z_H: Tensor  # [B, k, hidden]
-    z_L: Tensor  # [B, k, hidden]
-    x: Tensor  # [B, k, hidden] what the last step read
-    steps: Tensor  # [B] int64: reasoning steps of this episode, the coming one included
-    min_steps: Tensor  # [B] int64: steps before which this episode may not halt (exploration)
+    z_H: Tensor  # [B, K, hidden]
+    z_L: Tensor  # [B, K, hidden]
+    x: Tensor  # [B, K, hidden] what the last step read
+    steps: Tensor  # [B] int64: reasoning steps of this episode; `Episodes.begin` counts the coming one
+    min_steps: Tensor  # [B] int64: the episode may not halt before this step (exploration)
     halted: Tensor  # [B] bool: the episode is over
     capsules: CapsuleState
-    open_at_start: Tensor  # [B, k] bool: capsules that nobody bought, open since the episode began
+    open_at_start: Tensor  # [B, k] bool: capsules that the episode began with open, not bought by an action
     labels: Tensor  # [B, P] int64
     price: Tensor  # [B] price level of the episode
     q_state: Tensor  # [B, S] state after the last step
@@ -62,8 +62,8 @@ def tensors_of(part: Carry | Pending | CapsuleState, prefix: str = "") -> dict[s
 
 
 def with_tensors(part: Part, tensors: dict[str, Tensor], prefix: str = "") -> Part:
-    """`part` with its tensors replaced by those of the same dotted names; KeyError if one is missing, ValueError if one
-    has another shape or kind of number.
+    """`part` with its tensors replaced by those of the same dotted names. Raises KeyError if one is missing, ValueError
+    if one differs in shape or in being floating-point.
     """
     changed: dict[str, Any] = {}
     for field in fields(part):

@@ -5,14 +5,15 @@
 
 with n and S the number and the sum of the inputs of each code, over all ranks, once per optimiser step.
 
-Unusual here: the codebook is a buffer, learned by averages alone. It starts empty: a code that was never placed
-(`ema_counts` 0) is never chosen, and until the first update quantising changes nothing. Codes are placed, at the start
-and when they die, on inputs of all ranks by keyed random numbers that are the same everywhere, so the codebook is the
-same on every rank without any rank being special, and no generator has to be saved.
+Unusual here: the codebook is a buffer, learned by moving averages alone. It starts empty: a code that was never placed
+(`ema_counts` 0) is never chosen, and until the first update quantising changes nothing. Codes are placed (at the start,
+and again when they die) on inputs of all ranks, picked by keyed random numbers that are the same everywhere. So the
+codebook is identical on every rank without any rank being special, and no generator state has to be saved.
 
-Few codes are placed at a time, on inputs drawn by the squared distance to their code, so that later codes go where
-earlier ones are far away (k-means++, Arthur and Vassilvitskii 2007; in rounds, Bahmani et al. 2012). With 24 codes for
-16 clusters a cluster was missed in 10 of 20 runs when all codes were placed at once and evenly, in 2 of 40 so.
+Only a few codes are placed at a time, on inputs drawn in proportion to the squared distance to their code, so that
+later codes land far from earlier ones (k-means++, Arthur and Vassilvitskii 2007; in rounds, Bahmani et al. 2012). With
+24 codes for 16 clusters, placing all codes at once and uniformly missed a cluster in 10 of 20 runs; this way, in 2 of
+40.
 
 Shapes: B rows, K positions, D = hidden_size, C codes, d = concept_dim, n valid positions of this rank.
 """
@@ -38,7 +39,7 @@ PLACED_SHARE = 1 / 16
 
 @dataclass(frozen=True)
 class Quantised:
-    """What quantising found. `distance` carries gradient to z, the rest none."""
+    """The result of quantising. Only `distance` carries a gradient to z."""
 
     ids: Tensor  # [B, K] int64 in the token vocabulary; 0 at padding
     distance: Tensor  # [B, K] mean over d of (input - code)^2; 0 at padding
@@ -86,13 +87,13 @@ class ConceptVocabulary(nn.Module):
 
         Straight-through in the space of the codes: without projections the gradient of the result with respect to z is
         the identity; with them it is (1 - mix) I + mix W_out W_in, so that W_in learns from the task and not only from
-        the commitment, which alone it could satisfy by sending everything to one point.
+        the commitment loss, which it could minimise by mapping everything to one point.
         """
         x = self.project_in(z_BKD).float()
         codes = self._nearest(x.detach())
         placed = (self.ema_counts > 0).any()
         q = torch.where(placed, self.codebook[codes], x.detach())
-        # x - x.detach() is an exact 0 with the gradient of x, so values stay exactly those of the code.
+        # x - x.detach() is exactly 0 but has the gradient of x, so the values stay exactly those of the code.
         concept = self.project_out((q + (x - x.detach())).to(z_BKD.dtype))
         mixed = torch.lerp(z_BKD, concept.to(z_BKD.dtype), self.mix)
         mixed = torch.where(placed, mixed, z_BKD)
@@ -105,47 +106,47 @@ class ConceptVocabulary(nn.Module):
         return mixed, Quantised(ids, error.square().mean(-1), x.detach(), mask)
 
     def _nearest(self, x: Tensor) -> Tensor:
-        """The code [B, K] with the least ||x - c||^2 = ||x||^2 - 2 x.c + ||c||^2 among those placed; 0 if none is."""
-        # In bfloat16 the difference of these large numbers would choose at random among near codes.
+        """[B, K] the placed code c with the least ||x - c||^2 = ||x||^2 - 2 x.c + ||c||^2; 0 if none is placed."""
+        # In bfloat16, rounding the difference of these large numbers would make the choice among near codes random.
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             offset = torch.where(self.ema_counts > 0, self.codebook.square().sum(1), torch.inf)
             return torch.addmm(offset, x.flatten(0, 1), self.codebook.T, alpha=-2.0).argmin(1).view(x.shape[:2])
 
     @torch.no_grad()
     def update(self, inputs: Tensor, codes: Tensor, step: int, seed: int) -> None:
-        """Move the codes to the averages of their inputs, then place codes that are dead. Every rank calls it.
+        """Move the codes to the running averages of their inputs, then place dead codes anew. Every rank calls it.
 
-        inputs [n, d] and codes [n] as `Quantised.rows` gives them (n may be 0 on a rank). Nothing is changed when an
-        input of any rank is not finite: an AssertionError on all ranks; the caller skips such a step. The order of
-        summation is fixed on a CPU; on a GPU index_add is so under torch.use_deterministic_algorithms.
+        inputs [n, d] and codes [n] as returned by `Quantised.rows` (n may be 0 on a rank). If an input of any rank is
+        not finite, nothing changes and all ranks raise AssertionError; the caller skips such steps. The order of
+        summation is fixed on a CPU; on a GPU, index_add fixes it only under torch.use_deterministic_algorithms.
         """
         size, width = self.codebook.shape
         table = inputs.new_zeros(size, width + 1, dtype=torch.float32)
         table.index_add_(0, codes, torch.cat([inputs.float(), inputs.new_ones(len(inputs), 1)], 1))
         table = all_sum(table)
-        # Decided on what all ranks see, so that none waits for another that gave up.
+        # Checked on the global sums, so that all ranks fail together and none waits for another that has.
         assert bool(table.isfinite().all()), f"step {step}: inputs of the codebook are not finite"
         sums, counts = table[:, :-1], table[:, -1]
         total = int(counts.sum())
         if total == 0:
             return
-        # With an empty codebook the codes of the inputs mean nothing.
+        # While the codebook is empty, all inputs are assigned to code 0, which means nothing.
         placed = self.ema_counts > 0
         counts = counts * placed
         sums = sums * placed[:, None]
         self.ema_counts.lerp_(counts, 1.0 - self.decay)
         self.ema_sums.lerp_(sums, 1.0 - self.decay)
-        # The average of an unused code does not change, and is not made to by rounding.
+        # The average of an unused code must not change, not even by rounding.
         mean = self.ema_sums / self.ema_counts[:, None]
         self.codebook.copy_(torch.where(counts[:, None] > 0, mean, self.codebook))
         self._revive(inputs.float(), codes, total, step, seed)
 
     def _dead(self) -> Tensor:
-        """[C] bool."""
+        """[C] bool: codes to place anew."""
         return self.ema_counts <= DEAD_SHARE * self.ema_counts.mean()
 
     def _revive(self, inputs: Tensor, codes: Tensor, total: int, step: int, seed: int) -> None:
-        """Place dead codes on different inputs of all ranks, drawn in proportion to ||input - its code||^2."""
+        """Place dead codes on distinct inputs of all ranks, drawn in proportion to ||input - its code||^2."""
         dead = self._dead().nonzero().squeeze(1)
         if not len(dead):
             return
@@ -153,8 +154,8 @@ class ConceptVocabulary(nn.Module):
             weights = all_rows((inputs - self.codebook[codes]).square().sum(1))
         else:
             weights = inputs.new_ones(total)
-        # Without replacement: the smallest of Exponential(1) / weight (Efraimidis and Spirakis 2006). An input on its
-        # code (weight 0) would only give it a twin.
+        # Sampling without replacement: the smallest of Exponential(1) / weight (Efraimidis and Spirakis 2006). An input
+        # that coincides with its code (weight 0) is left out, as it would only duplicate that code.
         numbers = torch.arange(total, device=inputs.device)
         draws = keyed_uniform(seed, step, Purpose.REVIVE_CONCEPT, numbers).clamp(min=2.0**-25)
         most = min(len(dead), max(round(PLACED_SHARE * len(self.codebook)), 1), int((weights > 0).sum()))
@@ -167,7 +168,9 @@ class ConceptVocabulary(nn.Module):
 
     @torch.no_grad()
     def statistics(self, ids: Tensor) -> ConceptStatistics:
-        """Of ids of any shape in the token vocabulary (those below 4 do not count), over all ranks: all call it."""
+        """Use of the codes in `ids` (token vocabulary, any shape; ids below 4 are ignored) over all ranks. Every rank
+        calls it.
+        """
         size = len(self.codebook)
         counts = all_sum(torch.bincount(ids[ids >= CONTROL_SYMBOLS] - CONTROL_SYMBOLS, minlength=size)).double().cpu()
         dead = int(self._dead().sum())
@@ -179,7 +182,7 @@ class ConceptVocabulary(nn.Module):
 
 
 def _rows_of_all_ranks(rows: Tensor, chosen: Tensor) -> Tensor:
-    """The rows with global numbers `chosen` [r] (in rank order): [n, d] on each rank -> [r, d], the same on all."""
+    """Rows [n, d] on each rank -> those with global numbers `chosen` [r] (in rank order), [r, d], the same on all."""
     if world_size() == 1:
         return rows[chosen]
     lengths = all_rows(torch.tensor([len(rows)], device=rows.device))
@@ -187,5 +190,5 @@ def _rows_of_all_ranks(rows: Tensor, chosen: Tensor) -> Tensor:
     mine = (local >= 0) & (local < len(rows))
     found = rows.new_zeros(len(chosen), rows.shape[1])
     found[mine] = rows[local[mine]]
-    # Each row comes from one rank and zeros from the others: the sum is exact.
+    # One rank contributes the row and all others zeros, so the sum is exact.
     return all_sum(found)

@@ -1,4 +1,4 @@
-"""What the network has to know of the data it reads and answers."""
+"""What the network has to know about the data it reads and the answers it gives."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What a block does between its matrix products, with gradients of its own on processors.
+"""The elementwise operations between a block's matrix products, with hand-written gradients on CPUs.
 
-A small network spends up to a third of a step here, and all of it is memory traffic. Autograd's versions write what the
-backward pass does not need, or could compute again for less than reading it back. Under `torch.compile`, `torch.export`
-and on other devices the plain forms stand, which are fused there. Values are the same whether a gradient is asked for
-or not.
+A small network spends up to a third of a step here, and all of it is memory traffic. Autograd's versions write tensors
+that the backward pass does not need, or could recompute for less than it costs to read them back. Under `torch.compile`
+and `torch.export` and on other devices the plain forms are used, which are fused there. Values do not depend on whether
+a gradient is required.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, each [K, d]; the signs of the turn are in the sines
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, each [K, d]; the sines carry the signs of the rotation
 _EPS = 1e-5
-_DEVICE: ContextVar[str] = ContextVar("device", default="")  # that is computed as on; none: the tensor's
+_DEVICE: ContextVar[str] = ContextVar("device", default="")  # kind of device to compute as on; "": the tensor's
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """x / RMS(x) over the last dimension, without a gain (Zhang and Sennrich, 2019). May overwrite x, so x is a result
-    that nobody else holds.
+    """x / RMS(x) over the last dimension, without a gain (Zhang and Sennrich, 2019). May overwrite x, so x must be a
+    temporary that nothing else refers to.
     """
     if not _by_hand(x) or x.dtype not in (torch.float32, torch.float64):
         return F.rms_norm(x, (x.shape[-1],), eps=_EPS)
@@ -34,7 +34,7 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 def gated(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up of two halves side by side. [.., 2 n] -> [.., n]."""
+    """silu(gate) * up, where gate and up are the two halves of the last dimension. [.., 2 n] -> [.., n]."""
     if _by_hand(gate_up) and _learns(gate_up):
         return _Gated.apply(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
@@ -43,7 +43,7 @@ def gated(gate_up: Tensor) -> Tensor:
 
 
 def rotated(x: Tensor, rotation: Rotation) -> Tensor:
-    """x [B, K, .., n, d] turned by its position: channel i with channel i + d / 2 (Su et al., 2021)."""
+    """x [B, K, .., n, d] rotated by its position: channel i with channel i + d / 2 (RoPE, Su et al., 2021)."""
     cos, sin = (part[:, None, None].to(x.dtype) for part in rotation)
     if not _by_hand(x):
         return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
@@ -52,7 +52,7 @@ def rotated(x: Tensor, rotation: Rotation) -> Tensor:
 
 @contextmanager
 def as_on(device: str) -> Iterator[None]:
-    """Compute inside as on this kind of device: a trace of what a GPU keeps is made with tensors of the host."""
+    """Inside, compute as on this kind of device: what a GPU would keep is traced with tensors of the host."""
     before = _DEVICE.set(device)
     try:
         yield
@@ -82,8 +82,8 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: float) -> Tensor:
 
 
 class _RMSNorm(Function):
-    """With y = s x, s = (mean(x^2) + eps)^-1/2: dx = s (dy - y mean(dy y)). Keeps y, which the next layer keeps anyway,
-    and s.
+    """With y = s x, s = (mean(x^2) + eps)^-1/2: dx = s (dy - y mean(dy y)). Saves s and y, which the next layer saves
+    anyway.
     """
 
     @staticmethod
@@ -101,7 +101,7 @@ class _RMSNorm(Function):
 
 
 class _Gated(Function):
-    """Both halves of the gradient are written where the product before them reads them, without a copy."""
+    """Both halves of the gradient are written straight into the tensor that the preceding product's backward reads."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class _Gated(Function):
 
 
 class _Rotated(Function):
-    """The gradient turns back by the same angle."""
+    """The gradient is rotated back by the same angle."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""Capsules -> x, the input of the recursion, made anew at every reasoning step from the current capsule state.
+"""Capsules -> x, the input of the recursion, computed anew at every reasoning step from the current capsule state.
 
     x_i = (W_s sketch_i + position_i + opened_i * (aggregate(children_i) + mark)) / sqrt(2)
 
-Sketches and children are standardised with the training split's mean and spread first, so that x has RMS about 1 like
-z_H and z_L whatever the scale of the data: with x ten times weaker nothing was learned (docs/decision-process.md).
+Without learned positions there is neither position_i nor the division. Sketches and children are first standardised by
+the training split's mean and standard deviation, so that x has an RMS of about 1, like z_H and z_L, whatever the scale
+of the data: with x ten times weaker nothing was learned (docs/decision-process.md).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from trm_core.model.data_shape import DataShape
 class ChildAggregation(nn.Module):
     """m children [B, k, m, D] -> one vector per capsule [B, k, hidden].
 
-    Children are standardised, (child - mean) * scale, without ever being written down so: all that follows is linear in
-    them, save for a softmax that does not see what is alike for all children. They are the largest tensor of a step.
+    Children, the largest tensor of a step, are standardised, (child - mean) * scale, without a standardised copy: mean
+    and scale are folded into the linear maps that follow, and a softmax ignores what is the same for all children.
     """
 
     def __init__(self, kind: str, dim: int, num_children: int, hidden: int) -> None:
@@ -82,7 +83,7 @@ class CapsuleEmbedding(nn.Module):
                 continue
             flat = values.reshape(-1, values.shape[-1]).double()
             spread = flat.std(0)
-            # A constant dimension carries nothing; dividing by its rounding noise would make it the loudest.
+            # A constant dimension carries no information; dividing by its rounding noise would make it dominate.
             spread = torch.where(spread > 1e-6 * flat.abs().mean(0).clamp(min=1e-6), spread, torch.ones_like(spread))
             getattr(self, f"{name}_mean").copy_(flat.mean(0))
             getattr(self, f"{name}_scale").copy_(1.0 / spread)
@@ -97,8 +98,8 @@ class CapsuleEmbedding(nn.Module):
         return self.child_aggregation(children, self.child_mean, self.child_scale)
 
     def forward(self, capsules: CapsuleState, detail: Tensor | None = None) -> Tensor:
-        """detail [B, k, hidden]: `detail` of all children where the caller needs that as well; only what is open is
-        looked at.
+        """detail [B, k, hidden]: `self.detail` of all children, if the caller needs it anyway; only that of open
+        capsules is used.
         """
         x = self.sketch(self.standardised(capsules.sketches))
         if self.position is not None:
@@ -114,7 +115,7 @@ class CapsuleEmbedding(nn.Module):
 
 
 class SketchDecoder(nn.Module):
-    """The cycle of pipeline.md 4.9: from the projected children of every capsule back to its sketch."""
+    """The cycle term of pipeline.md 4.9: from the projected children of every capsule back to its sketch."""
 
     def __init__(self, arch: ArchConfig, data: DataShape) -> None:
         super().__init__()

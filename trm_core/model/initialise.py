@@ -12,11 +12,11 @@ from trm_core.model.layers import Block, truncated_normal_
 from trm_core.model.memory import MemoryBank
 from trm_core.model.token_embedding import TokenEmbedding
 
-FIRST_HALT_LOGIT = -5.0  # of the linear Q-head: nothing halts before something is known (the public TRM and HRM code)
+FIRST_HALT_LOGIT = -5.0  # of the linear Q-head: no row halts before anything is learned (as in public TRM and HRM code)
 
 
 def initialise(model: nn.Module, arch: ArchConfig) -> None:
-    """Set every parameter of the model. Deviations of truncated normals are those before the cut (`truncated_normal_`).
+    """Set every parameter. Standard deviations of truncated normals are those before the cut (`truncated_normal_`).
 
     | parameter                          | initial value                                               |
     | ---------------------------------- | ----------------------------------------------------------- |
@@ -29,8 +29,8 @@ def initialise(model: nn.Module, arch: ArchConfig) -> None:
     | tokens, positions of puzzles       | truncated normal, 1/sqrt(hidden_size), scaled up where read |
     | puzzle embeddings                  | 0                                                           |
     | linear halt and continue logits    | weights 0, biases -5                                        |
-    | outputs of Q, halt and cmi heads   | 0: no action is preferred before anything is known          |
-    | outputs of the mtp heads           | 0: as the answer head                                       |
+    | outputs of Q, halt and cmi heads   | 0: no action is preferred before anything is learned        |
+    | outputs of the mtp heads           | 0, as in the answer head                                    |
     | memory gate, query                 | 0; the key projection, so that like finds like              |
     | first z_H, z_L                     | truncated normal, 1, fixed                                  |
     """

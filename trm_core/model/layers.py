@@ -39,7 +39,7 @@ class Attention(nn.Module):
         return q, k, qkv[:, :, 2].transpose(1, 2)
 
     def received(self, x_BKD: Tensor, bias: Tensor | None, rotation: Rotation | None) -> Tensor:
-        """[B, K] how much attention each position gets, as a mean over heads and asking positions."""
+        """[B, K] attention that each position receives, averaged over heads and querying positions."""
         q, k, _ = self.split(x_BKD, rotation)
         logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         if bias is not None:
@@ -52,7 +52,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, expansion: float, multiple: int) -> None:
         super().__init__()
-        # Two thirds, because the gate adds a third matrix; a multiple of some power of two for the matrix kernels.
+        # Two thirds, because the gate adds a third matrix; rounded up to a multiple that suits the matrix kernels.
         hidden = -(-round(expansion * width * 2 / 3) // multiple) * multiple
         self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
@@ -64,7 +64,7 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """One post-norm layer: x <- norm(x + mix(x)); x <- norm(x + ffn(x)).
 
-    mix is attention, or with `mixer: mlp` a SwiGLU over the positions of each channel; that one is normalised over
+    mix is attention or, with `mixer: mlp`, a SwiGLU over the positions of each channel, after which the norm is over
     positions too (arXiv 2510.04871, section 4.5, and its public code).
     """
 
@@ -94,12 +94,12 @@ class Block(nn.Module):
             mixed = self.attention(x_BKD, bias, rotation)
             return rms_norm(self.residual(x_BKD, mixed))
         assert self.mixer is not None
-        # Copied once each way: the products copy what is turned in any case, and sums of turned tensors are slow.
+        # One copy each way: matrix products would copy a transposed tensor anyway, and adding transposed ones is slow.
         x_BDK = x_BKD.transpose(1, 2).contiguous()
         return rms_norm(self.residual(x_BDK, self.mixer(x_BDK))).transpose(1, 2).contiguous()
 
     def residual(self, x: Tensor, branch: Tensor) -> Tensor:
-        """x + branch, in the memory of the branch where it has the precision of x."""
+        """x + branch, written into `branch` if it has the dtype of x."""
         branch = F.dropout(branch, self.dropout, self.training)
         return branch.add_(x) if branch.dtype == x.dtype else x + branch
 
@@ -131,8 +131,8 @@ class Network(nn.Module):
 
 
 def rope(positions: int, width: int, theta: float) -> Rotation:
-    """Cosines and sines [K, width] of rotary positions (Su et al., 2021): channel i and i + width / 2 turn together by
-    position / theta^(2 i / width); the signs of the turn are in the sines.
+    """Cosines and sines [K, width] of rotary positions (Su et al., 2021): channels i and i + width / 2 are rotated
+    together by position / theta^(2 i / width); the sines carry the signs of the rotation.
     """
     frequency = theta ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
     angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency)
@@ -141,11 +141,11 @@ def rope(positions: int, width: int, theta: float) -> Rotation:
 
 
 def attention_bias(mask: Tensor | None, parents: Tensor | None, weights: HierarchyBias | None) -> Tensor | None:
-    """What is added to the attention logits [B, 1, K or 1, K]; None where there is nothing to add.
+    """What is added to the attention logits, [B, 1, K or 1, K]; None if there is nothing to add.
 
     mask [B, K] bool hides padding capsules. parents [B, K] (index of each capsule's parent, -1: a root) biases every
-    pair by how they are related (pipeline.md, "Hierarchical Attention"); bool instead of float where only padding is
-    hidden, which is the faster path.
+    pair of capsules by how they are related (pipeline.md, "Hierarchical Attention"). If only padding is hidden, the
+    result is bool instead of float, which is the faster path.
     """
     hidden = None if mask is None else mask[:, None, None, :]
     if weights is None:
@@ -175,6 +175,6 @@ class MLP(nn.Module):
 
 
 def truncated_normal_(tensor: Tensor, std: float) -> None:
-    """A normal of this deviation, cut off at two of them, which leaves 0.88 of it."""
+    """Fill with a normal truncated at two standard deviations, which leaves a standard deviation of 0.88 `std`."""
     with torch.no_grad():
         nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std)

@@ -3,9 +3,9 @@
     z_H <- norm(z_H + gate * output(retrieve(z_H)))           `read` returns what is added
 
 Unusual here: the slots are buffers that only `write` changes, never a gradient; what is learned is how to ask (query),
-how to use the answer (output) and how much (gate). The shapes never depend on how full the bank is, so a read needs no
-host synchronisation. Everything is a deterministic function of the rows and read counts of *all* ranks, so that all
-ranks hold the same bank.
+how to use the answer (output) and how much of it (gate). Shapes never depend on how full the bank is, so a read needs
+no host synchronisation. Everything is a deterministic function of the rows and read counts of *all* ranks, so all ranks
+hold the same bank.
 
 Shapes: B rows, K positions, N = B * K queries, D hidden size, C capacity, T top_k, n heads, d a key's or value's width.
 """
@@ -25,10 +25,10 @@ from trm_core.config.schema import MemoryConfig
 from trm_core.distributed.collectives import all_sum
 from trm_core.model.layers import truncated_normal_
 
-# Training steps after which an unread slot has lost one unit of value and old reads count half. With some tens of
-# rows written per step a bank of a few thousand slots turns over once in about this time.
+# Training steps after which an unread slot has lost one unit of value and old reads count half. When some tens of rows
+# are written per step, a bank of a few thousand slots turns over once in about this time.
 HALF_LIFE = 100
-# Rounding of a cosine; with it a threshold of 1.0 merges exact copies.
+# Tolerance for the rounding of a cosine, so that a threshold of 1.0 merges exact copies.
 _ROUNDING = 1e-6
 
 
@@ -39,9 +39,9 @@ class WriteCounts:
     rows: int  # given
     free: int  # took a free slot
     evicting: int  # took the slot of another entry
-    merged: int  # were too like a slot, or like an earlier row that got one
+    merged: int  # were too similar to a slot, or to an earlier row that got one
     dropped: int  # did not fit: more new entries than slots
-    refused: int  # had a number that is not finite
+    refused: int  # had a value that is not finite
 
 
 class MemoryBank(nn.Module):
@@ -87,11 +87,11 @@ class MemoryBank(nn.Module):
     def reset_parameters(self) -> None:
         """Initial values. The bank changes nothing at first, yet learns.
 
-        | parameter | initial value                                                                            |
-        | --------- | ---------------------------------------------------------------------------------------- |
-        | gate      | 0: nothing is added; it has a gradient from the first read on, because output is not 0     |
-        | output    | truncated normal, 1/sqrt(value_dim)                                                        |
-        | query     | what makes a key of an entry, so that a state finds its like before anything is learned    |
+        | parameter | initial value                                                                          |
+        | --------- | -------------------------------------------------------------------------------------- |
+        | gate      | 0: nothing is added; it has a gradient from the first read on, because output is not 0 |
+        | output    | truncated normal, 1/sqrt(value_dim)                                                    |
+        | query     | the key projection, so that a state finds similar ones before anything is learned      |
         """
         self.gate.zero_()
         truncated_normal_(self.output.weight, 1.0 / math.sqrt(self.output.in_features))
@@ -102,7 +102,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def begin_anew(self) -> None:
-        """Keep what is in the bank, for a run whose steps begin at 0 again."""
+        """Reset the clocks but keep the entries, for a run whose steps start at 0 again."""
         for clock in (self.written, self.last_used, self.last_write):
             clock.zero_()
 
@@ -110,13 +110,13 @@ class MemoryBank(nn.Module):
         """What to add to z_H: [B, K, D] -> [B, K, D]; zeros while the bank is empty.
 
         One exact top-k over the filled slots by query·key/sqrt(d), then attention of each head over those T slots.
-        With an RMS of 1 in queries and keys the score of strangers has deviation 1 and that of a state with itself is
-        sqrt(d): the usual scale of attention. In training mode the reads of filled slots are counted.
+        With queries and keys of RMS 1, the scores of unrelated states have a standard deviation of 1 and that of a
+        state with itself is sqrt(d): the usual scale of attention. In training mode, reads of filled slots are counted.
         """
         B, K, _ = z_BKD.shape
         query_Nd = self.query(z_BKD).reshape(B * K, -1)
         slots = torch.arange(self.capacity, device=self.keys.device)
-        # An empty bank reads slot 0, which holds zeros: kernels differ in what a softmax over nothing is.
+        # An empty bank reads slot 0, which holds zeros: kernels disagree on the softmax over nothing.
         readable = slots < self.filled.clamp(min=1)
         with torch.no_grad():
             bias = torch.zeros_like(self.quality).masked_fill_(~readable, -math.inf)
@@ -136,28 +136,29 @@ class MemoryBank(nn.Module):
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """Reads inside are no use of what they find: those of a step that is only looked ahead at."""
+        """Do not count the reads inside, which are those of a mere look-ahead."""
         counted = self.pending.clone()
         yield
         self.pending.copy_(counted)
 
     def forget_pending(self) -> None:
-        """Discard the reads since the last write: those of a skipped step."""
+        """Discard the reads counted since the last write, because their step is skipped."""
         self.pending.zero_()
 
     @torch.no_grad()
     def write(self, entries: Tensor, quality: Tensor, step: int) -> WriteCounts:
-        """Store states; a collective call: every rank calls it at every step that counts, with or without rows.
+        """Store states. A collective: every rank calls it at every step that is not skipped, with or without rows.
 
         entries [n, D] and quality [n] are the rows of all ranks in rank order (`collectives.all_rows`); `step` never
-        falls. In this order:
+        decreases. In this order:
 
         1. The reads since the last write are counted, summed over ranks.
-        2. A row whose key has a cosine of dedup_threshold or more with a filled slot merges into the nearest one. Of
-           the rows that are left, each merges into the nearest earlier one that did not merge itself.
-        3. Of those that merged, the content of best quality stays (the newest among equals: it comes from the newest
-           model), and each merged row counts as a use.
-        4. New entries take free slots, then those of least `slot_values`. If they exceed the capacity, the best stay.
+        2. A row whose key has a cosine of dedup_threshold or more with a filled slot merges into the nearest such slot.
+           Each remaining row merges by the same rule into the nearest earlier row that did not merge itself.
+        3. Of what was merged, the content of the highest quality stays (among equals the newest, which comes from the
+           newest model), and each merged row counts as a use.
+        4. New entries take the free slots, then those with the lowest `slot_values`. If there are more of them than
+           slots, the best stay.
         """
         assert self.training, "the memory bank was written to in evaluation mode"
         assert entries.shape == (len(quality), self.query.in_features), (entries.shape, quality.shape)
@@ -173,7 +174,7 @@ class MemoryBank(nn.Module):
         )
         target = self._targets(keys)
 
-        # The groups of one target, in the order of targets; within a group the last row is the one that stays.
+        # Rows grouped by target, in the order of targets; within a group the last row is the one that stays.
         order = quality.argsort(stable=True)
         order = order[target[order].argsort(stable=True)]
         group, sizes = target[order].unique_consecutive(return_counts=True)
@@ -203,13 +204,13 @@ class MemoryBank(nn.Module):
         )
 
     def slot_values(self, step: int) -> Tensor:
-        """[C] what keeps a slot from being replaced; -inf where it is free.
+        """[C] value of each slot, of which the lowest are replaced first; -inf where free.
 
             quality + log2((1 + access_counts) / (1 + age)) - idle / HALF_LIFE
 
-        Reads per step, not reads, so that a new entry is judged by its own time; age is cut at 2 HALF_LIFE, the span
-        that the halved counts stand for. A unit of quality weighs as much as twice the reads, or as HALF_LIFE
-        steps less without one.
+        Reads per step instead of reads, so that a new entry is judged over its own lifetime; age is capped at
+        2 HALF_LIFE, the span that the halved counts represent. A unit of quality weighs as much as twice the reads, or
+        as HALF_LIFE fewer idle steps.
         """
         age = (step - self.written).clamp(max=2 * HALF_LIFE)
         reads_per_step = (1 + self.access_counts) / (1 + age)
@@ -236,7 +237,7 @@ class MemoryBank(nn.Module):
         }
 
     def _commit_reads(self, step: int) -> None:
-        """Count the reads of all ranks; every HALF_LIFE steps older ones are halved first."""
+        """Add the reads of all ranks to the counts, which are first halved for every HALF_LIFE steps gone by."""
         halvings = (step // HALF_LIFE - self.last_write // HALF_LIFE).clamp(0, 62)
         self.access_counts >>= halvings
         reads = all_sum(self.pending)
@@ -257,8 +258,8 @@ class MemoryBank(nn.Module):
 
         to_rows = keys @ keys.T / width
         like_earlier = (to_rows >= least).tril(-1) & ~merges
-        # A row founds an entry if it is like no earlier founder. After i rounds the first i rows are right, and mostly
-        # after two or three rounds all of them are.
+        # A row founds an entry if it is similar to no earlier founder. After i rounds the first i rows are right;
+        # usually two or three rounds settle all of them.
         founds = ~merges
         while not torch.equal(founds, following := ~merges & ~(like_earlier & founds).any(1)):
             founds = following
@@ -266,7 +267,7 @@ class MemoryBank(nn.Module):
         return torch.where(merges, nearest, self.capacity + torch.where(founds, row, founder))
 
     def _make_room(self, count: int, step: int) -> tuple[Tensor, int]:
-        """Slots for `count` new entries, free ones first, and how many of them are free; counts them as filled."""
+        """Slots for `count` new entries, free ones first, and how many of them were free; marks these as filled."""
         filled = int(self.filled)
         free = min(count, self.capacity - filled)
         victims = self.slot_values(step)[:filled].argsort(stable=True)[: count - free]
@@ -280,14 +281,14 @@ class MemoryBank(nn.Module):
 
 
 def rms_normalised(x: Tensor) -> Tensor:
-    """x / RMS(x) over the last dimension, to the last bit (no epsilon inside the root); 0 stays 0."""
+    """x / RMS(x) over the last dimension, exactly (no epsilon inside the root); 0 stays 0."""
     return x / x.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-30)
 
 
 def _projection(width: int, hidden_size: int, seed: int) -> Tensor | None:
-    """[width, hidden_size] with orthonormal rows; None where nothing has to be narrowed.
+    """[width, hidden_size] with orthonormal rows; None if both are equal.
 
-    An input of RMS 1 has an output of RMS about 1: |P x|^2 is on average width / hidden_size of |x|^2.
+    An input of RMS 1 gives an output of RMS about 1: |P x|^2 is on average width / hidden_size of |x|^2.
     """
     if width == hidden_size:
         return None
@@ -300,5 +301,5 @@ def _projected(entries: Tensor, projection: Tensor | None) -> Tensor:
 
 
 def _best(quality: Tensor, most: int) -> Tensor:
-    """Indices, rising, of the `most` best; of equals the later ones."""
+    """Ascending indices of the `most` best; among equals, of the later ones."""
     return quality.argsort(stable=True)[-most:].sort().values

@@ -1,7 +1,7 @@
-"""How logits become probabilities: the one place, for the loss, the policy's state and every answer.
+"""How logits become probabilities, in one place for the loss, the policy's state and every answer.
 
-`stablemax` (Prieto et al., 2025, arXiv 2501.04697, section 5) puts s(x) = x + 1 for x >= 0 and 1 / (1 - x) below in the
-place of exp(x). Its logarithm is log1p(x) or -log1p(-x), which needs neither a small constant nor float64.
+`stablemax` (Prieto et al., 2025, arXiv 2501.04697, section 5) replaces exp(x) by s(x) = x + 1 for x >= 0 and
+1 / (1 - x) for x < 0. The logarithm of s is log1p(x) or -log1p(-x), which needs neither a small constant nor float64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def log_probabilities(logits: Tensor, kind: Probabilities) -> Tensor:
     logits = logits.float()
     if kind == "softmax":
         return logits.log_softmax(-1)
-    # Not by sign and size: at 0, where many heads begin, these have no gradient.
+    # Not sign(x) * log1p(|x|), which has no gradient at 0, where many heads start.
     scores = torch.where(logits < 0, -(-logits).clamp(min=0.0).log1p(), logits.clamp(min=0.0).log1p())
-    # Large negative logits have small scores, not vanishing ones, so their sum is never 0.
+    # s(x) of a large negative logit is small but does not vanish, so the sum is never 0.
     return scores - torch.logsumexp(scores, -1, keepdim=True)

@@ -10,9 +10,9 @@ The same vector is used for acting, in replay and for the target network. Separa
 learned by TD, whose gradient stays in this head), `halt` (a logit of "the answer is right", learned by BCE) and,
 where HRM's rule is wanted, `continue`.
 
-Under one way of acting, the value of an action falls in a straight line as the price rises: by what it will spend. So
-the head gives a value and a spending per action, Q = value - price * spending, both of which still read the price,
-because the best way of acting changes with it.
+Under a fixed policy, the value of an action falls linearly as the price rises, with what will be spent as the slope. So
+the head gives a value and a spending per action, Q = value - price * spending. Both still read the price, because the
+best policy changes with it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from trm_core.model.layers import MLP
 from trm_core.model.probabilities import Probabilities, log_probabilities
 
 NUM_SCALARS = 5
-_CERTAIN = 2.0**-11  # from 1: float16, in which replay keeps states, has no probability in between
+_CERTAIN = 2.0**-11  # distance from 1: float16, in which replay stores states, has no number in between
 
 
 def pool_tokens(z_H: Tensor, mask: Tensor | None, tokens: int) -> Tensor:
-    """[B, K, hidden] -> [B, tokens * hidden]: means over valid positions of `tokens` runs of neighbouring positions."""
+    """[B, K, hidden] -> [B, tokens * hidden]: means over the valid positions of each of `tokens` contiguous groups."""
     positions = z_H.shape[1]
     if tokens == 1 and mask is None:
         return z_H.mean(1)
@@ -66,12 +66,12 @@ def build_q_state(
 
 
 def largest_probability(q_state: Tensor) -> Tensor:
-    """[B] the model's confidence, out of its state."""
+    """[B] the model's confidence, as its state holds it."""
     return q_state[:, -NUM_SCALARS]
 
 
 class AttentionValueNet(nn.Module):
-    """Values from a few pooled tokens: the scalars ask, the tokens answer.
+    """Values from a few pooled tokens: the scalars are the query, the tokens keys and values of an attention.
 
     [.., tokens * hidden + 5] -> [.., outputs].
     """
@@ -92,7 +92,7 @@ class AttentionValueNet(nn.Module):
 
 
 class RecurrentValueNet(nn.Module):
-    """Values from a GRU that remembers the states before. (x [B, inputs], memory [B, width]) -> memory, then values."""
+    """Values from a GRU over the states so far. (x [B, inputs], memory [B, width]) -> memory, then values."""
 
     def __init__(self, inputs: int, width: int, outputs: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class RecurrentValueNet(nn.Module):
 
 
 class QHead(nn.Module):
-    """q_state [B, S] -> values [B, A], halt logit [B], and what it remembers for the next step.
+    """q_state [B, S] -> values [B, A], halt logit [B], and the memory for the next step.
 
     S = `state_width`. Kinds: `linear`, whose halt and continue logits read the first position alone (TRM's); `mlp`;
     `rnn`, whose memory of the steps before is the first part of the state; `attention` over a few pooled tokens.
@@ -132,26 +132,26 @@ class QHead(nn.Module):
         self.continue_net = logit_net() if arch.enable_q_continue else None
 
     def pool(self, z_H: Tensor, mask: Tensor | None) -> Tensor:
-        """What the state holds of z_H [B, K, hidden]: [B, tokens * hidden]."""
+        """The part of the state that is read from z_H [B, K, hidden]: [B, tokens * hidden]."""
         return z_H[:, 0] if self.kind == "linear" else pool_tokens(z_H, mask, self.tokens)
 
     def readable(self, q_state: Tensor) -> Tensor:
-        """The state without the recurrent memory, rescaled for a network: near certainty, 0.99 and 0.999 are far apart
-        in odds though not in probability.
+        """The state without the recurrent memory, rescaled as a network's input: near certainty, 0.99 and 0.999 are far
+        apart in odds, though not in probability.
         """
         pooled, scalars = q_state[:, self.recurrent_width : -NUM_SCALARS], q_state[:, -NUM_SCALARS:]
         largest, entropy, progress, spent, log_price = scalars.unbind(1)
         log_odds = torch.logit(largest, eps=_CERTAIN) / 4.0
         log_entropy = torch.log(entropy.clamp(min=1e-6)) / 4.0 + 1.0
-        # In units of the trained range, but no finer than factors of e: another price may be asked for later.
+        # In units of the trained range, or of factors of e if that is narrower: another price may be asked for later.
         price = (log_price - math.log(self.price_level)) / max(math.log(self.price_spread), 1.0)
         return torch.cat([pooled, torch.stack([log_odds, log_entropy, 2.0 * progress - 1.0, 4.0 * spent, price], 1)], 1)
 
     def read(self, q_state: Tensor) -> tuple[Tensor, Tensor]:
         """Values [B, A] and the memory for the next step [B, recurrent_width].
 
-        What comes from the trunk is detached: TD never moves it. The recurrent memory is not, so that a replayed
-        sequence can be learned through.
+        What comes from the trunk is detached, so TD never moves the trunk. The recurrent memory is not, so that the
+        gradient passes through a replayed sequence.
         """
         seen = q_state.detach()
         x = self.readable(seen)
@@ -161,7 +161,7 @@ class QHead(nn.Module):
         return self.at_price(self.value_net(x), seen), q_state[:, :0]
 
     def at_price(self, outputs: Tensor, q_state: Tensor) -> Tensor:
-        """Q [B, A] = value - price * spending, of outputs [B, 2A]; spending counts in units of the highest price."""
+        """Q [B, A] = value - price * spending, from outputs [B, 2A]; here price is a share of the highest price."""
         value, spending = outputs.chunk(2, 1)
         price = q_state[:, -1:].exp() / (self.price_level * self.price_spread)
         return value - price * spending

@@ -5,13 +5,13 @@
         z_H = f(z_H + z_L)
         z_H = refine(z_H)          # memory bank and concept vocabulary, where they are on
 
-All but the last `grad_cycles` high-level cycles run without gradient, and of these all but the last `grad_low_cycles`
-low-level updates. One tied network serves both levels (TRM), or one
-each (`tied: false`, HRM).
+All but the last `grad_cycles` high-level cycles run without gradient; in the cycles with gradient, so do all but the
+last `grad_low_cycles` low-level updates. One tied network serves both levels (TRM), or each level has its own
+(`tied: false`, HRM).
 
-`precision: bfloat16` (and float16) is autocast around one cycle, never around several: autocast keeps the weights that
-it has cast, and those cast without gradient, for the first cycles, would be used again, without gradient, in the ones
-that learn.
+`precision: bfloat16` (and float16) is autocast around one cycle, never around several: autocast caches the weights that
+it casts, and those cast without gradient, in the first cycles, would be reused without gradient in the cycles that
+learn.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Recursion(nn.Module):
         return nullcontext() if reduced is None else torch.autocast(device.type, reduced)
 
     def apply_network(self, network: Network, z: Tensor, bias: Tensor | None) -> Tensor:
-        """The network, without what is between its layers kept for the gradient where that is computed again."""
+        """Apply the network; with activation checkpointing, what lies between its layers is recomputed, not kept."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(network, z, bias, use_reentrant=False)
         return network(z, bias)
@@ -74,7 +74,7 @@ class Recursion(nn.Module):
         refine: Callable[[Tensor], Tensor],
         every: bool = False,
     ) -> tuple[list[Tensor], Tensor]:
-        """z_H after the last cycle, or after `every` one; and the last z_L."""
+        """z_H after the last cycle, or after each one if `every`; and the last z_L."""
         cycles: list[Tensor] = []
         for number in range(self.H_cycles):
             learning = number >= self.H_cycles - self.grad_cycles
@@ -88,7 +88,7 @@ class Recursion(nn.Module):
 
     def attention_received(self, z_H: Tensor, bias: Tensor | None) -> Tensor:
         """[B, K] share of the attention that each position would get if the last block of the high level read z_H, its
-        own result.
+        own output.
         """
         last = self.high.blocks[-1]
         assert isinstance(last, Block)

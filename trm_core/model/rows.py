@@ -1,4 +1,4 @@
-"""Rows out of, and rows put together into, the dataclasses of tensors that live for one batch of rows."""
+"""Selecting and joining rows of the dataclasses of tensors that describe a batch of rows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Part = TypeVar("Part", bound="DataclassInstance")
 
 
 def per_row(field: Any) -> bool:
-    """Whether a field has a value per row. Those that have not, alike for all rows, say `not_per_row`."""
+    """Whether a field has a value per row. Fields that all rows share declare `not_per_row`."""
     return not field.metadata.get("not_per_row", False)
 
 
 def take_rows(part: Part, index: Tensor | slice) -> Part:
-    """The rows of a dataclass, and of the dataclasses in it; None stays None."""
+    """The rows `index` of a dataclass, and of the dataclasses in it; None stays None."""
     changed: dict[str, Any] = {}
     for field in fields(part):
         value = getattr(part, field.name)
@@ -34,7 +34,7 @@ def take_rows(part: Part, index: Tensor | slice) -> Part:
 
 
 def join_rows(parts: Sequence[Any]) -> Any:
-    """The rows of several dataclasses (tensors, lists, None) of one kind, one after the other, without gradients."""
+    """Concatenate the rows of several dataclasses (tensors, lists, None) of one kind, without gradients."""
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat([part.detach() for part in parts])

@@ -1,4 +1,4 @@
-"""Building a model for its shapes: its tensors take no memory and have no values."""
+"""Building a model for its shapes alone: its tensors take no memory and have no values."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Tensors made inside are on the meta device."""
+    """Tensors created inside the context are on the meta device."""
     with torch.device("meta"), _WithoutInitialValues():
         yield
 
 
 class _WithoutInitialValues(TorchFunctionMode):
-    """Leaves out `torch.nn.init`, which has nothing to do here but imports the compiler for it (one to two seconds)."""
+    """Skips `torch.nn.init`, which has nothing to do here yet would import the compiler (one to two seconds)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == nn.init.__name__:

@@ -4,7 +4,7 @@
     x = sqrt(D) * ([puzzle embedding, token embeddings] + positions) / sqrt(2)      learned
 
 Entries are stored at 1 / sqrt(D) of the size that they have in x, as in the public TRM and HRM code: with an optimiser
-whose steps do not depend on the gradient's scale this is how fast they learn.
+whose steps do not depend on the gradient's scale, this sets how fast they learn.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from trm_core.model.data_shape import DataShape
 class PuzzleEmbedding(nn.Module):
     """One vector per puzzle identifier, of which a step touches only those of its rows.
 
-    A buffer and no parameter: optimisers, DDP and averages would go through all of it at every step. What a forward in
-    training read is kept in `used` with its gradient, for `trm_core.optim.sparse_sign_sgd`.
+    A buffer, not a parameter: optimisers, DDP and weight averages would go through all of it at every step. What a
+    training forward reads is kept in `used`, where its gradient arrives, for `trm_core.optim.sparse_sign_sgd`.
     """
 
     weights: Tensor

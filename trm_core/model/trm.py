@@ -2,7 +2,7 @@
 
 Unusual here: the capsules are embedded anew at every step, so an opened capsule reaches the model at the next step and
 the number of positions never changes; every head reads z_H; the Q-values see one state vector and send no gradient
-back; in evaluation a row may leave the high-level cycles early, and rows that left are not computed. Reads a
+back; in evaluation a row may leave the high-level cycles early, and rows that have left are no longer computed. Reads a
 `CapsuleState`, returns a `StepOutput`; knows nothing of actions, rewards or losses.
 """
 
@@ -31,12 +31,12 @@ from trm_core.model.token_embedding import TokenEmbedding, prefix_length
 
 @dataclass(frozen=True)
 class Reading:
-    """What the heads say of one z_H."""
+    """What the heads read from one z_H."""
 
     logits: Tensor  # [B, P, V]
     halt_logit: Tensor  # [B]
     q_state: Tensor  # [B, S], attached to the trunk
-    continue_logit: Tensor | None = None  # [B] HRM's, where it is on
+    continue_logit: Tensor | None = None  # [B] HRM's, if enabled
 
 
 @dataclass(frozen=True)
@@ -101,22 +101,23 @@ class TinyRecursiveModel(nn.Module):
         initialise(self, arch)
 
     def first_latents(self, rows: int) -> tuple[Tensor, Tensor]:
-        """z_H and z_L of rows that have not begun: [rows, K, hidden] each."""
+        """Initial z_H and z_L: [rows, K, hidden] each."""
         shape = (rows, self.positions, -1)
         return self.first_z_H.expand(*shape), self.first_z_L.expand(*shape)
 
     def next_z_H(self, z_H: Tensor, opened: Tensor) -> Tensor:
-        """z_H [B, K, hidden] that a step starts from, where `opened` [B, k] were opened after the step before.
+        """z_H [B, K, hidden] that a step starts from; `opened` [B, k]: capsules opened after the previous step.
 
-        In rows that opened something the answer starts over and only z_L goes on: with z_H kept, an answer that has
-        settled on the sketches hardly listens to detail that comes later (measured in docs/decision-process.md).
+        With `arch.restart_on_expand`, z_H starts over in rows that opened something and only z_L goes on: if z_H is
+        kept, an answer that has settled on the sketches hardly responds to detail that comes later (measured in
+        docs/decision-process.md).
         """
         if not self.restart_on_expand:
             return z_H
         return torch.where(opened.any(1)[:, None, None], self.first_z_H.to(z_H.dtype), z_H)
 
     def first_q_memory(self, rows: int) -> Tensor:
-        """What a recurrent Q-head remembers before the first step: [rows, recurrent width] zeros."""
+        """The memory of a recurrent Q-head before the first step: [rows, recurrent width] zeros."""
         return self.first_z_H.new_zeros(rows, self.q_head.recurrent_width)
 
     def forward(
@@ -163,7 +164,7 @@ class TinyRecursiveModel(nn.Module):
         price: Tensor,
         q_memory: Tensor,
     ) -> StepOutput:
-        """A step in which rows that are sure enough leave the high-level cycles; the others go on, a smaller batch."""
+        """A step in which rows that are sure enough leave the high-level cycles; the rest go on as a smaller batch."""
         assert self.leave_above is not None
         rows = torch.arange(len(steps), device=steps.device)
         final: list[Tensor] = []
@@ -176,7 +177,7 @@ class TinyRecursiveModel(nn.Module):
             found = [z_H_here, z_L_here, now.logits, now.halt_logit, now.q_state]
             if now.continue_logit is not None:
                 found.append(now.continue_logit)
-            # The first cycle sees every row; later ones write over the rows that went on.
+            # The first cycle sees every row; later ones overwrite the rows that went on.
             final = (
                 found if not final else [old.index_copy(0, rows, new) for old, new in zip(final, found, strict=True)]
             )
@@ -198,8 +199,8 @@ class TinyRecursiveModel(nn.Module):
         price: Tensor,
         q_memory: Tensor,
     ) -> StepOutput:
-        """`forward` in evaluation without a branch on values, for graphs: all rows do every cycle, and those that have
-        left keep what they had.
+        """`forward` in evaluation without data-dependent branches, for exported graphs: all rows do every cycle, and
+        those that have left keep what they had.
         """
         x, bias = self.embed(capsules)[0], self.attention_bias(capsules)
         cycles, left = torch.ones_like(steps), torch.zeros_like(steps, dtype=torch.bool)
@@ -250,7 +251,7 @@ class TinyRecursiveModel(nn.Module):
             return self.embedding(capsules), None
         detail = None
         if self.training and self.sketch_decoder is not None and capsules.children is not None:
-            # The cycle term needs it of every capsule; a projection of its own for the open ones would cost as much.
+            # The cycle term needs the detail of every capsule; projecting the open ones apart would cost as much again.
             detail = self.capsule_embedding.detail(capsules.children)
         return self.embedding(capsules, detail), detail
 
@@ -261,22 +262,22 @@ class TinyRecursiveModel(nn.Module):
         return self.embedding
 
     def position_mask(self, capsules: CapsuleState) -> Tensor:
-        """[B, K] bool: positions of z_H that are no padding."""
+        """[B, K] bool: positions of z_H that are not padding."""
         if self.positions == self.data.num_capsules:
             return capsules.valid()
         return torch.ones(capsules.rows, self.positions, dtype=torch.bool, device=capsules.sketches.device)
 
     def attention_bias(self, capsules: CapsuleState) -> Tensor | None:
-        """What every attention adds to its logits: hidden padding and, where it is on, the hierarchy."""
+        """What every attention adds to its logits: hidden padding and, where enabled, the hierarchy."""
         if self.hierarchy is None:
             return attention_bias(capsules.mask, None, None)
         return attention_bias(capsules.mask, capsules.parents, self.hierarchy)
 
     def refine(self, z_H: Tensor, mask: Tensor | None) -> tuple[Tensor, Quantised | None]:
-        """What happens to z_H after every cycle: what the memory bank remembers is added, concepts pull."""
+        """Applied to z_H after every high-level cycle: add what the memory bank retrieves, pull towards concepts."""
         quantised = None
         if self.memory is not None:
-            # Without the norm z_H grows with every read, and x weighs less and less beside it.
+            # Without the norm, z_H would grow with every read and x would weigh less and less beside it.
             z_H = rms_norm(z_H + self.memory.read(z_H))
         if self.concepts is not None:
             z_H, quantised = self.concepts(z_H, mask)
@@ -301,8 +302,8 @@ class TinyRecursiveModel(nn.Module):
         return Reading(logits, self.q_head.halt_logit(halt_input), state, going_on)
 
     def halt_input(self, state: Tensor, pooled_width: int) -> Tensor:
-        """The state as the halt and continue nets read it: the confidence features are inputs, not a way to move the
-        answer.
+        """The state as the halt and continue nets read it: only the pooled z_H passes a gradient (none does with
+        `halt_gradient: head`), so that these nets cannot move the answer by way of its confidence.
         """
         if self.halt_gradient == "head":
             return state.detach()

@@ -3,9 +3,10 @@
     m <- b1 m + (1 - b1) g          v <- b2 v + (1 - b2) g^2
     p <- p (1 - lr wd) - lr / (1 - b1^t) * atan2(m, sqrt(v / (1 - b2^t)))
 
-which is what the CUDA kernels of the `adam-atan2` package compute: the first moment is corrected outside atan2, the
-second inside, and the decay is decoupled. An update is at most lr * pi/2 / (1 - b1^t) in size; where g has always
-been 0 it is 0. `adam_atan2` picks those kernels where they pass a real step, and the pure path below otherwise.
+This is what the CUDA kernels of the `adam-atan2` package compute: the bias of the first moment is corrected outside
+atan2, that of the second inside, and the weight decay is decoupled. An update is at most lr * pi/2 / (1 - b1^t) in
+size, and 0 where g has always been 0. `adam_atan2` picks those kernels if they pass real steps, and otherwise the pure
+path below.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class AdamAtan2(Uncompiled):
                         "exp_avg": torch.zeros_like(p),
                         "exp_avg_sq": torch.zeros_like(p),
                     }
-            # One list of tensors per step count: a parameter that sat out some steps has its own corrections.
+            # One list of tensors per step count: a parameter that sat out some steps has its own bias corrections.
             by_step: dict[float, list[Tensor]] = {}
             counts = [self.state[p]["step"] for p in params]
             if counts:
@@ -75,8 +76,8 @@ class AdamAtan2(Uncompiled):
 
 
 def with_steps_beside(package: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """The package's optimiser, whose kernels read the number of steps where the parameter is. Loading as torch does it
-    leaves that in host memory, where it comes from; a kernel that is given its address ends the process's context.
+    """The package's optimiser with step counts on the parameters' device, where its kernels read them. torch's
+    `load_state_dict` leaves them in host memory, and a kernel given such an address ends the process's CUDA context.
     """
 
     class WithStepsBeside(package):  # type: ignore[misc, valid-type]
@@ -91,8 +92,8 @@ def with_steps_beside(package: type[torch.optim.Optimizer]) -> type[torch.optim.
 def kernels_work(device: torch.device) -> tuple[bool, str]:
     """Whether the `adam-atan2` CUDA package can be used on this device, and why (not).
 
-    Its default install succeeds without CUDA and then cannot be imported, so it is tried: a step, and one more after
-    its state was saved and loaded, compared with the formula.
+    Its default install succeeds without CUDA and then cannot be imported, so it is tried out: one step, and another
+    after its state was saved and loaded, compared with the formula.
     """
     if device.type != "cuda":
         return False, "no CUDA device"
@@ -111,7 +112,7 @@ def kernels_work(device: torch.device) -> tuple[bool, str]:
 
 
 def two_steps(kind: Callable[..., torch.optim.Optimizer], device: torch.device, settings: dict[str, Any]) -> Tensor:
-    """Eight weights after a step, and another by an optimiser that loaded the first one's state from host memory."""
+    """Eight weights after one step, and another by a second optimiser that loaded the first's state from the host."""
     weights = torch.nn.Parameter(torch.ones(8, device=device))
     weights.grad = torch.linspace(-1, 1, 8, device=device)
     first, second = kind([weights], **settings), kind([weights], **settings)
@@ -126,7 +127,7 @@ def two_steps(kind: Callable[..., torch.optim.Optimizer], device: torch.device, 
 
 
 def adam_atan2(params: Iterable[Any], **settings: Any) -> tuple[torch.optim.Optimizer, str]:
-    """The fastest AdamAtan2 that works where the parameters are, and the reason for the choice."""
+    """The fastest AdamAtan2 that works on the parameters' device, and the reason for the choice."""
     params = list(params)
     works, reason = kernels_work(params[0].device if params else torch.device("cpu"))
     if works:

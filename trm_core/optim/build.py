@@ -1,8 +1,8 @@
-"""Parameters -> groups -> optimisers, each with a peak rate of its own on the one schedule.
+"""Parameters -> groups -> optimisers, each with its own peak learning rate on a common schedule.
 
-Two groups learn apart: the model (everything that answers), and the policy (value net and cmi head), whose gradient
-has its own rate and its own clip. AdamAtan2 is invariant to the scale of a gradient, so a small loss weight alone
-would hardly slow the policy down.
+Two groups learn separately: the model (everything that answers), and the policy (value net and cmi head), with a
+learning rate and a gradient clip of its own. AdamAtan2 is invariant to the scale of a gradient, so a small loss weight
+alone would hardly slow the policy down.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Optimizers:
     puzzles: SparseSignSGD | None = None  # of the puzzle embeddings; it keeps no state
 
     def set_factors(self, model: float, policy: float) -> None:
-        """Put the model's optimisers and the policy's (the last one) at these shares of their peak rates."""
+        """Set the model's optimisers and the policy's (the last one) to these shares of their peak rates."""
         for optimizer, peak in zip(self.all, self.peaks, strict=True):
             factor = policy if optimizer is self.all[-1] else model
             for group in optimizer.param_groups:
@@ -46,13 +46,13 @@ class Optimizers:
             self.puzzles.factor = model
 
     def divide_gradients(self, by: float) -> None:
-        """Undo a factor on the loss. Of puzzle embeddings the sign counts, so theirs stay as they are."""
+        """Undo a factor on the loss. For puzzle embeddings only the sign counts, so theirs stay as they are."""
         gradients = [p.grad for p in (*self.model_params, *self.policy_params) if p.grad is not None]
         if gradients:
             torch._foreach_div_(gradients, by)
 
     def norms(self) -> tuple[Tensor, Tensor]:
-        """The gradient norm of each part: model, policy. 0, on the same device, where a part has no gradient."""
+        """The gradient norm of each part: model, policy. If a part has no gradient: 0, on the same device."""
         model, policy = (
             [p.grad for p in part if p.grad is not None] for part in (self.model_params, self.policy_params)
         )
@@ -61,7 +61,7 @@ class Optimizers:
         return norm(model) if model else nothing, norm(policy) if policy else nothing
 
     def clip(self, norms: Sequence[Tensor], limits: Sequence[float]) -> None:
-        """Scale each part's gradient down to its limit; `norms` as they are now."""
+        """Scale each part's gradient down to its limit; `norms`: the current ones."""
         for part, norm, limit in zip((self.model_params, self.policy_params), norms, limits, strict=True):
             nn.utils.clip_grads_with_norm_(part, limit, norm)
 
@@ -83,8 +83,8 @@ def build_optimizers(
 ) -> Optimizers:
     """Partition the parameters and make the optimisers of `training.optimizer`.
 
-    frozen: names of parameters that do not learn; they are in their optimiser, which never sees a gradient of them.
-    policy_modules: modules outside of the model that learn with the policy.
+    frozen: names of parameters that do not learn; their optimiser holds them too, but never sees a gradient of them.
+    policy_modules: modules outside the model that learn with the policy.
     """
     training = config.training
     matrices, rest = [], []

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, which is what gets evaluated and exported."""
+"""Exponential moving average of the weights: the weights that are evaluated and exported."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """average <- decay * average + (1 - decay) * weights of the model, with a shorter memory at first so that the start
-    is forgotten.
+    """average <- decay * average + (1 - decay) * weights of the model, with a shorter memory at first so that the
+    initial weights are forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = model, decay
         self.updates = 0
-        self.weights = dict(model.named_parameters())  # looked for once: a small model's steps are short
+        self.weights = dict(model.named_parameters())  # looked up once: a small model's steps are short
         self.average = {name: p.detach().clone() for name, p in self.weights.items()}
 
     @torch.no_grad()
@@ -27,18 +27,18 @@ class WeightAverage:
         torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), 1 - decay)
 
     def beside(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """The averages of these parameters of the model."""
+        """The averages of these parameters of the model, in the same order."""
         names = {id(p): name for name, p in self.weights.items()}
         return [self.average[names[id(weight)]] for weight in weights]
 
     def by_every_name(self) -> dict[str, Tensor]:
-        """The averages by all names that the model's `state_dict` has for them: tied networks have two."""
+        """The averages under every name that the model's `state_dict` has for them: tied networks have two."""
         first = {id(p): name for name, p in self.weights.items()}
         return {name: self.average[first[id(p)]] for name, p in self.model.named_parameters(remove_duplicate=False)}
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model carries the averaged weights inside the context, its own again after."""
+        """The model has the averaged weights inside the context, and its own again afterwards."""
         own = {name: p.detach().clone() for name, p in self.weights.items()}
         self.take_over()
         try:

@@ -11,9 +11,9 @@ from trm_core.model.token_embedding import PuzzleEmbedding
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> set[str]:
-    """Switch off the gradient of the parameters whose names match; returns these. Raises ConfigError for a pattern that
-    matches none, and where nothing is left to learn. Puzzle embeddings learn without being parameters, and are named
-    as if they were.
+    """Switch off the gradient of the parameters whose names match; returns these names. Raises ConfigError if a pattern
+    matches none or nothing is left to learn. Puzzle embeddings learn without being parameters, and are named as if they
+    were.
     """
     tables = [f"{name}.weights" for name, module in model.named_modules() if isinstance(module, PuzzleEmbedding)]
     names = [*(name for name, _ in model.named_parameters()), *tables]

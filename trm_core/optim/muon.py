@@ -1,12 +1,12 @@
-"""Muon (Jordan et al., 2024): momentum whose matrix is replaced by the nearest orthogonal one.
+"""Muon (Jordan et al., 2024): momentum, with each matrix of it replaced by the nearest orthogonal one.
 
     m <- mu m + (1 - mu) g;  u = (1 - mu) g + mu m;  p <- p (1 - lr wd) - lr * 0.2 sqrt(max(rows, columns)) *
     NewtonSchulz(u)
 
-The factor gives updates the size of Adam's (Liu et al., 2025), so that both share a rate's meaning. It is what
-`torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` computes, except that the iteration runs in float32: torch's runs in
-bfloat16, which on a processor without bfloat16 arithmetic takes many times as long (docs/notes.md). The
-constructor's choice between the two is `muon`.
+The factor gives updates the size of Adam's (Liu et al., 2025), so that a learning rate means the same for both. This is
+what `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` computes, except that the iteration runs in float32: torch's
+runs in bfloat16, which takes many times as long on a CPU without bfloat16 arithmetic (docs/notes.md). `muon` chooses
+between the two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from trm_core.optim.uncompiled import Muon, Uncompiled
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: quick for small singular values, within 0.3 of 1
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: fast for small singular values, ends within 0.3 of 1
 _ITERATIONS = 5
 
 
@@ -38,7 +38,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Float32Muon(Uncompiled):
-    """Muon for matrices, with the iteration in float32; matrices of one shape are iterated together."""
+    """Muon for matrices, with the iteration in float32; matrices of the same shape are iterated together."""
 
     def __init__(
         self, params: Iterable[nn.Parameter], lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.1
@@ -75,7 +75,7 @@ class Float32Muon(Uncompiled):
 
 
 def muon(params: list[nn.Parameter], **settings: Any) -> tuple[torch.optim.Optimizer, str]:
-    """Torch's Muon on a GPU, the float32 one on a processor; and the reason."""
+    """torch's Muon on a GPU, the float32 one elsewhere; and the reason for the choice."""
     if params[0].device.type == "cuda":
         return Muon(params, adjust_lr_fn="match_rms_adamw", **settings), "torch.optim.Muon: on a GPU"
     return Float32Muon(params, **settings), "Muon with its iteration in float32: not on a GPU"

@@ -6,7 +6,7 @@ import math
 
 
 def lr_factor(step: int, warmup_steps: int, total_steps: int, min_ratio: float) -> float:
-    """Rate at a step over the peak rate. step counts from 0; the first step already moves (1 / warmup_steps)."""
+    """Learning rate at a step over its peak. step counts from 0; the first already moves (1 / warmup_steps)."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)

@@ -1,9 +1,9 @@
-"""Sign-SGD of the puzzle embeddings: a step changes the rows that it read, and no others.
+"""Sign-SGD for the puzzle embeddings: a step changes the rows that it read, and no others.
 
     row <- (1 - lr * decay) * row - lr * sign(sum of the row's gradients over all examples and processes)
 
-as in the public code of HRM (arXiv 2506.21734). A row's gradient is so sparse in time that an optimiser with moments
-would move it by the sign as well. Only the sign counts, so whether gradients are summed or averaged does not.
+as in the public code of HRM (arXiv 2506.21734). A row gets a gradient so rarely that an optimiser with moments would
+move it by the sign as well. Only the sign counts, so it does not matter whether gradients are summed or averaged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trm_core.model.token_embedding import PuzzleEmbedding
 
 
 class SparseSignSGD:
-    """Keeps nothing from step to step. `factor`: share of the peak rate that the schedule is at."""
+    """Keeps nothing from step to step. `factor`: the schedule's current share of the peak rate."""
 
     def __init__(self, embedding: PuzzleEmbedding, lr: float, weight_decay: float) -> None:
         self.embedding, self.lr, self.weight_decay = embedding, lr, weight_decay
@@ -23,7 +23,7 @@ class SparseSignSGD:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Every process calls it, with the rows of its own examples."""
+        """Update the rows that were read. Every process calls it, with the rows of its own examples."""
         weights = self.embedding.weights
         used = [(identifiers, rows.grad) for identifiers, rows in self.embedding.used if rows.grad is not None]
         identifiers = torch.cat([weights.new_zeros(0, dtype=torch.int64), *(some for some, _ in used)])
@@ -32,19 +32,19 @@ class SparseSignSGD:
         if len(identifiers) == 0 or self.lr == 0:
             return
         touched, where = identifiers.unique(return_inverse=True)
-        # Every process adds up the rows of all, a GPU in no fixed order. In double precision a sum near 0 has the same
-        # sign everywhere; of floats one in some billion has not, and the tables would be apart for good.
+        # Every process adds up the rows of all processes, on a GPU in no fixed order. In double precision a sum near 0
+        # has the same sign everywhere; in float32 one in some billion does not, and the tables would differ for good.
         total = weights.new_zeros(len(touched), weights.shape[1], dtype=torch.float64)
         total.index_add_(0, where, gradients.double())
         lr = self.lr * self.factor
         weights[touched] = weights[touched] * (1.0 - lr * self.weight_decay) - lr * total.sign().to(weights.dtype)
 
     def all_finite(self) -> bool:
-        """Whether the gradients of every process are. Every process calls it."""
+        """Whether the gradients of all processes are finite. Every process calls it."""
         grads = [rows.grad for _, rows in self.embedding.used if rows.grad is not None]
         wrong = sum((~grad.isfinite()).sum() for grad in grads)
         return not bool(all_sum(torch.as_tensor(wrong, dtype=torch.float32, device=self.embedding.weights.device)))
 
     def forget(self) -> None:
-        """Drop what was read and its gradients: after a step, or instead of one."""
+        """Drop what was read, with its gradients: after a step, or instead of one."""
         self.embedding.used.clear()

@@ -1,8 +1,8 @@
 """torch's optimizers without its compiler.
 
-torch marks the methods of an optimizer as not to be compiled, and whichever is called first imports the compiler for
-it: as long again as importing torch takes. Nothing here compiles an optimizer, so its methods are taken from under
-those marks (`inspect.unwrap` hands back the method itself, should torch one day not mark it any more).
+torch wraps the methods of an optimizer to exclude them from compilation, and whichever is called first imports the
+compiler for that, which takes as long again as importing torch. Nothing here compiles an optimizer, so its methods are
+unwrapped (`inspect.unwrap` returns the method itself, should torch one day no longer wrap it).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 
 
 def unmarked(method: Callable[..., Any]) -> Any:
-    """A method of torch's, without what is wrapped around it."""
+    """A method of torch's without its wrapper."""
     return inspect.unwrap(method)
 
 
 class Uncompiled(torch.optim.Optimizer):
-    """Base of optimizers that do without the compiler. Theirs is still `step`, which torch does not mark here."""
+    """Base of optimizers that do without the compiler. `step` is theirs to define; torch does not wrap it here."""
 
     add_param_group = unmarked(torch.optim.Optimizer.add_param_group)
     state_dict = unmarked(torch.optim.Optimizer.state_dict)
@@ -29,7 +29,7 @@ class Uncompiled(torch.optim.Optimizer):
 
 
 class Muon(Uncompiled, torch.optim.Muon):
-    """torch's Muon, whose step is not marked."""
+    """torch's Muon, whose step is not wrapped."""
 
 
 class AdamW(Uncompiled, torch.optim.AdamW):

@@ -71,7 +71,7 @@ class Stepper:
         self.trainer.run(Discarded(), stop, Hooks())
         if self.trainer.state.faults.skipped:
             raise DivergedError(
-                f"a step before step {self.trainer.state.step} was not finite: its time says nothing",
+                f"a step before step {self.trainer.state.step} was not finite: its time is meaningless",
                 hint="lower training.base_lr",
             )
         return stop

@@ -13,7 +13,7 @@ def thinking_of(trained: Trained, sample: Sample, answer: Answer) -> PuzzleThink
     if trained.puzzles is not None:
         return PuzzleThinking(trained.puzzles.manifest, sample.sketches, _puzzle_steps(answer))
     if len(answer.prediction) > 1:
-        raise UsageError("this model answers every capsule on its own: there is no one belief to draw")
+        raise UsageError("this model gives an answer for every capsule: there is no single belief to draw")
     return CapsuleThinking(trained.model.data.num_capsules, _capsule_steps(answer), trained.class_names)
 
 

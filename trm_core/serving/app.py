@@ -1,4 +1,4 @@
-"""The HTTP side: reads bodies within limits, asks the worker, gives a client's mistake a 4xx with its reason."""
+"""The HTTP side: reads bodies within limits, asks the worker, and answers a client's mistake with a 4xx and why."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PATHS = ("/predict", "/health", "/metrics")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may be."""
+    """The limits of one request."""
 
     bytes: int = 16 << 20
     samples: int = 1024
@@ -39,20 +39,20 @@ class TooLarge(Exception):
 
 
 class OtherContent(Exception):
-    """The body is said to be something else than JSON."""
+    """The body is declared to be something other than JSON."""
 
 
 def make_app(predictor: Predictor, policy_name: str, worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
     """POST /predict, GET /health, GET /metrics."""
     app = FastAPI(title="trm", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.stopping = False
-    app.state.answering = 0  # requests that are here whole and not yet answered
+    app.state.answering = 0  # requests that have arrived whole and are not answered yet
     model = describe(predictor, policy_name, worker)
 
     @app.middleware("http")
     async def counted(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
         path = request.url.path if request.url.path in _PATHS else "other"
-        code = 500  # what a bug of ours turns into, outside of here
+        code = 500  # outside of here, what a bug of ours turns into
         try:
             response = await call(request)
             code = response.status_code
@@ -68,7 +68,7 @@ def make_app(predictor: Predictor, policy_name: str, worker: Worker, metrics: Me
 
     @app.post("/predict")
     async def predict(request: Request) -> Response:
-        # Where the body was not read to its end the connection cannot go on.
+        # If the body was not read to its end, the connection cannot be reused.
         close = {"Connection": "close"}
         try:
             require_json(request)
@@ -81,7 +81,7 @@ def make_app(predictor: Predictor, policy_name: str, worker: Worker, metrics: Me
         except TimeoutError:
             return problem(408, f"the body did not arrive within {limits.seconds:g} seconds", headers=close)
         except ClientDisconnect:
-            return problem(400, "the body ends early")  # nobody hears it, but it is counted
+            return problem(400, "the body ends early")  # nobody receives it, but it is counted
         app.state.answering += 1
         try:
             return await answer(body)
@@ -91,7 +91,7 @@ def make_app(predictor: Predictor, policy_name: str, worker: Worker, metrics: Me
     async def answer(body: bytes) -> Response:
         began = time.perf_counter()
         try:
-            # Reading thousands of numbers must not hold up the other requests.
+            # Parsing thousands of numbers must not hold up the other requests.
             question = await asyncio.to_thread(parse, body, predictor, limits.samples)
             answers = await asyncio.wrap_future(worker.submit(question.samples))
         except DataError as error:
@@ -134,7 +134,7 @@ def record_of(predictor: Predictor, sample: Sample, answer: Answer, probabilitie
 
 
 def describe(predictor: Predictor, policy_name: str, worker: Worker) -> dict[str, object]:
-    """What a client has to know of the model."""
+    """What a client has to know about the model."""
     trained = predictor.trained
     return {
         "name": trained.source.name,
@@ -149,8 +149,8 @@ def describe(predictor: Predictor, policy_name: str, worker: Worker) -> dict[str
 
 
 def require_json(request: Request) -> None:
-    """A body of no named type is taken for JSON. A form or a text is what a page of somebody else's can make a browser
-    send here without asking.
+    """A body without a content type is taken for JSON. Forms and plain text are refused because a foreign web page can
+    make a browser send those here without asking.
     """
     named = request.headers.get("content-type", "application/json")
     if named.partition(";")[0].strip().lower() != "application/json":
@@ -158,7 +158,7 @@ def require_json(request: Request) -> None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body; TooLarge as soon as there is more than `limit`, whatever the header says."""
+    """The body; TooLarge as soon as it exceeds `limit`, whatever the header says."""
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise TooLarge
@@ -172,7 +172,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def problem(code: int, message: str, hint: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
-    """An error as the client sees it. What it quotes of a request may be no text: half of a surrogate pair."""
+    """An error as the client sees it. What it quotes from a request may not be valid text: half of a surrogate pair."""
     texts = {"error": message, "hint": hint}
     told = {name: text and text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
     return JSONResponse(told, status_code=code, headers=headers)

@@ -1,4 +1,4 @@
-"""What the server counts, in the format of Prometheus. One registry per server."""
+"""What the server counts, in Prometheus format. One registry per server."""
 
 from __future__ import annotations
 

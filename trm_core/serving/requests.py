@@ -1,4 +1,4 @@
-"""From the body of a request to samples, and everything that can be wrong with it."""
+"""Turns the body of a request into samples, and catches everything that can be wrong with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PUZZLE_FIELDS = ("tokens", "puzzle")
 
 @dataclass(frozen=True)
 class Question:
-    """A request that makes sense."""
+    """A valid request."""
 
     samples: list[Sample]
     probabilities: bool
@@ -28,35 +28,37 @@ class Question:
 
 def parse(body: bytes, predictor: Predictor, most_samples: int) -> Question:
     """{"samples": [{"sketches": [[..]], "children": [[[..]]], ...}], "probabilities": false, "decisions": false}, or
-    with "inputs": ["a text", ...] in the place of "samples", and "kind" where the training data mixed several. Of
-    puzzles: {"samples": [{"tokens": [..], "puzzle": 3}]}, or "inputs" as people write them (see `question_of`).
+    with "inputs": ["a text", ...] instead of "samples", and "kind" where the training data mixed several. For puzzles:
+    {"samples": [{"tokens": [..], "puzzle": 3}]}, or "inputs" as people write them (see `question_of`).
 
     Raises DataError that names the sample and the field.
     """
     try:
-        # Python's reader takes NaN and Infinity, which JSON has not.
+        # Python's parser accepts NaN and Infinity, which JSON does not have.
         record = json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"the body is no JSON: {str(error)[:200]}") from None
+        raise DataError(f"the body is not JSON: {str(error)[:200]}") from None
     if not isinstance(record, dict):
-        raise DataError('the body is no object: {"samples": [...]} or {"inputs": [...]} is expected')
+        raise DataError('the body is not an object: {"samples": [...]} or {"inputs": [...]} is expected')
     unknown = set(record) - {"samples", "inputs", "kind", "probabilities", "decisions"}
     if unknown:
         raise DataError(f"unknown field {min(unknown)[:80]!r}", hint="samples or inputs, probabilities, decisions")
     if ("samples" in record) == ("inputs" in record):
-        raise DataError("samples is no list of one or more objects", hint="give either samples or inputs")
+        raise DataError("samples is not a list of one or more objects", hint="give either samples or inputs")
     form = "samples" if "samples" in record else "inputs"
     if form == "samples" and "kind" in record:
-        raise DataError("kind is of raw samples", hint="give it with inputs, or leave it out")
+        raise DataError("kind is for raw samples only", hint="give it with inputs, or leave it out")
     flags = {name: record.get(name, False) for name in ("probabilities", "decisions")}
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise DataError(f"{name} is neither true nor false")
     given = record[form]
     if not isinstance(given, list) or not given:
-        raise DataError(f"{form} is no list of one or more {'objects' if form == 'samples' else 'raw samples'}")
+        raise DataError(f"{form} is not a list of one or more {'objects' if form == 'samples' else 'raw samples'}")
     if len(given) > most_samples:
-        raise DataError(f"{len(given)} samples, and at most {most_samples} are taken at once", hint="send them apart")
+        raise DataError(
+            f"{len(given)} samples, and at most {most_samples} are taken at once", hint="send several requests"
+        )
     if form == "inputs":
         return Question(_encoded(given, record.get("kind"), predictor), **flags)
     read = _sample if predictor.trained.puzzles is None else _puzzle
@@ -65,7 +67,7 @@ def parse(body: bytes, predictor: Predictor, most_samples: int) -> Question:
 
 def _encoded(inputs: list[Any], kind: Any, predictor: Predictor) -> list[Sample]:
     if kind is not None and not isinstance(kind, str):
-        raise DataError("kind is no text")
+        raise DataError("kind is not a text")
     if predictor.trained.puzzles is not None:
         return list(predictor.encoded(inputs))
     encoder = predictor.encoder
@@ -77,8 +79,8 @@ def _encoded(inputs: list[Any], kind: Any, predictor: Predictor) -> list[Sample]
 
 
 def _picture(number: int, value: Any, whole: bool) -> np.ndarray:
-    """Numbers alone: a text would be the name of a file on the server. Whether they are whole is asked of the training
-    data, as JSON may spell 1.0 as 1.
+    """Numbers only: a text would name a file on the server. Whether they are integers is decided by the training data,
+    because JSON may spell 1.0 as 1.
     """
     try:
         array = np.array(value) if isinstance(value, list) else None
@@ -95,7 +97,7 @@ def _picture(number: int, value: Any, whole: bool) -> np.ndarray:
 
 def _sample(number: int, record: Any, trained: Trained) -> Sample:
     if not isinstance(record, dict):
-        raise DataError(f"sample {number} is no object")
+        raise DataError(f"sample {number} is not an object")
     unknown = set(record) - set(FIELDS)
     if unknown:
         raise DataError(f"sample {number}: unknown field {min(unknown)[:80]!r}", hint=", ".join(FIELDS))
@@ -112,7 +114,7 @@ def _sample(number: int, record: Any, trained: Trained) -> Sample:
 
 def _puzzle(number: int, record: Any, trained: Trained) -> Sample:
     if not isinstance(record, dict):
-        raise DataError(f"sample {number} is no object")
+        raise DataError(f"sample {number} is not an object")
     unknown = set(record) - set(PUZZLE_FIELDS)
     if unknown or "tokens" not in record:
         what = f"unknown field {min(unknown)[:80]!r}" if unknown else "no tokens"
@@ -137,7 +139,7 @@ def _whole(number: int, name: str, value: Any, shape: tuple[int, ...]) -> np.nda
 
 
 def _array(number: int, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Shape and types are looked at before numpy sees the lists: it would take strings, and guess at ragged ones."""
+    """Shape and types are checked before numpy sees the lists: it would accept strings, and guess at ragged lists."""
     problem = _wrong(value, shape, bool if name == "mask" else (int, float))
     if problem is not None:
         raise DataError(f"sample {number}: {name}{problem}", hint=f"the shape is {list(shape)}")
@@ -148,13 +150,13 @@ def _array(number: int, name: str, value: Any, shape: tuple[int, ...]) -> np.nda
 
 
 def _wrong(value: Any, shape: tuple[int, ...], kind: Any) -> str | None:
-    """What is wrong with nested lists, and where."""
+    """What is wrong with nested lists, and where; None if nothing is."""
     if not shape:
-        # true and false are integers to Python
+        # true and false are integers in Python
         right = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
         return None if right else f" holds {str(value)[:40]!r}"
     if not isinstance(value, list):
-        return " is no list here"
+        return " is not a list here"
     if len(value) != shape[0]:
         return f" has {len(value)} entries where {shape[0]} are expected"
     for place, inner in enumerate(value):

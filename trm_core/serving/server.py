@@ -1,4 +1,4 @@
-"""The process: a socket, uvicorn, the worker, and an end in which nothing that was accepted is dropped."""
+"""The server process: a socket, uvicorn, the worker, and a shutdown in which nothing that was accepted is dropped."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from trm_core.serving.metrics import Metrics
 from trm_core.serving.worker import Worker
 
 _LOOK_SECONDS = 0.2
-_DOOR_SECONDS = 0.3  # for connections that have begun when the signal comes
+_DOOR_SECONDS = 0.3  # for connections begun before the signal
 _GRACE_SECONDS = 1.0
 _PATIENCE_SECONDS = 10.0
-_SO_ATTACH_FILTER = 26  # Python does not name it
+_SO_ATTACH_FILTER = 26  # Python has no name for it
 _SYN, _ACK = 0x02, 0x10
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """`port` 0: any that is free. batch, most_waiting: rows that think and that wait; with restarts each sample is
-    several.
+    """`port` 0: any free one. batch, most_waiting: rows that think and rows that wait; with restarts a sample is
+    several rows.
     """
 
     host: str = "127.0.0.1"
@@ -47,7 +47,7 @@ class ServerSettings:
 
 
 class WorkerFailed(TrmError):
-    """The thread that thinks ended with an error: a bug of ours."""
+    """The worker thread ended with an error: a bug of ours."""
 
 
 def serve(
@@ -58,13 +58,13 @@ def serve(
     settings: ServerSettings,
     on_ready: Callable[[str], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT; then answer what was accepted. on_ready gets the address.
+    """Serve until SIGTERM or SIGINT; then answer what was accepted. on_ready is called with the address.
 
-    Raises ResourceError if the address cannot be had, and WorkerFailed.
+    Raises ResourceError if the address cannot be used, and WorkerFailed.
     """
     metrics = Metrics()
     acting = predictor.policy(policy, price, confidence)
-    with suppress(DataError):  # a model without an encoder answers capsules; who sends raw samples is told
+    with suppress(DataError):  # a model without an encoder answers capsules; clients that send raw samples are told
         _ = predictor.encoder
     worker = Worker(predictor.trained, acting, settings.batch, settings.most_waiting, metrics, predictor.beginnings)
     app = make_app(predictor, acting.name, worker, metrics, settings.limits)
@@ -83,7 +83,7 @@ def serve(
 
 
 class Server(uvicorn.Server):
-    """uvicorn's own handlers would kill the process by the signal again, once it has shut down in good order."""
+    """uvicorn's own handlers would kill the process by the same signal again after an orderly shutdown."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -93,12 +93,12 @@ class Server(uvicorn.Server):
 async def _until_stopped(
     server: Server, worker: Worker, listening: socket.socket, state: State, on_ready: Callable[[], None]
 ) -> None:
-    """At a signal no new connection is begun, and those that are kept end with their next answer, which says so. After
-    a while uvicorn closes idle ones and waits for the requests under way. A second signal changes nothing.
+    """On a signal no new connection is begun, and kept connections end with their next answer, which says so. After a
+    while uvicorn closes idle ones and waits for the requests in flight. A second signal changes nothing.
     """
     loop = asyncio.get_running_loop()
 
-    late: list[asyncio.Task[object]] = []  # a task that nobody holds may vanish
+    late: list[asyncio.Task[object]] = []  # a task without a reference may vanish
 
     def leave() -> None:
         server.should_exit = True
@@ -108,11 +108,11 @@ async def _until_stopped(
             state.stopping = True
             begin_no_connection(listening)
             loop.call_later(_DOOR_SECONDS, lambda: late.extend(_close_door(server, listening)))
-            # A kept connection that were closed at once may have a request on its way, which nobody would answer.
+            # A kept connection may have a request on its way, which nobody would answer if it were closed at once.
             loop.call_later(_GRACE_SECONDS, leave)
 
-    # Python's own handlers and not the loop's, which would give the signals back when it is closed: then a second one
-    # that comes late would kill the process.
+    # Python's own handlers rather than the loop's, which would be removed when the loop is closed: a late second signal
+    # would then kill the process.
     for number in _SIGNALS:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
     serving = asyncio.ensure_future(server.serve(sockets=[listening]))
@@ -132,12 +132,11 @@ async def _until_stopped(
 
 
 def _close_door(server: Server, listening: socket.socket) -> list[asyncio.Task[object]]:
-    """Take no new connection. Those that the system has made and the loop has not looked at yet would be reset with
-    the socket, though their clients may have sent a request: they are accepted first, without a turn of the loop
-    between.
+    """Take no new connections. Those that the system has made and the loop has not seen yet would be reset with the
+    socket, though their clients may have sent a request: they are accepted first, with no turn of the loop in between.
     """
     if not server.servers:
-        return []  # uvicorn is still starting, and closes what it opens
+        return []  # uvicorn is still starting, and closes whatever it opens
     made: list[socket.socket] = []
     with suppress(OSError):  # nothing is left to accept, or too many files are open
         while True:
@@ -145,15 +144,15 @@ def _close_door(server: Server, listening: socket.socket) -> list[asyncio.Task[o
     for accepting in server.servers:
         accepting.close()
     loop, config = asyncio.get_running_loop(), server.config
-    protocol: Any = config.http_protocol_class  # made as uvicorn makes its own
+    protocol: Any = config.http_protocol_class  # created as uvicorn creates its own
     made_as = partial(protocol, config=config, server_state=server.server_state, app_state=server.lifespan.state)
     return [loop.create_task(loop.connect_accepted_socket(made_as, connection)) for connection in made]
 
 
 def begin_no_connection(listening: socket.socket) -> None:
-    """From now on the system leaves a client's first segment unanswered, and goes on making the connections that have
-    begun. The client asks again after a second, and is refused once the door is closed. Without this, one that is made
-    between the last look and the closing of the socket would be reset. Nothing happens on systems other than Linux.
+    """From now on the system ignores a client's first segment, but completes the connections that have begun. The
+    client tries again after a second, and is refused once the socket is closed. Without this, a connection made between
+    the last look and the closing of the socket would be reset. Does nothing on systems other than Linux.
     """
     if sys.platform != "linux":
         return
@@ -173,19 +172,19 @@ def begin_no_connection(listening: socket.socket) -> None:
 
 
 def _hang_up(server: Server) -> None:
-    """On clients that neither send the rest of their request nor read their answer: the end must not wait for them."""
+    """Hang up on clients that neither finish their request nor read their answer: the end must not wait for them."""
     for connection in list(server.server_state.connections):
         connection.transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Raises ResourceError where the address is taken or none of this machine's."""
+    """A listening socket. Raises ResourceError if the address is taken or does not belong to this machine."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
         )[0]
-        # Named as TCP, which `create_server` leaves open: asyncio turns off Nagle's algorithm only where it reads
-        # that, and an answer then waits 40 ms for the client to acknowledge its header.
+        # The protocol is named as TCP, which `create_server` leaves open: asyncio turns off Nagle's algorithm only for
+        # that, and otherwise an answer waits 40 ms for the client to acknowledge its header.
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
@@ -194,5 +193,5 @@ def listen(host: str, port: int) -> socket.socket:
         return listening
     except (OSError, OverflowError) as error:
         raise ResourceError(
-            f"cannot listen at {host}:{port}: {error}", hint="choose another --port (0: any that is free) or --host"
+            f"cannot listen on {host}:{port}: {error}", hint="choose another --port (0: any that is free) or --host"
         ) from error

@@ -1,7 +1,7 @@
-"""One thread that thinks: requests wait in a bounded queue, and their rows share the calls of the model.
+"""The thread that runs the model: requests wait in a bounded queue, and their rows share the calls of the model.
 
 A row begins at the next reasoning step if there is a place, and leaves when it halts, so a request waits for its own
-rows and for nobody else's. A sample is a row or, with restarts, a row for each of its beginnings.
+rows only. A sample is one row or, with restarts, one row for each of its beginnings.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class QueueFull(Exception):
 
 
 class ShuttingDown(Exception):
-    """Nothing is accepted any more."""
+    """No more requests are accepted."""
 
 
 @dataclass(eq=False)
 class Request:
-    """Samples that are answered together. `done` gives their answers, or the DataError of one of them."""
+    """Samples that are answered together. `done` gets their answers, or the DataError of one of them."""
 
     samples: list[Sample]
-    restarts: int  # rows of each sample
+    restarts: int  # rows per sample
     done: Future[list[Answer]] = field(default_factory=Future)
-    best: dict[int, Best] = field(default_factory=dict)  # of samples of which not all rows are through
+    best: dict[int, Best] = field(default_factory=dict)  # of samples whose rows are not all finished
     answers: dict[int, Answer] = field(default_factory=dict)
-    begun: int = 0  # rows that were handed to the engine
+    begun: int = 0  # rows handed to the engine so far
 
     @property
     def rows(self) -> int:
@@ -50,8 +50,8 @@ class Request:
 class Worker:
     """Owns the engine. `submit` may be called from any thread.
 
-    batch, most_waiting: rows that think and that wait. beginnings: where the rows of each sample begin, None: a row
-    each, as the model was trained.
+    batch, most_waiting: rows that think and rows that wait. beginnings: where the rows of each sample begin, None: one
+    row each, as the model was trained.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class Worker:
         self.thread.start()
 
     def submit(self, samples: list[Sample]) -> Future[list[Answer]]:
-        """Raises QueueFull or ShuttingDown."""
+        """Queue samples; returns their future answers. Raises QueueFull or ShuttingDown."""
         count = self.beginnings.count
         request = Request(samples if count == 1 else [remembering(one) for one in samples], count)
-        request.done.set_running_or_notify_cancel()  # a client that hangs up cannot cancel it any more
+        request.done.set_running_or_notify_cancel()  # so that a client that hangs up cannot cancel it
         with self.changed:
             if self.closing or self.failure is not None:
                 raise ShuttingDown
-            # A request larger than the queue is taken when nobody waits, or it could never be.
+            # A request larger than the queue is accepted when nothing waits, or it never could be.
             if self.rows_waiting and self.rows_waiting + request.rows > self.most_waiting:
                 raise QueueFull
             self.waiting.append(request)
@@ -104,7 +104,7 @@ class Worker:
         self.thread.join()
 
     def _work(self) -> None:
-        torch.set_num_threads(self.threads)  # a thread has a number of its own, and begins with all processors
+        torch.set_num_threads(self.threads)  # this number is per thread, and starts at all processors
         try:
             while self._next():
                 began = time.perf_counter()
@@ -114,12 +114,12 @@ class Worker:
                 self._settle(through)
                 self.metrics.thinking.set(len(self.engine))
         except BaseException as error:
-            # A bug of ours: whoever waits must hear of it, and the process must end.
+            # A bug of ours: everybody who waits must learn of it, and the process must end.
             self._fail(error)
             raise
 
     def _next(self) -> bool:
-        """Wait for something to do, and let rows begin; whether there is a step to take."""
+        """Wait for something to do and let rows begin; returns whether there is a step to take."""
         with self.changed:
             while not self.waiting and not len(self.engine):
                 if self.closing:
@@ -133,9 +133,7 @@ class Worker:
         return True
 
     def _take(self, room: int) -> list[tuple[Request, int, int]]:
-        """The next rows, at most `room`, in the order of requests: which sample of which, from which beginning. The
-        lock is held.
-        """
+        """The next rows, at most `room`, in the order of requests: (request, sample, beginning). The lock is held."""
         fresh: list[tuple[Request, int, int]] = []
         while self.waiting and len(fresh) < room:
             request = self.waiting[0]
@@ -173,6 +171,6 @@ class Worker:
     def _fail(self, error: BaseException) -> None:
         with self.changed:
             self.failure = error
-            # Not only what waits or stands in the engine: the error may have come between the two.
+            # Not only requests that wait or are in the engine: the error may have come in between.
             for request in list(self.unanswered):
                 request.done.set_exception(ShuttingDown())

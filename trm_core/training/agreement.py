@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other between two steps, and the check that they are still alike."""
+"""What the processes of a run tell each other between two steps, and the check that they still hold the same state."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Standing:
     """Where all processes stand before a step, from one exchange of a few numbers."""
 
     rows: int  # new samples that this rank needs now
-    rows_before: int  # and lower ranks
-    rows_after: int  # and higher ranks
+    rows_before: int  # those that lower ranks need
+    rows_after: int  # those that higher ranks need
     can_replay: bool  # every rank has enough transitions
-    stop: int  # the lowest number of a reason that some rank has to stop; 0: none
+    stop: int  # the lowest number of any rank's reason to stop; 0: none
     saved: bool  # every rank has written its part of the checkpoint under way
 
 
 def exchange(rows: int, can_replay: bool, stop: int, saved: bool) -> Standing:
-    """`rows`: new samples that this rank needs. Between hosts: no GPU takes part."""
+    """`rows`: new samples that this rank needs. Goes through host memory: no GPU takes part."""
     everyone = of_each_rank(torch.tensor([rows, can_replay, stop, saved], dtype=torch.int64))
     wanted, replays, stops, saves = everyone.T.tolist()
     return Standing(
@@ -41,7 +41,7 @@ def exchange(rows: int, can_replay: bool, stop: int, saved: bool) -> Standing:
 
 
 def fingerprints(checkpoint: Checkpoint) -> dict[str, int]:
-    """A number for every tensor and for all numbers that must be alike in all processes."""
+    """A hash of every tensor, and one of all numbers, that must be the same in all processes."""
     found = {
         name: int(torch.hash_tensor(tensor.detach().contiguous().flatten()).view(torch.int64))
         for part in (checkpoint.model, checkpoint.training)
@@ -54,7 +54,7 @@ def fingerprints(checkpoint: Checkpoint) -> dict[str, int]:
 
 
 def require_alike(checkpoint: Checkpoint) -> None:
-    """Raises DivergedError, in every process, that names what is not alike."""
+    """Raises DivergedError, in every process, naming what differs between them."""
     mine = fingerprints(checkpoint)
     summary = of_each_rank(_summary(mine))
     if bool((summary == summary[0]).all()):
@@ -68,11 +68,11 @@ def require_alike(checkpoint: Checkpoint) -> None:
     ]
     raise DivergedError(
         f"step {checkpoint.step}: the processes are no longer alike: {', '.join(unlike[:5])}",
-        hint="go back with --resume; if it comes again, look for differing versions or hardware between the machines",
+        hint="go back with --resume; if it happens again, look for different versions or hardware among the machines",
     )
 
 
 def _summary(fingerprints: dict[str, int]) -> Tensor:
-    """[4] int64: equal for equal fingerprints, and all that is sent while nothing is wrong."""
+    """[4] int64: a hash of the fingerprints, which is all that is sent while nothing is wrong."""
     digest = hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).digest()
     return torch.frombuffer(bytearray(digest), dtype=torch.int64)

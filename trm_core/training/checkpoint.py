@@ -1,8 +1,8 @@
-"""What is in a checkpoint, and its way to the disk and back: safetensors for every tensor, JSON for the rest, nothing
+"""What is in a checkpoint, and its way to the disk and back: safetensors for every tensor, JSON for the rest; nothing
 is ever unpickled.
 
-Order is everything: every process writes and fsyncs its files in a temporary folder, the manifest comes last, the
-folder is renamed and its parent fsynced. Who does what when: `saving`. What the folder holds: `checkpoint_folders`.
+The order matters: every process writes and fsyncs its files in a temporary folder, the manifest is written last, then
+the folder is renamed and its parent fsynced. Who does what when: `saving`. What the folder holds: `checkpoint_folders`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Files = dict[str, dict[str, Any]]  # name -> size and hash
 
 @dataclass(frozen=True)
 class OwnState:
-    """What one process has for itself."""
+    """The part of the state that differs between processes, for one of them."""
 
     tensors: dict[str, Tensor]
     numbers: dict[str, Any]
@@ -59,7 +59,7 @@ class Checkpoint:
 
 
 def snapshot(checkpoint: Checkpoint, rank: int) -> Checkpoint:
-    """A copy in host memory that training no longer changes. What another rank writes is left out."""
+    """A copy in host memory that training no longer changes. Ranks other than 0 leave out the shared part."""
     first = rank == 0
     return Checkpoint(
         checkpoint.step,
@@ -71,9 +71,7 @@ def snapshot(checkpoint: Checkpoint, rank: int) -> Checkpoint:
 
 
 def write_part(folder: Path, part: Checkpoint, rank: int) -> Files:
-    """Write this rank's files (rank 0: the shared ones too) and have them on the disk. Raises OSError or
-    SafetensorError.
-    """
+    """Write and fsync this rank's files (rank 0: the shared ones too). Raises OSError or SafetensorError."""
     tensors, numbers = files_of_rank(rank)
     files = {tensors: part.own.tensors, numbers: part.own.numbers}
     if rank == 0:
@@ -84,17 +82,17 @@ def write_part(folder: Path, part: Checkpoint, rank: int) -> Files:
             (folder / name).write_text(json.dumps(content), encoding="utf-8")
         else:
             save_file(content, folder / name)
-            # Some versions of safetensors make files that only their owner may read, whatever the umask.
+            # Some versions of safetensors create files that only their owner may read, whatever the umask.
             (folder / name).chmod(folder.stat().st_mode & 0o666)
     return {name: describe(folder / name, sync=True) for name in files}
 
 
 def complete(run: Path, step: int, folder: Path, files: Files, *, best: bool = False) -> Path:
-    """Make the folder, which holds `files` of all ranks, the checkpoint of `step`; `best`: of all so far.
+    """Make `folder`, which holds the `files` of all ranks, the checkpoint of `step`. best: it is the best so far.
     Raises OSError.
 
-    An intact checkpoint of that step stays instead, for to replace it is to be without it for a moment; unless training
-    went back to it since, which has to be remembered.
+    An intact checkpoint of that step is kept instead, because replacing it would mean being without it for a moment;
+    unless training has rolled back since, which must be recorded.
     """
     final = folder_of(run, step)
     if is_intact(final) and _faults(final) == _faults(folder):
@@ -114,14 +112,12 @@ def complete(run: Path, step: int, folder: Path, files: Files, *, best: bool = F
 
 
 def _faults(folder: Path) -> Any:
-    """What training with numbers that are not finite has cost so far."""
+    """The saved record of steps that were not finite (`trm_core.training.faults.Faults`)."""
     return read_json(folder / STATE).get("faults")
 
 
 def load_shared(folder: Path, own: OwnState) -> Checkpoint:
-    """Read what all processes have alike of a verified checkpoint, to go with a process's own. Raises
-    CheckpointError.
-    """
+    """Read the shared part of a verified checkpoint, to go with a process's own. Raises CheckpointError."""
     step, model, state = load_model(folder)
     return Checkpoint(step, model, _load_tensors(folder / TRAINING), state, own, folder)
 
@@ -135,20 +131,20 @@ def load_model(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
 
 
 def load_own(folder: Path, rank: int) -> OwnState:
-    """What process `rank` had for itself. Raises CheckpointError."""
+    """The part of process `rank`. Raises CheckpointError."""
     tensors, numbers = files_of_rank(rank)
     return OwnState(_load_tensors(folder / tensors), read_json(folder / numbers))
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: Path | str) -> None:
-    """Load weights by name. Raises CheckpointError that names what is missing, surplus or of another shape."""
+    """Load weights by name. Raises CheckpointError naming those that are missing, surplus or of another shape."""
     require_weights(model.state_dict(), weights, source)
     model.load_state_dict(one_value_each(model, weights))
 
 
 def one_value_each(model: torch.nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights, where several names are of one parameter with the value of its first name: checkpoints of tied
-    networks were written once with averaged weights under that name and raw ones under the other.
+    """The weights, with the value of its first name under all names of a parameter: checkpoints of tied networks used
+    to be written with averaged weights under the first name and raw ones under the other.
     """
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(p), name) for name, p in model.named_parameters(remove_duplicate=False)}
@@ -156,7 +152,7 @@ def one_value_each(model: torch.nn.Module, weights: dict[str, Tensor]) -> dict[s
 
 
 def require_weights(own: dict[str, Tensor], weights: dict[str, Tensor], source: Path | str) -> None:
-    """Raises CheckpointError unless `weights` have the names, shapes and dtypes of `own`. No value is looked at."""
+    """Raises CheckpointError unless `weights` have the names, shapes and dtypes of `own`. Values are not checked."""
     missing, surplus = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     misfits = [
         f"{name} is {_kind(weights[name])}, not {_kind(own[name])}"
@@ -175,7 +171,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Contiguous and each with memory of its own: safetensors refuses tensors that share it.
+    # Contiguous, each with memory of its own: safetensors refuses tensors that share memory.
     return {
         name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach()) for name, tensor in tensors.items()
     }

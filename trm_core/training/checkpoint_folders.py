@@ -1,18 +1,18 @@
-"""The folders of checkpoints: names, marks, retention. What is in them is compared in `checkpoint_verify`. Neither
+"""The folders of checkpoints: names, marks, retention. `checkpoint_verify` checks what is in them. Neither module
 reads a tensor or imports torch.
 
 A checkpoint is a folder `step_<n>` with
 
     model.safetensors      the weights to use (averaged ones where training keeps an average)
-    training.safetensors   what only training needs, alike in all processes: raw weights, optimisers, target network
-    state.json             numbers: step, data position, schedule, and how to rebuild the model
-    rank<r>.safetensors    what process r has for itself: carry, replay, random generators
+    training.safetensors   what only training needs, shared by all processes: raw weights, optimisers, target network
+    state.json             numbers: step, data position, reward scales, faults, and how to rebuild the model
+    rank<r>.safetensors    what belongs to process r: carry, replay, random generators
     rank<r>.json           its numbers
     manifest.json          size and sha256 of the others, and whether it was the best so far
 
-A folder of that name is complete, whatever was killed when: it is renamed when all is written (`checkpoint.complete`),
-and before it is deleted. `best` names the checkpoint that evaluated best; its manifest says so too, because a kill can
-come between the two.
+A folder of that name is always complete, whatever was killed when: it gets the name once everything is written
+(`checkpoint.complete`), and loses it before it is deleted. `best` names the checkpoint that evaluated best; its
+manifest says so too, because a kill can come between the two.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ READ_AGAIN = "try again; if it stays so, delete the folder: an older one is used
 
 
 class UnreadableCheckpoint(CheckpointError):
-    """It may be whole: the disk did not give it, or another version of trm wrote it. Never to be deleted for that."""
+    """It may be intact: the disk failed to read it, or another version of trm wrote it. No reason to delete it."""
 
 
 def files_of_rank(rank: int) -> tuple[str, str]:
@@ -63,7 +63,7 @@ def mark_best(run: Path, step: int) -> None:
 
 
 def catch_up_best(run: Path) -> None:
-    """Mark what a killed process saved as the best and did not mark any more."""
+    """Mark the best checkpoint if its process was killed after saving it and before marking it."""
     for folder in list_checkpoints(run):
         if calls_itself_best(folder):
             if folder != best(run):
@@ -106,7 +106,7 @@ def prune(run: Path, keep: int) -> None:
 
 
 def is_healthy(folder: Path) -> bool:
-    """Whether it was saved after a step that was finite: one that was saved among faults may hold their cause."""
+    """Whether it was saved after a finite step: one that was saved among faults may contain their cause."""
     try:
         faults = read_json(folder / STATE).get("faults")
     except CheckpointError:
@@ -115,8 +115,8 @@ def is_healthy(folder: Path) -> bool:
 
 
 def drop_newer(run: Path, folder: Path) -> None:
-    """Delete what is newer than `folder`, and was passed over: it is in the way of what going on from there will
-    write.
+    """Delete the checkpoints newer than `folder` that were passed over: they are in the way of those that a run
+    continued from `folder` will write.
     """
     for other in list_checkpoints(run):
         if other.name > folder.name:
@@ -141,11 +141,11 @@ def remove(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename it to what is no checkpoint's name, so that what a kill leaves of it is told from one and removed later;
-    returns the new place.
+    """Rename it to something that is not a checkpoint's name, so that leftovers of a killed deletion are not taken for
+    one and are removed later; returns the new path.
     """
     half = folder.with_name(f".{folder.name}.pruned")
-    if folder.is_symlink():  # what it leads to is not the run's
+    if folder.is_symlink():  # its target is not the run's to delete
         folder.unlink()
         return half
     shutil.rmtree(half, ignore_errors=True)
@@ -154,13 +154,13 @@ def set_aside(folder: Path) -> Path:
 
 
 def unfinished(run: Path, step: int, token: str) -> Path:
-    """Where a checkpoint is written until it is complete. `token`: of this start of the run."""
+    """Where a checkpoint is written until it is complete. `token` identifies this start of the run."""
     final = folder_of(run, step)
     return final.with_name(f".{final.name}.{token}")
 
 
 def remove_stale(run: Path, spared: Path) -> None:
-    """What a killed save left behind; the run directory's lock means that nobody else is saving."""
+    """Remove what a killed save left behind. The lock of the run directory ensures that nobody else is saving."""
     remove_halves(run / CHECKPOINTS, BEST)
     for folder in (run / CHECKPOINTS).glob(f".{PREFIX}*"):
         if folder != spared:

@@ -1,4 +1,4 @@
-"""Whether the files of checkpoints are what their manifests say, and the newest checkpoint of which that is true."""
+"""Whether checkpoints match their manifests, and the search for the newest one that does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trm_core.training.checkpoint_folders import (
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What `trm checkpoints` says of one folder."""
+    """What `trm checkpoints` says about one folder."""
 
     path: Path
     step: int
@@ -40,8 +40,8 @@ class CheckpointFacts:
 
 
 def checkpoint_facts(run: Path, hashed_bytes: float = math.inf) -> list[CheckpointFacts]:
-    """Every checkpoint of a run, newest first, each verified whole. The run may be going on. hashed_bytes: past this
-    many, only the sizes of files are compared.
+    """Every checkpoint of a run, newest first, each fully verified. The run may be under way. hashed_bytes: after so
+    many, only file sizes are compared.
     """
     marked, found = best(run), []
     for folder in list_checkpoints(run):
@@ -49,21 +49,21 @@ def checkpoint_facts(run: Path, hashed_bytes: float = math.inf) -> list[Checkpoi
         try:
             written = (folder / MANIFEST).stat().st_mtime
             size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-            hashes, hashed_bytes = hashed_bytes > 0, hashed_bytes - size  # a damaged one takes as long
+            hashes, hashed_bytes = hashed_bytes > 0, hashed_bytes - size  # a damaged one takes as long to hash
             verify(folder, hashes=hashes)
         except CheckpointError as error:
             fault = error.message
         except FileNotFoundError:
             fault = f"{folder} lost a file while it was read"
         if not (folder / MANIFEST).is_file():
-            continue  # pruned meanwhile
+            continue  # pruned in the meantime
         found.append(CheckpointFacts(folder, step_of(folder), size, written, folder == marked, fault))
     return found
 
 
 def find_checkpoint(run: Path, which: str = "latest") -> tuple[Path, list[str]]:
-    """The newest checkpoint that verifies (the newest healthy one; the best one), and a note for every one that was
-    passed over. Raises UnreadableCheckpoint for one that may be whole.
+    """The newest checkpoint that verifies (or the newest healthy one, or the best), and a note on each one that was
+    passed over. Raises UnreadableCheckpoint for one that may be intact.
     """
     notes: list[str] = []
     if which == BEST:
@@ -91,8 +91,8 @@ def find_checkpoint(run: Path, which: str = "latest") -> tuple[Path, list[str]]:
 
 
 def verify(folder: Path, hashes: bool = True) -> None:
-    """Compare sizes and (they take time) hashes with the manifest. Raises CheckpointError that names the file:
-    UnreadableCheckpoint where nothing is known to be damaged.
+    """Compare sizes with the manifest, and hashes too unless `hashes` is false: they take time. Raises CheckpointError
+    naming the file: UnreadableCheckpoint if nothing is known to be damaged.
     """
     try:
         _verify(folder, hashes)
@@ -119,7 +119,7 @@ def _verify(folder: Path, hashes: bool) -> None:
     if not isinstance(files, dict):
         raise CheckpointError(f"{folder / MANIFEST} lists no files", hint="delete the folder")
     ranks = max((len(files) - len(SHARED)) // 2, 1)
-    # No other name is read: one that leads out of the folder makes the list longer than it may be.
+    # No other names are read, so none can lead out of the folder; a list that has any is refused.
     needed = [*SHARED, *(name for rank in range(ranks) for name in files_of_rank(rank))]
     if surplus := sorted(files.keys() - set(needed)):
         raise CheckpointError(f"{folder / MANIFEST} lists {surplus[0]!r}: not written by trm", hint="delete the folder")
@@ -133,7 +133,7 @@ def _verify(folder: Path, hashes: bool) -> None:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether it verifies, and lies here."""
+    """Whether it verifies, and is a real folder, not a link."""
     if folder.is_symlink():
         return False
     try:

@@ -1,4 +1,4 @@
-"""When this process will be ended from outside: the end of its SLURM job, or a limit of the config."""
+"""When this process must stop: before its SLURM job ends, or at a limit of the config."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def deadline(training: TrainingConfig, environment: Mapping[str, str] = os.envir
     limits = {}
     if ends is not None:
         why, margin = f"SLURM job {environment['SLURM_JOB_ID']} ends", training.time_margin
-        # A job that is shorter than the margin would stop before its first step, and be queued again for ever.
+        # A job shorter than the margin would stop before its first step, and be requeued forever.
         half = max(0.0, ends - time.time()) / 2
         if margin > half:
             why += f" (in half of the time that is left, as training.time_margin={margin:g} s is more)"
@@ -34,7 +34,7 @@ def deadline(training: TrainingConfig, environment: Mapping[str, str] = os.envir
 
 
 def job_end(environment: Mapping[str, str]) -> float | None:
-    """The end of this SLURM job: from the environment, where SLURM is new enough to say it, else asked of scontrol."""
+    """The end of this SLURM job: from the environment if SLURM is new enough to set it, else from scontrol."""
     job = environment.get("SLURM_JOB_ID")
     if job is None:
         return None

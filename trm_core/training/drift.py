@@ -8,8 +8,8 @@ from typing import Any
 from trm_core.config.schema import Config
 from trm_core.errors import ConfigError
 
-# Rates, clips, batch, intervals and loss weights: a run may go on with others, and that is recorded. Anything else
-# would make the saved state mean something different.
+# Learning rates, clips, batch, intervals and loss weights may change when a run is resumed, and that is recorded.
+# Changing anything else would make the saved state mean something different.
 MAY_CHANGE = (
     "name",
     "training.run_dir",

@@ -1,4 +1,4 @@
-"""What a run ran on, enough to repeat it: `environment.json`, with an entry for every start of the run."""
+"""What a run ran on, in enough detail to repeat it: `environment.json`, with an entry for every start of the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trm_core.training.git_state import DIFF_LIMIT, Repository, code_repository,
 from trm_core.training.hardware import describe_hardware
 
 _PACKAGES = ("trm", "torch", "numpy", "h5py", "scikit-learn", "safetensors", "pydantic", "adam-atan2", "wandb")
-# Named one by one or by a prefix that holds no secrets: the environment at large is full of them.
+# Only variables named here, or with a prefix known to hold no secrets: the whole environment is full of them.
 _VARIABLES = {
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -53,8 +53,8 @@ _PREFIXES = ("NCCL_", "TORCH_NCCL_")
 
 
 def record_start(run: Path, device: torch.device, seed: int, step: int, notes: list[str]) -> None:
-    """Add this process to `environment.json`, with its uncommitted diffs beside it. `step`: how many were done before;
-    `notes`: automatic choices with their reasons.
+    """Add this start to `environment.json`, with its uncommitted diffs beside it. step: how many were done before;
+    notes: automatic choices with their reasons.
     """
     path = run / run_dir.ENVIRONMENT
     starts = earlier_starts(path)
@@ -62,7 +62,7 @@ def record_start(run: Path, device: torch.device, seed: int, step: int, notes: l
     found = {"code": code_repository(Path(__file__).parent.parent), "working_directory": repository(working)}
     repositories = {name: checkout for name, checkout in found.items() if checkout is not None}
     if len({checkout.record["root"] for checkout in repositories.values()}) < len(repositories):
-        del repositories["working_directory"]  # the same one
+        del repositories["working_directory"]  # it is the same checkout
     entry = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -85,7 +85,7 @@ def record_start(run: Path, device: torch.device, seed: int, step: int, notes: l
 
 
 def earlier_starts(path: Path) -> list[Any]:
-    """The entries of the processes before this one. What cannot be read, or is of another form, is kept as it is."""
+    """The entries of earlier starts. What cannot be parsed, or has another form, is kept as it is."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def earlier_starts(path: Path) -> list[Any]:
 
 
 def save_diff(run: Path, found: Repository) -> dict[str, Any]:
-    """The record of a repository, its diff saved in the run directory: once for all starts that had the same."""
+    """The record of a repository, with its diff saved in the run directory: once for all starts with the same diff."""
     if not found.diff:
         return found.record
     diff, cut = found.diff[:DIFF_LIMIT], len(found.diff) > DIFF_LIMIT
@@ -118,14 +118,14 @@ def save_diff(run: Path, found: Repository) -> dict[str, Any]:
 
 
 def relevant_variables() -> dict[str, str]:
-    """Of the environment, what changes a run."""
+    """The environment variables that affect a run."""
     return {
         name: value for name, value in sorted(os.environ.items()) if name in _VARIABLES or name.startswith(_PREFIXES)
     }
 
 
 def package_versions() -> dict[str, str | None]:
-    """Installed versions of what matters; None where a package is absent."""
+    """Installed versions of the packages that matter; None for one that is absent."""
     versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
@@ -138,7 +138,7 @@ def package_versions() -> dict[str, str | None]:
 @cache
 def installed_packages() -> list[str]:
     """Everything that is installed, as `pip freeze` lists it: name==version."""
-    # Read once each: `found.name` and `found.version` would parse the whole file each time.
+    # Each file is read once: `found.name` and `found.version` would parse all of it each time.
     read = [found.metadata for found in metadata.distributions()]
     # A damaged installation may lack its name.
     return sorted({f"{about['Name']}=={about['Version']}" for about in read if about["Name"]}, key=str.lower)

@@ -1,6 +1,6 @@
-"""Episodes of training: new samples into halted rows, then one decision per row after every reasoning step.
+"""Episodes in training: new samples into halted rows, then one decision per row after every reasoning step.
 
-Reads the outputs of the one forward (`trm_core.losses.StepLoss`), fills the replay buffer, and returns the carry of
+Reads the outputs of the forward pass (`trm_core.losses.StepLoss`), fills the replay buffer, and returns the carry for
 the next step. A reward is settled one step after its action, when the effect can be seen.
 """
 
@@ -34,7 +34,7 @@ class Decision:
     exploring: Tensor
     opened: Tensor  # [B, k] bool
     reward: StepReward  # of the rewards settled now; see `settled`
-    intrinsic: Tensor  # of the same actions
+    intrinsic: Tensor  # intrinsic rewards of the same actions
     settled: Tensor  # [B] bool: a reward of an earlier action was settled
     terminal: Tensor  # reward of HALT; see `ended`
     ended: Tensor  # [B] bool: the row halted, and has a label
@@ -71,17 +71,17 @@ class Episodes:
     def draws(
         self, step: int, purpose: Purpose, rows: int, width: int | None = None, first: int | None = None
     ) -> Tensor:
-        """Of `rows` numbers from `first` on, by default the global ones of this process's rows."""
+        """Draws for `rows` consecutive row numbers from `first` on; by default for this process's global rows."""
         numbers = torch.arange(rows, device=self.prices.device) + (self.first_row if first is None else first)
         return keyed_uniform(self.config.training.seed, step, purpose, numbers, width)
 
     def draws_of_rows(self, step: int, rows: int, *purposes: Purpose) -> Tensor:
-        """[len(purposes), rows]: one number for each of this process's rows and purpose."""
+        """[len(purposes), rows]: one draw per purpose and row of this process."""
         numbers = torch.arange(rows, device=self.prices.device) + self.first_row
         return keyed_uniforms(self.config.training.seed, step, purposes, numbers)
 
     def initial_carry(self, batch: CapsuleBatch) -> Carry:
-        """A carry whose rows all wait for a first sample; `batch` (B rows) only gives the shapes."""
+        """A carry whose rows all wait for their first sample; `batch` (B rows) only gives the shapes."""
         rows, k = batch.sketches.shape[:2]
         z_H, z_L = (z.clone() for z in self.model.first_latents(rows))
         zeros = torch.zeros(rows, device=z_H.device)
@@ -106,7 +106,7 @@ class Episodes:
         )
 
     def begin(self, carry: Carry, batch: CapsuleBatch, step: int) -> Carry:
-        """Put the samples of `batch` into the halted rows (as many as there are) and count every row's coming step."""
+        """Put the samples of `batch` into the halted rows (one for each) and count the coming step of every row."""
         rows = carry.halted.nonzero().squeeze(1)
         if len(rows) == 0:
             return replace(carry, steps=carry.steps + 1)
@@ -159,8 +159,8 @@ class Episodes:
         )
 
     def open_at_start(self, fresh: CapsuleState, rows: Tensor, total: int, step: int) -> Tensor:
-        """[n, k] bool: in a share of the episodes, a random set at the episode's own rate, within the budget. Of
-        `total` rows `rows` [n] begin.
+        """[n, k] bool: capsules to open at the start. In a share of the episodes, a random set at the episode's own
+        rate, within the budget. rows [n]: those of the `total` rows that begin.
         """
         dqn, k = self.config.dqn, fresh.expanded.shape[1]
         if fresh.children is None or self.config.arch.enable_capsule_expansion is False:
@@ -172,8 +172,8 @@ class Episodes:
         return choose_capsules(1.0 - draws, fresh, wanted, k, dqn.budget)
 
     def steps_before_halt(self, held: Tensor, held_for: Tensor) -> Tensor:
-        """[n] int64: 1, or in a share of the episodes a random number in 2..T, so that late steps are trained too. By
-        two draws [n].
+        """[n] int64: 1, or in a share of the episodes a random number in 2..T, so that late steps are trained too.
+        held, held_for: draws [n] that decide on the episode and on the number.
         """
         steps = 2 + (held_for * (self.config.arch.max_steps - 1)).long()
         return torch.where(held < self.config.dqn.halt_exploration, steps, 1)
@@ -198,7 +198,7 @@ class Episodes:
             remembers=self.model.memory is not None,
         )
         terminal = terminal_reward(dqn, quality.right)
-        # A row without a label has no utility, so there is nothing to learn from what was done in it.
+        # A row without a label has no utility, so there is nothing to learn from its actions.
         settled, ended = (carry.pending.slot >= 0) & quality.valid, (action == Action.HALT) & quality.valid
         slots = torch.zeros_like(carry.steps)
         intrinsic = torch.zeros_like(utility)
@@ -210,7 +210,7 @@ class Episodes:
                 self.intrinsic_scale.update(intrinsic[settled])
             slots = self.replay.push(output.q_state, valid, step)
             pending = carry.pending
-            # What was done a step ago, and what ends now, at once: a call costs more than its rows.
+            # Last step's actions and those that end now, in one call: a call costs more than its rows.
             self.replay.complete(
                 torch.cat([pending.slot, slots]),
                 torch.cat([settled, ended]),
@@ -253,7 +253,7 @@ class Episodes:
         return torch.where(held, uniform_valid(instead, choice), action), valid, exploring | held
 
     def select(self, carry: Carry, result: StepResult, action: Tensor, exploring: Tensor, step: int) -> Tensor:
-        """[B, k] bool: capsules that the EXPAND rows open. Exploring rows open at random, so every capsule gets
+        """[B, k] bool: capsules that the EXPAND rows open. Exploring rows open random ones, so that every capsule is
         tried.
         """
         dqn, capsules = self.config.dqn, carry.capsules

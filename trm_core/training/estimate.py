@@ -19,28 +19,28 @@ from trm_core.training.features import Features
 from trm_core.training.traced_memory import Traced, trace
 
 _FLOAT = 4
-# Bytes of a transition besides its state and its mask: outcome, completeness, age, and two levels of sums.
+# Bytes of a transition besides its state and its mask: outcome, completeness, age, and two trees of sums.
 _REPLAY_COLUMNS = 24 + 1 + 8 + 2 * 8
-_ANCHOR = 4  # memory is traced at powers of it, and taken on the chord between them
-# Copies of its parameters that an optimiser makes in a step; under muon the rest of the parameters has AdamW.
+_ANCHOR = 4  # memory is traced at batch sizes that are powers of this, and interpolated linearly between them
+# Copies of its parameters that an optimiser makes in a step; with muon, AdamW takes the remaining parameters.
 _COPIES = {"adamatan2": 2, "adamw": 1, "muon": 1}
 _MUON_COPIES = 3
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of tensors by owner, at the moment of a training step that needs most (`step_peak`), and of a save."""
+    """Bytes of tensors by owner, at the moment of a training step that needs most (`step_peak`), and during a save."""
 
     parameters: int  # with buffers
-    gradients: int  # that are there at that moment
+    gradients: int  # those that exist at that moment
     optimizer: int
     average: int
     target: int
-    activations: int  # and all else that a step makes and drops: batch, transitions, copies of an update
+    activations: int  # and everything else that is temporary in a step: batch, transitions, copies of an update
     carry: int
     replay: int
     memory_bank: int
-    snapshot: int  # the copy that a save is written from, where it lies in the same memory
+    snapshot: int  # the copy that a save is written from, if it is in the same memory
 
     @property
     def total(self) -> int:
@@ -48,23 +48,23 @@ class MemoryEstimate:
 
     @property
     def step_peak(self) -> int:
-        """Without the copy of a save."""
+        """The total without the copy of a save."""
         return self.total - self.snapshot
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most that a step holds beyond what stays."""
+    """The most that a step holds beyond what persists."""
 
     size: int
-    gradients: int  # of it
+    gradients: int  # the part of `size` that is gradients
 
 
 def estimate_memory(
     config: Config, features: Features, device: str = "cpu", ranks: int | None = None
 ) -> MemoryEstimate:
-    """Of one of the processes that train together (`ranks`; None: as many as there are now); `config` resolved
-    (`features.resolved`). Nothing is allocated: the model has shapes only.
+    """The estimate for one of `ranks` processes that train together (None: as many as there are now). config: resolved
+    by `features.resolved`. Nothing is allocated: the model has shapes only.
     """
     rows, parts = config.training.global_batch_size // (ranks or world_size()), config.training.accumulation_steps
     model, curiosity = shapes_of(config, features)
@@ -94,7 +94,7 @@ def estimate_memory(
 
 
 def shapes_of(config: Config, features: Features) -> tuple[TinyRecursiveModel, Curiosity | None]:
-    """What learns in a run, without memory for it."""
+    """The modules that learn in a run, as shapes without memory."""
     with shapes_only():
         model = TinyRecursiveModel(config, features.shape, with_cmi=features.cmi)
         head = model.q_head
@@ -110,7 +110,9 @@ def size_of(tensors: Iterable[Tensor]) -> int:
 
 
 def trace_at(config: Config, features: Features, rows: int, device: str) -> Traced:
-    """The trace of `rows` rows, from those of the powers of four around it: on the chord of what bends upwards."""
+    """The trace for `rows` rows, interpolated linearly between the powers of four around it. As memory grows convexly,
+    this errs on the high side.
+    """
 
     def at(number: int) -> Traced:
         return trace(config, features.shape, features.dqn, features.cmi, features.curiosity, number, device)
@@ -127,15 +129,15 @@ def trace_at(config: Config, features: Features, rows: int, device: str) -> Trac
 
 
 def largest_moment(config: Config, traced: Traced, optimizers: list[torch.optim.Optimizer]) -> Peak:
-    """The larger of two moments: in forward and backward of the last part, or in the update with every gradient.
+    """The larger of two moments: in forward and backward of the last part, or in the update, with every gradient.
 
-    Both have the carry as it was before new samples came in, which a step that is not finite goes back to.
+    Both include the carry from before new samples came in, to which a step that is not finite goes back.
     """
     parts = config.training.accumulation_steps
     there = parts * (traced.renewed + traced.batch) + traced.replayed
     learning = Peak(there + (parts - 1) * traced.results + traced.peak, traced.gradients_at_peak)
     gradients = sum(size_of(learned_by(one)) for one in optimizers)
-    # Where a line is logged, the weights before the update are held, and then their change.
+    # At steps that are logged, a copy of the weights before the update is held, and then their change.
     copies = gradients + max(gradients, *(update_copies(config, one) for one in optimizers))
     update = Peak(there + parts * traced.results + gradients + copies, gradients)
     return max(learning, update, key=lambda peak: peak.size)
@@ -146,17 +148,17 @@ def is_muon(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def learned_by(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """Its parameters that get a gradient."""
+    """The optimiser's parameters that get a gradient."""
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
 def update_copies(config: Config, optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of what an update holds for a moment beside the gradients: copies of the parameters."""
+    """Bytes that an update briefly holds besides the gradients: copies of the parameters."""
     copies = _MUON_COPIES if is_muon(optimizer) else _COPIES[config.training.optimizer]
     return copies * size_of(learned_by(optimizer))
 
 
 def moments(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of an optimiser's state: Muon's one moment, or two and a count of the steps."""
+    """Bytes of an optimiser's state: one moment for Muon, else two and a step count."""
     parameters = learned_by(optimizer)
     return size_of(parameters) if is_muon(optimizer) else 2 * size_of(parameters) + _FLOAT * len(parameters)

@@ -1,10 +1,10 @@
 """What to do about numbers that are not finite: skip the step, then roll back at half the rate, then give up.
 
-A step is looked at before anything is updated, by all processes together. One that is not finite is skipped whole: no
-weight, average, codebook, memory slot or replay entry changes, and rows whose answers are not finite begin anew with
-other samples. After `training.max_skipped_steps` in a row the fault lies in the weights: training goes back to the last
-checkpoint that was saved after a finite step, leaves out the data since, and halves all rates from there on. After
-`training.max_rollbacks` of those it ends with code 5.
+All processes together check a step before anything is updated. One that is not finite is skipped whole: no weight,
+average, codebook, memory slot or replay entry changes, and rows whose answers are not finite start over with other
+samples. After more than `training.max_skipped_steps` in a row, the fault must be in the weights: training rolls back to
+the last checkpoint saved after a finite step, skips the data seen since, and halves all learning rates from there on.
+If that fails after `training.max_rollbacks` rollbacks, it ends with exit code 5.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from trm_core.training.checkpoint import Checkpoint
 
 
 class NotFinite(Exception):
-    """A step that must not be taken; raised before anything was updated."""
+    """A step that must not be taken. Raised before anything is updated."""
 
     def __init__(self, what: str, carry: Carry, rows: Tensor) -> None:
         super().__init__(what)
         self.what = what
         self.carry = carry  # as it was before the step
-        self.rows = rows  # [B] bool: rows to begin anew
+        self.rows = rows  # [B] bool: rows to start over
 
 
 def all_finite(saved: Checkpoint) -> bool:
-    """Whether all that the processes have alike, and would save, is a number."""
+    """Whether all tensors that the processes share and would save are finite."""
     tensors = (*saved.model.values(), *saved.training.values())
     return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
 
 
 @dataclass
 class Faults:
-    """How often it happened, and what it has cost. In the checkpoint."""
+    """How often steps were not finite, and what that has cost. Saved in the checkpoint."""
 
     skipped: int = 0  # steps, in all
     in_a_row: int = 0
@@ -54,7 +54,7 @@ class Faults:
         self.rate /= 2
 
     def metrics(self) -> dict[str, float]:
-        """What every line of metrics says of it."""
+        """What every line of metrics says about it."""
         return {
             "train/skipped_steps": float(self.skipped),
             "train/rollbacks": float(self.rollbacks),

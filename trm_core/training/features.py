@@ -1,7 +1,6 @@
-"""Config + capsule file -> what this run will really do: shapes, which features are on and why, and every
-contradiction.
+"""Config + data file -> what this run will really do: shapes, which features are on and why, and every contradiction.
 
-The only place that resolves `auto` and that knows which switches need what. Its answers are printed by `--dry-run`.
+The only place that resolves `auto` and knows what each switch needs. `--dry-run` prints its answers.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ class Features:
 def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0, processes: int = 1) -> Features:
     """Raises ConfigError with every contradiction between the config and the file, each with the key to change.
 
-    num_puzzles: identifiers in all folders, where there are several. processes: that share the batch, each with a
-    replay buffer of its own.
+    num_puzzles: identifiers in all folders together, if there are several. processes: how many share the batch, each
+    with a replay buffer of its own.
     """
     arch, dqn = config.arch, config.dqn
     problems: list[str] = []
@@ -95,7 +94,7 @@ def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0, proces
         problems.append(
             f"dqn.buffer_capacity={dqn.buffer_capacity} is overwritten before episodes end: at least {least} "
             f"(2 * training.global_batch_size{f' / {processes} processes' if processes > 1 else ''} * arch.max_steps)"
-            # A run that goes on keeps its buffer: with fewer processes than before its batch can be smaller.
+            # A resumed run must keep its buffer, but with fewer processes than before it can take a smaller batch.
             + (f", or training.global_batch_size={fits}" if (fits := room * processes) else "")
         )
     if (
@@ -137,7 +136,7 @@ def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0, proces
 
 
 def resolved(config: Config, features: Features) -> Config:
-    """The config without `auto`, as it is written to the run directory."""
+    """The config with every `auto` resolved, as it is written to the run directory."""
     known = features.shape.num_classes - CONTROL_SYMBOLS if features.concept_targets else _DEFAULT_CONCEPTS
     arch = config.arch.model_copy(
         update={
@@ -150,7 +149,7 @@ def resolved(config: Config, features: Features) -> Config:
 
 
 def _contradictions(config: Config, file: Dataset, expansion: bool, use_dqn: bool) -> Iterator[str]:
-    """What the optional parts need and do not have, each with the key to change."""
+    """What optional parts need but do not have, each with the key to change."""
     arch, dqn, memory = config.arch, config.dqn, config.memory
     if arch.enable_hierarchical_attention and not file.has("parents"):
         yield (
@@ -188,7 +187,7 @@ def _contradictions(config: Config, file: Dataset, expansion: bool, use_dqn: boo
             f"dqn.sequence_length={dqn.sequence_length} is longer than an episode of arch.max_steps={arch.max_steps}: "
             "lower it"
         )
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch.compile asks
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # torch.compile's choice
     if config.training.compile and shutil.which(compiler) is None:
         yield f"training.compile=true, but there is no compiler {compiler}: install it, or set training.compile=false"
     if arch.enable_adaptive_hcycles and arch.H_cycles == 1:

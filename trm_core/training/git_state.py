@@ -1,5 +1,5 @@
-"""Which code a run was started from: commit, uncommitted changes and their diff. Never fails and never takes long:
-where git is missing, slow or refuses, the record says so and the run goes on.
+"""Which code a run was started from: commit, uncommitted changes and their diff. Never fails and never takes long: if
+git is missing, slow or refuses, the record says so and the run goes on.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 DIFF_LIMIT = 1_000_000  # bytes
-_SECONDS = 10.0  # for all questions about one repository
+_SECONDS = 10.0  # for all queries of one repository
 
 
 @dataclass(frozen=True)
 class Repository:
-    """What is written down of one checkout, and its uncommitted diff."""
+    """What is recorded about one checkout, and its uncommitted diff."""
 
     record: dict[str, Any]
     diff: bytes = b""
 
 
 def code_repository(folder: Path) -> Repository | None:
-    """The checkout that the package in `folder` belongs to; None for an installed package, even one that lies in a
-    virtual environment inside of somebody's repository.
+    """The checkout that the package in `folder` belongs to; None for an installed package, even if its virtual
+    environment lies inside somebody's repository.
     """
     if not _git(folder, time.monotonic() + _SECONDS, "ls-files", "--error-unmatch", "__init__.py").ok:
         return None
@@ -33,7 +33,7 @@ def code_repository(folder: Path) -> Repository | None:
 
 
 def repository(folder: Path) -> Repository | None:
-    """The checkout around `folder`; None where there is none."""
+    """The checkout around `folder`; None if there is none."""
     deadline = time.monotonic() + _SECONDS
     top = _git(folder, deadline, "rev-parse", "--show-toplevel")
     if not top.ok:
@@ -67,8 +67,8 @@ class _Answer:
 
 
 def _git(folder: Path, deadline: float, *arguments: str) -> _Answer:
-    """One question to git; of its answer at most a byte more than DIFF_LIMIT, so that a cut is noticed."""
-    # It may only read: no refresh of the index, which would need a lock, and no helper from the repository's config.
+    """One query of git; of its output at most a byte more than DIFF_LIMIT, so that truncation is noticed."""
+    # Read only: no refresh of the index, which would need a lock, and no helper from the repository's config.
     command = ["git", "-C", str(folder), "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
     try:
         with subprocess.Popen(

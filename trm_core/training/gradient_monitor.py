@@ -1,14 +1,14 @@
 """Gradient statistics of one step (pipeline.md 5.4): norms by module group and over all, zeros, NaN and Inf.
 
-Called after backward (and after `scaler.unscale_`, where there is a scaler) and before clipping. The norms that it
-takes are also what clipping needs, so nothing is computed twice:
+Called after backward (and, if the loss is scaled, after its factor was divided out of the gradients) and before
+clipping, which needs the same norms, so nothing is computed twice:
 
     stats = monitor.measure()
     for params, total, limit in zip(parts, stats.totals, limits, strict=True):
         torch.nn.utils.clip_grads_with_norm_(params, limit, total)
     averages.add_vector(stats.names, stats.values)
 
-Nothing is read back from the device here.
+Nothing is copied from the device here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# Parts of the model whose submodules learn from different losses, or are deep enough to be told apart.
+# Parts of the model whose submodules learn from different losses, or are deep enough to be shown separately.
 SPLIT = ("recursion", "q_head")
 OVERALL = ("mean_norm", "max_norm", "min_norm", "num_zero", "num_nan", "num_inf", "mean", "std")
 PREFIX = "train/grad/"
@@ -41,7 +41,7 @@ def group_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class GradientStats:
-    """`values` [len(names)] float32 on the model's device; `totals`: the norm of each part, as clipping takes it."""
+    """`values` [len(names)] float32 on the model's device; `totals`: the norm of each part, as clipping needs it."""
 
     names: tuple[str, ...]
     values: Tensor
@@ -52,11 +52,11 @@ class GradientStats:
 
 
 class GradientMonitor:
-    """Measures a model on its final device. `parts`: parameters that are clipped together, by default all as one; what
-    is in no part does not learn, and is not measured.
+    """Measures a model on its final device. `parts`: groups of parameters that are clipped together, by default all in
+    one; what is in no part does not learn and is not measured.
 
-    Everywhere below "parameter" is one tensor, and a gradient that is None is zero. Norms are taken in float32: a
-    norm past its range counts as Inf, and a parameter with both NaN and Inf as NaN.
+    Below, a "parameter" is one tensor, and a gradient that is None counts as zero. Norms are taken in float32: a norm
+    past its range counts as Inf, and a parameter with both NaN and Inf as NaN.
     """
 
     def __init__(self, model: nn.Module, parts: Sequence[Iterable[nn.Parameter]] | None = None) -> None:
@@ -72,8 +72,8 @@ class GradientMonitor:
         for name in named:
             self.groups.setdefault(group_of(name), []).append(name)
         self.names = tuple(PREFIX + name for name in OVERALL) + tuple(f"{PREFIX}layer_{group}" for group in self.groups)
-        # Row g lists the places of group g, padded with one past the end, where `measure` puts a zero. Gathering and
-        # summing rows gives the same bits every time, which index_add_ on a GPU does not.
+        # Row g lists the places of group g, padded with the place past the end, where `measure` puts a zero. Gathering
+        # and summing rows gives the same bits every time, which index_add_ on a GPU does not.
         numbers = {name: index for index, name in enumerate(named)}
         rows = [[numbers[name] for name in members] for members in self.groups.values()]
         width = max(len(row) for row in rows)
@@ -109,7 +109,7 @@ class GradientMonitor:
         return GradientStats(self.names, torch.cat([overall, by_group]), self.totals(grads, each))
 
     def totals(self, grads: list[Tensor | None], norms: list[Tensor]) -> tuple[Tensor, ...]:
-        """The norm of each part, by the same operations as `clip_grad_norm_`, so that clipping changes by no bit."""
+        """The norm of each part, by the same operations as `clip_grad_norm_`, so that clipping stays bit-identical."""
         found = ([norms[place] for place in part if grads[place] is not None] for part in self.parts)
         return tuple(
             torch.linalg.vector_norm(torch.stack(part)) if part else torch.zeros((), device=self.places.device)

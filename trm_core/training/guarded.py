@@ -1,7 +1,7 @@
-"""The boundary to sinks of foreign code: whatever they raise, and if they never return, training goes on.
+"""The boundary to third-party sinks: whatever they raise, and even if they never return, training goes on.
 
-A guarded sink lives in a thread of its own, behind a queue. What goes wrong in it is said once, and then it is switched
-off until the run is started again: a sink that fails now and then would leave gaps that nobody sees.
+A guarded sink runs in a thread of its own, behind a queue. If anything goes wrong, that is reported once and the sink
+is switched off until the run is started again: one that failed now and then would leave gaps that nobody notices.
 metrics.jsonl has every line.
 """
 
@@ -19,7 +19,7 @@ _QUEUED_LINES = 1000
 
 
 class ThirdPartySink(Protocol):
-    """What `Guarded` needs of foreign code. All but `break_off` runs in the thread of the guard."""
+    """What `Guarded` needs from third-party code. Everything but `break_off` runs in the guard's thread."""
 
     def open(self) -> None: ...
 
@@ -28,12 +28,12 @@ class ThirdPartySink(Protocol):
     def close(self) -> None: ...
 
     def break_off(self) -> None:
-        """Called from another thread when a call does not return: do what may end it. At once, whatever is lost."""
+        """Called from another thread when a call does not return: try to end it, at once, whatever is lost."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds that a sink may hold up training for, in all its life."""
+    """Seconds for which a sink may hold up training before it is switched off."""
 
     opening: float = 90.0
     logging: float = 30.0  # for room in a full queue
@@ -49,13 +49,13 @@ class Guarded:
         self.name, self.sink, self.warn, self.patience = name, sink, warn, patience or Patience()
         self.lines: queue.Queue[tuple[int, Mapping[str, float]] | None] = queue.Queue(_QUEUED_LINES)
         self.opened = threading.Event()
-        self.failure: str | None = None  # set by the thread; said by whoever calls next, so that warnings do not mix
+        self.failure: str | None = None  # set by the thread, reported at the next call, so that warnings do not mix
         self.off = False
         # A daemon: a thread that never returns must not keep the process alive.
         self.thread = threading.Thread(target=self._work, name=f"{name} sink", daemon=True)
         try:
             self.thread.start()
-        except RuntimeError as error:  # no more threads for this user
+        except RuntimeError as error:  # this user's limit of threads is reached
             self._say(str(error))
             return
         if not self.opened.wait(self.patience.opening):
@@ -74,7 +74,7 @@ class Guarded:
                 self._switch_off(f"it has taken nothing for {self.patience.logging:g} seconds")
 
     def rewind(self, step: int) -> None:
-        """Nothing is taken back from third-party sinks: see what the sink says of it."""
+        """Nothing is taken back from third-party sinks; each documents what that means."""
 
     def close(self) -> None:
         self._look()
@@ -95,7 +95,7 @@ class Guarded:
             while (line := self.lines.get()) is not None:
                 self.sink.log(*line)
             self.sink.close()
-        # Foreign code may raise anything, and must never end a run of days.
+        # Third-party code may raise anything, and must never end a run of days.
         except (Exception, SystemExit) as error:  # noqa: BLE001
             text = str(error).strip().splitlines()
             self.failure = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
@@ -106,7 +106,7 @@ class Guarded:
             self._drain()
 
     def _drain(self) -> None:
-        """Let go of a caller that waits for room."""
+        """Empty the queue, to release a caller that waits for room."""
         with suppress(queue.Empty):
             while True:
                 self.lines.get_nowait()
@@ -118,7 +118,7 @@ class Guarded:
     def _switch_off(self, why: str) -> None:
         self._say(why)
         self.sink.break_off()
-        # What was broken off should end now, and tidy up before the process may end.
+        # A call that was broken off should end now; give it time to clean up before the process exits.
         self.thread.join(5.0)
 
     def _say(self, why: str) -> None:

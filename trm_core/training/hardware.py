@@ -1,4 +1,4 @@
-"""The machine that a run is on."""
+"""The machine that a run uses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def describe_hardware() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The name from /proc/cpuinfo, which `platform` does not read on Linux."""
+    """The CPU's name, from /proc/cpuinfo if there is one: `platform` does not read that on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -40,7 +40,7 @@ def cpu_model() -> str:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Those that this process may use."""
+    """The GPUs that this process may use."""
     if not torch.cuda.is_available():
         return []
     found = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
@@ -54,7 +54,7 @@ def nccl_version() -> str | None:
 
 
 def gpu_driver(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
-    """The version of NVIDIA's kernel module: no process has to be started for it, as for nvidia-smi."""
+    """The version of NVIDIA's kernel module, read without starting a process such as nvidia-smi."""
     try:
         words = path.read_text().split("Kernel Module", 1)[1].split()
     except (OSError, IndexError):

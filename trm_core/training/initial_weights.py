@@ -1,4 +1,4 @@
-"""`training.init_from`: where a new run's weights come from, if not from chance."""
+"""`training.init_from`: where the weights of a new run come from, unless they are random."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from trm_core.training.checkpoint_verify import find_checkpoint
 from trm_core.training.public_weights import read_public
 
 PUZZLES = "embedding.puzzles.weights"
-# Parts that a model may have and the weights not: they begin by chance.
+# Parts that the model may have but the weights lack: they are initialised at random.
 _MAY_LACK = ("q_head.value_net.", "q_head.continue_net.", "mtp.", "memory.", "concepts.", "cmi_head.", "opening_worth.")
 
 
 @dataclass(frozen=True)
 class Initial:
-    """Weights that fit a model, and what there is to say of them."""
+    """Weights that fit a model, and notes about them."""
 
     weights: dict[str, Tensor]
     notes: list[str]
 
 
 def load_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[PuzzleData] = ()) -> list[str]:
-    """Put what `read_initial` finds into the model; what there is to say of it."""
+    """Load what `read_initial` finds into the model; returns its notes."""
     initial, own = read_initial(model, path, puzzles), model.state_dict()
     with torch.no_grad():
         for name, value in one_value_each(model, initial.weights).items():
@@ -43,9 +43,9 @@ def load_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[Puzzle
 
 def read_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[PuzzleData] = ()) -> Initial:
     """The weights of a run, or of a checkpoint file of the public TRM or HRM code, for this model (shapes are enough).
-    puzzles: folders to train on. Where they are not those of the run in its order, embeddings are found by the names of
-    puzzles; those of others begin at the mean of those that there are, as in the public code where the number differs.
-    Raises CheckpointError where the weights are another network's.
+    puzzles: folders to train on. If they are not those of that run in the same order, embeddings are matched by the
+    names of puzzles, and unmatched ones start at the mean of those in the weights, as they do in the public code if the
+    number differs. Raises CheckpointError if the weights are those of another network.
     """
     public = path.is_file()
     recorded = None
@@ -65,7 +65,7 @@ def read_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[Puzzle
     if others:
         weights[PUZZLES], note = _of_these_puzzles(weights[PUZZLES], len(own[PUZZLES]), puzzles, recorded)
         notes.append(f"{note} in {source}")
-    # TRM keeps the second row of its Q-head though nothing teaches it.
+    # TRM keeps the second row of its Q-head although nothing trains it.
     dropped = [name for name in weights if name not in own and public and name.startswith("q_head.continue_net.")]
     weights = {name: value for name, value in weights.items() if name not in dropped}
     lacking = [name for name in own if name not in weights]
@@ -85,13 +85,13 @@ def read_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[Puzzle
 def _of_these_puzzles(
     trained: Tensor, count: int, puzzles: Sequence[PuzzleData], recorded: object
 ) -> tuple[Tensor, str]:
-    """Embeddings [count, E] of the puzzles of these folders, and what there is to say of them."""
+    """Embeddings [count, E] for the puzzles of these folders, and a note about them."""
     begun = trained.mean(0, keepdim=True).repeat(count, 1)
     mean = f"begin at the mean of the {len(trained)}"
     here, there = (torch.from_numpy(numbers) for numbers in same_puzzles(puzzles, len(trained), recorded))
     if not len(here):
         return begun, f"{count} puzzle embeddings {mean}"
-    begun[here], begun[0] = trained[there], trained[0]  # the blank identifier is everybody's
+    begun[here], begun[0] = trained[there], trained[0]  # all folders share the blank identifier
     left = torch.zeros(count, dtype=torch.bool)
     for folder in puzzles:
         left[folder.shift + 1 : folder.shift + folder.num_puzzles] = True

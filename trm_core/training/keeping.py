@@ -1,4 +1,4 @@
-"""Which states of a run are saved and when that is concluded, and the way back to one of them."""
+"""Which states of a run are saved, when a save is concluded, and how to go back to one."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Keeper:
         self.run, self.state, self.about = run, state, about
         self.saver = Saver(run, keep)
         self.best: float | None = None  # accuracy of the best evaluation
-        self.best_before: float | None = None  # of the one before it, should it not be saved
+        self.best_before: float | None = None  # the previous best, in case saving the new one fails
 
     def start(self, log: Log, *, best: float | None = None) -> None:
-        """Begin to save in the middle of a run, when the save before is over; once per step. `best`: the accuracy of
-        an evaluation that was better than all before.
+        """Start to save in the middle of a run, after concluding the previous save; at most once per step. best: the
+        accuracy, if an evaluation was better than all before.
         """
         if self.saver.step == self.state.step:
             return
@@ -39,8 +39,8 @@ class Keeper:
         self.saver.start(self.checkpoint(), best=best is not None)
 
     def conclude(self, log: Log) -> None:
-        """Wait for the save under way, if there is one. A full disk costs this checkpoint, not the run: older ones stay
-        as they are.
+        """Wait for the save under way, if there is one. A full disk costs this checkpoint, not the run, and older ones
+        stay as they are.
         """
         if self.saver.save is None:
             return
@@ -52,13 +52,13 @@ class Keeper:
             self.best = self.best_before if best else self.best
 
     def save(self, log: Log) -> None:
-        """Save now, and wait for it. Raises ResourceError when the disk does not take it."""
+        """Save now, and wait for it. Raises ResourceError if it cannot be written."""
         self.conclude(log)
         self.saver.start(self.checkpoint())
         self.saver.conclude()
 
     def checkpoint(self) -> Checkpoint:
-        """Everything to go on from."""
+        """Everything that is needed to resume."""
         return self.state.to_checkpoint({**self.about, "best": self.best})
 
     def any_healthy(self) -> bool:
@@ -66,8 +66,8 @@ class Keeper:
         return bool(from_first_rank(lambda: any(map(folders.is_healthy, folders.list_checkpoints(self.run)))))
 
     def newest(self, which: str = "latest") -> tuple[Path, list[str]]:
-        """The newest checkpoint that verifies ('healthy': of those), as rank 0 sees it, and what there is to say about
-        it.
+        """The newest checkpoint that verifies ('healthy': and is healthy), as rank 0 sees it, and notes about the
+        search.
         """
 
         def find() -> tuple[str, list[str]]:
@@ -78,7 +78,7 @@ class Keeper:
         return Path(folder), list(notes)
 
     def load(self, folder: Path) -> tuple[Checkpoint, list[str]]:
-        """A verified checkpoint as this rank goes on with it, and what about it is not exact."""
+        """A verified checkpoint as this rank resumes from it, and notes on what is not exact about that."""
         try:
             own, notes = regrouped(folder, rank(), world_size(), len(self.state.carry.halted))
         except (KeyError, TypeError, RuntimeError, IndexError) as error:
@@ -88,11 +88,11 @@ class Keeper:
         return load_shared(folder, own), notes
 
     def drop_newer(self, folder: Path) -> None:
-        """Delete what was passed over for `folder`, once that is known to be of use."""
+        """Delete the checkpoints passed over for `folder`, once that one is known to work."""
         from_first_rank(lambda: folders.drop_newer(self.run, folder))
 
     def resume(self) -> list[str]:
-        """Go on from the newest checkpoint that verifies; returns what there is to say about it."""
+        """Resume from the newest checkpoint that verifies; returns notes about it."""
         folder, notes = self.newest()
         saved, inexact = self.load(folder)
         if saved.state.get("shape") != self.about.get("shape"):
@@ -116,7 +116,7 @@ class Keeper:
 
 
 def _evaluated(about: dict[str, Any]) -> str | None:
-    """What the accuracies of a run are of."""
+    """What the accuracies of a run are measured on."""
     data = about.get("data")
     found = data.get("eval") if isinstance(data, dict) else None
     return f"{found.get('path')} ({found.get('split')})" if isinstance(found, dict) else None

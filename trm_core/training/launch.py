@@ -1,8 +1,8 @@
 """`--nproc N`: N processes on this machine, started and watched by torchrun's own agent.
 
-The agent alone would die of SIGUSR1 and orphan its workers, and turns every exit code into 1. So signals go from here
-straight to the workers, which save and end by themselves, and the outcome is read from what they left: `status.json`,
-or the code of the first one that failed before there was a run.
+On its own, the agent would die of SIGUSR1 and orphan its workers, and it turns every exit code into 1. So signals are
+passed from here straight to the workers, which save and exit by themselves, and the outcome is read from what they
+leave behind: `status.json`, or the exit code of the first that failed before there was a run.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _REPEAT_S = 1.0
 
 
 def without_nproc(arguments: list[str]) -> list[str]:
-    """A command line without its `--nproc N` or `--nproc=N`: that of each process."""
+    """The command line of each process: the given one without its `--nproc N` or `--nproc=N`."""
     at = next(i for i, text in enumerate(arguments) if text == "--nproc" or text.startswith("--nproc="))
     return arguments[:at] + arguments[at + (1 if "=" in arguments[at] else 2) :]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How the processes ended. message: what no process could say itself, that one was killed. printed: what process
-    0 wrote to stdout where that was kept; none of it, or a part, where it was killed before.
+    """How the processes ended. message: says that one was killed, which no process could report itself. printed: what
+    process 0 wrote to stdout, if that was kept; nothing, or a part, if it was killed before.
     """
 
     code: int
@@ -55,7 +55,7 @@ def launch(
 ) -> Ended:
     """Run `python -m module arguments` in `processes` processes, which train `run` if they train.
 
-    keep_stdout: process 0 writes into a file, so that who calls this knows what was printed and what was not.
+    keep_stdout: process 0 writes to a file, so that the caller knows what was printed and what was not.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
@@ -70,7 +70,7 @@ def launch(
             max_restarts=0,
             monitor_interval=0.2,
             local_addr="localhost",
-            signals_to_handle="",  # they are ours
+            signals_to_handle="",  # `signals_to_workers` handles them
             logs_specs=DefaultLogsSpecs(folder, redirects={0: Std.OUT} if keep_stdout else Std.NONE),
         )
         code, message = _watched(config, module, arguments, run)
@@ -79,7 +79,7 @@ def launch(
 
 
 def _watched(config: LaunchConfig, module: str, arguments: list[str], run: Path | None) -> tuple[int, str | None]:
-    """The processes from their start to their end; (exit code, message)."""
+    """Start the processes and wait for their end; returns (exit code, message)."""
     before = None if run is None else _status(run)
     with signals_to_workers() as asked:
         try:
@@ -88,7 +88,7 @@ def _watched(config: LaunchConfig, module: str, arguments: list[str], run: Path 
             codes = {rank: failed.exitcode for rank, failed in failure.failures.items()}
         else:
             return int(ExitCode.OK), None
-    # One that a signal met before it could handle it, or when it had no more to do, has stopped as it was asked to.
+    # A process that a signal killed before its handler was set, or after its work was done, has stopped as requested.
     killed = {rank: -code for rank, code in codes.items() if code < 0 and not asked.explains(-code)}
     message = ", ".join(f"process {rank} was killed by {signal.Signals(n).name}" for rank, n in killed.items()) or None
     status = None if run is None else _status(run)
@@ -99,13 +99,13 @@ def _watched(config: LaunchConfig, module: str, arguments: list[str], run: Path 
 
 
 class Asked:
-    """The first of the signals that stop a run, if there was one."""
+    """The first signal received of those that stop a run, if any."""
 
     def __init__(self) -> None:
         self.first = 0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """A later one passes the first on once more: this may run in the middle of the first one's and overtake it."""
+        """A later signal passes the first on again: it may interrupt the handler of the first and overtake it."""
         self.first = self.first or number
         self.pass_on()
 
@@ -116,7 +116,7 @@ class Asked:
                     os.kill(child, self.first)
 
     def explains(self, number: int) -> bool:
-        """Whether a process was to die of that: torchrun ends the others by SIGTERM when the first is gone."""
+        """Whether a process was meant to die of that signal: torchrun ends the others by SIGTERM once one is gone."""
         return bool(self.first) and number in (self.first, signal.SIGTERM)
 
     @property
@@ -126,8 +126,8 @@ class Asked:
 
 @contextmanager
 def signals_to_workers() -> Iterator[Asked]:
-    """Pass the first of the signals that stop a run on to the processes started from here, and stay alive. It goes out
-    again and again, as there may have been no process yet, or one that could not handle it.
+    """Pass the first signal that should stop the run on to the processes started from here, and stay alive. It is sent
+    repeatedly, because there may have been no process yet, or one that could not handle it yet.
     """
     asked, ended = Asked(), threading.Event()
 
@@ -150,7 +150,7 @@ def children() -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            # "pid (name) state parent ..."; the name may hold anything, so from its last bracket on.
+            # "pid (name) state parent ..."; the name may contain anything, so read from the last bracket on.
             with suppress(FileNotFoundError, ProcessLookupError):
                 parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
                 found += [int(entry.name)] * (int(parent) == os.getpid())

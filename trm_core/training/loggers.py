@@ -1,11 +1,12 @@
-"""Where metrics go: metrics.jsonl always, TensorBoard and Weights & Biases when asked for. One interface, no
-prompts. Only metrics.jsonl is ours; the others are guarded (`guarded.py`).
+"""Where metrics go: always to metrics.jsonl, to TensorBoard and Weights & Biases on request. One interface, no
+prompts. Only metrics.jsonl is our own code; the others are guarded (`guarded.py`).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -28,9 +29,9 @@ class MetricsLogger(Protocol):
 
 
 class JsonLines:
-    """One JSON object per call, appended at once, so that a killed run keeps what it measured. NaN is null.
-
-    What a full disk does not take waits in memory, and is written as soon as it does.
+    """One JSON object per call, appended at once, so that a killed run keeps what it measured. NaN and infinity become
+    null. What a full disk does not take waits in memory until it does. A file that somebody removes or replaces during
+    the run is written anew: its lines can still be read by whoever has it open.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
@@ -45,8 +46,10 @@ class JsonLines:
         self.write()
 
     def write(self) -> None:
-        """What waits, as far as the disk takes it."""
+        """Write what waits, as far as the disk takes it."""
         try:
+            if os.fstat(self.file.fileno()).st_nlink == 0:
+                self.write_anew()
             while self.waiting:
                 self.waiting = self.waiting[self.file.write(self.waiting) :]
             self.failing = False
@@ -55,8 +58,20 @@ class JsonLines:
                 self.warn(f"warning: cannot write {self.path}: {error.strerror}; its lines wait in memory")
             self.failing = True
 
+    def write_anew(self) -> None:
+        """Go on in a new file, with the lines of the one that was removed; or in the one that has taken its place."""
+        replaced = self.path.exists()
+        file = self.path.open("a+b", buffering=0)
+        if not replaced:
+            self.file.seek(0)
+            self.waiting = self.file.readall() + self.waiting
+        self.file.close()
+        self.file = file
+        what = "replaced; new lines follow its own" if replaced else "removed; its lines are written again"
+        self.warn(f"warning: {self.path} was {what}")
+
     def rewind(self, step: int) -> None:
-        """Cuts the file where it is, which a full disk allows too."""
+        """Truncates the file in place, which a full disk allows too."""
         self.file.seek(0)
         on_disk = self.file.readall()
         valid = _until(on_disk + self.waiting, step)
@@ -81,7 +96,7 @@ def _until(lines: bytes, step: int) -> bytes:
 
 
 def _step_of(line: str | bytes) -> int | None:
-    """None for what is no line of metrics: a torn one, or a stranger's."""
+    """None for what is not a line of metrics: a torn line, or one that trm did not write."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -91,8 +106,8 @@ def _step_of(line: str | bytes) -> int | None:
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Drop lines of steps past `step`, and what is no line of metrics (a torn last one), so that a resumed run does not
-    log them twice.
+    """Drop lines of steps past `step`, so that a resumed run does not log them twice, and what is not a line of metrics
+    (such as a torn last line).
     """
     if not path.exists():
         return

@@ -1,8 +1,8 @@
-"""What one training step says about itself: names and (sum, weight) pairs for `Averages`.
+"""The metrics of one training step: names and (sum, weight) pairs for `Averages`.
 
-`every_step` is averaged over all steps between two log lines; `now` looks closer, at the steps that are logged only.
-Whoever reads them switches gradients off: a generator would switch them off and on again at every number.
-The names stand in `trm_core.training.metric_registry`.
+`every_step` is averaged over all steps between two log lines; `now` looks closer, but only at steps that are logged.
+The caller switches gradients off: these generators would switch them off and on again at every number. What the names
+mean: `trm_core.training.metric_registry`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _over(name: str, values: Tensor, rows: Tensor) -> Pair:
 
 
 def every_step(before: Carry, after: Carry, result: StepResult, decision: Decision, upkeep: Upkeep) -> Iterator[Pair]:
-    """before: the carry that the step read; after: the one that the decision left."""
+    """before: the carry that the step read; after: the one after the decision."""
     yield _mean("loss", result.loss)
     for name, term in result.terms.items():
         yield (f"train/{name}", term.total, term.weight) if term.total.dim() == 0 else _mean(name, term.mean())
@@ -74,7 +74,7 @@ def every_step(before: Carry, after: Carry, result: StepResult, decision: Decisi
 
 
 def labels_alike(before: Carry, classes: int) -> Pair:
-    """Of all pairs of rows that begin in this step, how many have the same label. With P = 1 label per row."""
+    """Share of the pairs of rows beginning in this step that have the same label. For P = 1 label per row."""
     new = (before.steps == 1) & (before.labels[:, 0] >= 0)
     counts = torch.zeros(classes, dtype=torch.float64, device=new.device)
     counts.index_add_(0, before.labels[:, 0].clamp(min=0), new.double())
@@ -83,7 +83,7 @@ def labels_alike(before: Carry, classes: int) -> Pair:
 
 
 def rewards(decision: Decision, curiosity_weight: float) -> Iterator[Pair]:
-    """The rewards settled in this step, each component apart, as means over all transitions completed."""
+    """The rewards settled in this step, by component, as means over all completed transitions."""
     settled, ended, parts = decision.settled, decision.ended, decision.reward
     completed = settled.sum() + ended.sum()
     terminal = (decision.terminal * ended).sum()
@@ -112,7 +112,7 @@ def now(
     replayed: ReplayedTargets | None,
     decision: Decision,
 ) -> Iterator[Pair]:
-    """The closer look. `before`: the carry that the step read."""
+    """The closer look at a step that is logged. before: the carry that the step read."""
     output, quality, model = result.output, result.quality, state.model
     log_p = log_probabilities(output.logits, model.probabilities)
     yield _mean("prediction_entropy", -(log_p.exp() * log_p).sum(-1))
@@ -132,7 +132,7 @@ def now(
         yield _over("cycle_loss", cycle, capsules.valid())
     if model.leave_above is not None and model.recursion.H_cycles > 1:
         left = output.cycles < model.recursion.H_cycles
-        for reading in output.early:  # every cycle is run while the predictor learns, whatever the earlier ones say
+        for reading in output.early:  # while the predictor learns, every cycle is run whatever the earlier ones say
             left = left | (reading.halt_logit > model.leave_above)
         yield _mean("hcycle_exit_pct", 100.0 * left.float())
     going_on = decision.settled
@@ -166,7 +166,7 @@ def now(
         yield _mean("dqn_target_mean", replayed.target[alive])
         ages = state.replay.ages(replayed.slot[alive])
         yield _mean("dqn_replay_age_mean", ages)
-        # A slot of age 0 holds a state of this step by now, and not what was replayed.
+        # A slot of age 0 now holds a state of this step instead of what was replayed.
         looked = (replayed.action[alive] != Action.HALT) & (ages > 0)
         yield _over("dqn_ended_early", state.replay.ends(replayed.slot[alive]).float(), looked)
         for number, name in enumerate(names):
@@ -175,7 +175,7 @@ def now(
 
 @torch.no_grad()
 def numbers_now(state: TrainingState, config: Config, device: torch.device) -> dict[str, float]:
-    """Metrics that are read off the state."""
+    """Metrics that are read from the state."""
     step, dqn = state.step - 1, config.dqn
     values = {
         "train/lr": float(state.optimizers.all[-2].param_groups[0]["lr"]),
@@ -208,7 +208,7 @@ def numbers_now(state: TrainingState, config: Config, device: torch.device) -> d
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process; where /proc is missing, its peak."""
+    """Resident memory of this process; without /proc, its peak."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * resource.getpagesize()

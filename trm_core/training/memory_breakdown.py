@@ -1,4 +1,4 @@
-"""What takes the memory: bytes of a training state's tensors by owner, and what the machine has for them."""
+"""What takes the memory: bytes of a training state's tensors by owner, and what the machine has available."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from trm_core.model.carry import tensors_of
 from trm_core.training.state import TrainingState
 
-_LIBRARIES = 200_000_000  # address space of what is loaded only when it is needed: scipy, matplotlib
+_LIBRARIES = 200_000_000  # address space for libraries that are loaded only when needed: scipy, matplotlib
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def bytes_by_owner(state: TrainingState) -> dict[str, int]:
-    """Bytes that the tensors of `state` hold now, those on the host included. What two owners share counts once, for
-    the first. Buffers count as parameters, but for the memory bank's.
+    """Bytes that the tensors of `state` hold now, including those on the host. What two owners share counts once, for
+    the first. Buffers count as parameters, except those of the memory bank.
     """
     model, replay = state.model, state.replay
     learned: list[nn.Module] = [model, *([] if state.curiosity is None else [state.curiosity])]
@@ -46,7 +46,7 @@ def bytes_by_owner(state: TrainingState) -> dict[str, int]:
 
 
 def _new_bytes(tensor: Tensor, counted: set[int]) -> int:
-    """Bytes of the tensor's storage, if nobody has counted it yet: a view holds all of it."""
+    """Bytes of the tensor's storage, unless it was counted already: a view keeps the whole storage alive."""
     storage = tensor.untyped_storage()
     if storage.data_ptr() in counted:
         return 0
@@ -55,7 +55,7 @@ def _new_bytes(tensor: Tensor, counted: set[int]) -> int:
 
 
 def available_memory(device: torch.device, held: int) -> tuple[int, str]:
-    """Bytes that tensors may take in all, given that they hold `held` now, and what sets that limit."""
+    """Bytes that tensors may take in total, given that they hold `held` now, and what sets this limit."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         reserved = torch.cuda.memory_reserved(device)
@@ -68,7 +68,7 @@ def available_memory(device: torch.device, held: int) -> tuple[int, str]:
         limits.append((address_space - sizes["VmSize"] - _LIBRARIES + held, "of the limit on address space"))
     for name in _CGROUP_LIMITS:
         text = _read(name)
-        if text.strip().isdecimal():  # "max": none
+        if text.strip().isdecimal():  # "max": no limit
             limits.append((int(text) - sizes["VmRSS"] + held, "of the control group's limit"))
     size, reason = min(limits)
     return max(size, 0), reason
@@ -80,7 +80,7 @@ def _process_sizes() -> dict[str, int]:
 
 
 def _free_memory() -> int:
-    """What new allocations can get without swapping; where /proc does not say, all there is."""
+    """What new allocations can get without swapping; if /proc does not say, all of the memory."""
     return _kilobytes("/proc/meminfo").get("MemAvailable", physical_memory())
 
 

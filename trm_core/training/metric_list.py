@@ -1,4 +1,4 @@
-"""The list itself: every number that a run logs, with its meaning, unit and healthy range, by group.
+"""The list of metrics: every number that a run logs, with its meaning, unit and healthy range, by group.
 
 A table, not code; read it through `trm_core.training.metric_registry`. Imports nothing heavy, because `trm diagnose`
 reads it too.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Reference:
-    """Something that is not logged, which a range may be relative to."""
+    """A quantity that is not logged itself, but that a range may be relative to."""
 
     label: str
     meaning: str
@@ -30,7 +30,7 @@ REFERENCES = {
 
 @dataclass(frozen=True)
 class Range:
-    """Healthy values: `low` and `high` belong to it, `above` does not.
+    """Healthy values: `low` and `high` are inclusive bounds, `above` is an exclusive one.
 
     Where `of` is set, bounds are multiples of it: a config key, a metric's name or one of REFERENCES. `note` begins
     with the source ("pipeline.md 5.4: ..." or "ours: ...") and says when the range holds.
@@ -54,7 +54,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a logged number means. A name with <placeholders> stands for a family; `members` are all of it, if fixed.
+    """What a logged number means. A name with <placeholders> stands for a family; `members` lists it, if it is fixed.
 
     Unless the meaning says otherwise, a line holds the mean since the line before it.
     """
@@ -628,7 +628,7 @@ EVALUATION = _group(
 
 ALL = LOSSES + ANSWERS + REWARDS + Q_LEARNING + ACTIONS + PARTS + GRADIENTS + RESOURCES + PROGRESS + EVALUATION
 
-# pipeline.md, "What metrics should I watch?", and beside them what this project adds to it.
+# pipeline.md, "What metrics should I watch?", and what this project adds.
 ESSENTIAL = (
     "train/lm_loss",
     "train/accuracy",

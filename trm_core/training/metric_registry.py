@@ -24,7 +24,7 @@ _NUMBERS = ("n", "depth")
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    """What the members of a family look like."""
+    """Matches the names of a family's members."""
     pieces = _PLACEHOLDER.split(name)  # text, placeholder, text, ..., text
     parts = [
         (f"(?P<{piece}>[0-9]+)" if piece in _NUMBERS else rf"(?P<{piece}>[\w.]+)") if index % 2 else re.escape(piece)
@@ -74,7 +74,7 @@ def _meaning(metric: Metric) -> str:
 
 
 def docs_page() -> str:
-    """docs/metrics.md."""
+    """The content of docs/metrics.md."""
     lines = [
         "# Metrics",
         "",
@@ -104,7 +104,7 @@ def docs_page() -> str:
 
 
 def readme_table() -> str:
-    """What stands between the markers in README.md."""
+    """The table between the markers in README.md."""
     rows = [
         (f"`{metric.name}`", _meaning(metric), metric.unit, healthy_text(metric.healthy))
         for metric in (METRICS[name] for name in ESSENTIAL)

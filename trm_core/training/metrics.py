@@ -25,9 +25,9 @@ class Averages:
         self._start()
 
     def _start(self) -> None:
-        # Numbers that arrive together stay together: one vector for all of them, where they are.
+        # Numbers that arrive together stay together, as one vector on their device.
         self._sums: dict[tuple[torch.device, tuple[_Half, ...]], Tensor] = {}
-        # Numbers of the host stay there: to copy one to a GPU would wait for all that the GPU has to do.
+        # Numbers on the host stay there: copying one to a GPU would wait for all of its queued work.
         self._host_weights: defaultdict[str, float] = defaultdict(float)
 
     def add(self, name: str, total: Tensor, weight: Tensor | float) -> None:
@@ -39,7 +39,7 @@ class Averages:
             self._host_weights[name] += weight
 
     def add_mean(self, name: str, values: Tensor) -> None:
-        """Add every element of `values`."""
+        """Add every element of `values` as one example."""
         self.add(name, values.detach().double().sum() if values.dim() else values, float(values.numel()))
 
     def add_vector(self, names: tuple[str, ...], values: Tensor) -> None:
@@ -50,8 +50,8 @@ class Averages:
             self._host_weights[name] += 1.0
 
     def settle(self) -> None:
-        """Bring the numbers of a step together: some operations for all and not some for each, of which there are a
-        hundred. (A stack of several types takes six times as long as one of each.)
+        """Bring the numbers of a step together, so that a few operations serve all of them instead of a few for each of
+        a hundred. (One stack of mixed dtypes takes six times as long as a stack per dtype.)
         """
         alike: dict[tuple[torch.device, torch.dtype], tuple[list[_Half], list[Tensor]]] = {}
         for half, number in self._new:
@@ -67,10 +67,10 @@ class Averages:
         self._sums[key] = self._sums[key] + row if key in self._sums else row
 
     def take(self) -> dict[str, float]:
-        """The means over the examples of all ranks, and start anew. Names that saw no example are left out."""
+        """The means over the examples of all ranks; then start over. Names that saw no example are left out."""
         self.settle()
         mine = {name: [0.0, weight] for name, weight in self._host_weights.items()}
-        # Losses lie on the device and times in host memory: one copy from each place.
+        # Losses are on the device, times in host memory: one copy from each.
         for place in {device for device, _ in self._sums}:
             vectors = {halves: row for (device, halves), row in self._sums.items() if device == place}
             halves = [half for together in vectors for half in together]

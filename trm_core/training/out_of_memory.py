@@ -1,4 +1,4 @@
-"""Running out of memory: who took it, what there was, and an override that fits by the estimate."""
+"""Running out of memory: what took it, how much there was, and an override that fits by the estimate."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _OWNERS = {
     "target": "target network",
     "memory_bank": "memory bank",
     "snapshot": "a save's copy",
-}  # names of the estimate, as the breakdown's
+}  # the estimate's names -> the breakdown's
 
 
 @contextmanager
 def memory_explained(
     config: Config, features: Features, device: torch.device, state: TrainingState | None = None
 ) -> Iterator[None]:
-    """Turn an allocation that is refused inside into a ResourceError. `state`: what is trained, once it exists."""
-    # Before, as holes in the heap make a process look larger than what it needs.
+    """Turn a failed allocation inside the context into a ResourceError. `state`: what is trained, once it exists."""
+    # Measured beforehand, because later, holes in the heap make a process look larger than what it needs.
     available = available_memory(device, 0 if state is None else sum(bytes_by_owner(state).values()))
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        # The frames that failed hold their tensors while the error lives; what follows needs some memory, too.
+        # The failed frames keep their tensors alive as long as the error, and what follows needs some memory too.
         traceback.clear_frames(error.__traceback__)
         raise explain(error, config, features, device, state, available) from error
 
@@ -49,7 +49,7 @@ def explain(
     state: TrainingState | None,
     available: tuple[int, str],
 ) -> ResourceError:
-    """The error to show for `error`, an allocation that was refused."""
+    """The error to show for `error`, a failed allocation."""
     usable, limit = available
     fit = fit_by_child(config, features, device.type, usable)
     if state is None:

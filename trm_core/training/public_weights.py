@@ -1,6 +1,7 @@
-"""Checkpoints of the public TRM and HRM code: their names in ours, and what they tell of the network.
+"""Checkpoints of the public TRM and HRM code: their names translated to ours, and what they tell about the network.
 
-They are state dicts of torch.save; `torch.compile` and the loss head put `_orig_mod.` and `model.` before each name.
+They are state dicts written by torch.save; `torch.compile` and the loss head prefix each name by `_orig_mod.` and
+`model.`.
 
 | theirs | ours |
 | --- | --- |
@@ -51,7 +52,7 @@ _MOST_YAML_BYTES = 1 << 20
 
 
 def read_public(path: Path) -> dict[str, Tensor]:
-    """The weights under our names, float32. Raises CheckpointError for a file that is none of the public code's."""
+    """The weights under our names, in float32. Raises CheckpointError if the public code did not write the file."""
     try:
         content, size = load_tensors(path, _HINT)
     except DataError as error:
@@ -66,14 +67,14 @@ def read_public(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: {name} claims more than the file's {size} bytes hold", hint=_HINT)
         found |= _renamed(path, _bare(name), value.detach().to(torch.float32))
     if "embedding.tokens.weight" not in found:
-        raise CheckpointError(f"{path}: has no token embedding, so it is no checkpoint of TRM or HRM", hint=_HINT)
+        raise CheckpointError(f"{path}: has no token embedding, so it is not a checkpoint of TRM or HRM", hint=_HINT)
     if not any(name.startswith("recursion.high.") for name in found):  # tied: one network under both names
         found |= {name.replace(".low.", ".high."): v for name, v in found.items() if name.startswith("recursion.low.")}
     return found
 
 
 def settings_of_public(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
-    """`arch` settings that the weights, and the settings beside the checkpoint where they are, imply."""
+    """`arch` settings implied by the weights and, if it is there, by the settings file beside the checkpoint."""
     tokens, position = weights["embedding.tokens.weight"], weights.get("embedding.position")
     layers = {name.split(".")[3] for name in weights if name.startswith("recursion.low.blocks.")}
     mlp = "recursion.low.blocks.0.mixer.down.weight" in weights
@@ -93,7 +94,7 @@ def settings_of_public(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]
         "probabilities": "stablemax",
         "puzzle_emb_ndim": 0 if puzzles is None else puzzles.shape[1],
     }
-    if not found["tied"]:  # HRM's rules, which it has no settings for
+    if not found["tied"]:  # HRM's rules, for which its code has no settings
         found |= {"puzzle_emb_len": 0, "enable_q_continue": True, "grad_low_cycles": 1}
     theirs = _settings(path.parent / _SETTINGS)
     same = ("H_cycles", "L_cycles", "num_heads", "pos_encodings", "rope_theta", "puzzle_emb_ndim", "puzzle_emb_len")
@@ -110,7 +111,7 @@ def settings_of_public(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]
 
 
 def _bare(name: str) -> str:
-    """Without what wrappers put before it."""
+    """The name without the prefixes of wrappers."""
     while (begin := next((p for p in _PREFIXES if name.startswith(p)), None)) is not None:
         name = name[len(begin) :]
     return name
@@ -126,11 +127,11 @@ def _renamed(path: Path, name: str, value: Tensor) -> dict[str, Tensor]:
     if match is not None and (match[3], match[4]) in _MATRICES:
         level = {"H": "high", "L": "low"}[match[1]]
         return {f"recursion.{level}.blocks.{match[2]}.{_MATRICES[match[3], match[4]]}.weight": value}
-    raise CheckpointError(f"{path}: {name} is none of the weights of TRM or HRM", hint=_HINT)
+    raise CheckpointError(f"{path}: {name} is not one of the weights of TRM or HRM", hint=_HINT)
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """`arch` of the public code's settings; nothing where they are not there."""
+    """The `arch` section of the public code's settings file; empty if there is no such file."""
     try:
         if path.stat().st_size > _MOST_YAML_BYTES:
             return {}

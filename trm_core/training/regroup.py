@@ -1,7 +1,8 @@
-"""A checkpoint of other processes, or of another batch: the same rows in the same order, divided anew.
+"""Resuming with another number of processes or another batch size: the same rows in the same order, divided anew.
 
-What all processes have alike does not depend on their number, nor do the order of the data and every keyed draw. The
-rows of the carry are one list, which is cut again. A replay buffer cannot be divided: it goes whole to one process.
+What all processes share does not depend on their number, and neither do the order of the data and the keyed draws. The
+rows of the carry form one list, which is cut again. A replay buffer cannot be divided: it is handed on whole, to more
+than one process if there are more than before, or dropped.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ PRICES, HALTED, SLOT = "carry.capsules.prices", "carry.halted", "carry.pending.s
 
 
 def regrouped(folder: Path, rank: int, world_size: int, rows: int) -> tuple[OwnState, list[str]]:
-    """What `rank` of `world_size` processes with `rows` rows each goes on with, and what about it is not exact."""
+    """What `rank` of `world_size` processes with `rows` rows each resumes with, and notes on what is not exact."""
     ranks = ranks_in(folder)
     heir_of = rank % ranks
     mine = load_own(folder, heir_of)
@@ -28,7 +29,7 @@ def regrouped(folder: Path, rank: int, world_size: int, rows: int) -> tuple[OwnS
     owns = [mine if other == heir_of else load_own(folder, other) for other in range(ranks)]
     carry = {name: torch.cat([own.tensors[name] for own in owns]) for name in mine.tensors if is_rows(name)}
     owner = torch.arange(ranks).repeat_interleave(saved)
-    # A row whose state lies in another process's buffer leaves its last action unrewarded.
+    # A row whose state is in another process's buffer loses the reward of its last action.
     carry[SLOT] = torch.where(owner == heir_of, carry[SLOT], -1)
     first = rank * rows
     tensors = {name: _cut(name, values, first, rows) for name, values in carry.items()}
@@ -42,7 +43,7 @@ def is_rows(name: str) -> bool:
 
 
 def _cut(name: str, values: Tensor, first: int, rows: int) -> Tensor:
-    """[rows, ...]: rows `first` and on; those there were none of begin a new episode."""
+    """[rows, ...]: the rows from `first` on; rows beyond the saved ones begin a new episode."""
     index = torch.arange(first, first + rows)
     cut = values[index % len(values)].clone()
     if name == HALTED:

@@ -1,4 +1,4 @@
-"""The run directory: who may write in it, where things lie, and `status.json`, which always tells how far a run got."""
+"""The run directory: who may write in it, its file names, and `status.json`, which always tells how far a run got."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOCK = ".lock"
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a small file so that a reader (or a crash) sees the old or the new one, never half of it."""
+    """Write a small file so that a reader, or a crash, finds the old or the new content, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -44,14 +44,14 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def remove_halves(folder: Path, *names: str) -> None:
-    """Remove what processes that were killed inside `write_atomic` left of these files."""
+    """Remove what processes killed inside `write_atomic` left behind of these files."""
     for name in names:
         for half in folder.glob(f".{name}.*"):
             half.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """NaN and infinity, which JSON lacks, become null."""
+    """Write `value` as JSON. NaN and infinity, which JSON lacks, become null."""
     write_atomic(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
 
@@ -64,7 +64,7 @@ def _finite(value: Any) -> Any:
 
 
 def new_run_path(name: str, root: Path = Path("runs")) -> Path:
-    """runs/<name>-<time>, with a counter where two runs start in the same second."""
+    """runs/<name>-<time>, with a counter if two runs start in the same second."""
     base = root / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, n = base, 1
     while path.exists():
@@ -82,7 +82,7 @@ def newest_run(root: Path = Path("runs")) -> Path:
 
 
 def require_run(path: Path) -> Path:
-    """`path`, if it is a run directory."""
+    """`path`, if it is a run directory. Otherwise raises CheckpointError."""
     if not (path / CONFIG).is_file():
         raise CheckpointError(
             f"{path} is not a run directory: it has no {CONFIG}", hint="name a folder written by trm train"
@@ -97,7 +97,7 @@ def write_status(run: Path, state: str, step: int, total_steps: int, exit_code: 
 
 
 def keep_status(run: Path, total_steps: int, seconds: float = 5.0) -> Callable[[int], None]:
-    """A function of the step that keeps the status of a running run fresh, at most every `seconds`."""
+    """A function of the step that keeps the status of a run under way fresh, writing at most every `seconds`."""
     due = time.monotonic()
 
     def update(step: int) -> None:
@@ -105,7 +105,7 @@ def keep_status(run: Path, total_steps: int, seconds: float = 5.0) -> Callable[[
         if time.monotonic() < due:
             return
         due = time.monotonic() + seconds
-        # A full disk must not end the run; the next one may be written again.
+        # A full disk must not end the run; the next update may succeed again.
         with suppress(ResourceError):
             write_status(run, "running", step, total_steps)
 
@@ -117,7 +117,7 @@ def log_into(run: Path, log: Callable[[str], None]) -> Callable[[str], None]:
 
     def both(message: str) -> None:
         log(message)
-        # A line that a full disk does not take is not worth the run, and may be the warning of just that.
+        # A line that cannot be written to a full disk must not end the run; it may be the very warning about the disk.
         with suppress(OSError), (run / LOG).open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
@@ -126,11 +126,11 @@ def log_into(run: Path, log: Callable[[str], None]) -> Callable[[str], None]:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Make and hold the run directory. The lock dies with its process, so a killed run never has to be unlocked by
+    """Create and lock the run directory. The lock dies with its process, so a killed run never has to be unlocked by
     hand.
 
-    Raises UsageError when another process holds it, when it cannot be made or locked, or when what is written to in
-    place is no file of its own.
+    Raises UsageError if another process holds the lock, if the directory cannot be created or locked, or if a file that
+    is written in place is not a plain file.
     """
     with ExitStack() as cleanup:
         try:
@@ -155,6 +155,6 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def _refuse_other_kinds(path: Path) -> None:
-    """A run directory may be a stranger's: writing must not reach another file through a link, nor wait for a pipe."""
+    """A run directory may be a stranger's: a write must not reach another file through a link, nor block on a pipe."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UsageError(f"{path} is not a plain file", hint="remove it: it is written anew")
+        raise UsageError(f"{path} is not a plain file", hint="remove it: it will be written again")

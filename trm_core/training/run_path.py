@@ -1,4 +1,4 @@
-"""Where a run lies: a new folder, or one to go on in."""
+"""Where a run is written: a new folder, or that of a run to resume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trm_core.training.run_dir import CONFIG, LOCK, LOG, new_run_path, require_r
 
 
 def choose_run_path(config: Config, resume: str | None) -> tuple[Path, bool]:
-    """The run directory, and whether it holds something to go on from. Raises UsageError."""
+    """The run directory, and whether it holds something to resume. Raises UsageError."""
     asked = config.training.run_dir
     if resume not in (None, "auto"):
         return require_run(Path(str(resume))), True
@@ -23,8 +23,10 @@ def choose_run_path(config: Config, resume: str | None) -> tuple[Path, bool]:
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder", hint="choose another training.run_dir")
     going_on = resume == "auto" and bool(list_checkpoints(path))
-    # A run killed before its first checkpoint is begun again; a folder of somebody else's is left alone.
+    # A run killed before its first checkpoint starts over; a folder that is not a run's is left alone.
     begun = resume == "auto" and (path / CONFIG).is_file()
     if not begun and path.is_dir() and any(entry.name not in (LOCK, LOG) for entry in path.iterdir()):
-        raise UsageError(f"{path} is not empty", hint=f"go on with --resume {path}, or choose another training.run_dir")
+        raise UsageError(
+            f"{path} is not empty", hint=f"resume it with --resume {path}, or choose another training.run_dir"
+        )
     return path, going_on

@@ -1,5 +1,5 @@
-"""Saved numbers and tensors, looked at before training takes them over: a checkpoint whose hashes are right may still
-have been written by something else than trm. Everything raises ValueError or TypeError that names what is wrong.
+"""Checks of saved numbers and tensors before training takes them over: a checkpoint with correct hashes may still not
+have been written by trm. All functions raise ValueError or TypeError naming what is wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Numbers = TypeVar("Numbers")
 
 
 def take_numbers(into: Numbers, saved: dict[str, Any]) -> None:
-    """Replace every field of a dataclass of numbers by the saved one of the same name."""
+    """Replace every field of a dataclass of numbers by the saved number of the same name."""
     for field in fields(into):  # type: ignore[arg-type]
         value, kind = saved[field.name], type(getattr(into, field.name))
         if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value:
@@ -27,7 +27,7 @@ def take_numbers(into: Numbers, saved: dict[str, Any]) -> None:
 
 
 def require_known(carry: Carry, data: DataShape) -> None:
-    """Tokens, puzzles and labels of the rows under way must be ones that the model has."""
+    """Tokens, puzzles and labels of the rows in the carry must be ones that the model knows."""
     capsules = carry.capsules
     limits: list[tuple[str, Tensor | None, int, int]] = [("labels", carry.labels, IGNORE_LABEL, data.num_classes)]
     if data.tokens:
@@ -41,7 +41,7 @@ def require_known(carry: Carry, data: DataShape) -> None:
 
 
 def require_optimizer_state(optimizer: torch.optim.Optimizer, groups: Any, state: dict[int, dict[str, Tensor]]) -> None:
-    """`groups` must number the optimiser's parameters as it does, and `state` have what each of them needs."""
+    """`groups` must number the parameters as the optimiser does, and `state` must have what each of them needs."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     own = [group["params"] for group in optimizer.state_dict()["param_groups"]]
     if [group["params"] for group in groups] != own:

@@ -1,7 +1,7 @@
-"""Saving beside training: the state is copied between two steps, and a thread writes the copy while training goes on.
+"""Saving during training: the state is copied between two steps, and a thread writes the copy while training goes on.
 
-Every process writes its own files into one folder. When all are done, which they tell each other between two steps,
-rank 0 completes the checkpoint (`conclude`). A disk that does not take it costs this checkpoint, never an older one.
+Every process writes its own files into one folder. Once all are done, which they tell each other between two steps,
+rank 0 completes the checkpoint (`conclude`). A full disk costs this checkpoint, never an older one.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class Saver:
 
     @property
     def step(self) -> int | None:
-        """Of the checkpoint that is being written."""
+        """The step of the checkpoint that is being written."""
         return None if self.save is None else self.save.step
 
     @property
     def finished(self) -> bool:
-        """Whether this rank has written its part of what it was asked to save."""
+        """Whether this rank has written its part of the checkpoint under way."""
         return self.thread is not None and not self.thread.is_alive()
 
     def start(self, checkpoint: Checkpoint, *, best: bool = False) -> None:
-        """Copy the state and write it in the background. The save before it is concluded."""
+        """Copy the state and write it in the background. The previous save must be concluded."""
         assert self.save is None, f"the save of step {self.step} is not concluded"
         folder = folders.unfinished(self.run, checkpoint.step, self.token)
         if rank() == 0:
@@ -68,8 +68,8 @@ class Saver:
         self.thread.start()
 
     def conclude(self) -> Save:
-        """Wait until all ranks have written, and make the checkpoint. Raises ResourceError when a disk did not take it;
-        the save is over then too.
+        """Wait until all ranks have written, and complete the checkpoint. Raises ResourceError if a write failed; the
+        save is over then too.
         """
         save, thread = self.save, self.thread
         assert save is not None

@@ -32,8 +32,8 @@ _SCALE_ROWS = 2048  # rows that the input scale is taken from
 def build(
     config: Config, features: Features, files: list[tuple[Dataset, float]], device: torch.device
 ) -> tuple[TrainingState, Episodes]:
-    """Alike on every process, but for the rows: `global_batch_size / processes` each, rank r those from r times that
-    number on.
+    """Build the same on every process, except for its rows: each has n = `global_batch_size / processes` of them, rank
+    r those from r * n on.
     """
     training, dqn = config.training, config.dqn
     torch.manual_seed(training.seed)
@@ -48,14 +48,14 @@ def build(
     frozen = freeze(model, training.freeze)
     if training.compile:
         model.recursion.compile_networks()
-    # Files that are mixed agree on everything, prices included (`trm_core.prepare.prepare`).
+    # Mixed files agree on everything, prices included (checked by `trm_core.prepare.prepare`).
     prices = torch.as_tensor(files[0][0].prices, dtype=torch.float32, device=device)
     replay = target = curiosity = None
     if features.dqn:
         replay = ReplayBuffer(dqn, model.q_head.state_width, model.q_head.num_actions, device)
         target = TargetNetwork(model.q_head, dqn)
     else:
-        model.q_head.value_net.requires_grad_(False)  # nothing teaches it, and DDP waits for what has a gradient
+        model.q_head.value_net.requires_grad_(False)  # nothing trains it, and DDP would wait for its gradient
     if features.curiosity:
         head = model.q_head
         curiosity = Curiosity(dqn, head.state_width - head.recurrent_width).to(device)
@@ -82,21 +82,21 @@ def build(
         loss_scale=LossScale() if training.precision == "float16" else None,
     )
     if rank():
-        # Built from one seed, the processes are alike; dropout should not be.
+        # All processes are built from the same seed; their dropout should differ.
         torch.manual_seed(training.seed + (rank() << 32))
     return state, episodes
 
 
 def stream_like(file: Dataset, rows: int) -> CapsuleBatch:
-    """A batch of `rows` training rows that only gives shapes."""
+    """A batch of `rows` training rows, of which only the shapes matter."""
     batch = next(batches_of(file, "train", rows))
     # A batch larger than the split repeats rows; every row is replaced before it is used.
     return batch if len(batch) == rows else batch.select(torch.arange(rows) % len(batch))
 
 
 def fit_input_scale(model: TinyRecursiveModel, files: list[tuple[Dataset, float]], seed: int) -> None:
-    """Standardise the input with a sample of the training rows, drawn as training draws them. Tokens have no scale.
-    Raises DataError for rows that are not finite.
+    """Fit the input standardisation to a sample of the training rows, drawn as training draws them. Tokens have no
+    scale. Raises DataError for rows that are not finite.
     """
     if model.data.tokens:
         return

@@ -1,6 +1,6 @@
 """Everything that training carries from one step to the next, and its way into a checkpoint and back.
 
-One list decides what is saved: resuming and not having stopped at all give bit-identical weights and losses.
+What is saved is listed in one place; a resumed run has bit-identical weights and losses to one that never stopped.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class TrainingState:
     | stream, reward scales, loss scale, faults, step | state.json |
     | carry, replay, torch's generators (dropout) | rank<r>.safetensors, numbers in rank<r>.json |
 
-    All but the last row is alike in all processes. Exploration, prices and replay draws are functions of seed, step and
-    row, so they have no state.
+    All but the last row is the same in all processes. Exploration, prices and replay draws are functions of seed, step
+    and row, so they have no state.
     """
 
     model: TinyRecursiveModel
@@ -55,11 +55,11 @@ class TrainingState:
     faults: Faults = field(default_factory=Faults)
 
     def to_checkpoint(self, about: dict[str, Any]) -> Checkpoint:
-        """`about`: what else state.json should say (config, data). Its tensors are the state's own, not copies."""
+        """about: what else state.json should say (data and shapes). Tensors are the state's own, not copies."""
         return replace(self.shared(about), own=self.own())
 
     def shared(self, about: dict[str, Any]) -> Checkpoint:
-        """What all processes have alike."""
+        """What is the same in all processes."""
         weights = self.model.state_dict()
         tensors = {f"weights.{name}": value for name, value in weights.items()} if self.average else {}
         numbers: dict[str, Any] = {"step": self.step, "stream": self.stream.state_dict()}
@@ -85,7 +85,7 @@ class TrainingState:
         return Checkpoint(self.step, model, tensors, {**numbers, **about}, OwnState({}, {}))
 
     def own(self) -> OwnState:
-        """What this process has for itself."""
+        """What differs between processes: the part of this one."""
         tensors = {f"carry.{k}": v for k, v in tensors_of(self.carry).items()}
         numbers: dict[str, Any] = {}
         if self.replay is not None:
@@ -97,7 +97,7 @@ class TrainingState:
         return OwnState(tensors, numbers)
 
     def restore(self, saved: Checkpoint) -> None:
-        """Take over a checkpoint's state. Raises CheckpointError if it was made by another configuration."""
+        """Take over a checkpoint's state. Raises CheckpointError if it does not fit this configuration."""
         tensors, numbers = saved.training, saved.state
         source = saved.folder or f"the checkpoint of step {saved.step}"
         try:
@@ -115,7 +115,7 @@ class TrainingState:
                     parameter, name = key.split(".", 1)
                     state.setdefault(int(parameter), {})[name] = value
                 require_optimizer_state(optimizer, numbers["optimizers"][index], state)
-                # Rates, decay and betas are the config's, which may have been changed on purpose.
+                # Learning rates, decay and betas are the config's, where they may have been changed on purpose.
                 groups = [
                     {**saved_group, **{key: value for key, value in own.items() if key != "params"}}
                     for saved_group, own in zip(numbers["optimizers"][index], optimizer.param_groups, strict=True)
@@ -144,7 +144,7 @@ class TrainingState:
         self.step = saved.step
 
     def restore_own(self, own: OwnState) -> None:
-        """A generator that was not saved goes on as it is."""
+        """Take over this process's own part. A random generator that was not saved goes on as it is."""
         if self.replay is not None:
             self.replay.load_state_dict(_part(own.tensors, "replay."), own.numbers["replay"])
             valid, why = self.replay.check_valid()

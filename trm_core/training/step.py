@@ -1,6 +1,6 @@
 """One optimiser step.
 
-New samples into halted rows -> one forward with the whole loss (`StepLoss`), in parts where the batch is accumulated ->
+New samples into halted rows -> one forward with the whole loss (`StepLoss`), in parts under gradient accumulation ->
 backward, clip, update -> one decision per row (`Episodes`) -> what changes without a gradient (`upkeep`).
 """
 
@@ -45,14 +45,14 @@ from trm_core.training.upkeep import Upkeep, keep_up
 
 
 class StepTaker:
-    """Takes one step of the state after another, and adds up what they measure in `averages`."""
+    """Takes one step of the state after another, and collects what they measure in `averages`."""
 
     def __init__(self, config: Config, state: TrainingState, episodes: Episodes) -> None:
         self.config, self.state, self.episodes = config, state, episodes
         self.rows = len(state.carry.halted)  # of this process
         self.device = state.carry.z_H.device
         self.loss = StepLoss(state.model, config, state.curiosity)
-        # What DDP makes of the loss, for the phase of training.
+        # The loss as DDP wraps it for the current phase of training.
         self.learner: StepLoss | DistributedDataParallel | None = None
         self.policy_only = False
         self.averages = Averages()
@@ -65,7 +65,7 @@ class StepTaker:
             self.gradients = GradientMonitor(nn.ModuleDict(learners), parts)
 
     def replayed(self, step: int, enough: bool) -> ReplayedTargets | None:
-        """Transitions to learn Q from: none at all before there are enough; None without DQN."""
+        """Transitions to learn Q from: an empty batch before there are enough; None without DQN."""
         state, dqn = self.state, self.config.dqn
         if state.replay is None or state.target is None:
             return None
@@ -83,7 +83,7 @@ class StepTaker:
         return sequence_targets(*networks, runs, alive, dqn.gamma, divisors)
 
     def draw(self, standing: Standing) -> CapsuleBatch:
-        """New samples for the rows that halted, of the draw that all processes share."""
+        """New samples for the rows that halted, from the draw that all processes share."""
         stream = self.state.stream
         if self.config.data.draw == "halted":
             return stream.take(standing.rows, standing.rows_before, standing.rows_after)
@@ -92,11 +92,11 @@ class StepTaker:
         return batch.select(self.state.carry.halted.cpu().nonzero().squeeze(1))
 
     def learn(self, policy_only: bool) -> StepLoss | DistributedDataParallel:
-        """The loss as all ranks share its gradient. In the policy phase the predictor has none."""
+        """The loss, wrapped so that all ranks share its gradient. In the policy phase the predictor has none."""
         if self.learner is None or policy_only != self.policy_only:
             for parameter in self.state.optimizers.model_params:
                 parameter.requires_grad_(not policy_only)
-            # Puzzle embeddings, which may learn alone, are no parameters: they share their gradient by themselves.
+            # Puzzle embeddings, which may be all that learns, are not parameters and share their gradient themselves.
             learns = any(parameter.requires_grad for parameter in self.loss.parameters())
             self.learner = shared_by_ranks(self.loss) if world_size() > 1 and learns else self.loss
             self.policy_only = policy_only
@@ -112,11 +112,11 @@ class StepTaker:
         state.carry = self.episodes.begin(state.carry, fresh, step)
         replayed = self.replayed(step, standing.can_replay)
         policy_only = training.predictor_steps is not None and step >= training.predictor_steps
-        # Dropout belongs to learning: a finished predictor shows the policy the states that evaluation will show it.
+        # No dropout once the predictor is finished: the policy must learn from the states that evaluation will show it.
         if state.model.training == policy_only:
             state.model.train(not policy_only)
         if step == training.predictor_steps and state.average is not None:
-            # The policy has to learn from the states that it will meet: those of the averaged weights.
+            # The policy must learn from the states it will meet in use: those of the averaged weights.
             state.average.take_over()
         result = self.differentiate(replayed, policy_only)
         if bool(all_sum((~result.loss.isfinite()).float())):
@@ -125,11 +125,11 @@ class StepTaker:
             where = ", ".join(bad) or ("in another process" if bool(result.loss.isfinite()) else "the sum")
             raise NotFinite(f"the loss is not finite ({where})", kept, rows)
         if not standing.can_replay:
-            # Its gradient is zero, but an optimiser that sees one begins to count, to decay and to remember.
+            # Its gradient is zero, but an optimiser that sees one starts to count steps, decay weights and keep state.
             state.model.q_head.value_net.zero_grad()
         self.update(step, kept)
         if state.replay is not None and standing.can_replay and replayed is not None and result.td_error is not None:
-            # Before the decision stores new states: their slots may be those of the transitions just replayed.
+            # Before the decision stores new states, which may take the slots of the transitions just replayed.
             self.reprioritise(state.replay, replayed, result.td_error)
         before = state.carry
         state.carry, decision = self.episodes.decide(before, result, step)
@@ -146,7 +146,7 @@ class StepTaker:
     def measure(
         self, before: Carry, result: StepResult, learned: ReplayedTargets | None, decision: Decision, upkeep: Upkeep
     ) -> None:
-        """What the step says about itself. `learned`: the transitions that Q has learned from."""
+        """Collect the metrics of the step. `learned`: the transitions that Q has learned from."""
         state, add = self.state, self.averages.add
         for pair in measure.every_step(before, state.carry, result, decision, upkeep):
             add(*pair)
@@ -158,15 +158,15 @@ class StepTaker:
                 add(*pair)
 
     def differentiate(self, replayed: ReplayedTargets | None, policy_only: bool) -> StepResult:
-        """Forward and backward of the whole batch, part after part: the gradient is that of the mean over all examples
-        of all parts and ranks, however many parts there are.
+        """Forward and backward of the whole batch, part by part: the gradient is that of the mean over the examples of
+        all parts and ranks, however many parts there are.
         """
         state, learner, count = self.state, self.learn(policy_only), self.config.training.accumulation_steps
         rows = self.rows // count
         results: list[StepResult] = []
         transitions = [None if replayed is None else replayed.without_rows()] * (count - 1) + [replayed]
         parts = [(take_rows(state.carry, slice(n * rows, (n + 1) * rows)), some) for n, some in enumerate(transitions)]
-        # DDP takes the mean over ranks, so that each divides by a mean.
+        # DDP takes the mean over ranks, so each rank divides by the mean weight of a rank.
         weights = torch.stack([self.loss.weights(*part) for part in parts])
         divisors = all_sum(weights.sum(0)) / world_size()
         for number, part in enumerate(parts, start=1):
@@ -182,7 +182,7 @@ class StepTaker:
         return step % self.config.training.log_interval == 0 or step == self.config.training.total_steps
 
     def update(self, step: int, kept: Carry) -> None:
-        """Move the weights, and let averages and target follow. Raises NotFinite before that."""
+        """Move the weights, and let the average and the target network follow. Raises NotFinite before that."""
         state = self.state
         norms = self.norms(kept)
         if norms is not None:
@@ -198,8 +198,8 @@ class StepTaker:
             self.follow(state.target, step + 1)
 
     def norms(self, kept: Carry) -> tuple[Tensor, ...] | None:
-        """The norm of each part's gradient; None where it left the range of float16, and the step is left out. Raises
-        NotFinite where nothing explains that it is not finite.
+        """The norm of each part's gradient; None if it left the range of float16 and the step is to be skipped. Raises
+        NotFinite if it is not finite for another reason.
         """
         optimizers, scale = self.state.optimizers, self.state.loss_scale
         if scale is not None:
@@ -222,7 +222,7 @@ class StepTaker:
         return norms
 
     def move(self, step: int, norms: tuple[Tensor, ...]) -> None:
-        """Clip, and step every optimiser at its rate."""
+        """Clip the gradients, and step every optimiser at its learning rate."""
         state, training, optimizers = self.state, self.config.training, self.state.optimizers
         limits = (training.grad_clip_norm, self.config.dqn.grad_clip_norm)
         for part, norm, limit in zip(("", "policy_"), norms, limits, strict=True):
@@ -230,7 +230,7 @@ class StepTaker:
             self.averages.add_mean(f"train/{part}grad_clip_ratio", (norm > limit).float())
         optimizers.clip(norms, limits)
         warmup, least = training.lr_warmup_steps, training.lr_min_ratio
-        # The model's cosine ends where its learning ends.
+        # The model's cosine schedule ends where its learning ends.
         optimizers.set_factors(
             state.faults.rate * lr_factor(step, warmup, training.predictor_steps or training.total_steps, least),
             state.faults.rate * lr_factor(step, warmup, training.total_steps, least),
@@ -242,7 +242,7 @@ class StepTaker:
             self.add_movement(groups, before)
 
     def add_movement(self, groups: Mapping[str, Sequence[Tensor]], before: Mapping[str, list[Tensor]]) -> None:
-        """Measure how far a step has moved the weights of the groups that learn now."""
+        """Measure how far a step has moved the weights of the groups that are learning."""
         unmoved, of_all = [], sum(weight.numel() for weights in groups.values() for weight in weights)
         for part, weights in groups.items():
             if any(weight.grad is not None for weight in weights):
@@ -253,18 +253,18 @@ class StepTaker:
             self.averages.add_mean("train/unmoved_weights", torch.stack(unmoved).sum())
 
     def follow(self, target: TargetNetwork, step: int) -> None:
-        """Let the target network follow; where that is seldom, or logged, measure how far it came."""
+        """Let the target network follow; if it rarely does, or a line is due, measure how far it moved."""
         online, measured = self.state.model.q_head, target.due(step) and (target.tau is None or self.logs_at(step))
         before = target.distance(online) if measured else None
         target.follow(online, step)
         if before is not None:
-            # Nearer than rounding there is no way left to be measured.
+            # Within rounding of the Q-head, there is no distance left to measure.
             apart = (before > 1e-5).double()
             closed = 1.0 - target.distance(online) / before.clamp(min=1e-5)
             self.averages.add("train/dqn_target_closed", closed * apart, apart)
 
     def reprioritise(self, replay: ReplayBuffer, replayed: ReplayedTargets, td_error: Tensor) -> None:
-        """Tell the buffer how wrong the values of the replayed transitions were, where it wants to know."""
+        """Pass the TD errors of the replayed transitions to the buffer, if it uses them."""
         dqn = self.config.dqn
         if dqn.replay == "prioritized" or dqn.td_error_threshold > 0:
             alive = replayed.weight > 0
@@ -272,34 +272,34 @@ class StepTaker:
 
 
 def shared_by_ranks(loss: StepLoss) -> DistributedDataParallel:
-    """The loss whose gradient is the mean over ranks."""
+    """The loss, wrapped so that its gradient is the mean over ranks."""
     with warnings.catch_warnings():
-        # The name that follows it is not in every version of torch that we support.
+        # Not every version of torch that we support has the argument that replaces it.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-        # Buffers are updated alike everywhere, and those that are not are meant to be a rank's own.
+        # Buffers get the same updates on every rank, or are meant to be the rank's own.
         return DistributedDataParallel(loss, broadcast_buffers=False)
 
 
 @torch.no_grad()
 def apart(averages: list[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """How far weights lie from their averages, over the norm of the weights."""
+    """Distance of the weights from their averages, divided by the norm of the weights."""
     return norm_of(torch._foreach_sub(averages, list(weights))) / norm_of(weights)
 
 
 def norm_of(tensors: Sequence[Tensor]) -> Tensor:
-    """Of all together; not quite 0, so that it can divide."""
+    """The norm of all tensors together; never quite 0, so that it can be a divisor."""
     return torch.stack(torch._foreach_norm(list(tensors))).norm().clamp(min=1e-12)
 
 
 @torch.no_grad()
 def movement(before: list[Tensor], after: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Norm of the change of all weights over their norm; how many weights are in tensors that have a gradient (`.grad`
-    of after, at least one of them) and did not change at all.
+    """The norm of the change of all weights divided by their norm, and how many weights lie in tensors that have a
+    non-zero gradient but did not change at all. At least one tensor of `after` must have a `.grad`.
     """
     changes = torch._foreach_norm(torch._foreach_sub(list(after), before))
     ratio = torch.stack(changes).norm() / norm_of(before)
     learning = [(change, p.grad, p.numel()) for change, p in zip(changes, after, strict=True) if p.grad is not None]
     grads = torch.stack(torch._foreach_norm([grad for _, grad, _ in learning]))
     still = (torch.stack([change for change, _, _ in learning]) == 0) & (grads > 0)
-    # Sizes go as numbers of the kernels: a tensor of them would have to be copied to a GPU, which waits for it.
+    # Sizes go in as Python numbers: a tensor of them would have to be copied to the GPU, which would stall.
     return ratio, torch.stack(torch._foreach_mul(list(still.float().unbind()), [size for *_, size in learning])).sum()

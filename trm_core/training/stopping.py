@@ -1,4 +1,4 @@
-"""Stopping on request: a signal only raises a flag, and the loop looks at it between steps."""
+"""Stopping on request: a signal only sets a flag, which the training loop checks between steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trm_core.child_process import STOP_SIGNALS
 from trm_core.distributed.place import by_torchrun
 from trm_core.errors import Interrupted, StoppedEarly
 
-TIME_IS_UP, LAUNCHER_IS_GONE = 1000, 1001  # reasons to stop that are no signals
+TIME_IS_UP, LAUNCHER_IS_GONE = 1000, 1001  # reasons to stop other than signals
 
 
 class StopFlag:
@@ -22,7 +22,7 @@ class StopFlag:
     def __init__(self) -> None:
         self.received: int = 0
         self.deadline: float | None = None  # seconds since the epoch
-        # torchrun dies of signals that it does not know, and would leave us running with nobody to stop us.
+        # torchrun dies of signals that it does not handle, and would leave this process running unsupervised.
         self.launcher = os.getppid() if by_torchrun() else None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -38,21 +38,21 @@ class StopFlag:
         return self.received
 
     def check(self, message: str, hint: str) -> None:
-        """Raises StoppedEarly (SIGINT: Interrupted) if there is a reason. For places with nothing to save."""
+        """Raises StoppedEarly (SIGINT: Interrupted) if there is a reason to stop. For places with nothing to save."""
         if self.reason:
             kind = Interrupted if self.reason == signal.SIGINT else StoppedEarly
             raise kind(message, hint=hint)
 
 
 def reason_name(reason: int) -> str:
-    """As a log says it."""
+    """The reason in words, for the log."""
     names = {TIME_IS_UP: "the time limit", LAUNCHER_IS_GONE: "torchrun is gone"}
     return names.get(reason) or signal.Signals(reason).name
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """The flag as handler of the signals that stop a run, inside the context."""
+    """Inside the context, a StopFlag handles the signals that stop a run."""
     flag = StopFlag()
     with handled_by(flag.handle):
         yield flag
@@ -60,9 +60,9 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
 @contextmanager
 def handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """`handle` gets the signals that stop a run inside the context. Main thread only."""
+    """Inside the context, `handle` handles the signals that stop a run. Main thread only."""
     numbers = [*STOP_SIGNALS]
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup: the run is to outlive its terminal
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup: the run is meant to outlive its terminal
         numbers.remove(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}
     try:

@@ -1,4 +1,4 @@
-"""The sinks that are other people's programs: TensorBoard's event files and Weights & Biases."""
+"""The third-party sinks: TensorBoard's event files and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WANDB_SERVICE = "wandb-core"
 
 
 def require_package(package: str, key: str, install: str) -> None:
-    """Raises ConfigError where a sink that was asked for is not installed. One that is broken fails later, softly."""
+    """Raises ConfigError if a requested sink is not installed. A broken one fails later, without ending the run."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:  # no origin: merely a folder of that name, as wandb itself leaves behind
         raise ConfigError(f"{key} is on, but the {package} package is not installed", hint=f"{install}, or {key}=false")
@@ -29,9 +29,9 @@ def require_package(package: str, key: str, install: str) -> None:
 class TensorBoard:
     """Event files under the run directory, one event per line of metrics.
 
-    Written with tensorboard's own record writer and not with SummaryWriter, whose second thread reports a full disk
-    with a traceback on stderr and by way of a later call. A rewind adds nothing: the later points of a step are drawn
-    after the void ones.
+    Uses tensorboard's record writer instead of SummaryWriter, whose second thread reports a full disk with a traceback
+    on stderr and only through a later call. Nothing is done on a rewind: the new points of a step are drawn after the
+    void ones.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,9 +43,9 @@ class TensorBoard:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names; the resumed run's comes last.
+        # TensorBoard reads the files of a folder in the order of their names; that of a resumed run comes last.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        # Unbuffered: what does not fit on the disk must fail here, not in the destructor of a buffer.
+        # Unbuffered: a write that the disk refuses must fail here, not in the destructor of a buffer.
         self.file = (self.folder / name).open("xb", buffering=0)
         self.records, self.event = RecordWriter(_Whole(self.file)), Event
         self.records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
@@ -61,11 +61,11 @@ class TensorBoard:
             self.file.close()
 
     def break_off(self) -> None:
-        """Nothing ends a write that hangs; its thread does not outlive the process."""
+        """Nothing can end a write that hangs, but its thread does not outlive the process."""
 
 
 class _Whole:
-    """A raw file whose `write` takes all of what it is given, or raises."""
+    """A raw file whose `write` writes all it is given, or raises."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -76,12 +76,12 @@ class _Whole:
 
 
 class WandB:
-    """Weights & Biases: online only for a user who is logged in; never asks, never needs a network. WANDB_MODE, where
-    it is set, is the user's word.
+    """Weights & Biases: online only for a user who is logged in; never prompts, never needs a network. WANDB_MODE, if
+    set, is respected.
 
-    It takes no earlier steps: after a rewind it ignores points until training is past where it was. Its service is a
-    process beside ours. Where that has died every call raises ConnectionError; where it hangs, calls block for good
-    (`log` once the socket is full, `finish` at once), and ending it is what wakes them.
+    It accepts no earlier steps: after a rewind it ignores points until training is past where it was. Its service is a
+    separate process. If that has died, every call raises ConnectionError; if it hangs, calls block forever (`log` once
+    the socket is full, `finish` at once), and killing the service is what unblocks them.
     """
 
     def __init__(self, folder: Path, config: Config, warn: Callable[[str], None]) -> None:
@@ -140,7 +140,7 @@ class WandB:
                 os.kill(process, signal.SIGKILL)
 
     def _forget_service(self) -> None:
-        """Without this wandb talks to its dead service once more when Python ends, and prints a traceback."""
+        """Otherwise wandb contacts its dead service once more when Python exits, and prints a traceback."""
         import wandb
 
         with suppress(ConnectionError):
@@ -148,7 +148,7 @@ class WandB:
 
 
 def service_processes() -> list[int]:
-    """The living service processes of wandb that this process has started (Linux; none are found elsewhere)."""
+    """The running wandb service processes that this process has started (Linux; none are found elsewhere)."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError, ValueError):

@@ -1,8 +1,8 @@
 """Bytes that the forward and backward of one step take, from shapes alone.
 
-The real loss runs on fake tensors: they have shapes, dtypes and storages without memory, so every operation that
-training calls is counted, whatever is switched on, and nothing is computed. What the trace cannot run (new samples into
-rows, the optimiser) is counted from shapes in `trm_core.training.estimate`.
+The real loss runs on fake tensors, which have shapes, dtypes and storages without memory. So every operation of
+training is counted, whatever is switched on, and nothing is computed. What the trace cannot run (putting new samples
+into rows, the optimiser) is counted from shapes in `trm_core.training.estimate`.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from trm_core.training.episodes import Episodes
 
 @dataclass(frozen=True)
 class Traced:
-    """Bytes. The trace begins with the model, the carry and one part of the batch in place, which it leaves out."""
+    """Bytes. When the trace begins, the model, the carry and one part of the batch exist; the peak leaves them out."""
 
     carry: int
-    renewed: int  # of the carry: what is made anew when samples come into its rows
+    renewed: int  # the part of the carry that is reallocated when new samples come into its rows
     batch: int  # a batch of new samples for all rows
     replayed: int  # the transitions that are learned from, with their next states
     peak: int  # of the whole forward and backward
-    gradients_at_peak: int  # of the peak
-    results: int  # what the forward leaves behind, and is needed until the step ends
+    gradients_at_peak: int  # the part of the peak that is gradients
+    results: int  # what the forward leaves behind that is needed until the step ends
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that are made inside, for as long as they live."""
+    """Counts the bytes of the storages that are allocated inside the context, for as long as they live."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
     def ignore(self, tensor: Tensor) -> None:
-        """Its storage was there before."""
+        """Do not count its storage, which existed before."""
         self.seen.add(tensor.untyped_storage()._cdata)
 
     def gradient_is_there(self, parameter: Tensor) -> None:
@@ -90,10 +90,10 @@ class LiveBytes(TorchDispatchMode):
 def trace(
     config: Config, shape: DataShape, dqn: bool, cmi: bool, curiosity: bool, rows: int, device: str = "cpu"
 ) -> Traced:
-    """Of one part of `rows` rows, or of several (`training.accumulation_steps`) of so many each. device: its type; what
-    a GPU's kernels want beside their results is not known.
+    """Trace one part of `rows` rows, or several (`training.accumulation_steps`) of that size. device: its type; what
+    the kernels of a GPU need besides their results is not known.
     """
-    # The batch, its parts from two on and the buffer do not change what is traced: one trace serves all their sizes.
+    # The size of batch and buffer, and a number of parts beyond two, change nothing: one trace serves all of them.
     parts = min(config.training.accumulation_steps, 2)
     training = config.training.model_copy(update={"global_batch_size": parts, "accumulation_steps": parts})
     replay = config.dqn.model_copy(update={"buffer_capacity": 1, "buffer_min_size": 1})
@@ -102,7 +102,7 @@ def trace(
 
 
 def _shortened(config: Config) -> ArchConfig:
-    """With one cycle without gradient, which leaves nothing behind for the next one, unless rows may leave after it."""
+    """With at most one cycle without gradient, as these leave nothing behind, unless rows may leave after each one."""
     arch = config.arch
     if arch.enable_adaptive_hcycles:
         return arch
@@ -112,7 +112,7 @@ def _shortened(config: Config) -> ArchConfig:
 @functools.lru_cache(maxsize=256)
 def _trace(text: str, shape: DataShape, dqn: bool, cmi: bool, curiosity: bool, rows: int, device: str) -> Traced:
     config = Config.model_validate_json(text)
-    with shapes_only():  # initial values are looked at, which fake tensors do not allow
+    with shapes_only():  # initialisation reads values, which fake tensors do not allow
         model = TinyRecursiveModel(config, shape, with_cmi=cmi).train()
         states = model.q_head.state_width
         unseen = Curiosity(config.dqn, states - model.q_head.recurrent_width) if curiosity else None
@@ -135,7 +135,7 @@ def _trace(text: str, shape: DataShape, dqn: bool, cmi: bool, curiosity: bool, r
                     parameter.register_post_accumulate_grad_hook(live.gradient_is_there)
         for tensor in [*tensors_of(carry).values(), *([] if replayed is None else vars(replayed).values())]:
             live.ignore(tensor)
-        parts = config.training.accumulation_steps  # at most two: the second finds the gradients of the first
+        parts = config.training.accumulation_steps  # at most two: the second starts with the gradients of the first
         results = []
         with live:
             for number in range(1, parts + 1):
@@ -150,7 +150,7 @@ def _trace(text: str, shape: DataShape, dqn: bool, cmi: bool, curiosity: bool, r
             carry=carry_bytes(carry),
             renewed=renewed_bytes(carry),
             batch=sum(value.nbytes for value in vars(batch).values() if value is not None),
-            # Drawn with the states that follow.
+            # They are drawn together with their next states.
             replayed=replayed_bytes + (0 if replayed is None else replayed.state.nbytes),
             peak=live.peak,
             gradients_at_peak=min(live.gradients_at_peak, live.gradients // parts),
@@ -191,6 +191,6 @@ def carry_bytes(carry: Carry) -> int:
 
 
 def renewed_bytes(carry: Carry) -> int:
-    """What `Episodes.begin` makes anew; the rest it hands on."""
+    """What `Episodes.begin` reallocates; it passes the rest on."""
     handed_on = ("x", "q_state", "utility", "accuracy", "loss", "capsules.prices", "pending.action", "pending.cost")
     return sum(tensor.nbytes for name, tensor in tensors_of(carry).items() if name not in handed_on)

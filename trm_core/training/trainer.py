@@ -1,7 +1,7 @@
-"""The training loop of one process among others: step after step, and when to log, evaluate, save, go back and stop.
+"""The training loop of one process among others: step after step, and when to log, evaluate, save, roll back and stop.
 
-Before each step the processes exchange a few numbers (`agreement`), so that they all do the same. Evaluation is handed
-in as a function, so that the loop does not know how it is done.
+Before each step the processes exchange a few numbers (`agreement`), so that they all do the same. Evaluation is passed
+in as a function, so that the loop does not depend on how it is done.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from trm_core.training.setup import build
 from trm_core.training.step import StepTaker
 from trm_core.training.stopping import StopFlag, reason_name
 
-_ALIKE_INTERVAL = 100  # steps between two checks that the processes are alike
+_ALIKE_INTERVAL = 100  # steps between two checks that the processes hold the same state
 
-# Called by all ranks together, with the same result. Gives nothing when it was asked to stop.
+# Called by all ranks together, with the same result. Returns an empty dict if it was asked to stop.
 Evaluate = Callable[[TinyRecursiveModel], dict[str, float]]
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop tells its caller. `evaluate` gets the model with the weights that count."""
+    """What the loop calls. `evaluate` gets the model with the weights to use: averaged ones, if there are any."""
 
     evaluate: Evaluate | None = None
     on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None
@@ -62,7 +62,7 @@ class Trainer:
         run: Path | None = None,
         about: dict[str, Any] | None = None,
     ) -> None:
-        """run: where to save; None: nowhere. about: what checkpoints should say of model and data."""
+        """run: where to save; None: nowhere. about: what checkpoints should say about model and data."""
         self.config, self.device = config, device
         self.files = [file for file, _ in files]
         self.state, episodes = build(config, features, files, device)
@@ -75,12 +75,12 @@ class Trainer:
         return self.state.optimizers.notes
 
     def resume(self) -> list[str]:
-        """Go on from the newest checkpoint that verifies; returns what there is to say about it."""
+        """Resume from the newest checkpoint that verifies; returns notes about it."""
         assert self.keeper is not None
         return self.keeper.resume()
 
     def standing(self, stop: int = 0) -> Standing:
-        """Where all ranks stand. `stop`: this one's reason to stop, or 0."""
+        """Where all ranks stand. `stop`: this rank's reason to stop, or 0."""
         state = self.state
         can_replay = state.replay is not None and state.replay.num_ready(state.step) >= self.config.dqn.buffer_min_size
         saved = self.keeper is not None and self.keeper.saver.finished
@@ -90,7 +90,7 @@ class Trainer:
         """Train. Returns 'done', 'stopped' (state saved) or 'interrupted' (state saved)."""
         training, state, keeper = self.config.training, self.state, self.keeper
         began, first, taken = time.perf_counter(), state.step, 0
-        outcome, logging = "done", 0.0  # seconds that lines took since the one before
+        outcome, logging = "done", 0.0  # seconds that the previous line took
         line_began = began
         while state.step < training.total_steps:
             standing = self.standing(stop.reason)
@@ -122,7 +122,7 @@ class Trainer:
                 logger.log(step, values)
                 hooks.on_step(step, values)
                 line_began, logging = now, time.perf_counter() - now
-            # What is saved among faults may be their cause: it must not be what a rollback goes back to.
+            # A state saved among faults may be their cause, so it must not become the one to roll back to.
             due = healthy and step < training.total_steps
             if hooks.evaluate is not None and due and step % training.eval_interval == 0:
                 self.evaluate(hooks.evaluate, logger, hooks.log)
@@ -133,8 +133,8 @@ class Trainer:
         return outcome
 
     def evaluate(self, evaluate: Evaluate, logger: MetricsLogger, log: Log) -> None:
-        """Evaluate with the weights that count; the best result so far is saved and kept. Samples that cannot be
-        evaluated end the run, but what it has learned is saved.
+        """Evaluate with the averaged weights, if there are any; the best state so far is saved and kept. Samples that
+        cannot be evaluated end the run, but what it has learned is saved.
         """
         state, keeper = self.state, self.keeper
         weights = nullcontext() if state.average is None else state.average.applied()
@@ -145,12 +145,12 @@ class Trainer:
             if keeper is not None:
                 keeper.save(log)
             raise
-        values = of_first_rank(values)  # whether it is the best is one decision
+        values = of_first_rank(values)  # all ranks must agree whether this is the best
         if not values:
             return
         logger.log(state.step, values)
         puzzles = state.model.data.tokens
-        # Of puzzles those that are solved count: nearly all cells may be right long before one puzzle is.
+        # Solved puzzles count: nearly all cells may be right long before a single puzzle is.
         accuracy = values["eval/exact_accuracy" if puzzles else "eval/accuracy"]
         other = f"exact {accuracy:.4f}" if puzzles else f"opened {values['eval/opened']:.2f}"
         log(f"step {state.step}: accuracy {values['eval/accuracy']:.4f}, {other}")
@@ -158,8 +158,8 @@ class Trainer:
             keeper.start(log, best=accuracy)
 
     def skip(self, fault: NotFinite, logger: MetricsLogger, log: Log) -> bool:
-        """Leave a step out that is not finite, or go back to the last healthy checkpoint (True). Raises DivergedError
-        to give up, and DataError where the data are to blame.
+        """Skip a step that is not finite, or roll back to the last healthy checkpoint (True). Raises DivergedError to
+        give up, and DataError if the data are to blame.
         """
         state, training, faults = self.state, self.config.training, self.state.faults
         on_every_rank(self.require_finite_samples)
@@ -170,7 +170,7 @@ class Trainer:
         state.step += 1
         faults.skip()
         log(f"warning: step {state.step}: {fault.what}; skipped")
-        # After the last step no other one would tell whether the fault lies in what is saved then.
+        # After the last step, no further step would reveal that the state about to be saved is broken.
         broken = state.step >= training.total_steps and not all_finite(state.shared({}))
         if faults.in_a_row <= training.max_skipped_steps and not broken:
             return False
@@ -184,13 +184,13 @@ class Trainer:
         return True
 
     def require_finite_samples(self) -> None:
-        """Raise DataError where a sample that is thought about now is not finite: no step can mend that."""
+        """Raise DataError if a sample in the carry is not finite: no step can recover from that."""
         if not self.state.carry.capsules.finite():
-            # A carry does not know where its rows come from.
+            # The carry does not know where its rows come from, so the files are searched.
             require_finite_split(self.files, "train")
 
     def roll_back(self, keeper: Keeper, logger: MetricsLogger, log: Log) -> None:
-        """Go back to the newest healthy checkpoint, on the data that follows now, at half the rate."""
+        """Go back to the newest healthy checkpoint, at half the learning rates, with the data that would come next."""
         folder, notes = keeper.newest(HEALTHY)
         state, onward, faults = self.state, self.state.stream.state_dict(), self.state.faults
         saved, inexact = keeper.load(folder)

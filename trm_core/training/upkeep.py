@@ -1,6 +1,6 @@
 """What changes once per step without a gradient: memory bank, concept codebook, worth of openings.
 
-Called after the update, so a step that is not taken changes nothing. Every rank does the same with the rows of all, so
+Called after the update, so a skipped step changes nothing. Every rank does the same with the rows of all ranks, so
 these stay the same everywhere.
 """
 
@@ -34,7 +34,7 @@ class Upkeep:
 def keep_up(
     model: TinyRecursiveModel, config: Config, carry: Carry, result: StepResult, decision: Decision, step: int
 ) -> Upkeep:
-    """`carry` as the forward of this step read it; `decision` as it was taken after it."""
+    """carry: as the forward of this step read it; decision: the one taken after it."""
     if model.opening_worth is not None:
         observe_openings(model, carry, result)
     memory = reads = None
@@ -51,7 +51,7 @@ def keep_up(
 
 
 def observe_openings(model: TinyRecursiveModel, carry: Carry, result: StepResult) -> None:
-    """Share the measured fall of the loss among the capsules whose opening came before it."""
+    """Share the measured fall of the loss among the capsules that were opened before it."""
     assert model.opening_worth is not None
     opened = (carry.pending.opened & result.quality.valid[:, None]).double()
     fall = (carry.loss - result.quality.loss.detach()).double()
@@ -63,7 +63,7 @@ def observe_openings(model: TinyRecursiveModel, carry: Carry, result: StepResult
 def remember(
     model: TinyRecursiveModel, config: Config, carry: Carry, result: StepResult, decision: Decision, step: int
 ) -> WriteCounts | None:
-    """Write the states of rows that halted with enough reward into the memory bank."""
+    """Write the states of rows that halted with enough reward to the memory bank."""
     assert model.memory is not None
     if not model.training:
         return None  # the predictor is finished, and the bank is part of it

@@ -1,7 +1,7 @@
 """What a config that ran out of memory would have needed, and overrides with which it fits, both by the estimate.
 
-The estimate imports torch's compiler and runs a step on fake tensors. A process whose allocations are refused has no
-memory for that: Python code then fails anywhere, with any exception, or crashes. So it is made by a child.
+The estimate imports torch's compiler and runs a step on fake tensors. A process whose allocations fail has no memory
+for that: Python code then fails anywhere, with any exception, or crashes. So a child process makes the estimate.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from trm_core.model.data_shape import DataShape
 from trm_core.training.estimate import estimate_memory
 from trm_core.training.features import Features
 
-# Of the estimate for what did not fit: where that is below what was available it is too low, and the way is down.
+# A suggestion needs at most this share of the estimate for the config that did not fit: if that estimate is below what
+# was available, it is too low, and only less can fit.
 _LESS = 0.8
-_ROWS = 8  # batch sizes are suggested in multiples of it, and parts of a batch are no smaller
-_SLOTS = 1000  # buffer sizes, too
-# Of what is available. The rest is for what no estimate counts: workspaces, and holes between freed tensors, of which a
-# CPU's allocator leaves more.
+_ROWS = 8  # batch sizes are suggested in multiples of this, and parts of a batch are no smaller
+_SLOTS = 1000  # buffer sizes are suggested in multiples of this
+# Share of the available memory that may be planned for. The rest is for what no estimate counts: workspaces, and holes
+# between freed tensors, of which a CPU's allocator leaves more.
 _USABLE = {"cuda": 0.9, "cpu": 0.7}
 _PATIENCE_S = 120
 
 
 @dataclass(frozen=True)
 class Fit:
-    """`needs`: bytes by owner, as `MemoryEstimate` names them; empty if the estimate could not be made. `hint`: what to
+    """`needs`: bytes by owner, named as in `MemoryEstimate`; empty if no estimate could be made. `hint`: what to
     change.
     """
 
@@ -42,7 +43,7 @@ class Fit:
 
 
 def fit_by_child(config: Config, features: Features, device: str, available: int) -> Fit:
-    """`fit` in a process of its own, whatever that ends with."""
+    """`fit` in a child process. Survives whatever happens to that process."""
     request = {
         "config": config.model_dump(mode="json"),
         "features": {**asdict(features), "status": []},
@@ -62,7 +63,7 @@ def fit_by_child(config: Config, features: Features, device: str, available: int
 
 
 def child(request: str) -> int:
-    """What runs in the child: the answer goes to stdout."""
+    """Runs in the child process; the answer goes to stdout."""
     asked = json.loads(request)
     features = asked["features"]
     features["shape"] = DataShape(**features["shape"])
@@ -78,7 +79,7 @@ def child(request: str) -> int:
 
 
 def fit(config: Config, features: Features, device: str, available: int, ranks: int) -> Fit:
-    """For a config that `available` bytes on each of `ranks` processes were not enough for."""
+    """What fits, for a config for which `available` bytes in each of `ranks` processes were not enough."""
 
     def total(changed: Config) -> int:
         return estimate_memory(changed, features, device, ranks).total
@@ -101,8 +102,9 @@ def fit(config: Config, features: Features, device: str, available: int, ranks: 
 def override_that_fits(
     config: Config, total: Callable[[Config], int], budget: float, replay: int, ranks: int
 ) -> tuple[str, int] | None:
-    """Overrides, and the bytes they need: the largest batch, the largest replay buffer, or else a batch with a smaller
-    buffer. `total`: the bytes of a config; `replay`: those of the buffer, tried first where it is the larger half.
+    """Overrides, and the bytes they need: the largest batch that fits, the largest replay buffer that fits, or else
+    both smaller. total: the bytes of a config; replay: those of the buffer, which is tried first if it takes more than
+    half.
     """
     rows, slots = config.training.global_batch_size, config.dqn.buffer_capacity
     unit = math.lcm(_ROWS, ranks * config.training.accumulation_steps)
@@ -116,7 +118,7 @@ def override_that_fits(
         return total(sized(batch, capacity)) <= budget
 
     def least_slots(batch: int) -> int:
-        """What `resolve_features` and the schema ask for, rounded up."""
+        """What `resolve_features` and the schema require, rounded up."""
         least = max(2 * batch * config.arch.max_steps, config.dqn.buffer_min_size)
         return -(-least // _SLOTS) * _SLOTS
 
@@ -157,14 +159,14 @@ def parts_that_fit(config: Config, total: Callable[[Config], int], budget: float
         changed = training.model_copy(update={"accumulation_steps": candidates[-place]})
         return total(config.model_copy(update={"training": changed})) <= budget
 
-    # Each look traces a step, and parts need less the more they are: halving from the end, which is asked first.
+    # Each check traces a step, and more parts need less memory: bisection, after checking the largest number first.
     if not candidates or not fits(1):
         return None
     return candidates[-_largest(len(candidates), fits)]
 
 
 def _largest(most: int, holds: Callable[[int], bool]) -> int:
-    """The largest n in 1..most for which `holds`, which holds up to some n and for none after; 0: for none."""
+    """The largest n in 1..most for which `holds` is true; 0 if there is none. True up to some n, false after it."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2

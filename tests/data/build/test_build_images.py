@@ -217,7 +217,7 @@ def test_more_than_eight_bits_are_refused_and_not_cut_off(build: Build, tmp_path
         (tmp_path / "deep" / label).mkdir(parents=True)
         pixels = np.linspace(500, 40_000, 64).reshape(8, 8).astype(np.uint16)
         Image.fromarray(pixels).save(tmp_path / "deep" / label / "0.png")
-    with pytest.raises(DataError, match=r"0.png: has more than 8 bits per pixel \(mode I") as refused:
+    with pytest.raises(DataError, match=r"0.png: has more than 8 bits per channel \(mode I") as refused:
         build(tmp_path / "deep")
     assert "npz" in str(refused.value.hint)
 

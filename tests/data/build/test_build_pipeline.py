@@ -70,7 +70,7 @@ def test_a_killed_build_goes_on_and_ends_the_same(build: Build, tmp_path: Path, 
     assert report.reused_chunks == len(there)
     assert kept.items() >= there.items()
     assert kept["fitted.npz"] == fitted
-    assert any("went on from an earlier run" in message for message in said)
+    assert any("continued an earlier run" in message for message in said)
     assert report.content_hash == build(source, name="whole.h5", **SMALL).report.content_hash
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.h5", "messages.tsv", "whole.h5"]
 
@@ -99,7 +99,7 @@ def test_a_changed_setting_starts_anew(tmp_path: Path) -> None:
     said: list[str] = []
     report = build_capsules([str(source)], out, BuildConfig(seed=1, **SMALL), log=said.append)
     assert report.reused_chunks == 0
-    assert any("starting anew" in message for message in said)
+    assert any("starting from the beginning" in message for message in said)
 
 
 def test_the_number_of_workers_changes_nothing(build: Build, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ HINTS: list[tuple[str, bytes, str]] = [
     ("records.json", b'[{"a": 1, "label": 2}]', r"jq -c \.\[\]"),
     ("records.jsonl", b'[\n {"a": 1, "label": 2}\n]\n', r"jq -c \.\[\]"),
     ("nested.jsonl", b'{"f": {"one": 1, "two": 2, "three": 3}, "label": 1}\n' * 2, "a field of its own"),
-    ("texts/good/1.txt", b"a text of its own", "with the columns text and label"),
+    ("texts/good/1.md", b"a text of its own", "with the columns text and label, or into .txt files"),
     ("photos/good/1.heic", b"x", r"there are \.heic; .* bring pictures to one of .*\.png"),
 ]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from built_file import Build
-from small_sources import write_messages
+from small_sources import write_messages, write_text_folders
 
 from trm_core.data.build.text import ParagraphReader, text_digest
 from trm_core.data.fields import IGNORE_LABEL
@@ -27,6 +28,38 @@ def test_labelled_lines_without_a_header(build: Build, tmp_path: Path) -> None:
     value = built.report.expansion_value
     assert value is not None
     assert value["children"] > value["chance"] + 0.1
+
+
+def test_a_folder_of_texts_for_each_class_is_their_lines(build: Build, tmp_path: Path) -> None:
+    messages = write_messages(tmp_path / "messages.tsv", 200)
+    folder = write_text_folders(tmp_path / "folder", messages)
+    messages.write_text("".join(sorted(messages.read_text().splitlines(keepends=True), key=lambda line: line[:4])))
+    from_lines, from_files = build(messages, **SMALL), build(folder, name="files.h5", **SMALL)
+    assert from_files.report.reason == "a folder with 2 folders of texts, one per class"
+    assert from_files.manifest["class_names"] == ["ham", "spam"]
+    assert from_files.manifest["content_hash"] == from_lines.manifest["content_hash"]
+    assert any("1 texts beside the class folders were left out" in message for message in from_files.messages)
+    concepts = build(folder, name="concepts.h5", label="none", num_concepts=4, **SMALL)
+    assert concepts.report.class_names is None
+    with pytest.raises(DataError, match="a folder of texts has no column 'kind'"):
+        build(folder, name="column.h5", label="kind", **SMALL)
+
+
+def test_folders_of_texts_that_are_no_classes(build: Build, tmp_path: Path) -> None:
+    folder = write_text_folders(tmp_path / "all", write_messages(tmp_path / "messages.tsv", 80))
+    (folder / "README.txt").unlink()
+    flat = folder / "ham"
+    built = build(flat, num_concepts=4, **SMALL)
+    assert built.report.reason == "a folder of texts without classes, one in each file"
+    assert built.report.class_names is None
+    parts = tmp_path / "parts"
+    for name in ("train", "test"):
+        shutil.copytree(folder, parts / name)
+    with pytest.raises(DataError, match="its folders are splits"):
+        build(parts, name="parts.h5", **SMALL)
+    (flat / "bad.txt").write_bytes(b"fine\ncaf\xe9\n")
+    with pytest.raises(DataError, match=r"bad.txt:2: is not UTF-8"):
+        build(folder, name="bad.h5", **SMALL)
 
 
 def test_duplicates_in_other_case_and_spacing_share_a_split(build: Build, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_the_label_column_of_a_table_becomes_no_feature(build: Build, tmp_path: 
     table = small_sources.write_table(tmp_path / "t.csv", rows, ["a", "b", "label"])
     built = build(table, label="none", num_concepts=4)
     assert built.all("sketches").shape[1] == 2
-    assert any("label column 'label' left out, as told" in message for message in built.messages)
+    assert any("label column 'label' ignored, as requested" in message for message in built.messages)
 
 
 def test_the_digits_have_no_columns(build: Build) -> None:
@@ -88,5 +88,5 @@ def test_a_legacy_file_with_dummy_labels(tmp_path: Path) -> None:
     assert "--label none" in refused.stderr
     done = tiny.invoke(*arguments, "--label", "none", "data.build.num_concepts=4")
     assert done.returncode == 0, done.stderr
-    assert "labels left out, as told: concepts are the targets" in done.stderr
+    assert "labels ignored, as requested: concepts are the targets" in done.stderr
     assert "4 concepts (one per capsule)" in done.stdout

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from built_file import Build
+from small_sources import write_table
 
 from trm_core.data.build.delimited import open_delimited
 from trm_core.errors import DataError
@@ -72,6 +73,25 @@ def test_numbers_that_are_read_as_categories_are_said(build: Build, tmp_path: Pa
     said = [message for message in built.messages if "column 'size' is read as categories, not as numbers" in message]
     odd = next(cell for cell in cells if not cell.replace(".", "").isdigit())
     assert [f"line {cells.index(odd) + 2} holds {odd!r}" in one for one in said] == [True]
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ([f"2026-{n % 12 + 1:02}-{n % 28 + 1:02}" for n in range(60)], True),
+        ([f"2026-{n % 12 + 1:02}" for n in range(60)], False),
+        ([f"patient {n}" for n in range(60)], True),
+        ([f"patient {n}" if n % 2 else "" for n in range(60)], True),
+        ([str(n) for n in range(60)], False),
+    ],
+    ids=["dates", "months", "names", "half of them missing", "numbers"],
+)
+def test_categories_of_one_row_each_are_said(build: Build, tmp_path: Path, cells: list[str], told: bool) -> None:
+    rows: list[list[object]] = [[cell, number, "ab"[number % 2]] for number, cell in enumerate(cells)]
+    table = write_table(tmp_path / "t.csv", rows, ["what", "age", "label"])
+    said = [message for message in build(table).messages if "category of its own in nearly every row" in message]
+    assert len(said) == told
+    assert all("'what'" in message for message in said)
 
 
 def test_categories_are_no_numbers(build: Build, tmp_path: Path) -> None:

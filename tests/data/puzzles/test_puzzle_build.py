@@ -158,7 +158,7 @@ def test_questions_without_answers_are_solved(tmp_path: Path) -> None:
         ([""], "no puzzles in it"),
         (["source,clues,answer"], "line 1: no column of questions"),
         (["question,answer", f"{SOLVABLE},{SOLVED}", SOLVABLE], "line 3: 1 columns, the header has 2"),
-        (["question,rating", f"{SOLVABLE},hard"], "line 2: the rating 'hard' is no number"),
+        (["question,rating", f"{SOLVABLE},hard"], "line 2: the rating 'hard' is not a number"),
     ],
 )
 def test_bad_sudokus(tmp_path: Path, lines: list[str], problem: str) -> None:
@@ -201,7 +201,7 @@ def test_unequal_sizes_of_training_and_test(tmp_path: Path) -> None:
         ("maze", {"size": 3}, ConfigError, "a maze of 3 x 3"),
         ("maze", {"size": 5, "min_path": 24}, ConfigError, "no shortest way of 24 cells"),
         ("arc", {}, UsageError, "no source"),
-        ("sudoko", {}, UsageError, "no kind of puzzles"),
+        ("sudoko", {}, UsageError, "not a kind of puzzle"),
     ],
 )
 def test_bad_settings(tmp_path: Path, kind: str, settings: dict[str, int], error: type[TrmError], problem: str) -> None:

@@ -256,9 +256,9 @@ def test_arrays_that_are_cut_while_they_are_in_use(folder: Path, field: str) -> 
         os.truncate(path, size)
         needed = f"it has {size} bytes, and had at least {len(whole)}"
         for reading in (lambda: data.read("train", np.arange(2)), lambda: data.require_labels("train")):
-            with pytest.raises(DataError, match=rf"train/all__{field}\.npy: was cut while .*{needed}"):
+            with pytest.raises(DataError, match=rf"train/all__{field}\.npy: was truncated while .*{needed}"):
                 reading()
-        with pytest.raises(DataError, match="was cut"):
+        with pytest.raises(DataError, match="was truncated"):
             _ = data.manifest
         data.read("test", slice(None))
 
@@ -277,10 +277,10 @@ def test_what_is_no_file(folder: Path) -> None:
     path.unlink()
     refused(folder, "train/all__labels.npy: is missing")
     os.mkfifo(path)
-    refused(folder, "train/all__labels.npy: is no file")
+    refused(folder, "train/all__labels.npy: is not a file")
     path.unlink()
     path.mkdir()
-    refused(folder, "train/all__labels.npy: is no file")
+    refused(folder, "train/all__labels.npy: is not a file")
 
 
 BAD_METADATA: list[tuple[dict[str, Any], tuple[str, ...]]] = [
@@ -347,12 +347,12 @@ def test_a_manifest_that_is_none(folder: Path) -> None:
 
 def test_what_is_no_puzzle_folder(tmp_path: Path) -> None:
     refused(tmp_path, str(tmp_path), "neither train/dataset.json nor test/dataset.json")
-    refused(tmp_path / "nowhere", "is no puzzle folder")
+    refused(tmp_path / "nowhere", "is not a puzzle folder")
 
 
 def test_nothing_to_learn_from(folder: Path, tmp_path: Path) -> None:
     change(array(folder, "labels"), np.zeros_like)
-    with pytest.raises(DataError, match="every training label is to be ignored"):
+    with pytest.raises(DataError, match="every training label is ignored"):
         open_puzzles(folder).require_trainable()
     only_test = tmp_path / "only_test"
     (only_test / "test").mkdir(parents=True)

@@ -70,10 +70,10 @@ def test_sudoku_lines() -> None:
         ("1............... 1... 3", "3 words"),
         ("1............... 1...", "line 1, solution: 4 characters"),
         ('{"input": [[1]]}', "1 digits, expected 16"),
-        ("[[1, 2, 3, 5], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]", "position 3: '5' is no digit"),
+        ("[[1, 2, 3, 5], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]", "position 3: '5' is not a digit"),
         ('{"input": "1...............", "puzzle": -1}', "puzzle is '-1'"),
         ('{"inputs": 1}', "'inputs' has no list of test pairs"),
-        ('{"input": 3}', "'3' is no puzzle"),
+        ('{"input": 3}', "'3' is not a puzzle"),
         ("[1, 2", "not JSON"),
     ],
 )
@@ -125,7 +125,7 @@ def test_arc_as_pair_task_tasks_and_lines() -> None:
 
 def test_numbers_and_csv(tmp_path: Path) -> None:
     assert read("1 2 3 4 1 2\n1,2,3,4,1,2", NUMBERS) == [[1, 2, 3, 4, 1, 2]] * 2
-    with pytest.raises(DataError, match=r"line 1, position 2: '5' is no token"):
+    with pytest.raises(DataError, match=r"line 1, position 2: '5' is not a token"):
         read("1 2 5 4 1 2", NUMBERS)
     path = tmp_path / "a.csv"
     path.write_text("source,question,answer\nme,1...............,1234341221434321\n")

@@ -76,7 +76,7 @@ class Payload:
 def test_code_in_a_pickle_is_not_run(wrap: Any, tmp_path: Path) -> None:
     target = tmp_path / "was-here"
     path = save(tmp_path / "evil.pt", wrap(Payload(target)))
-    with pytest.raises(DataError, match="holds something else than tensors") as refusal:
+    with pytest.raises(DataError, match="holds something other than tensors") as refusal:
         read_legacy(path)
     assert refusal.value.exit_code == ExitCode.DATA
     assert not target.exists()

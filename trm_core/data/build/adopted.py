@@ -1,5 +1,5 @@
-"""`data.build.encoders_of`: a file that a model of another one can answer, with its encoders, layout, classes, prices:
-nothing is fitted, and all rows are held out as the split `test`.
+"""`data.build.encoders_of`: builds a file that a model of another file can answer, with that file's encoders, layout,
+classes and prices. Nothing is fitted, and all rows are held out as the split `test`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Adopted:
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Raises DataError for a file without encoders, or of concepts, whose centres no file keeps."""
+        """Raises DataError for a file without encoders, or with concepts as targets, whose centres no file keeps."""
         encoder = RecordedEncoder.of_file(path)
         with open_capsules(path) as file:
             if file.task != "classes" or file.num_classes is None:
@@ -47,14 +47,16 @@ class Adopted:
             return cls(path, encoder, Classes(file.num_classes, names), file.label_rank, file.prices)
 
     def settings(self, config: BuildConfig) -> BuildConfig:
-        """The config that reads sources as those of the other file were read."""
+        """The config with which sources are read as those of the other file were."""
         sizes = [one.settings.image_size for one in self.encoder.modalities if one.settings.image_size is not None]
         if config.image_size is not None or not sizes:
             return config
         return config.model_copy(update={"image_size": sizes[0]})
 
     def take(self, modalities: Sequence[Modality]) -> list[Layout]:
-        """Give the sources the encoders; their layouts. Raises ConfigError or DataError where they do not fit."""
+        """Give the sources the encoders; returns their layouts. Raises ConfigError or DataError where they do not
+        fit.
+        """
         kinds = tuple(modality.kind for modality in modalities)
         if kinds != self.encoder.kinds:
             raise ConfigError(
@@ -82,7 +84,7 @@ class Adopted:
                     hint="bring them to that size",
                 )
             modality.encoder = own.encoder
-            if isinstance(own.encoder, ArraysEncoder):  # labels of capsules come with the arrays
+            if isinstance(own.encoder, ArraysEncoder):  # labels per capsule come with the arrays
                 modality.encoder = ArraysEncoder(own.encoder.shapes, self.label_rank)
         return [own.layout for own in self.encoder.modalities]
 

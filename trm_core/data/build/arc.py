@@ -1,6 +1,6 @@
 """ARC tasks: JSON files of grids, single tasks, folders of them, or the combined challenges/solutions pair of Kaggle.
 
-A sample is one pair of a task, input grid and output grid; all pairs of a task share a split.
+A sample is one pair of a task: input grid and output grid. All pairs of a task share a split.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_SIDE = 30
 COLOURS = 10
 PARTS: tuple[Literal["train", "test"], ...] = ("train", "test")
 CHALLENGES, SOLUTIONS = "_challenges.json", "_solutions.json"
-# AboveBelow1, TopBottom2D7; not the hexadecimal ids of ARC-AGI.
+# Matches AboveBelow1 and TopBottom2D7, not the hexadecimal ids of ARC-AGI.
 _CONCEPT = re.compile(r"^([A-Za-z]{3,}(?:\d[A-Z])?)_?\d+$")
 
 
@@ -36,8 +36,9 @@ class GridPair:
 
 @dataclass(frozen=True)
 class RawTask:
-    """A task as its file has it; only `pairs` looks at it closely. `solutions`: of its test pairs, where they have no
-    output of their own."""
+    """A task as its file holds it; only `pairs` looks at it closely. `solutions`: of its test pairs, where those have
+    no output of their own.
+    """
 
     file: Path
     name: str
@@ -107,7 +108,7 @@ def concept_of(task: str) -> str | None:
 
 
 def unsigned(pair: GridPair) -> GridPair:
-    """The same pair as uint8, which colours of tokens are."""
+    """The same pair as uint8, the type of puzzle tokens."""
     return GridPair(pair.input.astype(np.uint8), None if pair.output is None else pair.output.astype(np.uint8))
 
 
@@ -142,12 +143,12 @@ def solutions_path(path: Path) -> Path | None:
 
 
 def combined_files(folder: Path) -> list[Path]:
-    """The challenges files of a folder; where there are any, its other files belong to them."""
+    """The challenges files of a folder; where there are any, its other files hold no further tasks."""
     return visible(folder, f"*{CHALLENGES}")
 
 
 def parse_grid(raw: Any, where: str) -> np.ndarray:
-    """A checked int8 grid [h, w]. Raises `DataError` for a grid that is not one."""
+    """A checked int8 grid [h, w]. Raises `DataError` for anything else."""
     if not isinstance(raw, list) or not raw or not all(isinstance(row, list) and row for row in raw):
         raise DataError(f"{where}: is not a grid (a list of rows of colours)")
     widths = {len(row) for row in raw}

@@ -57,7 +57,7 @@ class _Header:
 
 
 class MemoryArray:
-    """An array that is in memory (or mapped) already."""
+    """An array that is already in memory (or mapped)."""
 
     def __init__(self, name: str, values: np.ndarray) -> None:
         self.name, self.shape, self.dtype = name, values.shape, values.dtype
@@ -132,7 +132,7 @@ class NpyArray:
 
 
 class H5Array:
-    """A dataset of a stranger's HDF5 file, opened for each pass."""
+    """A dataset of an untrusted HDF5 file, opened for each pass."""
 
     def __init__(self, path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._path, self.name, self.shape, self.dtype = path, name, shape, dtype
@@ -163,7 +163,7 @@ def _members(path: Path) -> list[str]:
 
 
 def _h5_arrays(path: Path) -> Mapping[str, ArrayFile]:
-    """The datasets at the root of a stranger's HDF5 file. What cannot be read safely is refused, not skipped."""
+    """The datasets at the root of an untrusted HDF5 file. What cannot be read safely is refused, not skipped."""
     import h5py
 
     refuse_non_hdf5(path)

@@ -1,8 +1,8 @@
 """Embeddings that were made elsewhere: npy, npz and h5 arrays, and legacy `.pt` files.
 
-Arrays are known by name: `children` [N, k, m, D], `sketches` [N, k, D], `checksums` [N, k, R], `labels` [N] or [N, k],
-`parents` and `mask` [N, k], `prices` [k]; or one array under another name, known by its rank (4: children, 3:
-sketches). Content of a record is its row of each but the prices.
+Arrays are recognised by their names: `children` [N, k, m, D], `sketches` [N, k, D], `checksums` [N, k, R], `labels` [N]
+or [N, k], `parents` and `mask` [N, k], `prices` [k]; a single array of another name by its rank (4: children, 3:
+sketches). The content of a record is its row of each array except the prices.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _ONE_HOT = (
 
 
 class ArraysReader:
-    """One file of arrays. `shapes` holds the shape of each field's rows; `label_rank` is 0, 1 or 2. `prices`: float32
-    [k], where it has some.
+    """One file of arrays. `shapes` holds the shape of each field's rows; `label_rank` is 0, 1 or 2; `prices` is float32
+    [k], or None where there are none.
     """
 
     def __init__(self, path: str, arrays: Mapping[str, ArrayFile], label: str | None, log: Log) -> None:
@@ -105,7 +105,7 @@ class ArraysEncoder:
         if self.masks:
             mask = np.stack([content["mask"] for content in contents]).astype(bool)
             for values in fields.values():
-                values[~mask] = 0.0  # whatever padding was filled with
+                values[~mask] = 0.0  # whatever the padding was filled with
             child_mask = np.repeat(mask[:, :, None], max(1, self.num_children), axis=2)
         if self.parents:
             parents = np.stack([content["parents"] for content in contents]).astype(np.int64)
@@ -126,7 +126,7 @@ class ArraysEncoder:
         return {"arrays": self._names}
 
     def spec(self) -> dict[str, Any]:
-        """Labels are no part of it: a sample is encoded without them."""
+        """Labels are not part of it: a sample is encoded without them."""
         return {name: list(self.shapes[name]) for name in self._names}
 
     @classmethod
@@ -170,7 +170,7 @@ def _roles(
     labels = left.pop(name) if name is not None else None
     if label is not None and name is None:
         dropped = [other for other in LABEL_ARRAYS if left.pop(other, None) is not None]
-        log(f"{path}: {', '.join(dropped) or 'nothing'} left out, as told: concepts are the targets")
+        log(f"{path}: {', '.join(dropped) or 'nothing'} ignored, as requested: concepts are the targets")
     fields = {field: left.pop(field) for field in _EMBEDDINGS if field in left}
     beside = {field: left.pop(field) for field in _BESIDE if field in left}
     prices = left.pop("prices", None)
@@ -237,7 +237,7 @@ def _checked_prices(path: str, array: ArrayFile, capsules: int) -> np.ndarray:
 
 
 def mask_fault(content: Mapping[str, np.ndarray]) -> str | None:
-    """What is wrong with the mask of one sample, for which its parents count as well; None: nothing, or it has none."""
+    """What is wrong with the mask of one sample, also in view of its parents; None if nothing is or it has none."""
     if "mask" not in content:
         return None
     mask = content["mask"].astype(bool)
@@ -252,7 +252,7 @@ def mask_fault(content: Mapping[str, np.ndarray]) -> str | None:
 
 
 def class_name(value: Any) -> str | None:
-    """A label as a class name: integers without a point; -100 and NaN are no label."""
+    """A label as a class name: integers without a decimal point; -100 and NaN are no label."""
     plain = value.item() if isinstance(value, np.generic) else value
     if isinstance(plain, str):
         return plain or None

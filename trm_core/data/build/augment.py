@@ -1,7 +1,7 @@
-"""More training samples out of those there are: pictures shifted by whole pixels or warped a little, grids turned and
+"""More training samples from those there are: pictures shifted by whole pixels or warped a little, grids turned and
 recoloured.
 
-A copy depends on the sample's own content and the seed alone, so chunks and workers do not change it.
+A copy depends only on the sample's own content and the seed, so chunks and workers do not change it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from trm_core.data.build.arc import COLOURS, GridPair
 from trm_core.data.build.pictures import to_picture
 
-# Limits of a warp, each drawn uniformly. About what separates two writings of one digit by one hand.
+# Limits of a warp, each drawn uniformly: about what separates two renderings of a digit by the same hand.
 _ROTATION = np.deg2rad(12.0)
 _SCALE = 0.08
 _SHEAR = 0.1
@@ -23,7 +23,7 @@ _SHIFT = 0.075  # of the picture's side
 
 
 class Augmentation(Protocol):
-    """`most`: samples that one becomes at most, itself included. `variants`: the sample itself and its copies."""
+    """`most`: how many samples one becomes at most, itself included. `variants`: the sample itself and its copies."""
 
     @property
     def most(self) -> int: ...
@@ -35,8 +35,8 @@ class Augmentation(Protocol):
 class PictureCopies:
     """Which copies a training picture gets."""
 
-    shift: int = 0  # every shift by up to this many pixels
-    warps: int = 0  # so many random small affine warps
+    shift: int = 0  # all shifts by up to this many pixels
+    warps: int = 0  # number of small random affine warps
     seed: int = 0
 
     @property
@@ -51,8 +51,8 @@ class PictureCopies:
 
 @dataclass(frozen=True)
 class GridCopies:
-    """So many copies of a training pair of grids, each under a random symmetry of the square and permutation of the
-    colours 1 to 9 (0 is the background); the same ones for input and output, so that the task stays the same.
+    """`count` copies of a training pair of grids, each under a random symmetry of the square and a random permutation
+    of the colours 1 to 9 (0 is the background); the same for input and output, so that the task stays the same.
     """
 
     count: int
@@ -78,7 +78,7 @@ class GridCopies:
 
 
 def moved(grid: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:
-    """A grid [h, w] turned by quarter turns, and mirrored before if asked for."""
+    """A grid [h, w], mirrored first if asked for, then turned by quarter turns."""
     return np.ascontiguousarray(np.rot90(grid[:, ::-1] if mirrored else grid, turns))
 
 

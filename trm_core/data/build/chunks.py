@@ -1,7 +1,7 @@
 """The third pass: encode the samples chunk by chunk into the work directory, in this process or in several.
 
-A chunk is a fixed range of rows of one modality, so its content does not depend on the number of workers, nor on
-whether the build was killed and run again.
+A chunk is a fixed range of rows of one modality, so its content depends neither on the number of workers nor on whether
+the build was killed and run again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from trm_core.errors import DataError, StoppedEarly
 
 _CHUNK_BYTES = 16 << 20
 _CHUNK_ROWS = 256
-# What a worker needs before it can encode, and what takes seconds to import.
+# Modules that a worker needs for encoding and that take seconds to import.
 WORKER_IMPORTS = (__name__, "sklearn.linear_model", "sklearn.feature_extraction.text")
 
 
@@ -50,7 +50,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Coder:
-    """All that turns contents into stored fields; sent to each worker once."""
+    """Everything that turns contents into stored fields; sent to each worker once."""
 
     encoders: list[Encoder]
     layouts: list[Layout]
@@ -104,7 +104,7 @@ def encode_all(
 ) -> int:
     """Encode and store every chunk that the work directory lacks; returns how many were there already.
 
-    Raises `StoppedEarly` when `should_stop` says so between two chunks; what was encoded stays.
+    Raises `StoppedEarly` when `should_stop` says so between two chunks; the encoded chunks stay.
     """
     have = {chunk.index for chunk in chunks if work.has_chunk(chunk.index)}
     jobs = _jobs(modalities, [chunk for chunk in chunks if chunk.index not in have], plan)
@@ -132,7 +132,7 @@ def encode_all(
 
 
 def _jobs(modalities: list[Modality], todo: list[Chunk], plan: Plan) -> Iterator[tuple[Chunk, list[Any], np.ndarray]]:
-    """Chunks with their contents, read in source order; what is not needed is skipped."""
+    """Chunks with their contents, read in source order; contents that are not needed are skipped."""
     for number, modality in enumerate(modalities):
         position = plan.starts[number]
         own = [chunk for chunk in todo if chunk.modality == number]
@@ -147,7 +147,7 @@ def _jobs(modalities: list[Modality], todo: list[Chunk], plan: Plan) -> Iterator
 
 
 def _complete(fields: dict[str, np.ndarray], chunk: Chunk, plan: Plan) -> None:
-    """Add what the plan knows of the rows: split, source row, class id."""
+    """Add what the plan knows about the rows: split, source row, class id."""
     rows = chunk.start + fields.pop("source")
     fields["ids"] = rows
     fields["split"] = plan.split[rows]
@@ -170,12 +170,12 @@ def _encode_there(
 
 @functools.lru_cache(maxsize=1)
 def _read_coder(path: Path, digest: str) -> Coder:
-    """What this build has just written: by a file, because it is large and every worker wants it once. Nothing else is
-    unpickled: raises DataError if its bytes are others.
+    """The coder that this build has just written. It travels by file because it is large and every worker needs it
+    once. Nothing else is unpickled: raises DataError if the bytes are others.
     """
     pickled = path.read_bytes()
     if _digest(pickled) != digest:
-        raise DataError(f"{path}: was changed by somebody while it was in use", hint="run the build again")
+        raise DataError(f"{path}: was changed while it was in use", hint="run the build again")
     coder: Coder = pickle.loads(pickled)
     return coder
 

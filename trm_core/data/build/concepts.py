@@ -1,4 +1,4 @@
-"""Targets where the source has no labels: the k-means id of each capsule's full detail, its concept.
+"""Targets for sources without labels: each capsule's concept, the k-means id of its full detail.
 
 Fitted on capsules of the training split. A concept c is stored as label id c + 4: ids 0..3 are the control symbols.
 """
@@ -19,7 +19,7 @@ _FIT_CAPSULES_PER_CONCEPT = 100
 
 
 class Concepts:
-    """The fitted centres. `detail` everywhere: float [n, k, width], the flattened children (or the sketches)."""
+    """The fitted centres. `detail` is float [n, k, width] throughout: the flattened children (or the sketches)."""
 
     def __init__(self, centres: np.ndarray) -> None:
         self.centres = centres
@@ -29,7 +29,7 @@ class Concepts:
         return len(self.centres)
 
     def sha256(self) -> str:
-        """Equal for concepts of which each number means the same."""
+        """Equal for sets of concepts in which every number means the same."""
         return hashlib.sha256(self.centres.astype("<f4").tobytes()).hexdigest()
 
     def label(self, detail: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -50,7 +50,8 @@ def capsules_to_fit(num_concepts: int, width: int) -> int:
 
 
 def fit_concepts(capsules: np.ndarray, num_concepts: int, seed: int, log: Log) -> Concepts:
-    """Cluster capsules [n, width]. Fewer distinct points than concepts reduce their number, said once.
+    """Cluster capsules [n, width]. With fewer distinct points than concepts there are fewer concepts, and the log says
+    so.
 
     Raises `DataError` if all capsules are alike: there is nothing to predict.
     """

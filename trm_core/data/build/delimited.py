@@ -29,7 +29,7 @@ class Delimited:
     columns: tuple[str, ...]
 
     def rows(self, read: Collection[int] = ()) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """(line number, values in the order of `columns`). Raises `DataError` with file and line; for JSON also where a
+        """(line number, values in the order of `columns`). Raises `DataError` with file and line, for JSON also where a
         column that is `read` holds an object or a list.
         """
         if self.form == "jsonl":
@@ -45,7 +45,9 @@ class Delimited:
             yield from csv_rows(str(self.path), self.columns, self.delimiter, text_lines(self.path))
 
     def of_all_lines(self) -> Delimited:
-        """With the fields of all lines of a jsonl file as columns; `open_delimited` saw those of the first lines."""
+        """The same with the fields of all lines of a jsonl file as columns; `open_delimited` saw the first lines
+        only.
+        """
         if self.form != "jsonl":
             return self
         filled = ((number, line) for number, line in text_lines(self.path) if line.strip())
@@ -70,13 +72,15 @@ class Delimited:
                     what = "an object" if isinstance(record[name], dict) else "a list"
                     raise DataError(
                         f"{self.path}:{number}: field {name!r} holds {what}, expected a text or a number",
-                        hint="fields inside of others are not looked for: give it a field of its own, or leave it out",
+                        hint="nested fields are not read: give it a field of its own, or leave it out",
                     )
             yield number, tuple("" if record.get(name) is None else _as_text(record[name]) for name in self.columns)
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line without its end) of a UTF-8 file. Raises `DataError` with the line that is not."""
+    """(line number from 1, line without its end) of a UTF-8 file. Raises `DataError` with the line that is not
+    UTF-8.
+    """
     try:
         with open(path, "rb") as file:
             for number, raw in enumerate(file, 1):
@@ -86,8 +90,8 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def decoded(raw: bytes, name: str, number: int) -> str:
-    """A line without its end. Raises `DataError` where it is not UTF-8, or where the first one shows that its file has
-    no lines that end in a line feed.
+    """A line without its end. Raises `DataError` if it is not UTF-8, or if the first one shows that its file has no
+    line feeds.
     """
     if number == 1 and (raw[:2] in _UTF16 or raw.count(0) > len(raw) // 3):
         raise DataError(f"{name}: is UTF-16 text, not UTF-8", hint="convert it first: iconv -f utf-16 -t utf-8")
@@ -109,8 +113,8 @@ def decoded(raw: bytes, name: str, number: int) -> str:
 def csv_rows(
     name: str, columns: Sequence[str], delimiter: str, lines: Iterable[tuple[int, str]]
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """(line number, values) of the rows below the header. Rows without a value are left out, as spreadsheets write them
-    below a table, and so are empty fields beyond the last column. Raises `DataError` with file and line.
+    """(line number, values) of the rows below the header. Empty rows, which spreadsheets write below a table, are left
+    out, and so are empty fields beyond the last column. Raises `DataError` with file and line.
     """
     reader = csv.reader((line + "\n" for _, line in lines), delimiter=delimiter, strict=True)
     try:
@@ -146,15 +150,15 @@ def open_delimited(path: Path) -> Delimited:
 
 
 def csv_header(name: str, filled: list[str], tabs: bool = False) -> tuple[str, tuple[str, ...]]:
-    """(delimiter, names of the columns) of the first lines that are not blank. Nameless columns at the end are none.
-    Raises `DataError` for no header.
+    """(delimiter, names of the columns) from the first lines that are not blank, without nameless columns at the end.
+    Raises `DataError` if there is no header.
     """
     delimiter = "\t" if tabs else max(",;\t|", key=_unquoted_header(filled).count)
     try:
         header, *below = csv.reader((line + "\n" for line in filled), delimiter=delimiter)
     except csv.Error as error:
-        raise DataError(f"{name}: the first lines are no csv: {error}", hint="check the quotes") from None
-    columns = tuple(" ".join(map(str.strip, name.splitlines())).strip() for name in header)  # Excel breaks long names
+        raise DataError(f"{name}: the first lines are not csv: {error}", hint="check the quotes") from None
+    columns = tuple(" ".join(map(str.strip, name.splitlines())).strip() for name in header)  # Excel wraps long names
     while columns and not columns[-1]:
         columns = columns[:-1]
     if not columns:
@@ -175,7 +179,7 @@ def csv_header(name: str, filled: list[str], tabs: bool = False) -> tuple[str, t
 
 
 def _unquoted_header(filled: list[str]) -> str:
-    """The first record, which may go over several lines, without what stands in quotes."""
+    """The first record, which may span several lines, without the parts in quotes."""
     record = ""
     for line in filled:
         record += line
@@ -185,7 +189,9 @@ def _unquoted_header(filled: list[str]) -> str:
 
 
 def looks_labelled(lines: list[str]) -> bool:
-    """True for label<TAB>text without a header: one tab a line, few short different labels, which come again."""
+    """True for label<TAB>text without a header: one tab per line, labels of at most 40 characters of which the first
+    comes again, and texts of several words.
+    """
     parts = [line.split("\t") for line in lines]
     if any(len(part) < 2 for part in parts) or len(parts) < 2:
         return False
@@ -220,5 +226,5 @@ def is_number(text: str) -> bool:
 
 def _as_text(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    # JSON can spell half of a surrogate pair, which is no text that could be written again.
+    # JSON can spell half of a surrogate pair, which cannot be written as text again.
     return text.encode("utf-8", "replace").decode()

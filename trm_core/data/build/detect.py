@@ -1,4 +1,4 @@
-"""What kind of source a path is, with the reason; a doubt is an error that says which --kind to give."""
+"""What kind of source a path is, and the reason; in doubt an error says which --kind to give."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from trm_core.config.schema import BuildConfig
 from trm_core.data.build.arc import combined_files, load_json, looks_like_arc
 from trm_core.data.build.array_files import open_arrays
 from trm_core.data.build.delimited import is_number, open_delimited
-from trm_core.data.build.folders import visible
-from trm_core.data.build.images import IMAGE_ARRAYS, IMAGE_SUFFIXES, class_folders
+from trm_core.data.build.folders import class_folders, visible
+from trm_core.data.build.images import IMAGE_ARRAYS, IMAGE_SUFFIXES
 from trm_core.data.build.records import called
 from trm_core.data.build.tables import is_missing
-from trm_core.data.build.text import TEXT_NAMES, labelled_lines
+from trm_core.data.build.text import TEXT_NAMES, TEXT_SUFFIXES, labelled_lines
 from trm_core.data.fields import FORMAT
 from trm_core.errors import DataError
 
@@ -37,7 +37,9 @@ def detect_kind(source: str, config: BuildConfig) -> tuple[str, str]:
     if source == "digits" and not path.exists():
         return "digits", "the embedded handwritten digits"
     if not path.exists():
-        raise DataError(f"{source}: no such file or folder", hint="check the path; 'digits' is the embedded data set")
+        raise DataError(
+            f"{source}: no such file or folder", hint="check the path; 'digits' is the data set of scikit-learn"
+        )
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{source}: is empty")
     _refuse_capsule_file(path)
@@ -77,13 +79,8 @@ def detect_kind(source: str, config: BuildConfig) -> tuple[str, str]:
 
 
 def _folder(path: Path) -> tuple[str, str]:
-    folders = class_folders(path)
-    if folders:
-        if {folder.name.lower() for folder in folders} <= _SPLIT_FOLDERS:
-            raise DataError(
-                f"{path}: its folders are splits ({', '.join(f.name for f in folders)}), not classes",
-                hint=f"give one of them, for example {folders[0]}; the builder splits by itself",
-            )
+    if folders := class_folders(path, IMAGE_SUFFIXES):
+        _refuse_splits(path, folders)
         return "images", f"a folder with {len(folders)} folders of pictures, one per class"
     if any(file.suffix.lower() in IMAGE_SUFFIXES for file in visible(path, "*")):
         return "images", "a folder of pictures without classes"
@@ -92,9 +89,14 @@ def _folder(path: Path) -> tuple[str, str]:
         combined = len(combined_files(path))
         what = f"{combined} combined files of" if combined else f"{len(tasks)} JSON files with"
         return "arc", f"a folder of {what} ARC tasks"
+    if folders := class_folders(path, TEXT_SUFFIXES):
+        _refuse_splits(path, folders)
+        return "text", f"a folder with {len(folders)} folders of texts, one per class"
     there = Counter(file.suffix.lower() for file in visible(path, "**/*") if file.is_file())
-    if there.keys() & {".txt", ".md", ".html"}:
-        hint = "texts in files of their own: put them into one .csv or .jsonl with the columns text and label"
+    if sum(there[suffix] for suffix in TEXT_SUFFIXES) > there.total() / 2:
+        return "text", "a folder of texts without classes, one in each file"
+    if there.keys() & {".md", ".html"}:
+        hint = "put the texts into one .csv or .jsonl with the columns text and label, or into .txt files"
     elif there:
         hint = (
             f"there are {', '.join(name or 'no suffix' for name, _ in there.most_common(5))}; name a file inside it, "
@@ -102,11 +104,19 @@ def _folder(path: Path) -> tuple[str, str]:
         hint += f"or bring pictures to one of {', '.join(sorted(IMAGE_SUFFIXES))}"
     else:
         hint = "it is empty"
-    raise DataError(f"{path}: holds neither pictures nor ARC tasks", hint=hint)
+    raise DataError(f"{path}: holds neither pictures nor texts nor ARC tasks", hint=hint)
+
+
+def _refuse_splits(path: Path, folders: list[Path]) -> None:
+    if {folder.name.lower() for folder in folders} <= _SPLIT_FOLDERS:
+        raise DataError(
+            f"{path}: its folders are splits ({', '.join(f.name for f in folders)}), not classes",
+            hint=f"give one of them, for example {folders[0]}; the builder splits by itself",
+        )
 
 
 def _rows(path: Path, config: BuildConfig) -> tuple[str, str]:
-    """Text or table, by the columns named and by what stands in them."""
+    """Text or table, judged by the columns that were named and by their contents."""
     table = open_delimited(path)
     if table.form == "labelled-lines":
         return "text", "two columns without a header: label, tab, text"
@@ -124,7 +134,7 @@ def _rows(path: Path, config: BuildConfig) -> tuple[str, str]:
     for index, name in enumerate(table.columns):
         cells = [row[index].strip() for row in rows if not is_missing(row[index].strip())]
         if table.form == "jsonl" and all(cell[:1] in "{[" for cell in cells):
-            continue  # the reader says what it thinks of lists and objects
+            continue  # the reader judges lists and objects
         if cells and all(is_number(cell) for cell in cells):
             numeric += 1
         elif cells and sum(len(cell.split()) for cell in cells) / len(cells) >= _PROSE_WORDS:

@@ -39,7 +39,7 @@ class DigitsReader:
 
 def _table() -> np.ndarray:
     """float64 [1797, 65]: pixels and digit. Read from scikit-learn's file without importing scikit-learn, which takes
-    longer than all else that a run does before its first step.
+    longer than everything else that a run does before its first step.
     """
     package = find_spec("sklearn")
     if package is not None and package.origin is not None:
@@ -47,7 +47,7 @@ def _table() -> np.ndarray:
         if path.is_file():
             with gzip.open(path, "rt", encoding="utf-8") as file:
                 return np.loadtxt(file, delimiter=",")
-    from sklearn.datasets import load_digits  # a version that keeps it elsewhere
+    from sklearn.datasets import load_digits  # for versions that keep the file elsewhere
 
     pixels, digit = load_digits(return_X_y=True)
     return np.column_stack([pixels, digit])
@@ -59,7 +59,7 @@ def digit_picture(image: np.ndarray) -> np.ndarray:
 
 
 def digits_sha256() -> str:
-    """Content hash of the embedded digits, which no file of the user's holds."""
+    """Content hash of the embedded digits, for which the user has no file."""
     reader = DigitsReader()
     state = hashlib.sha256()
     for record in reader.records(digests=False):

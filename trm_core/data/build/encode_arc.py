@@ -1,9 +1,9 @@
 """Pairs of grids to capsules: half of the cells lie over the input grid, half over the output grid.
 
-A grid is padded with "outside" to the next multiple of its lattice of sub-cells, so small grids fill all cells too.
-A child is the share of each colour and of outside in its sub-cell, and the grid's height and width (over 30), which the
-relative lattice would lose. Nothing is fitted. The parents of input cells are the quadtree of their lattice; the parent
-of an output cell is the input cell at the same place, which is what it is made from.
+A grid is padded with "outside" to the next multiple of its lattice of sub-cells, so small grids fill all cells too. A
+child holds the share of each colour and of "outside" in its sub-cell, then the grid's height and width (over 30), which
+a relative lattice would lose. Nothing is fitted. The parents of input cells form the quadtree of their lattice; the
+parent of an output cell is the input cell at the same place, from which it is made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trm_core.errors import ConfigError
 
 OUTSIDE = COLOURS
 FEATURES = COLOURS + 3
-_MAX_CELLS = 1 << 14  # of what a recorded encoder has: there are no more places on two grids
+_MAX_CELLS = 1 << 14  # limit for a recorded encoder: there are no more places on two grids
 
 
 class ArcEncoder:

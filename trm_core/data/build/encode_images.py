@@ -1,6 +1,6 @@
 """Pictures to capsules: a lattice of cells, each with sub-cells, as raw pixels or as the PCA of their patches.
 
-`pixels` keeps every value of a sub-cell; `patch-pca` keeps the D strongest directions of the sub-cells of a sample of
+`pixels` keeps every value of a sub-cell; `patch-pca` keeps the D principal components of the sub-cells of a sample of
 training pictures, scaled so that a training patch has RMS 1 per dimension.
 """
 
@@ -21,7 +21,7 @@ MAX_PIXEL_DIM = 64
 _FIT_BYTES = 64 << 20
 _FIT_PATCHES = 20_000
 _PCA_BATCH = 4096
-_MAX_SIDE, _MAX_PIXELS = 1 << 20, 1 << 28  # of what a recorded encoder takes
+_MAX_SIDE, _MAX_PIXELS = 1 << 20, 1 << 28  # limits for a recorded encoder
 _MAX_CHANNELS = 256
 
 
@@ -72,7 +72,7 @@ class PictureEncoder:
 
 
 class _FixedPictureEncoder(PictureEncoder):
-    """Made from a lattice, channels and D alone."""
+    """An encoder made from a lattice, channels and D alone."""
 
     @classmethod
     def from_spec(cls, spec: Spec) -> Self:
@@ -109,7 +109,7 @@ class PixelEncoder(_FixedPictureEncoder):
 
 
 class PatchPCAEncoder(_FixedPictureEncoder):
-    """Children are sub-cells projected on the strongest directions of training sub-cells."""
+    """Children are sub-cells projected on the principal components of training sub-cells."""
 
     name = "patch-pca"
 
@@ -130,8 +130,8 @@ class PatchPCAEncoder(_FixedPictureEncoder):
             patches = patches[np.sort(rng.choice(len(patches), _FIT_PATCHES, replace=False))]
         components = min(self.dim, patches.shape[1], len(patches))
         pca = IncrementalPCA(n_components=components)
-        # A last batch smaller than the number of components is refused by partial_fit, so batches are of equal size.
-        with np.errstate(invalid="ignore"):  # patches all alike have no shares of variance
+        # partial_fit refuses a last batch smaller than the number of components, so batches are of equal size.
+        with np.errstate(invalid="ignore"):  # identical patches have no shares of variance
             for batch in np.array_split(patches, max(1, len(patches) // max(_PCA_BATCH, components))):
                 pca.partial_fit(batch)
         self._mean = pca.mean_.astype(np.float32)
@@ -139,7 +139,7 @@ class PatchPCAEncoder(_FixedPictureEncoder):
         coded = (patches - self._mean) @ self._components.T
         rms = float(np.sqrt(np.mean(coded**2)))
         self._scale = np.asarray(1.0 / rms if rms > 0 else 1.0, dtype=np.float32)
-        self._kept = float(np.nan_to_num(pca.explained_variance_ratio_).sum())  # NaN: patches all alike
+        self._kept = float(np.nan_to_num(pca.explained_variance_ratio_).sum())  # NaN: all patches are identical
 
     def encode(self, contents: Sequence[Any]) -> Encoded:
         coded = ((self.patches(contents) - self._mean) @ self._components.T) * self._scale
@@ -176,7 +176,7 @@ def spec_of_lattice(lattice: Lattice) -> dict[str, Any]:
 
 
 def recorded_lattice(spec: Spec) -> Lattice:
-    """Raises `DataError` for more cells than pixels."""
+    """The lattice in a recorded spec. Raises `DataError` for more cells than pixels."""
     lattice = Lattice(
         spec.whole("height", 1, _MAX_SIDE), spec.whole("width", 1, _MAX_SIDE), spec.pair("cells"), spec.pair("subcells")
     )

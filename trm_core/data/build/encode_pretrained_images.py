@@ -1,4 +1,4 @@
-"""Sub-cells of pictures to vectors by a timm or open_clip model: each is a crop, resized to the model's input.
+"""Sub-cells of pictures to vectors by a timm or open_clip model: each is a crop, resized to the model's input size.
 
 Needs `pip install 'trm[vision]'`.
 """
@@ -25,7 +25,7 @@ _FIT_CROPS = 4096
 
 
 class PretrainedPictureEncoder(PictureEncoder):
-    """`dim` None: the model's width. `name` is the package's."""
+    """`dim` None: the model's width. `name` is the name of the package."""
 
     def __init__(self, lattice: Lattice, channels: int, dim: int | None, spec: ModelSpec) -> None:
         if channels not in (1, 3, 4):

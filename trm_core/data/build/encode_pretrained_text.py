@@ -1,4 +1,4 @@
-"""Phrases to vectors by a sentence-transformers model, by its name on Hugging Face or by the path of its folder.
+"""Phrases to vectors by a sentence-transformers model, given by its name on Hugging Face or by the path of its folder.
 
 Needs `pip install 'trm[text]'`. Equal phrases of a chunk are encoded once.
 """
@@ -79,7 +79,7 @@ def load_sentence_model(spec: ModelSpec, device: str) -> Loaded:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the progress bars and reports that transformers draws while it loads a model off the terminal."""
+    """Keep the progress bars and reports that transformers prints while it loads a model off the terminal."""
     from transformers.utils import logging as reports
 
     bars, level = reports.is_progress_bar_enabled(), reports.get_verbosity()

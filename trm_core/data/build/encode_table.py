@@ -1,6 +1,6 @@
 """Rows of a table to capsules: a group of columns is a capsule, each of its columns a child.
 
-A numeric column is [standardised value, missing flag, 0...], the value at most 10,000 spreads from the mean; a
+A numeric column is [standardised value, missing flag, 0...], with the value clipped at 10,000 standard deviations; a
 categorical one is one-hot in all dimensions but the last, by rank where its categories fit and by a fixed hash
 otherwise, with the missing flag in the last.
 """
@@ -25,8 +25,8 @@ from trm_core.errors import ConfigError, DataError
 
 _MAX_AUTO_DIM = 16
 _FIT_ROWS = 100_000
-# Spreads from the mean: what is farther away than any training value must not end a build, and half precision ends at
-# 65,504.
+# In standard deviations from the mean: an outlier far beyond all training values must not end a build, and half
+# precision ends at 65,504.
 _FAR = 1e4
 
 
@@ -65,7 +65,7 @@ class TableEncoder:
             if column.numeric:
                 values = np.asarray([float(cell) for cell in cells])
                 self._mean[number] = values.mean() if len(values) else 0.0
-                # Of a column of equal values std() gives what rounding leaves.
+                # For a column of equal values std() returns rounding noise.
                 spread = float(values.std()) if len(values) and values.min() < values.max() else 0.0
                 self._spread[number] = spread if spread > 0 else 1.0
             else:
@@ -81,7 +81,7 @@ class TableEncoder:
         return Encoded(children, real)
 
     def state(self) -> State:
-        # One list per column, empty for numbers and where categories are hashed; as JSON, for a cell may hold anything.
+        # One list per column, empty for numbers and hashed categories; as JSON, because a cell may hold anything.
         categories = json.dumps([list(ranks) for ranks in self._ranks])
         return {"mean": self._mean, "spread": self._spread, "categories": as_bytes(categories)}
 
@@ -125,12 +125,12 @@ class TableEncoder:
         }
 
     def truth(self, number: int, value: bool) -> str:
-        """How a column spells a truth value: JSON lines have true, pandas writes True."""
+        """How a column spells a truth value: JSON lines hold true, pandas writes True."""
         text = str(value).lower()
         return next((category for category in self._ranks[number] if category.lower() == text), text)
 
     def _set_categories(self, number: int, categories: list[str]) -> None:
-        """Ranks where each category gets a slot of its own; none means hashing."""
+        """Ranks where every category gets a slot of its own; an empty mapping means hashing."""
         self._ranks[number] = {c: rank for rank, c in enumerate(categories)} if len(categories) < self.dim else {}
 
     def _encode_column(self, number: int, cells: list[str], target: np.ndarray) -> None:
@@ -146,7 +146,7 @@ class TableEncoder:
             elif is_missing(cell):
                 target[row, -1] = 1.0
             elif not self._ranks[number]:
-                # Which of its spellings a truth value had is not recorded here.
+                # How a truth value was spelled is not recorded here.
                 text = cell.lower() if cell.lower() in ("true", "false") else cell
                 target[row, zlib.crc32(text.encode()) % (self.dim - 1)] = 1.0
             elif cell in self._ranks[number]:
@@ -204,7 +204,9 @@ def make_groups(columns: Sequence[Column], config: BuildConfig, log: Log) -> lis
 
 
 def table_encoder(columns: Sequence[Column], groups: Sequence[Group], config: BuildConfig) -> TableEncoder:
-    """Sizes from the groups and the columns, or as configured. Raises `ConfigError` where those are too small."""
+    """The encoder, with sizes from the groups and columns or as configured. Raises `ConfigError` if those are too
+    small.
+    """
     largest = max(len(group.columns) for group in groups)
     children = largest if config.num_children == "auto" else config.num_children
     if children < largest:

@@ -20,7 +20,7 @@ _HASHED = 1 << 16
 
 
 class _SvdTextEncoder(PhraseEncoder):
-    """SVD and scaling; subclasses give the sparse features of a list of phrases."""
+    """SVD and scaling; subclasses provide the sparse features of a list of phrases."""
 
     def __init__(self, num_capsules: int, num_children: int, dim: int) -> None:
         super().__init__(num_capsules, num_children, dim)
@@ -29,7 +29,7 @@ class _SvdTextEncoder(PhraseEncoder):
         self._kept = 0.0
 
     def _learn_features(self, phrases: list[str]) -> Any:
-        """Learn from the phrases; what `_features` then makes of them."""
+        """Learn from the phrases; returns what `_features` then makes of them."""
         raise NotImplementedError
 
     def _features(self, phrases: list[str]) -> Any:
@@ -40,7 +40,7 @@ class _SvdTextEncoder(PhraseEncoder):
         raise NotImplementedError
 
     def _load_features(self, arrays: Arrays) -> int:
-        """Bring back what `_feature_state` gave; returns the number of features."""
+        """Restore what `_feature_state` gave; returns the number of features."""
         raise NotImplementedError
 
     @classmethod
@@ -61,7 +61,7 @@ class _SvdTextEncoder(PhraseEncoder):
         rms = float(np.sqrt(np.mean(coded**2)))
         self._components = svd.components_.astype(np.float32)
         self._scale = np.asarray(1.0 / rms if rms > 0 else 1.0, dtype=np.float32)
-        self._kept = float(np.nan_to_num(svd.explained_variance_ratio_).sum())  # NaN: phrases all alike
+        self._kept = float(np.nan_to_num(svd.explained_variance_ratio_).sum())  # NaN: all phrases are identical
 
     def _vectors(self, phrases: list[str]) -> np.ndarray:
         vectors: np.ndarray = (self._features(phrases) @ self._components.T) * self._scale
@@ -107,12 +107,12 @@ class TfidfSvdEncoder(_SvdTextEncoder):
             except ValueError:
                 raise DataError("the training documents hold no words", hint="check the text column") from None
             terms = vectorizer.get_feature_names_out()
-            # Joined with a character that no term can hold.
+            # Joined by a character that no term can hold.
             state[f"{name}_terms"] = as_bytes("\n".join(terms))
             state[f"{name}_idf"] = vectorizer.idf_.astype(np.float64)
         self._state, self._vectorizers = state, None
         learned = hstack(features, format="csr")
-        learned.sort_indices()  # as in `_features`: the same sums in the same order
+        learned.sort_indices()  # as in `_features`, so that sums run in the same order
         return learned
 
     def _features(self, phrases: list[str]) -> Any:
@@ -147,7 +147,7 @@ class TfidfSvdEncoder(_SvdTextEncoder):
 
 
 class HashingSvdEncoder(_SvdTextEncoder):
-    """The same n-grams, hashed: no vocabulary, for sources of any size."""
+    """The same n-grams, hashed: without a vocabulary, for sources of any size."""
 
     name = "hashing-svd"
 

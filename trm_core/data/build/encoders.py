@@ -1,8 +1,9 @@
 """What an encoder is, and what every encoder's output goes through: sketch, padding, checksum.
 
 An encoder is fitted on a bounded sample of the training split and then turns the contents of a chunk of records into
-children. `finish` makes the stored fields of them. Encoders are plain picklable objects, so that worker processes get
-them once; their arrays are kept in the work directory, so that a build that was killed goes on with the same numbers.
+children. `Layout.finish` turns these into the stored fields. Encoders are plain picklable objects, so that each worker
+process gets them once; their arrays are kept in the work directory, so that a killed build resumes with the same
+numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SKETCHES = ("mean", "leading", "none")
 
 @dataclass
 class Encoded:
-    """A chunk of samples as an encoder gives them.
+    """A chunk of samples as encoded.
 
     children: float32 [n, k, m, D], or None where the source holds only sketches; child_mask: bool [n, k, m], True for
     a real child (None: all); parents: int64 [n, k], where the encoder knows a hierarchy. Only where the source itself
@@ -42,13 +43,13 @@ class Encoder(Protocol):
     """One modality's encoder.
 
     num_children is 0 and children are None where the source holds only sketches. `masks`: some capsules may be padding.
-    `parents`: it gives a hierarchy of capsules. `fit_rows`: how many training samples `fit` wants at most. `label_rank`
-    is 2 where the source labels every capsule. `given_checksums`: width of the checksums that the source itself holds,
-    0 for none.
+    `parents`: the encoder gives a hierarchy of capsules. `fit_rows`: the most training samples that `fit` wants.
+    `label_rank` is 2 where the source labels every capsule. `given_checksums`: width of the checksums that the source
+    itself holds, 0 for none.
 
     `spec()` is JSON (texts, numbers, lists, objects) from which `from_spec` makes the encoder again, unfitted;
-    `state()` is what `fit` has learned, as plain numeric arrays, and `load_state` brings it back. Both are kept in the
-    capsule file, so `from_spec` and `load_state` check all they get: they raise `DataError`.
+    `state()` is what `fit` learned, as plain numeric arrays, and `load_state` restores it. Both are kept in the capsule
+    file, so `from_spec` and `load_state` check everything they get and raise `DataError`.
     """
 
     name: str
@@ -137,7 +138,7 @@ class Layout:
             fields["children"] = _pad(encoded.children, (self.num_capsules, self.num_children, self.dim))
         fields = {name: self._store(name, values) for name, values in fields.items()}
         if self.checksum_dim and self.num_children:
-            # Of the stored values, so that a reader who recomputes them gets the same numbers.
+            # Computed from the stored values, so that a reader who recomputes them gets the same numbers.
             values = checksums(fields["children"], self.checksum_dim, self.checksum_seed)
             fields["checksums"] = self._store("checksums", values)
         elif self.checksum_dim and encoded.checksums is not None:

@@ -1,7 +1,7 @@
-"""Pretrained encoders: which package each needs, how it is imported, and what on this disk its model is.
+"""Pretrained encoders: which package each needs, how it is imported, and which local file or folder its model is.
 
-An optional package can fail at import in many ways, not by its absence alone: a torchvision of another torch raises
-RuntimeError deep inside. Whatever it raises, the user gets one `ConfigError` with what to install or change.
+An optional package can fail at import in many ways, not only by its absence: a torchvision built for another torch
+raises RuntimeError deep inside. Whatever it raises, the user gets one `ConfigError` with what to install or change.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _HUB = ("hf-hub:", "hf_hub:")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model, and how it is run. `path` is set where `name` is, or ends in, a path of this disk.
+    """Which model, and how it is run. `path` is set where `name` is, or ends in, the path of something on this disk.
 
-    `architecture` is what stands before the colon of `resnet18:weights.safetensors` or `ViT-B-32:laion2b_s34b_b79k`.
+    `architecture` is the part before the colon in `resnet18:weights.safetensors` or `ViT-B-32:laion2b_s34b_b79k`.
     """
 
     encoder: str
@@ -58,7 +58,7 @@ def is_pretrained(config: BuildConfig) -> bool:
 
 
 def model_spec(config: BuildConfig) -> ModelSpec:
-    """The model that `data.build` names. Raises `ConfigError` if there is none, or if it is a path of nothing."""
+    """The model that `data.build` names. Raises `ConfigError` if there is none, or if its path does not exist."""
     name = config.encoder_model
     if not name:
         raise ConfigError(
@@ -69,11 +69,13 @@ def model_spec(config: BuildConfig) -> ModelSpec:
 
 
 def recorded_model(spec: Spec, encoders: tuple[str, ...]) -> ModelSpec:
-    """The model of `ModelSpec.record`. Raises `DataError` for nonsense, `ConfigError` if it is a path of nothing."""
+    """The model that `ModelSpec.record` describes. Raises `DataError` for nonsense, `ConfigError` for a missing
+    path.
+    """
     encoder, name = spec.text("encoder", encoders), spec.text("name")
     batch_size, device = spec.whole("batch_size", 1, 1 << 16), spec.text("device")
     spec.close()
-    # A GPU that the builder had may not be here.
+    # The builder's GPU may not be here.
     return _find_model(encoder, name, batch_size, device if device == "cpu" else "auto")
 
 
@@ -124,7 +126,7 @@ def load_or_explain(spec: ModelSpec, load: Callable[[], Any]) -> Any:
 
 
 def versions(encoder: str) -> dict[str, str]:
-    """Versions of what computes the vectors, for the manifest."""
+    """Versions of the packages that compute the vectors, for the manifest."""
     _, distribution, _, others = _PACKAGES[encoder]
     return {name: _version(name) for name in (distribution, *others, "torch")}
 
@@ -149,7 +151,7 @@ def _version(distribution: str) -> str:
 
 
 def _whole_story(error: BaseException) -> str:
-    """The error and those it was raised from: the last message often does not name the package at fault."""
+    """The messages of an error and its causes: the last one often does not name the package at fault."""
     parts: list[str] = []
     at: BaseException | None = error
     while at is not None:

@@ -14,14 +14,14 @@ from trm_core.data.build.extras import is_pretrained, model_spec
 from trm_core.data.fields import SCHEMA_VERSION
 from trm_core.errors import DataError
 
-# Raise it whenever the same source and settings would give other bytes.
-# 3: files hold their encoders. A cached file of an earlier build lacks them and could not be used on raw samples, so
-# another fingerprint has `data.source` build it again; its rows, and so its content hash, stay what they were.
-# 4: pictures that are transparent somewhere are laid on white.
+# Increase it whenever the same source and settings would give other bytes.
+# 3: files hold their encoders. A cached file of an earlier build lacks them and could not be used on raw samples, so a
+# new fingerprint makes `data.source` build it again; its rows, and so its content hash, stay the same.
+# 4: pictures with transparency are laid on white.
 # 5: folds of whole groups; a hash of concepts; columns of several tables, and columns of one number; coarse sketches
-# beside a wider kind. What none of these is about stays what it was.
-# 6: pictures stand upright, as their EXIF says; masks and prices of arrays are used; texts without spaces are cut;
-# labels that are whole numbers have no point; empty rows of spreadsheets, and what folders hide, are left out.
+# beside a wider kind. Files without any of these stay the same.
+# 6: pictures are turned upright by their EXIF orientation; masks and prices of arrays are used; texts without spaces
+# are cut; whole-number labels have no decimal point; empty rows of spreadsheets and hidden files are left out.
 BUILD_VERSION = 6
 
 
@@ -50,10 +50,10 @@ def source_sha256(source: str) -> str:
 
 
 def build_fingerprint(hashes: list[str], config: BuildConfig) -> str:
-    """Hash of all that decides the content of the file; the number of workers does not.
+    """Hash of everything that decides the content of the file; the number of workers does not.
 
-    A pretrained model on this disk counts by its content, one that is fetched by its name. Raises `ConfigError` if the
-    model that is named is not there.
+    A pretrained model on this disk counts by its content, one that is downloaded by its name. Raises `ConfigError` if
+    the named model is not there.
     """
     settings = config.model_dump(mode="json", exclude={"workers"})
     if is_pretrained(config):
@@ -71,7 +71,7 @@ def build_fingerprint(hashes: list[str], config: BuildConfig) -> str:
 
 
 def model_fingerprint(config: BuildConfig) -> str:
-    """Architecture and SHA-256 of a local file or folder, else the name; needs none of the encoders' packages."""
+    """The architecture and SHA-256 of a local file or folder, else the name; needs none of the encoders' packages."""
     spec = model_spec(config)
     return spec.name if spec.path is None else f"{spec.architecture or ''}:{source_sha256(str(spec.path.resolve()))}"
 

@@ -1,6 +1,6 @@
 """The second pass: fit encoders and concepts on a bounded, seeded sample of the training split.
 
-What was fitted is kept in the work directory, so that a build that goes on after a kill uses the very same numbers.
+Whatever is fitted is kept in the work directory, so that a build resumed after a kill uses the very same numbers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _fit(
     progress: Progress,
     log: Log,
 ) -> tuple[Concepts | None, dict[str, np.ndarray]]:
-    """Fit encoders in place; the concepts, and the arrays that hold all that was learned."""
+    """Fit encoders in place; returns the concepts, and the arrays that hold everything learned."""
     fitted: dict[str, np.ndarray] = {}
     capsules: list[np.ndarray] = []
     for number, (modality, layout) in enumerate(zip(modalities, layouts, strict=True)):
@@ -74,7 +74,7 @@ def _fit(
 
 
 def detail_of(fields: dict[str, np.ndarray]) -> np.ndarray:
-    """What a concept is made of: the flattened children [n, k, m * D], or the sketches where there are none."""
+    """What concepts are clusters of: the flattened children [n, k, m * D], or the sketches where there are none."""
     if "children" in fields:
         children = fields["children"]
         return children.reshape(*children.shape[:2], -1)
@@ -93,7 +93,7 @@ def _sample(modality: Modality, plan: Plan, number: int, rng: np.random.Generato
 
 
 def _own(content: Any) -> Any:
-    """A copy of what is a view of a larger block of the source, which would stay in memory with it."""
+    """A copy of content that is a view, because a view would keep a larger block of the source in memory."""
     if isinstance(content, Mapping):
         return {name: _own(values) for name, values in content.items()}
     return content.copy() if isinstance(content, np.ndarray) else content

@@ -1,4 +1,4 @@
-"""Whether given parent ids are what the field asks for: indices of capsules, or -1, without circles."""
+"""Whether given parent ids are valid: indices of capsules, or -1, without cycles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def is_forest(parents: np.ndarray) -> bool:
     if ((parents < -1) | (parents >= k)).any():
         return False
     at = parents
-    for _ in range(k):  # no path without a circle is longer
+    for _ in range(k):  # no path without a cycle is longer
         if (at == -1).all():
             return True
         at = np.where(at >= 0, parents[np.maximum(at, 0)], -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from trm_core.data.build.array_files import ArrayFile, open_arrays
 from trm_core.data.build.arrays import LABEL_ARRAYS, class_name
-from trm_core.data.build.folders import visible
+from trm_core.data.build.folders import files_by_class
 from trm_core.data.build.pictures import ImageFile, open_picture, upright_size
 from trm_core.data.build.records import Log, Record, digest_array, label_among
 from trm_core.errors import DataError
@@ -24,12 +23,12 @@ _GRAY_MODES = frozenset({"1", "L", "LA"})
 class FolderReader:
     """A folder whose sub-folders are the classes; without sub-folders, pictures without labels.
 
-    Sizes and colours of all pictures are looked at first (of most of them in the header). Contents are `ImageFile`s,
-    decoded later.
+    Sizes and colours of all pictures are examined first (for most of them from the header alone). Contents are
+    `ImageFile`s, decoded later.
     """
 
     def __init__(self, path: str, size: int | None, log: Log, labelled: bool = True) -> None:
-        """labelled: false where the sub-folders are no classes."""
+        """labelled: false where the sub-folders are not classes."""
         self.path = path
         self._files = [(file, label if labelled else None) for file, label in picture_files(Path(path), log)]
         self.has_labels = any(label is not None for _, label in self._files)
@@ -67,8 +66,8 @@ class FolderReader:
 class NpzImagesReader:
     """Arrays [N, H, W] or [N, H, W, C] of pictures and, if there, [N] of labels in one npz file.
 
-    uint8 is divided by 255, anything else by its largest value if that is above 1. This is looked for in all rows: the
-    range of the numbers is a matter of their type, as it is whether a table's column holds numbers.
+    uint8 is divided by 255, anything else by its largest value if that is above 1. All rows are searched for it,
+    held-out ones too: the range of the numbers is a matter of type, like whether a table's column holds numbers.
     """
 
     def __init__(self, path: str, label: str | None, log: Log) -> None:
@@ -107,42 +106,22 @@ class NpzImagesReader:
             if low < 0:
                 raise DataError(
                     f"{self.path}: image {number} has pixels below 0 ({low:.3g})",
-                    hint="scale them to 0..1; if they are no pictures but signals or embeddings, give --kind arrays",
+                    hint="scale them to 0..1; if they are signals or embeddings, not pictures, give --kind arrays",
                 )
             largest = max(largest, high)
         return largest
 
 
 def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
-    """float32 pixels in [0, 1] of numbers up to `scale`."""
+    """float32 pixels in [0, 1] from numbers up to `scale`."""
     return (pixels / scale).astype(np.float32)
 
 
 def picture_files(path: Path, log: Log) -> list[tuple[Path, str | None]]:
-    """(file, its class) of all pictures; those that lie in no class folder have none. Raises `DataError` for a folder
-    without pictures.
+    """(file, its class) of all pictures; those outside class folders have none. Raises `DataError` for a folder without
+    pictures.
     """
-    folders = class_folders(path)
-    found = [(file, folder.name) for folder in folders for file in visible(folder, "**/*")]
-    beside = [(file, None) for file in visible(path, "*")]
-    files: list[tuple[Path, str | None]] = []
-    ignored: Counter[str] = Counter()
-    for file, label in (*found, *beside):
-        if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
-            files.append((file, label))
-        elif file.is_file():
-            ignored[file.suffix.lower() or "without a suffix"] += 1
-    if not files:
-        raise DataError(f"{path}: holds no pictures", hint="known suffixes: " + ", ".join(sorted(IMAGE_SUFFIXES)))
-    if ignored:
-        kinds = ", ".join(suffix for suffix, _ in ignored.most_common(5))
-        log(f"{path}: {ignored.total()} files that are not pictures trm knows were left out ({kinds})")
-    return files
-
-
-def class_folders(path: Path) -> list[Path]:
-    """Sub-folders that hold pictures, sorted; empty for a flat folder."""
-    return [folder for folder in visible(path, "*") if folder.is_dir() and _holds_pictures(folder)]
+    return files_by_class(path, IMAGE_SUFFIXES, "pictures", log)
 
 
 def find_images(path: str, arrays: dict[str, ArrayFile], label: str | None) -> tuple[ArrayFile, str | None]:
@@ -155,7 +134,3 @@ def find_images(path: str, arrays: dict[str, ArrayFile], label: str | None) -> t
     if name is not None and name not in arrays:
         raise DataError(f"{path}: has no array {name!r}; there are: {there}")
     return images, name
-
-
-def _holds_pictures(folder: Path) -> bool:
-    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in visible(folder, "**/*"))

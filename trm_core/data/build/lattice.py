@@ -83,7 +83,8 @@ def factor(count: int, height: int, width: int) -> tuple[int, int]:
 
 
 def make_lattice(height: int, width: int, num_capsules: int, num_children: int) -> Lattice:
-    """`num_capsules` cells of `num_children` sub-cells, as nearly square as can be, least padding among equals.
+    """`num_capsules` cells of `num_children` sub-cells, as nearly square as possible; of equals, that with the least
+    padding.
 
     Raises `ConfigError` if there are too few pixels.
     """

@@ -1,4 +1,4 @@
-"""One kind of source, opened: its readers, its encoder, its prices. The only place that maps kinds to code."""
+"""One kind of source, opened: its readers, its encoder, its prices. Only this module maps kinds to code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trm_core.data.build.images import FolderReader, NpzImagesReader
 from trm_core.data.build.lattice import make_lattice
 from trm_core.data.build.records import NO_LABELS, Log, Reader
 from trm_core.data.build.tables import TableReader, united_columns
-from trm_core.data.build.text import ParagraphReader, RowTextReader, labelled_lines
+from trm_core.data.build.text import ParagraphReader, RowTextReader, TextFolderReader, labelled_lines
 from trm_core.data.store.encoder_arrays import EncoderRecord
 from trm_core.errors import ConfigError, DataError
 
@@ -59,7 +59,7 @@ def open_modality(kind: str, reason: str, paths: list[str], config: BuildConfig,
 
 
 def record_encoder(modality: Modality, layout: Layout) -> EncoderRecord:
-    """All that makes stored fields of this kind's raw samples again (`trm_core.data.recorded_encoder` does)."""
+    """Everything from which `trm_core.data.recorded_encoder` makes stored fields of this kind's raw samples again."""
     entry = {
         "kind": modality.kind,
         "name": modality.encoder.name,
@@ -71,9 +71,9 @@ def record_encoder(modality: Modality, layout: Layout) -> EncoderRecord:
 
 
 def _sample_settings(modality: Modality) -> dict[str, Any]:
-    """What the readers did before the encoder. `image_size`: what picture files were resized to; `scale`: what pixels
-    of npz arrays that are not uint8 were divided by, null where sources differ in that; `whole`: those are whole
-    numbers.
+    """What the readers did before the encoder. `image_size`: what picture files were resized to; `scale`: what the
+    pixels of npz arrays other than uint8 were divided by, null where sources differ; `whole`: whether those are
+    integers.
     """
     if modality.kind != "images":
         return {}
@@ -115,7 +115,7 @@ def _images(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
         if reader.shape != readers[0].shape:
             raise DataError(
                 f"{reader.path}: pictures of {reader.shape}, but {readers[0].path} has {readers[0].shape}",
-                hint="give data.build.image_size, or build them apart",
+                hint="give data.build.image_size, or build them separately",
             )
     return readers, _picture_encoder(readers[0].shape, config, log), None
 
@@ -149,16 +149,11 @@ def _picture_encoder(shape: tuple[int, int, int], config: BuildConfig, log: Log)
 
 
 def _text(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
-    readers: list[Reader] = []
-    for path in paths:
-        plain = Path(path).suffix.lower() == ".txt" and labelled_lines(Path(path)) is None
-        if plain and config.label not in (None, NO_LABELS):
-            raise DataError(f"{path}: plain text has no column {config.label!r}", hint="leave data.build.label out")
-        readers.append(ParagraphReader(path, log) if plain else RowTextReader(path, config.label, config.text, log))
+    readers = [_text_reader(path, config, log) for path in paths]
     k, m = _or(config.num_capsules, _TEXT_CAPSULES), _or(config.num_children, _TEXT_CHILDREN)
     name = config.encoder
     if name == "auto":
-        size = sum(Path(path).stat().st_size for path in paths)
+        size = sum(file.stat().st_size for path in paths for file in _files_of(Path(path)))
         name = "hashing-svd" if size > _LARGE_TEXT_BYTES else "tfidf-svd"
         log(f"encoder {name}: {size / 1e6:.1f} MB of text")
     _check_encoder("text", name, ("tfidf-svd", "hashing-svd", *TEXT_ENCODERS))
@@ -166,6 +161,20 @@ def _text(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
         return readers, SentenceEncoder(k, m, None if config.dim == "auto" else config.dim, model_spec(config)), None
     dim = _or(config.dim, _TEXT_DIM)
     return readers, (TfidfSvdEncoder if name == "tfidf-svd" else HashingSvdEncoder)(k, m, dim), None
+
+
+def _text_reader(path: str, config: BuildConfig, log: Log) -> Reader:
+    folder = Path(path).is_dir()
+    if not folder and (Path(path).suffix.lower() != ".txt" or labelled_lines(Path(path)) is not None):
+        return RowTextReader(path, config.label, config.text, log)
+    if config.label not in (None, NO_LABELS):
+        what = "a folder of texts" if folder else "plain text"
+        raise DataError(f"{path}: {what} has no column {config.label!r}", hint="leave data.build.label out")
+    return TextFolderReader(path, log, config.label != NO_LABELS) if folder else ParagraphReader(path, log)
+
+
+def _files_of(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
 
 
 def _arc(paths: list[str], config: BuildConfig, log: Log) -> _Opened:

@@ -24,13 +24,13 @@ from trm_core.data.store.writer import CapsuleWriter
 from trm_core.errors import DataError
 
 _SMALL = ("split", "digest", "augmented")
-_APPEND_BYTES = 4 << 20  # rows of a split are gathered to this: an append costs more than the bytes of a few rows
+_APPEND_BYTES = 4 << 20  # a split's rows are collected up to this size: an append costs more than copying a few rows
 
 
 @dataclass(frozen=True)
 class Target:
-    """The task of the file: how labels are to be read. `known`: the labels of capsules that a model can learn, where
-    the source has them; others become -100.
+    """The task of the file: how its labels are to be read. `known`: where the source labels capsules, the labels that a
+    model can learn; others become -100.
     """
 
     task: str

@@ -1,7 +1,7 @@
 """What all text encoders share: documents cut into k segments of m phrases, phrases to vectors, vectors to children.
 
-A phrase is a child, a segment a capsule; segments cut from one sentence are children of its first (`segment_tree`).
-Everything is fitted on phrases of training documents.
+A phrase is a child, a segment a capsule; the segments cut from one sentence are children of its first segment
+(`segment_tree`). Everything is fitted on phrases of training documents.
 """
 
 from __future__ import annotations

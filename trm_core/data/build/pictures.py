@@ -36,8 +36,8 @@ class ImageFile:
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[Any]:
-    """Pillow's picture, of which no more than the header has been read. Raises `DataError` for what cannot be decoded,
-    also in the body of the `with`, and for more than 8 bits per pixel.
+    """Pillow's picture, of which only the header has been read. Raises `DataError` for what cannot be decoded, also in
+    the body of the `with`, and for more than 8 bits per channel.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -52,16 +52,16 @@ def open_picture(path: Path) -> Iterator[Any]:
 
 
 def upright_size(picture: Any) -> tuple[int, int]:
-    """(height, width) as `ImageFile.load` gives it; decodes only what lies on its side."""
+    """(height, width) as `ImageFile.load` gives it; decodes only pictures that lie on their side."""
     if picture.width != picture.height and _orientation(picture) in _ON_ITS_SIDE:
         picture = _upright(picture)
     return picture.height, picture.width
 
 
 def _upright(picture: Any) -> Any:
-    """The picture as it is meant to be seen: a camera that was held sideways only notes so, in EXIF's orientation.
+    """The picture as it is meant to be seen: a camera held sideways only notes that in EXIF's orientation.
 
-    Not `ImageOps.exif_transpose`, which also writes the notes anew and fails where anything else in them is broken.
+    Not `ImageOps.exif_transpose`, which also rewrites the metadata and fails where anything else in it is broken.
     """
     from PIL import Image
 
@@ -82,20 +82,20 @@ _ON_ITS_SIDE = (5, 6, 7, 8)
 
 
 def _orientation(picture: Any) -> Any:
-    """EXIF's 1 (upright) to 8, or whatever else stands there."""
+    """EXIF's orientation, 1 (upright) to 8, or whatever else is stored there."""
     from PIL.ExifTags import Base
 
     try:
         return picture.getexif().get(Base.Orientation, 1)
-    except (OSError, SyntaxError, ValueError):  # broken notes: the pixels may be sound
+    except (OSError, SyntaxError, ValueError):  # broken metadata: the pixels may be sound
         return 1
 
 
 def _require_eight_bits(path: Path, mode: str) -> None:
-    """Raises `DataError` for what Pillow would cut off at 255: 16 bits, 32, or floating point."""
+    """Raise `DataError` for pixels that Pillow would clip at 255: 16 bits, 32 bits, or floating point."""
     if mode.startswith(("I", "F")):
         raise DataError(
-            f"{path}: has more than 8 bits per pixel (mode {mode})",
+            f"{path}: has more than 8 bits per channel (mode {mode})",
             hint="save the pictures with 8 bits, or as an array in an npz file, whose largest value becomes 1",
         )
 
@@ -111,7 +111,7 @@ def _on_white(picture: Any) -> Any:
 
 
 def to_picture(content: Any) -> np.ndarray:
-    """float32 [height, width, channels] in [0, 1] of an `ImageFile`, a uint8 array, or an array already in [0, 1]."""
+    """float32 [height, width, channels] in [0, 1] from an `ImageFile`, a uint8 array, or an array already in [0, 1]."""
     pixels = content.load() if isinstance(content, ImageFile) else content
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32) / 255.0

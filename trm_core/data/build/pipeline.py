@@ -1,8 +1,8 @@
 """From raw sources to one capsule file, in passes over the source: scan, fit, encode, write.
 
-Nothing of a large source is held in memory: the scan keeps a digest and two codes per sample, fitting sees a bounded
+No large source is ever held in memory: the scan keeps a digest, a label and a split per sample, fitting sees a bounded
 sample of the training split, encoding works on chunks that are kept on disk until the file is written. A build that was
-killed goes on from those chunks; its result is bit for bit that of an uninterrupted one.
+killed resumes from those chunks; its result is bit for bit that of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def build_capsules(
     """Build the capsule file `out` from `sources` (paths, or "digits").
 
     `progress(stage, done, total)` is called often (total 0: unknown); `log` gets one line per decision; `should_stop`
-    is asked between chunks and ends the build with `StoppedEarly`, state saved. Raises `DataError` for what is wrong
-    with a source (nothing is left behind), `ConfigError` for what contradicts it, `UsageError` if `out` exists.
+    is asked between chunks and ends the build with `StoppedEarly`, state saved. Raises `DataError` for faults of a
+    source (nothing is left behind), `ConfigError` for settings that contradict it, `UsageError` if `out` exists.
     """
     if not sources:
         raise UsageError("no source given", hint="name a file, a folder, or digits")
@@ -73,7 +73,7 @@ def build_under_lock(
     log: Log | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> BuildReport:
-    """`build_capsules` for a caller that holds the output's lock already and has looked whether `out` exists."""
+    """`build_capsules` for a caller that already holds the output's lock and has checked whether `out` exists."""
     return _build(list(sources), out, config, progress or _no_progress, overwrite, log or silent, should_stop or _never)
 
 
@@ -102,7 +102,7 @@ def _build(
     try:
         layouts = _layouts(modalities, config) if adopted is None else adopted.take(modalities)
         plan = make_plan(modalities, config, progress, say, None if adopted is None else adopted.classes)
-        # They start while this process fits.
+        # The workers start up while this process fits.
         with started_workers(config.workers, "data.build.workers", WORKER_IMPORTS) as workers:
             concepts = augmentation = None
             if adopted is None:
@@ -114,7 +114,7 @@ def _build(
             chunks = chunk_list(plan, layouts[0], augmentation)
             reused = encode_all(modalities, coder, chunks, plan, work, workers, progress, should_stop)
         if reused:
-            say(f"went on from an earlier run: {reused} of {len(chunks)} chunks were there")
+            say(f"continued an earlier run: {reused} of {len(chunks)} chunks were done")
         paths = [(number, path) for number, modality in enumerate(modalities) for path in modality.paths]
         manifest = {
             "kind": "+".join(modality.kind for modality in modalities),
@@ -152,7 +152,7 @@ def _build(
             say,
         )
     except (DataError, ConfigError):
-        # The source or the settings have to change, and then these chunks are of no use.
+        # The source or the settings have to change, and then these chunks are useless.
         work.remove()
         raise
     work.remove()
@@ -207,9 +207,9 @@ def _open(sources: list[str], config: BuildConfig, log: Log) -> list[Modality]:
 
 _FOR = {
     "label": {"text", "table", "arc", "images", "digits", "arrays", "legacy"},
-    "text": {"text", "table"},  # of a table it is refused with a hint of its own
+    "text": {"text", "table"},  # for tables it is refused with a hint of its own
     "groups": {"table"},
-    "image_size": {"images", "digits"},  # the same
+    "image_size": {"images", "digits"},  # likewise for digits
     "augment_shift": {"images", "digits"},
     "augment_warps": {"images", "digits"},
     "augment_grids": {"arc"},
@@ -217,7 +217,7 @@ _FOR = {
 
 
 def refuse_unused(kinds: set[str], config: BuildConfig) -> None:
-    """ConfigError for a setting that no source of these kinds heeds."""
+    """ConfigError for a setting that no source of these kinds uses."""
     for name, heeding in _FOR.items():
         if getattr(config, name) != BuildConfig.model_fields[name].default and not heeding & kinds:
             raise ConfigError(
@@ -264,7 +264,7 @@ def _layouts(modalities: list[Modality], config: BuildConfig) -> list[Layout]:
 
 
 def choose_augmentation(kinds: set[str], config: BuildConfig) -> Augmentation | None:
-    """The copies that training samples of these kinds get; None for none."""
+    """The augmentation of training samples of these kinds; None for none."""
     if kinds <= {"digits", "images"} and (config.augment_shift or config.augment_warps):
         return PictureCopies(config.augment_shift, config.augment_warps, config.seed)
     if kinds == {"arc"} and config.augment_grids:
@@ -273,7 +273,7 @@ def choose_augmentation(kinds: set[str], config: BuildConfig) -> Augmentation | 
 
 
 def _no_progress(stage: str, done: int, total: int) -> None:
-    """Where nobody watches."""
+    """For callers that want no progress reports."""
 
 
 def _never() -> bool:

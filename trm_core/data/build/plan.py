@@ -1,6 +1,7 @@
 """The first pass over the sources: how many samples, which are duplicates, which labels, which split each goes to.
 
-Holds 8 bytes of digest, a label code and a split code per sample, and nothing else of the source.
+Per sample it holds 8 bytes of digest, a label code, a split code and the name of its group, and nothing else of the
+source.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class Classes:
-    """What labels are the numbers of. `names`: None where they are plain numbers."""
+    """The classes that labels stand for. `names`: None where they are plain numbers."""
 
     count: int
     names: list[str] | None
@@ -35,8 +36,8 @@ class Classes:
 class Plan:
     """What the scan found. Rows are numbered over all modalities and readers, in order.
 
-    split: int8 [rows]; labels: int64 [rows] of class ids (-100 for none), or None where targets are concepts or stand
-    in the arrays; starts: first row of each modality, and the total; source_rows: samples of each source, in order.
+    split: int8 [rows]; labels: int64 [rows] of class ids (-100 for none), or None where targets are concepts or come
+    with the arrays; starts: first row of each modality, and the total; source_rows: samples of each source, in order.
     """
 
     split: np.ndarray
@@ -45,8 +46,8 @@ class Plan:
     starts: list[int]
     source_rows: list[int]
     duplicates: int
-    groups: np.ndarray | None = None  # int64 [rows]: rows of one number share a split; None: duplicates alone do
-    num_classes: int | None = None  # where another file says
+    groups: np.ndarray | None = None  # int64 [rows]: rows with the same number share a split; None: only duplicates do
+    num_classes: int | None = None  # where another file determines it
 
     @property
     def rows(self) -> int:
@@ -61,7 +62,7 @@ def make_plan(
     modalities: list[Modality], config: BuildConfig, progress: Progress, log: Log, known: Classes | None = None
 ) -> Plan:
     """Scan every source once. known: classes of another file, for whose model all rows are held out. Raises `DataError`
-    for no samples, labels all alike, or a label in only some sources.
+    for no samples, labels that are all the same, or labels in only some sources.
     """
     digests, codes = array("Q"), array("q")
     names: dict[str, int] = {}
@@ -110,7 +111,7 @@ def make_plan(
 
 
 def stream(modality: Modality, expected: int) -> Iterator[Record]:
-    """The records of a modality again, without digests. Raises `DataError` if there are not as many as before."""
+    """The records of a modality again, without digests. Raises `DataError` if there are not as many as in the scan."""
     count = 0
     for reader in modality.readers:
         for record in reader.records(digests=False):
@@ -133,7 +134,7 @@ def _all_labelled(modalities: list[Modality]) -> bool:
     if without and len(without) < len(readers):
         raise DataError(
             f"{without[0]}: has no labels, but another source has",
-            hint="name its label column with data.build.label, or build the files apart",
+            hint="name its label column with data.build.label, or build the files separately",
         )
     return not without
 
@@ -141,8 +142,8 @@ def _all_labelled(modalities: list[Modality]) -> bool:
 def _class_ids(
     raw: np.ndarray, names: list[str], split: np.ndarray, log: Log, given: list[str] | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Class ids in the sorted order of the names that the training split has, or those that are `given`; others become
-    -100, said once.
+    """Class ids in the sorted order of the names in the training split, or of those `given`; other names become -100,
+    with a log line.
     """
     seen = np.unique(raw[(split == TRAIN) & (raw >= 0)])
     known = label_order({names[code] for code in seen}) if given is None else given
@@ -158,12 +159,12 @@ def _class_ids(
             f"the label has {len(known)} different values in {labelled} samples (such as {known[0]!r}): not a class",
             hint="choose a column of classes with data.build.label, or bin the numbers first",
         )
-    # Classes of a file whose labels still had their points, then as they are.
+    # First as `class_text` writes them, for files from before it, then as they are.
     ids = {class_text(name): number for number, name in enumerate(known)} | {
         n: number for number, n in enumerate(known)
     }
     table = np.asarray([ids.get(name, IGNORE_LABEL) for name in names] + [IGNORE_LABEL], dtype=np.int64)
-    labels = table[raw]  # a missing label is code -1: the last entry
+    labels = table[raw]  # a missing label has code -1: the last entry
     unknown = sorted(set(names) - set(known))
     if unknown:
         for code in (1, 2):

@@ -1,7 +1,7 @@
-"""A pretrained model in memory: loaded when first used in each process, known by the hash of its weights.
+"""A pretrained model in memory: loaded at first use in each process, identified by the hash of its weights.
 
-Only its name and that hash travel to worker processes and into the work directory; a model that has other weights when
-it is loaded again is refused, so no file mixes the vectors of two models.
+Only its name and that hash travel to worker processes and into the work directory; a model whose weights differ when it
+is loaded again is refused, so no file mixes the vectors of two models.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PretrainedModel:
     def __call__(self, inputs: Any) -> np.ndarray:
         """float32 [n, width], computed on one CPU thread or on the device: the same in every process."""
         loaded = self._get()
-        # Entered after torch was loaded, which the limit would not reach otherwise.
+        # Entered after torch is loaded, because the limit would not reach it otherwise.
         with one_thread():
             return np.asarray(loaded.run(inputs), dtype=np.float32)
 
@@ -58,15 +58,15 @@ class PretrainedModel:
     def _expect(self, known: str, found: str) -> None:
         if known != found:
             raise ConfigError(
-                f"data.build.encoder_model={self.spec.name}: its weights are not those that this build began with",
-                hint="run it again: it starts anew",
+                f"data.build.encoder_model={self.spec.name}: its weights have changed since this build began",
+                hint="run it again: it starts from the beginning",
             )
 
     def state(self) -> State:
         return {"weights_sha256": np.frombuffer(bytes.fromhex(self.weights_sha256), dtype=np.uint8)}
 
     def load_state(self, state: State) -> State:
-        """What of the state is not the model's. Raises `ConfigError` if the work was begun with other weights."""
+        """The state without the model's part. Raises `ConfigError` if the build was begun with other weights."""
         known = Arrays(state).take("weights_sha256", "uint8", (32,))
         self._expect(known.tobytes().hex(), self.weights_sha256)
         return {name: values for name, values in state.items() if name != "weights_sha256"}
@@ -84,7 +84,7 @@ class PretrainedModel:
 
 
 def choose_device(asked: str) -> str:
-    """A torch device that is there; auto: the GPU if there is one. Raises `ConfigError` for one that is not."""
+    """A torch device of this machine; auto: the GPU if there is one. Raises `ConfigError` if it does not exist."""
     import torch
 
     if asked == "auto":

@@ -1,7 +1,7 @@
 """timm and open_clip models as functions of picture crops: loaded, fed at their own input size, pooled features out.
 
-Weights are read from safetensors files or through the packages' own loaders of named models; no pickle that a user
-names is opened by timm, and open_clip reads pickles as tensors alone (`weights_only`).
+Weights are read from safetensors files or through the packages' own loaders of named models; timm opens no pickle that
+a user names, and open_clip reads pickles as tensors only (`weights_only`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Read what a file says an encoder was made from: JSON settings and arrays, each checked before it is used.
 
-Both may come from a stranger. Every method raises `DataError` for a value of another kind or size than a builder
-writes; who calls it adds the name of the file.
+Both may come from an untrusted file. Every method raises `DataError` for a value of another kind or size than a builder
+writes; the caller adds the name of the file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from trm_core.errors import DataError
 
-MAX_VALUES = 1 << 26  # of one sample or one matrix of a layout: far above any that is built, small enough for memory
+MAX_VALUES = 1 << 26  # of a sample or a matrix of a layout: far above any that is built, small enough for memory
 _MAX_TEXT = 4096
 _MAX_ITEMS = 65_536
 _HINT_NEWER = "it may be of a newer version: upgrade trm, or build the file again from its source"
@@ -94,7 +94,7 @@ class Spec:
         return value
 
     def part(self, key: str) -> Spec:
-        """The object under `key`; it is closed by whoever reads it."""
+        """The object under `key`; whoever reads it closes it."""
         return Spec(self._take(key), f"{self.what}: {key}")
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ class Arrays:
     def take(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> np.ndarray:
         """The array, finite and of this dtype and shape; None stands for any size of at least 1."""
         array = self._get(name)
-        if shape == () and array.shape == (1,):  # a single number: HDF5 checks bytes of arrays alone
+        if shape == () and array.shape == (1,):  # a single number is stored as [1], because HDF5 checksums only arrays
             array = array.reshape(())
         fits = len(array.shape) == len(shape) and all(
             size == asked if asked is not None else size >= 1 for size, asked in zip(array.shape, shape, strict=True)

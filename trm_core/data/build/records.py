@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 _WHOLE = re.compile(r"([-+]?\d+)\.0+")
-NO_LABELS = "none"  # as the name of a label: the source has none, whatever stands in it
+NO_LABELS = "none"  # given as the name of the label: the source has no labels, whatever it holds
 Log = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
@@ -51,15 +51,15 @@ class Reader(Protocol):
 
 
 def label_among(there: Collection[str], told: str | None, usual: Sequence[str]) -> str | None:
-    """The name of the labels: the one that was told, else a usual one that is there. None: there shall be no labels."""
+    """The name of the labels: the one in `told`, else a usual one that is there. None: there are to be no labels."""
     if told is None:
         return next(iter(called(there, usual)), None)
     return None if told == NO_LABELS and told not in there else told
 
 
 def called(there: Collection[str], usual: Sequence[str]) -> list[str]:
-    """Those of the names that are usual ones, in the order of these; where there is none, in any case: Species, LABEL.
-    Of a single letter its case matters, for Y is a coordinate where y is a target.
+    """Those of the names that are usual ones, in the order of `usual`; if none matches exactly, ignoring case (Species,
+    LABEL). The case of a single letter counts, for Y is a coordinate where y is a target.
     """
     if exact := [name for name in usual if name in there]:
         return exact
@@ -67,7 +67,7 @@ def called(there: Collection[str], usual: Sequence[str]) -> list[str]:
 
 
 def class_text(text: str) -> str:
-    """A label that is written as text, as the name of its class: a whole number has no point, however it was saved."""
+    """The class name of a label that is written as text: a whole number has no decimal point, however it was saved."""
     text = text.strip()
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text

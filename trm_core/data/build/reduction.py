@@ -1,7 +1,7 @@
-"""Dense vectors of a pretrained model to D dimensions, scaled so that a training vector has RMS 1 per dimension.
+"""Reduces vectors of a pretrained model to D dimensions, scaled so that a training vector has RMS 1 per dimension.
 
-Where D is the model's own width its vectors are kept and only scaled; where it is smaller, the D strongest directions
-of the training vectors (PCA) are kept.
+Where D is the model's own width its vectors are only scaled; where it is smaller, the D principal components of the
+training vectors are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Reduction:
         self._kept = 1.0
 
     def fit(self, vectors: np.ndarray) -> None:
-        """Learn from float32 [n, width]. Raises `DataError` if there is only one vector to learn directions from."""
+        """Learn from float32 [n, width]. Raises `DataError` if there is only one vector to learn components from."""
         if self.dim < self.width:
             if len(vectors) < 2:
                 raise DataError("the training samples hold only one phrase or crop: too few to learn from")

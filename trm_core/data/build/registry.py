@@ -1,4 +1,4 @@
-"""All encoders by their name: the one place that knows which class made what a capsule file records."""
+"""All encoders by name: only this module knows which class made what a capsule file records."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ PRETRAINED = (*TEXT_ENCODERS, *PICTURE_ENCODERS)
 
 
 def remake_encoder(name: str, spec: Mapping[str, Any], state: State) -> Encoder:
-    """The fitted encoder of `Encoder.name`, `Encoder.spec()` and `Encoder.state()`.
+    """The fitted encoder, restored from its `Encoder.name`, `Encoder.spec()` and `Encoder.state()`.
 
-    Raises `DataError` for a name that is not known, for a spec or arrays that no builder writes, and where a pretrained
-    model is not here or has other weights.
+    Raises `DataError` for an unknown name, for a spec or arrays that no builder writes, and where a pretrained model is
+    missing or has other weights.
     """
     if name not in ENCODERS:
         raise DataError(

@@ -1,4 +1,4 @@
-"""What a build ended with: returned by `build_capsules`, printed by the CLI."""
+"""The outcome of a build: returned by `build_capsules`, printed by the CLI."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A document as k segments (about sentences) of m phrases each, cut where the language has joints.
+"""A document as k segments (roughly sentences) of m phrases each, cut where the language has joints.
 
 Sentences and phrases are found by punctuation and conjunctions. Too many pieces are joined with their neighbours so
-that all get about equally many words (`words` says what a word is); too few are cut again, the longest first, at a
-joint if there is one and in the middle otherwise, as long as both halves keep a few words. What still is missing is
-padding (an empty string).
+that all get about the same number of words (`words` says what a word is); too few are cut again, the longest first, at
+a joint if there is one and in the middle otherwise, as long as both halves keep a few words. Whatever is still missing
+is padding (an empty string).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from bisect import bisect_left
 
 from trm_core.data.build.words import count_words, word_starts
 
-# After . ! ? … or their like (Hindi, Arabic, Urdu) and closing quotes or brackets, before white space; at a line break
-# or a wide gap; or after the full stop, ! or ? of Chinese and Japanese, behind which no space is left.
+# After . ! ? … or their equivalents (Hindi, Arabic, Urdu) and closing quotes or brackets, before white space; at a line
+# break or a wide gap; or after the full stop, ! or ? of Chinese and Japanese, which no space follows.
 _SENTENCE_END = re.compile(
     r"(?<=[.!?…\u0964\u061f\u06d4])[\"'\u201d\u2019)\]]*\s+|\n+|\s{3,}"
     r"|(?<=[\u3002\uff01\uff1f])(?![\u3002\uff01\uff1f…])[\"'\u201d\u2019\u300d\u300f\uff09)\]]*\s*"
 )
-# The last: commas, semicolons and colons of Chinese and Japanese.
+# The last alternative: commas, semicolons and colons of Chinese and Japanese.
 _PHRASE_END = re.compile(
     r"(?<=[,;:\u2013\u2014\u060c\u061b])\s+|\s+(?=\()|(?<=\))\s+|\s-{1,2}\s|\s*\.{2,}\s*"
     r"|(?<=[\uff0c\u3001\uff1b\uff1a])\s*"
@@ -39,8 +39,8 @@ def segment(document: str, num_segments: int, num_phrases: int) -> list[list[str
 def segment_tree(document: str, num_segments: int, num_phrases: int) -> tuple[list[list[str]], list[int]]:
     """(the phrases as `segment` gives them, the parent of each segment).
 
-    Of the segments that one sentence was cut into, the first is the parent of the others. It is itself a child of
-    segment 0, the root (-1). A segment of several whole sentences stands for its first one. Padding has no parent.
+    Of the segments cut from one sentence, the first is the parent of the others and itself a child of segment 0, the
+    root (-1). A segment of several whole sentences counts as its first one. Padding has no parent.
     """
     sentences = _pieces(_SENTENCE_END, document)
     segments, sentence_of = _fit(sentences, num_segments, _MIN_SEGMENT_WORDS)
@@ -68,7 +68,7 @@ def _pieces(boundary: re.Pattern[str], text: str) -> list[str]:
 
 
 def _fit(pieces: list[str], limit: int, min_words: int) -> tuple[list[str], list[int]]:
-    """At most `limit` pieces, and for each a number that is equal for those cut from the same piece."""
+    """At most `limit` pieces, and for each a number that is the same for pieces cut from one piece."""
     if len(pieces) > limit:
         joined = _join(pieces, limit)
         return joined, list(range(len(joined)))
@@ -100,15 +100,15 @@ def _join(pieces: list[str], limit: int) -> list[str]:
 
 
 def _halve(text: str, min_words: int) -> tuple[list[str], list[int]] | None:
-    """The text in two, at the joint nearest to its middle, else in the middle, and how many words each half has; None
-    if one would be too short.
+    """The text in two, cut at the joint nearest to its middle, else in the middle, and the number of words in each
+    half; None if one would be too short.
     """
     starts = word_starts(text)
     count = len(starts)
     if count < 2 * min_words:
         return None
     middle = count / 2
-    begin, end = starts[count // 4], starts[min(count * 3 // 4 + 2, count - 1)]  # where joints are near enough
+    begin, end = starts[count // 4], starts[min(count * 3 // 4 + 2, count - 1)]  # where a joint is near enough
     places = {bisect_left(starts, match.end()) for match in _JOINT.finditer(text, max(begin - 1, 0), end)}
     near = [p for p in places if min_words <= p <= count - min_words and abs(p - middle) <= count / 4]
     cut = min(near, key=lambda place: (abs(place - middle), place)) if near else count // 2

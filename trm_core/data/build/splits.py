@@ -1,7 +1,7 @@
 """Which sample goes to train, validation or test: stratified by label, duplicates together, a function of the seed.
 
 Works on what the scan of the sources left: one label code and one duplicate-group number per row. Used by
-`trm_core.data.build.pipeline`.
+`trm_core.data.build.plan`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def duplicate_groups(digests: np.ndarray, named: list[str | None] | None = None)
 
 
 def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Number the sets of rows that hang together: rows with the same number in one of two numberings, closed
-    transitively. int64 [N] each, and what is returned.
+    """Number the connected sets of rows: rows with the same number in either of two numberings, closed transitively.
+    int64 [N] each, and so is the result.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -65,7 +65,7 @@ def assign_splits(labels: np.ndarray | None, groups: np.ndarray, config: BuildCo
         split[folds == config.fold] = TEST
     else:
         _take(split, strata, groups, config.test, TEST, config, _TEST_STREAM)
-    # Shares are of all samples, as the user wrote them, but taken from what the test split left.
+    # Shares are of all samples, as the user wrote them, but are taken from what the test split left.
     _take(split, strata, groups, config.validation, VALIDATION, config, _VALIDATION_STREAM)
     if not (split == TRAIN).any():
         raise DataError(
@@ -79,12 +79,12 @@ def assign_splits(labels: np.ndarray | None, groups: np.ndarray, config: BuildCo
 
 
 def _fold_numbers(labels: np.ndarray | None, groups: np.ndarray, config: BuildConfig, log: Log) -> np.ndarray:
-    """Fold of every row: scikit-learn's own folds of whole groups, each with the label of its first row."""
+    """Fold of every row: scikit-learn's own folds of whole groups, each group with the label of its first row."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     assert config.folds is not None
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    firsts = np.sort(first)  # in the order of the source, as rows are that no other belongs to
+    firsts = np.sort(first)  # in source order, as rows that belong to no group are
     kind = KFold if labels is None else StratifiedKFold
     maker = kind(n_splits=config.folds, shuffle=config.shuffle, random_state=config.seed if config.shuffle else None)
     numbers = np.zeros(len(groups), dtype=np.int64)
@@ -123,7 +123,7 @@ def _take(
         return
     rng = np.random.default_rng([config.seed % 2**63, stream])
     free = np.flatnonzero(split == TRAIN)
-    # A group lies whole in one stratum: the one of its first row.
+    # A group lies wholly in one stratum: that of its first row.
     members, first = np.unique(groups[free], return_index=True)
     sizes = np.bincount(np.searchsorted(members, groups[free]), minlength=len(members))
     group_stratum = strata[free[first]]
@@ -132,12 +132,12 @@ def _take(
     for stratum in np.unique(group_stratum):
         own = np.flatnonzero(group_stratum == stratum)
         own = own[np.argsort(first[own], kind="stable")]
-        # Shuffled: any; otherwise the end of the source, so that splits are contiguous blocks in source order.
+        # Shuffled: any groups; otherwise those at the source's end, so that splits are contiguous blocks in its order.
         order = rng.permutation(own) if config.shuffle else own[::-1]
         wanted = share * float((strata == stratum).sum()) + carried
         after = np.cumsum(sizes[order])
         before = after - sizes[order]
-        # A group is taken when that brings the total nearer to what is wanted; the last one is left for training.
+        # A group is taken when that brings the total nearer to the target; one is always left for training.
         taken = order[(before + after) / 2 < wanted]
         taken = taken[: len(own) - 1]
         chosen[taken] = True

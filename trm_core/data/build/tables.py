@@ -1,6 +1,6 @@
 """Rows of a csv, tsv or jsonl table, and what its columns are.
 
-Whether a column holds numbers or categories is looked at once over the whole file (it is a matter of type, not of
+Whether a column holds numbers or categories is determined once over the whole file (it is a matter of type, not of
 statistics); means, spreads and categories are fitted on the training split by `encode_table`.
 """
 
@@ -22,13 +22,14 @@ MISSING = frozenset(
     {"", "na", "n/a", "nan", "-nan", "null", "none", "?", "<na>"}
     | {"#n/a", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}  # of spreadsheets
 )
-_NO_LABEL = MISSING - {"none"}  # which is a class: none, mild, severe
+_NO_LABEL = MISSING - {"none"}  # "none" can be a class: none, mild, severe
 _MAX_COUNTED = 256
-_LARGEST = 1e100  # squares of what is larger may be too large for a float
+_LARGEST = 1e100  # sums of squares of larger numbers may overflow a float
 _EMPTY = "leave the cell empty where a value is missing"
-# 1,234.5 or 1.234,5 or 12 % or $5: numbers to people, which float() does not take.
+# 1,234.5, 1.234,5, 12 % and $5 are numbers to people, but not to float().
 _WRITTEN = re.compile(r"[-+(]?\s*[$€£¥]?\s*\d[\d.,'\s]*(?:[eE][-+]?\d+)?\s*[%$€£¥]?\)?")
 _NEARLY_ALL = 0.8
+_FEW_CELLS = 20  # categories of their own are chance
 LABEL_COLUMNS = (*LABEL_NAMES, "y", "species", "outcome")
 
 
@@ -42,17 +43,17 @@ class Column:
 
 
 class TableReader:
-    """One table. Content of a record is the tuple of its feature cells, in the order of `columns`."""
+    """One table. The content of a record is the tuple of its feature cells, in the order of `columns`."""
 
     def __init__(self, path: str, config: BuildConfig, log: Log) -> None:
         self.path = path
         self._table: Delimited = open_delimited(Path(path)).of_all_lines()
         names = self._table.columns
         label = label_among(names, config.label, LABEL_COLUMNS)
-        # What is no target is no feature either: new samples come without it.
+        # A label column that is not the target is no feature either: new samples come without it.
         dropped = label_among(names, None, LABEL_COLUMNS) if label is None else None
         if dropped is not None:
-            log(f"{path}: label column {dropped!r} left out, as told: concepts are the targets")
+            log(f"{path}: label column {dropped!r} ignored, as requested: concepts are the targets")
         elif label is None or config.label is None:
             log(f"{path}: " + (f"label column {label!r}" if label else "no label column: concepts are the targets"))
         self._label = None if label is None else self._table.column(label)
@@ -72,17 +73,16 @@ class TableReader:
             yield Record(cells, digest_bytes(*(cell.encode() for cell in cells)) if digests else 0, label or None)
 
     def _examine(self, log: Log) -> tuple[list[Column], list[set[str]]]:
-        """The columns, and up to 256 different values of those that hold no numbers. Says which of these nearly do."""
+        """The columns, and up to 256 different values of each categorical one. Logs columns that are nearly numeric."""
         seen: list[set[str]] = [set() for _ in self._indices]
         numeric = [True] * len(self._indices)
         odd = [""] * len(self._indices)
-        filled = [False] * len(self._indices)
+        filled = [0] * len(self._indices)  # cells that are not missing, as long as their values are counted
         for line, values in self._table.rows(self._indices):
             for position, index in enumerate(self._indices):
                 cell = values[index].strip()
                 if is_missing(cell):
                     continue
-                filled[position] = True
                 if numeric[position]:
                     number = to_number(cell)
                     if number is None:
@@ -94,31 +94,35 @@ class TableReader:
                             f"{self.path}:{line}: column {self._table.columns[index]!r} holds {what}", hint=_EMPTY
                         )
                 if len(seen[position]) < _MAX_COUNTED:
+                    filled[position] += 1
                     seen[position].add(cell)
         columns = [
-            Column(self._table.columns[index], numeric[p] and filled[p], 0 if numeric[p] else len(seen[p]))
+            Column(self._table.columns[index], numeric[p] and filled[p] > 0, 0 if numeric[p] else len(seen[p]))
             for p, index in enumerate(self._indices)
         ]
-        for column, cells, first in zip(columns, seen, odd, strict=True):
+        for column, cells, count, first in zip(columns, seen, filled, odd, strict=True):
+            named = f"{self.path}: column {column.name!r}"
             if first and sum(map(_reads_as_number, cells)) >= _NEARLY_ALL * len(cells):
+                log(f"{named} is read as categories, not as numbers: {first}; write numbers as 1234.5, and {_EMPTY}")
+            elif not column.numeric and count >= _FEW_CELLS and len(cells) >= _NEARLY_ALL * count:
                 log(
-                    f"{self.path}: column {column.name!r} is read as categories, not as numbers: {first}; "
-                    f"write numbers as 1234.5, and {_EMPTY}"
+                    f"{named} has a category of its own in nearly every row, such as {min(cells)[:40]!r}, which tells "
+                    "little: remove it, or write it as a number or as few categories"
                 )
         return columns, [set() if column.numeric else values for column, values in zip(columns, seen, strict=True)]
 
 
 def united_columns(readers: Sequence[TableReader]) -> list[Column]:
-    """The columns of several tables as those of one. Raises `DataError` where they are not the same."""
+    """The columns of several tables, united. Raises `DataError` where they are not the same."""
     first = readers[0]
     for reader in readers[1:]:
         if [column.name for column in reader.columns] != [column.name for column in first.columns]:
-            raise DataError(f"{reader.path}: its columns are not those of {first.path}", hint="build them apart")
+            raise DataError(f"{reader.path}: its columns are not those of {first.path}", hint="build them separately")
     return [_united(readers, place) for place in range(len(first.columns))]
 
 
 def _united(readers: Sequence[TableReader], place: int) -> Column:
-    # A table with no value in this column says nothing of its type.
+    # A table with no value in this column says nothing about its type.
     filled = [r for r in readers if r.columns[place].numeric or r.categories[place]] or readers[:1]
     column = filled[0].columns[place]
     for reader in filled[1:]:
@@ -126,7 +130,7 @@ def _united(readers: Sequence[TableReader], place: int) -> Column:
             what = ["holds numbers" if one.columns[place].numeric else "holds text" for one in (reader, filled[0])]
             raise DataError(
                 f"{reader.path}: column {column.name!r} {what[0]} here, and {what[1]} in {filled[0].path}",
-                hint="bring both to one type, or build them apart",
+                hint="bring both to one type, or build them separately",
             )
     distinct = len(set().union(*(reader.categories[place] for reader in filled)))
     return Column(column.name, column.numeric, 0 if column.numeric else min(distinct, _MAX_COUNTED))
@@ -141,7 +145,7 @@ def is_missing(cell: str) -> bool:
 
 
 def to_number(cell: str) -> float | None:
-    """The cell as a float, None if it is not a number, as 1_000 is only to Python."""
+    """The cell as a float, or None if it is not a number (1_000 is one only to Python)."""
     try:
         return None if "_" in cell else float(cell)
     except ValueError:

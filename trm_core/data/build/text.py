@@ -1,4 +1,4 @@
-"""Documents of text files: rows of csv, tsv and jsonl, lines `label<TAB>text`, paragraphs of plain text."""
+"""Documents from csv, tsv and jsonl rows, `label<TAB>text` lines, paragraphs of plain text, and folders of texts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from itertools import islice
 from pathlib import Path
 
 from trm_core.data.build.delimited import Delimited, looks_labelled, open_delimited, text_lines
+from trm_core.data.build.folders import files_by_class
 from trm_core.data.build.records import Log, Record, called, class_text, digest_bytes, label_among
 from trm_core.data.build.words import count_words
 from trm_core.errors import DataError
 
 LABEL_NAMES = ("label", "target", "class", "category")
+TEXT_SUFFIXES = frozenset({".txt"})
 TEXT_NAMES = ("text", "sentence", "message", "document", "review", "content")
 _WRAPPED_LINE = 200
 _MIN_PARAGRAPH_WORDS = 4
@@ -20,7 +22,7 @@ _HEADING = re.compile(r"^\s*(=+\s.*\s=+|#+\s.*)\s*$")
 
 
 class RowTextReader:
-    """One document per row of a csv, tsv, jsonl or `label<TAB>text` file. Content is the text."""
+    """One document per row of a csv, tsv, jsonl or `label<TAB>text` file. The content is the text."""
 
     def __init__(self, path: str, label: str | None, text: str | None, log: Log) -> None:
         self.path = path
@@ -81,8 +83,41 @@ class ParagraphReader:
             yield block
 
 
+class TextFolderReader:
+    """A folder whose sub-folders are the classes, with a document in each file; without sub-folders, documents without
+    labels.
+    """
+
+    def __init__(self, path: str, log: Log, labelled: bool = True) -> None:
+        """labelled: false where the sub-folders are no classes."""
+        self.path = path
+        self._files = [(file, label if labelled else None) for file, label in text_files(Path(path), log)]
+        self.has_labels = any(label is not None for _, label in self._files)
+
+    def records(self, *, digests: bool) -> Iterator[Record]:
+        for file, label in self._files:
+            text = whole_text(file)
+            yield Record(text, text_digest(text) if digests else 0, label)
+
+
+def text_files(path: Path, log: Log) -> list[tuple[Path, str | None]]:
+    """(file, its class) of all texts of a folder: those of the class folders alone, where there are some, as lists and
+    readmes lie beside these. Raises `DataError` for a folder without texts.
+    """
+    files = files_by_class(path, TEXT_SUFFIXES, "texts", log)
+    labelled = [one for one in files if one[1] is not None]
+    if labelled and len(labelled) < len(files):
+        log(f"{path}: {len(files) - len(labelled)} texts beside the class folders were left out")
+    return labelled or files
+
+
+def whole_text(path: Path) -> str:
+    """A file that is one document. Raises `DataError` with the line that is not UTF-8."""
+    return "\n".join(line for _, line in text_lines(path)).strip()
+
+
 def labelled_lines(path: Path) -> Delimited | None:
-    """The file as `label<TAB>text` lines if a .txt file looks like that."""
+    """The file as `label<TAB>text` lines if it is a .txt file that looks like that."""
     if path.suffix.lower() != ".txt":
         return None
     lines = [line for _, line in islice(text_lines(path), 200) if line.strip()]
@@ -90,12 +125,12 @@ def labelled_lines(path: Path) -> Delimited | None:
 
 
 def text_digest(text: str) -> int:
-    """Digest under which texts that differ in case or white space alone are duplicates."""
+    """Digest under which texts that differ only in case or white space are duplicates."""
     return digest_bytes(" ".join(text.casefold().split()).encode())
 
 
 def _paragraphs(block: list[str]) -> list[str]:
-    """A run of lines without a blank one: wrapped lines are one paragraph, long lines are one each."""
+    """A run of lines without a blank one: wrapped lines form one paragraph, long lines are one each."""
     if len(block) > 1 and max(map(len, block)) < _WRAPPED_LINE and not any(_HEADING.match(line) for line in block):
         return [" ".join(line.strip() for line in block)]
     return [line.strip() for line in block]

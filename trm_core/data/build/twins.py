@@ -1,6 +1,6 @@
-"""Samples that became identical by being encoded: different words the encoder cannot tell apart, augmented pictures.
+"""Samples that encoding made identical: different words that the encoder cannot tell apart, augmented pictures.
 
-They count as duplicates like any others: none may stand in the training split and in a held-out one. Used while
+They count as duplicates like any others: none may be both in the training split and in a held-out one. Used while
 building, and by the inspection of any capsule file.
 """
 
@@ -28,8 +28,8 @@ def row_digests(fields: Mapping[str, np.ndarray]) -> np.ndarray:
 def separate_twins(
     split: np.ndarray, digests: np.ndarray, augmented: np.ndarray, log: Log, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """Split codes with no twin across splits: augmented copies of held-out ones go, held-out twins join the earliest,
-    with all of their group if there are `groups`.
+    """Split codes without duplicates across splits: augmented copies that equal a held-out sample are dropped, and
+    held-out duplicates move to the earliest split among them, with their whole group if there are `groups`.
 
     All arrays [rows]; returns a copy of `split`, with DROPPED for rows that must not be written.
     """

@@ -1,4 +1,4 @@
-"""Where the words of a text are, also in scripts that write no spaces between them."""
+"""Where the words of a text begin, also in scripts that write no spaces between them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _CJK = (
     "\U00020000-\U0003ffff"
 )
 _SOUTH_EAST = "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-# What marks a letter, and the punctuation behind it, stay with it.
+# Marks of a letter, and the punctuation after it, stay with it.
 _WORD = re.compile(rf"(?:[{_CJK}][^\w\s]*){{1,2}}|(?:[{_SOUTH_EAST}][^\w\s]*){{1,4}}|[^\s{_CJK}{_SOUTH_EAST}]+")
 
 
 def word_starts(text: str) -> list[int]:
-    """Where each word begins. A word is what stands between white space; of Chinese and Japanese two characters count
-    as one, of Thai, Lao, Burmese and Khmer four letters, which is about as long as their words are.
+    """Where each word begins. A word is what stands between white space; in Chinese and Japanese two characters count
+    as one word, in Thai, Lao, Burmese and Khmer four letters, which is about the length of their words.
     """
     return [match.start() for match in _WORD.finditer(text)]
 

@@ -1,8 +1,8 @@
-"""The work directory beside the output: encoded chunks and fitted state, so that a killed build goes on.
+"""The work directory beside the output: encoded chunks and fitted state, so that a killed build can resume.
 
 `<out>.work/` holds `fingerprint.json`, `fitted.npz` and one `chunk-000000.npz` per chunk (with workers also
-`coder.pickle`, for them alone), each written under another name and renamed. A lock beside it (held by the
-kernel, so it dies with its process) keeps two builds of one output apart.
+`coder.pickle`, for them alone), each written under a temporary name and renamed. A lock beside it (held by the kernel,
+so it dies with its process) keeps two builds of one output apart.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class WorkDir:
         if folder.exists():
             found = _read_fingerprint(marker)
             if found != fingerprint:
-                log(f"{folder}: left by a build of another source or configuration; starting anew")
+                log(f"{folder}: left by a build of another source or configuration; starting from the beginning")
                 shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not marker.exists():
@@ -45,7 +45,7 @@ class WorkDir:
         self._save(self._chunk(index), arrays)
 
     def load_chunk(self, index: int, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-        """Arrays of a chunk, all or only those named."""
+        """Arrays of a chunk, all of them or only those named."""
         return _load(self._chunk(index), names)
 
     def save_fitted(self, arrays: dict[str, np.ndarray]) -> None:
@@ -56,7 +56,7 @@ class WorkDir:
         return _load(path, None) if path.exists() else None
 
     def save_coder(self, pickled: bytes) -> Path:
-        """Where the workers of this build find what they encode with; no later build reads it."""
+        """Write what the workers of this build encode with; returns its path. No later build reads it."""
         path = self.folder / "coder.pickle"
         self._replace(path, pickled)
         return path
@@ -98,13 +98,13 @@ def _load(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into a `ResourceError` that names the path."""
+    """Turn a full disk into a `ResourceError`, and a path that may not be written into a `UsageError`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
-                f"{path}: the disk is full", hint="free some space and run it again: it goes on"
+                f"{path}: the disk is full", hint="free some space and run it again: it continues"
             ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise UsageError(

@@ -1,6 +1,6 @@
-"""The tokens of an answer as people read them, and what can be said of an answer without knowing the solution.
+"""An answer's tokens in readable form, and checks of an answer against the rules or the known solution.
 
-S tokens of a puzzle.
+S: tokens per puzzle.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _EMPTY = 1  # token of an empty cell of a Sudoku; a digit d is d + 1
 
 
 def readable(tokens: np.ndarray | Sequence[int], meaning: Meaning) -> Any:
-    """Of tokens [S], for JSON. Sudokus and mazes: S characters (? is no symbol), other puzzles of numbers: the tokens.
-    ARC: the grid at the top-left corner, or None if there is none.
+    """Tokens [S] in a form for JSON. Sudokus and mazes: a string of S characters (? where a token has no symbol). ARC:
+    the grid at the top-left corner, or None if there is none. Puzzles of plain numbers: the tokens.
     """
     if meaning.kind == "arc":
         grid = crops(np.asarray(tokens)[None])[0]
@@ -32,7 +32,7 @@ def readable(tokens: np.ndarray | Sequence[int], meaning: Meaning) -> Any:
 
 
 def drawn(tokens: np.ndarray | Sequence[int], meaning: Meaning) -> str:
-    """The same over several lines, for a terminal."""
+    """The same as text for a terminal, grids over several lines."""
     found = readable(tokens, meaning)
     if found is None:
         return "(no grid)"
@@ -55,8 +55,8 @@ def drawn(tokens: np.ndarray | Sequence[int], meaning: Meaning) -> str:
 
 
 def valid(question: np.ndarray, answer: np.ndarray, meaning: Meaning) -> bool | None:
-    """Whether an answer [S] keeps what the question [S] gives and breaks no rule: every digit once in each row, column
-    and box; a shortest way and nothing else. None: there are no rules to look at.
+    """Whether an answer [S] keeps the givens of the question [S] and breaks no rule: in Sudokus every digit once in
+    each row, column and box; in mazes a shortest path and nothing else. None where there are no rules to check.
     """
     question, answer = np.asarray(question), np.asarray(answer)
     if meaning.kind == "maze" and meaning.height == meaning.width:
@@ -72,8 +72,8 @@ def valid(question: np.ndarray, answer: np.ndarray, meaning: Meaning) -> bool | 
 
 
 def right(labels: np.ndarray, answer: np.ndarray, meaning: Meaning) -> bool:
-    """Whether an answer [S] is the known one [S], ignored places left out; of ARC, whether the grids are the same
-    (those that are moved off the corner are no grids to read, and are compared by their places).
+    """Whether an answer [S] equals the known one [S], ignored positions left out. ARC answers are compared as grids, or
+    by position where the known grid does not lie in the corner and so cannot be read.
     """
     labels, answer = np.asarray(labels), np.asarray(answer)
     if meaning.kind == "arc":

@@ -1,8 +1,8 @@
-"""Augmented copies of ARC tasks: what is done to their grids, how the copies are named, and the way back.
+"""Augmented copies of ARC tasks: what is done to their grids, how the copies are named, and how to undo them.
 
 A copy shows every grid of a task under one symmetry of the square, t0 to t7, and one permutation of the colours 1 to 9
 (0 is the background and stays). It is named TASK|||t3|||0417582963: digit c of the last part is what colour c becomes.
-That is how the public TRM and HRM code names them, so copies are undone the same way whoever made them.
+The public TRM and HRM code uses the same names, so copies are undone the same way whoever made them.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ class Copy:
 
 
 def transformed(grid: np.ndarray, transform: int) -> np.ndarray:
-    """A grid [h, w] under t0 (as it is), t1-t3 (so many quarter turns to the left), t4 (mirrored left to right), t5
-    (top to bottom), t6 (along the main diagonal) or t7 (along the other one). A view."""
+    """A grid [h, w] under t0 (as it is), t1-t3 (that many quarter turns to the left), t4 (mirrored left to right), t5
+    (top to bottom), t6 (along the main diagonal) or t7 (along the other one). A view.
+    """
     match transform:
         case 0 | 1 | 2 | 3:
             return np.rot90(grid, transform)
@@ -59,9 +60,10 @@ def transformed(grid: np.ndarray, transform: int) -> np.ndarray:
 
 
 def inverse_of(name: str) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
-    """The task that an identifier's name belongs to, and what turns grids [h, w] of that copy back into the task's.
+    """The task that an identifier's name belongs to, and a function that turns grids [h, w] of that copy back into the
+    task's.
 
-    Raises `DataError` for a name that looks like a copy's and is not one.
+    Raises `DataError` for a name that looks like a copy's but is not valid.
     """
     task, separator, suffix = name.partition(SEPARATOR)
     if not separator:

@@ -1,6 +1,6 @@
 """`test_puzzles.json` of an ARC folder: the held-out tasks, by id, in the form of ARC's own files.
 
-Other readers expect an output for every test pair. Where none is known a stand-in is written and marked.
+Other readers expect an output for every test pair. Where none is known, a placeholder is written and marked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The files of a puzzle folder, each checked as it is opened: every refusal of a stranger's folder happens here."""
+"""The files of a puzzle folder, each checked as it is opened: a faulty or hostile folder is refused here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trm_core.data.puzzles.layout import (
 from trm_core.errors import DataError
 
 _MOST_JSON_BYTES = 1 << 30
-# NumPy parses the header as Python.
+# NumPy parses an array's header as Python source, which can fail in many ways.
 _ARRAY_ERRORS = (
     OSError,
     ValueError,
@@ -56,9 +56,9 @@ class PuzzleSet:
         return np.repeat(self.puzzle_identifiers, np.diff(self.puzzle_indices))
 
     def read(self, field: str, rows: slice | np.ndarray) -> np.ndarray:
-        """Some rows [n, S] of `inputs` or `labels`. Raises DataError where the file has become shorter since it was
-        opened: to touch what is gone would end the process with SIGBUS. One that is cut between this look and the
-        reading of these rows still does.
+        """Some rows [n, S] of `inputs` or `labels`. Raises DataError if the file has become shorter since it was
+        opened: touching the missing pages would end the process with SIGBUS. A file that is cut between this check and
+        the read still does that.
         """
         array = getattr(self, field)
         if isinstance(array, np.memmap):
@@ -116,35 +116,35 @@ def read_names(path: Path, count: int) -> list[str] | None:
         return None
     found = _read_json(path / IDENTIFIERS)
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        refuse(path / IDENTIFIERS, "is no list of names")
+        refuse(path / IDENTIFIERS, "is not a list of names")
     if len(found) != count:
         refuse(path / IDENTIFIERS, f"has {len(found)} names, but num_puzzle_identifiers={count} in {DATASET}")
     return found
 
 
 def _array(path: Path) -> np.ndarray:
-    """Whole numbers, mapped: a header that promises more than there is asks for no memory."""
+    """A memory-mapped array of integers, so that a header that promises more than the file holds allocates nothing."""
     try:
         if not path.is_file():  # opening a pipe would wait for somebody to write
-            refuse(path, "is no file" if path.exists() else "is missing")
+            refuse(path, "is not a file" if path.exists() else "is missing")
         with np.errstate(over="ignore"):
             found = np.lib.format.open_memmap(path, mode="r")
     except _ARRAY_ERRORS as error:
-        refuse(path, f"is no array that can be read ({' '.join(str(error).split())[:200]})")
+        refuse(path, f"is not a readable array ({' '.join(str(error).split())[:200]})")
     if found.dtype.kind not in "iu":
         refuse(path, f"holds {found.dtype.name}, expected whole numbers")
     return found
 
 
 def _require_whole(array: np.memmap) -> None:
-    """That the file behind a mapped array, whatever its path leads to by now, is still as long as the array."""
-    mapping: Any = array.base  # NumPy's types do not know that it is the mmap, which keeps the file open
+    """Check that the file behind a mapped array, whatever its path leads to by now, is still as long as the array."""
+    mapping: Any = array.base  # NumPy's types hide that this is the mmap, which keeps the file open
     size, needed = mapping.size(), array.offset + array.nbytes
     if size < needed:
         refuse(
             Path(str(array.filename)),
-            f"was cut while it was in use: it has {size} bytes, and had at least {needed} when it was opened",
-            hint="build the folder again, and change none that something is reading",
+            f"was truncated while it was in use: it has {size} bytes, and had at least {needed} when it was opened",
+            hint="build the folder again, and do not change it while something reads it",
         )
 
 

@@ -1,5 +1,5 @@
-"""Which puzzle each identifier stands for. A folder numbers its own puzzles; a run numbers those of all of its folders,
-and records which they are, so that no other folder's puzzles are answered under the embeddings of its own.
+"""Which puzzle each identifier stands for. A folder numbers its own puzzles; a run numbers those of all its folders
+together and records which they are, so that another folder's puzzles are never answered with the wrong embeddings.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from trm_core.data.puzzles.layout import BLANK, IDENTIFIERS
 from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.errors import DataError
 
-_NOBODY = 0  # the mark of a number that no puzzle has, or none with a name
+_NOBODY = 0  # the mark of a number that belongs to no puzzle, or to one without a name
 
 
 def numbered_together(folders: Sequence[PuzzleData]) -> list[PuzzleData]:
-    """Training folders, each puzzle with a number of its own: a folder whose names contradict the numbers that are
-    given so far has the next ones. Folders without names keep theirs, as in the public code.
+    """Training folders in which every puzzle has a number of its own: a folder whose names contradict the numbers given
+    so far gets the next free ones. Folders without names keep their numbers, as in the public code.
     """
     marks = [_marks(folder.names or []) for folder in folders]
     nameless = [folder.num_puzzles for folder, own in zip(folders, marks, strict=True) if not own.any()]
@@ -37,8 +37,8 @@ def numbered_together(folders: Sequence[PuzzleData]) -> list[PuzzleData]:
 
 
 def identifiers_record(folders: Sequence[PuzzleData]) -> dict[str, Any] | None:
-    """Of training folders that are numbered together, for JSON: a mark of each identifier's name, and the numbers at
-    which folders begin. None where no folder names any.
+    """The JSON record of training folders that are numbered together: a mark (CRC-32) of each identifier's name, and
+    the numbers at which folders begin. None where no folder has names.
     """
     if all(folder.names is None for folder in folders):
         return None
@@ -46,21 +46,22 @@ def identifiers_record(folders: Sequence[PuzzleData]) -> dict[str, Any] | None:
     for folder in folders:
         own = _marks(folder.names or [])
         marks = _laid(marks, own, folder.shift, folder.shift + len(own))
-    # ARC has hundreds of thousands of them.
+    # Base64, because ARC has hundreds of thousands of them.
     names = base64.b64encode(marks.astype("<u4").tobytes()).decode()
     return {"names": names, "begin": sorted({folder.shift for folder in folders})}
 
 
 def shift_in(data: PuzzleData, trained: int, record: Any) -> int | None:
-    """What to add to the identifiers of `data` to have those under which a model with embeddings of `trained` puzzles,
-    those of `record`, knows them; None where it does not.
+    """What to add to the identifiers of `data` to get those under which a model with embeddings of `trained` puzzles,
+    recorded in `record`, knows the same puzzles; None where it does not know them.
     """
     return _place(_marks(data.names or []), data.num_puzzles, *_read(record, trained), trained)
 
 
 def same_puzzles(folders: Sequence[PuzzleData], trained: int, record: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Of training folders that are numbered together: (numbers, those under which a model with embeddings of `trained`
-    puzzles, those of `record`, knows the same). Of each folder that is found these are the puzzles whose names agree.
+    """For training folders that are numbered together: (their numbers, the numbers under which a model with embeddings
+    of `trained` puzzles, recorded in `record`, knows the same puzzles). Of each folder that is found in the record,
+    these are the puzzles whose names agree.
     """
     known, begin = _read(record, trained)
     here, there = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
@@ -75,7 +76,7 @@ def same_puzzles(folders: Sequence[PuzzleData], trained: int, record: Any) -> tu
 
 
 def numbered_as_trained(data: PuzzleData, trained: int, record: Any) -> PuzzleData:
-    """A folder by the numbers of `shift_in`. Raises DataError where the model does not know its puzzles."""
+    """The folder, renumbered by `shift_in`. Raises DataError where the model does not know its puzzles."""
     if (shift := shift_in(data, trained, record)) is not None:
         return data.numbered(shift)
     names, (known, begin) = data.names or [], _read(record, trained)
@@ -91,8 +92,8 @@ def numbered_as_trained(data: PuzzleData, trained: int, record: Any) -> PuzzleDa
 def _place(
     marks: np.ndarray, size: int, known: np.ndarray, begin: Sequence[int], total: int | None = None
 ) -> int | None:
-    """The first range of numbers where as many have room and contradict nobody. Ranges begin there; the last one ends
-    at `total`, or nowhere.
+    """The first number of the first range with room for `size` puzzles whose marks contradict none of those in `known`.
+    Ranges begin at the numbers of `begin`; the last one ends at `total`, or is open where that is None.
     """
     for first, end in zip(begin, [*begin[1:], total], strict=True):
         if (end is None or first + size <= end) and not len(_contradictions(marks, known[first:end])):
@@ -106,14 +107,14 @@ def _marks(names: list[str]) -> np.ndarray:
 
 
 def _contradictions(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Numbers that both give to somebody, and not to the same."""
+    """Numbers that both give to a named puzzle, but not to the same one."""
     both = min(len(some), len(others))
     a, b = some[:both], others[:both]
     return np.flatnonzero((a != b) & (a != _NOBODY) & (b != _NOBODY))
 
 
 def _laid(given: np.ndarray, marks: np.ndarray, shift: int, length: int) -> np.ndarray:
-    """`given`, at least so long, with these marks where they belong."""
+    """A copy of `given`, at least `length` long, with `marks` entered from `shift` on wherever no mark stood."""
     found = np.zeros(max(len(given), length), np.uint32)
     found[: len(given)] = given
     place = found[shift : shift + len(marks)]
@@ -122,7 +123,9 @@ def _laid(given: np.ndarray, marks: np.ndarray, shift: int, length: int) -> np.n
 
 
 def _read(record: Any, trained: int) -> tuple[np.ndarray, list[int]]:
-    """(marks, beginnings), 0 the first; no marks where a run was recorded without, or says what makes no sense."""
+    """(marks, first number of each folder's range, beginning with 0) of a record; no marks where the run recorded none
+    or the record makes no sense.
+    """
     names, begin = (record.get("names"), record.get("begin")) if isinstance(record, dict) else (None, None)
     try:
         data = base64.b64decode(names, validate=True) if isinstance(names, str) else b""

@@ -1,6 +1,6 @@
 """A full look at a puzzle folder: what it holds. Used by `trm inspect-dataset`.
 
-What its contents are good for is judged in one place, the checks of `trm_core.diagnose`.
+What the contents are good for is judged in one place, the checks of `trm_core.diagnose`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trm_core.errors import DataError
 
 @dataclass(frozen=True)
 class PuzzleSplitFacts:
-    """One split. `examples_per_puzzle`: mean, least, greatest; the rest: see `Survey`."""
+    """One split. `examples_per_puzzle`: mean, minimum, maximum; for the rest see `Survey`."""
 
     examples: int
     puzzles: int
@@ -36,7 +36,7 @@ class PuzzleSplitFacts:
 
 @dataclass(frozen=True)
 class PuzzleInspection:
-    """`shared`: test examples that are training examples too. `surveys`: of all splits; not part of `to_dict`."""
+    """`shared`: test examples that are also training examples. `surveys`: of all splits; not part of `to_dict`."""
 
     path: Path
     kind: str

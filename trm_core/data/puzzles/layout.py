@@ -33,7 +33,7 @@ Size = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Metadata(BaseModel):
-    """`dataset.json` of a split. Keys that we do not know are ignored, as the others do."""
+    """`dataset.json` of a split. Unknown keys are ignored, as in the public code."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -45,7 +45,7 @@ class Metadata(BaseModel):
     num_puzzle_identifiers: Annotated[int, Field(ge=1, lt=2**31)]
     total_groups: Size
     mean_puzzle_examples: float
-    total_puzzles: Size  # of groups, where the Sudoku and maze builders of the public code wrote it
+    total_puzzles: Size  # the public Sudoku and maze builders write the number of groups here
     sets: list[str]
 
 

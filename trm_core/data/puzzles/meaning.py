@@ -1,6 +1,6 @@
-"""What the tokens of a puzzle model mean, in few words: a run records it, so that nothing needs the data folder later.
+"""What the tokens of a puzzle model mean, in short: a run records it, so that the data folder is not needed later.
 
-S tokens of a puzzle: height x width, row by row.
+S tokens per puzzle: height x width, row by row.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _SUDOKU_VOCABULARY, _SUDOKU_CELLS = 11, 81
 
 @dataclass(frozen=True)
 class Meaning:
-    """symbols: what each token is shown as, the padding first; blank: the identifier of puzzles without one of their
+    """symbols: what each token is shown as, the padding first; blank: the identifier of puzzles that have none of their
     own.
     """
 
-    kind: str  # of KINDS
+    kind: str  # one of KINDS
     height: int
     width: int
     symbols: list[str]
@@ -43,8 +43,8 @@ class Meaning:
 
     @property
     def manifest(self) -> Manifest:
-        """As a folder has it."""
-        # Not validated: it has no room for rows of more than 1000 numbers.
+        """The same as the manifest of a folder."""
+        # Not validated: the schema refuses rows of more than 1000 numbers.
         names = ("kind", "height", "width", "symbols")
         return Manifest.model_construct(**{name: getattr(self, name) for name in names})
 
@@ -54,7 +54,7 @@ class Meaning:
 
 
 def meaning_of(data: PuzzleData) -> Meaning:
-    """As the folder's manifest says or, in a folder of other builders, by the sizes."""
+    """From the folder's manifest or, in a folder of another builder, from the sizes."""
     found, vocab_size = data.about, data.num_classes or 0
     if found is None or (found.height * found.width, len(found.symbols)) != (data.num_capsules, vocab_size):
         return guessed(vocab_size, data.num_capsules, data.blank_identifier_id)
@@ -62,7 +62,7 @@ def meaning_of(data: PuzzleData) -> Meaning:
 
 
 def meaning_of_record(record: Any, vocab_size: int, cells: int) -> Meaning:
-    """What `as_record` wrote of a model with these sizes. Raises ValueError."""
+    """The meaning that `as_record` wrote for a model with these sizes. Raises ValueError if they do not agree."""
     try:
         found = Meaning(**record)
     except TypeError as error:
@@ -77,7 +77,7 @@ def meaning_of_record(record: Any, vocab_size: int, cells: int) -> Meaning:
 
 
 def guessed(vocab_size: int, cells: int, blank: int = 0) -> Meaning:
-    """What the public builders mean by these sizes; rows of numbers if they build nothing like it."""
+    """What the public builders mean by these sizes; rows of plain numbers if none of them writes such sizes."""
     side = math.isqrt(cells)
     square = side * side == cells
     if (vocab_size, cells) == (_SUDOKU_VOCABULARY, _SUDOKU_CELLS):

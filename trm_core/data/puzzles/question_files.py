@@ -1,9 +1,9 @@
-"""Files of puzzles as people have them -> `Question`s, in order, each with a name for its place in messages.
+"""Files of puzzles as people have them -> `Question`s, in order; errors name the place.
 
-Sudokus  a puzzle on each line, maybe its solution behind it; or csv with a column question (and answer)
-mazes    drawn over as many lines as the maze is high, a blank line between; or each in one line; or csv
-ARC      JSON: {"input": grid}, a list of those, a task, or tasks by name (their test pairs); or one of them a line
-tokens   a puzzle on each line, numbers with spaces or commas between
+Sudokus  a puzzle on each line, optionally followed by its solution; or csv with a column question (and answer)
+mazes    drawn over as many lines as the maze is high, with a blank line between; or one per line; or csv
+ARC      JSON: {"input": grid}, a list of those, a task, or tasks by name (their test pairs); or one of them per line
+tokens   a puzzle on each line, numbers with spaces or commas between them
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def questions_of_file(path: Path, meaning: Meaning) -> Iterator[Question]:
 
 
 def questions_of_text(text: str, meaning: Meaning, name: str) -> Iterator[Question]:
-    """What a file of that text holds. Raises DataError that names the line."""
+    """The questions in the text of a file called `name`. Raises DataError that names the line."""
     if meaning.kind == "arc" or text.lstrip()[:1] in ("{", "["):
         yield from _of_json(text, meaning, name)
     elif meaning.kind == "maze":
@@ -62,7 +62,9 @@ def _lines(text: str, meaning: Meaning, name: str) -> Iterator[Question]:
 
 
 def _mazes(text: str, meaning: Meaning, name: str) -> Iterator[Question]:
-    """Editors cut the spaces at the ends of lines: they are put back, and an empty line is one only between mazes."""
+    """Editors strip spaces at the ends of lines: they are restored here. Blank lines are skipped between mazes only;
+    within a maze an empty line is an error.
+    """
     drawn: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         where = f"{name}, line {number}"

@@ -1,6 +1,6 @@
 """One puzzle as people write it -> tokens: a line of Sudoku digits, a drawn maze, a grid of ARC colours.
 
-S tokens of a puzzle. Everything that is wrong is a DataError that names the place and what was expected.
+S: tokens per puzzle. Whatever is wrong is a DataError that names the place and what was expected.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ class Question:
 
 
 def question_of(value: Any, meaning: Meaning, where: str) -> Question:
-    """A text (Sudoku, maze: a line or rows); a list of S tokens; rows of tokens, of colours for ARC, of digits for
-    Sudokus (0: empty); or an object
-    {"input": one of these, "output": the answer, "puzzle": identifier}.
+    """A text (Sudoku, maze: a line or rows); a list of S tokens; rows of tokens, of colours for ARC, or of digits for
+    Sudokus (0: empty); or an object {"input": one of these, "output": the answer, "puzzle": identifier}.
     """
     if not isinstance(value, dict):
         return Question(_tokens(value, meaning, where))
@@ -49,7 +48,9 @@ def question_of(value: Any, meaning: Meaning, where: str) -> Question:
 
 
 def text_tokens(text: str, meaning: Meaning, where: str) -> np.ndarray:
-    """int64 [S] of S characters, line breaks left out; in Sudokus 0 is as good as a dot."""
+    """int64 [S] from S characters, ignoring line breaks; in Sudokus 0 and . both stand for an empty cell. Puzzles of
+    plain numbers: S numbers with spaces or commas between them.
+    """
     if meaning.kind == "arc":
         raise DataError(f"{where}: a text, expected a grid of colours", hint='[[0, 1], [2, 0]] or {"input": [[...]]}')
     if meaning.kind == "tokens":
@@ -89,17 +90,17 @@ def _tokens(value: Any, meaning: Meaning, where: str) -> np.ndarray:
         return _numbers(flat, meaning, where)
     if isinstance(value, list):
         return _numbers(value, meaning, where)
-    raise DataError(f"{where}: {str(value)[:_SHOWN]!r} is no puzzle", hint=expected(meaning))
+    raise DataError(f"{where}: {str(value)[:_SHOWN]!r} is not a puzzle", hint=expected(meaning))
 
 
 def _digits(cells: list[Any], meaning: Meaning, where: str) -> np.ndarray:
-    """Of rows as people write them."""
+    """Tokens of a Sudoku written as rows of digits, 0 for an empty cell."""
     if len(cells) != meaning.cells:
         raise DataError(f"{where}: {len(cells)} digits, expected {meaning.cells}", hint=expected(meaning))
     for place, cell in enumerate(cells):
         if type(cell) is not int or not 0 <= cell <= meaning.width:
             raise DataError(
-                f"{where}, position {place}: {str(cell)[:_SHOWN]!r} is no digit, those of rows are 0 (empty) to "
+                f"{where}, position {place}: {str(cell)[:_SHOWN]!r} is not a digit: rows hold 0 (empty) to "
                 f"{meaning.width}",
                 hint="tokens are given as one list",
             )
@@ -115,6 +116,6 @@ def _numbers(cells: list[Any], meaning: Meaning, where: str) -> np.ndarray:
         if isinstance(cell, str) and cell.isdecimal() and len(cell) < 10:
             cell = int(cell)
         if type(cell) is not int or not 0 <= cell <= most:
-            raise DataError(f"{where}, position {place}: {str(cell)[:_SHOWN]!r} is no token, those are 0 to {most}")
+            raise DataError(f"{where}, position {place}: {str(cell)[:_SHOWN]!r} is not a token: tokens are 0 to {most}")
         found[place] = cell
     return found

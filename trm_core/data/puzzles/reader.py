@@ -1,8 +1,8 @@
-"""A puzzle folder, read in pieces. `open_puzzles` refuses what is none; reading later moves bytes only, and looks
-whether they are still there.
+"""A puzzle folder, read in pieces. `open_puzzles` refuses anything else; later reads only move bytes, after checking
+that they are still there.
 
-Examples are memory-mapped; the index arrays are held. The sets of a split are one after the other: example, puzzle and
-group numbers count through all of them.
+Examples are memory-mapped; the index arrays are held in memory. The sets of a split follow one another: example, puzzle
+and group numbers run through all of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trm_core.data.puzzles.layout import (
 from trm_core.errors import ConfigError, DataError
 
 _SCAN_ROWS = 65536
-_HASHED_BYTES = 1 << 20  # of an array whose bytes are many: this many at each of some places
+_HASHED_BYTES = 1 << 20  # of a large array this many bytes are hashed at each of several places
 _HASHED_PLACES = 64
 
 
@@ -42,13 +42,13 @@ def is_puzzle_folder(path: str | Path) -> bool:
 def open_puzzles(path: str | Path) -> PuzzleData:
     """Open a puzzle folder: metadata and index arrays are read and checked, examples are mapped.
 
-    Raises DataError, with file, index and mend.
+    Raises DataError that names file and index, with a hint.
     """
     path = Path(path)
     metadata = {split: read_metadata(path / split / DATASET) for split in SPLITS if (path / split / DATASET).is_file()}
     if not metadata:
         raise DataError(
-            f"{path}: is no puzzle folder, it has neither train/{DATASET} nor test/{DATASET}",
+            f"{path}: is not a puzzle folder: it has neither train/{DATASET} nor test/{DATASET}",
             hint="make one with trm build-puzzles, or give the folder that another builder wrote",
         )
     first_split, first = next(iter(metadata.items()))
@@ -66,7 +66,7 @@ def open_puzzles(path: str | Path) -> PuzzleData:
 
 
 class PuzzleData:
-    """A folder of puzzles, with the same attributes as a `CapsuleFile`: tokens are sketches of capsules that have
+    """A folder of puzzles, with the same attributes as a `CapsuleFile`: tokens are the sketches of capsules that have
     nothing to open.
     """
 
@@ -102,13 +102,13 @@ class PuzzleData:
         return {"kind": f"puzzles: {kind}", "content_hash": self._fingerprint(), "class_names": None}
 
     def numbered(self, shift: int) -> PuzzleData:
-        """The same folder with other numbers for its puzzles."""
+        """The same folder with `shift` added to its puzzles' numbers."""
         other = copy.copy(self)
         other.shift = shift
         return other
 
     def name_of(self, number: int) -> str:
-        """Of a puzzle, by the number that `read` gives it. Only where the folder names its identifiers."""
+        """The name of a puzzle, by the number that `read` gives it. Only where the folder names its identifiers."""
         assert self.names is not None
         return self.names[number if number == self.blank_identifier_id else number - self.shift]
 
@@ -117,8 +117,8 @@ class PuzzleData:
         return field in self.fields
 
     def read(self, split: str, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
-        """`sketches` and `labels` [n, S] and `puzzles` [n], int64, of examples of a split by number; labels to ignore
-        are -100. Raises DataError where a file was cut since it was opened.
+        """`sketches` and `labels` [n, S] and `puzzles` [n], int64, for examples of a split by number; labels to ignore
+        are -100. Raises DataError if a file has been truncated since it was opened.
         """
         index = np.arange(*rows.indices(self.rows[split])) if isinstance(rows, slice) else np.asarray(rows)
         n, S = len(index), self.num_capsules
@@ -141,18 +141,18 @@ class PuzzleData:
         return found
 
     def rows_per_epoch(self, split: str) -> float:
-        """Examples of one puzzle of every group, on average over the draws."""
+        """Examples in an epoch, which visits one puzzle of every group, averaged over the draws."""
         return float(sum(_mean_visit(part) for part in self.sets[split]))
 
     def require_trainable(self) -> None:
-        """Raise DataError if there is nothing to learn from (no labels, or all alike), or a token is none of the
+        """Raise DataError if there is nothing to learn from (no labels, or all alike), or if a token is outside the
         vocabulary.
         """
         if not self.rows.get("train"):
             raise DataError(f"{self.path}: has no training puzzles", hint=f"it has {', '.join(self.rows)}")
         low, high = self.require_labels("train")
         if low > high:
-            raise DataError(f"{self.path}: every training label is to be ignored", hint="give the folder with answers")
+            raise DataError(f"{self.path}: every training label is ignored", hint="give the folder with answers")
         if low == high:
             raise DataError(
                 f"{self.path}: all training labels are the token {low}, so there is nothing to learn",
@@ -160,8 +160,8 @@ class PuzzleData:
             )
 
     def require_labels(self, split: str) -> tuple[int, int]:
-        """The least and the greatest label of a split that counts (the first is larger where there are none). Raises
-        DataError for tokens outside of the vocabulary.
+        """The smallest and largest label of a split, ignored ones left out (the first is larger than the second where
+        there are none). Raises DataError for tokens outside the vocabulary.
         """
         low, high = np.iinfo(np.int64).max, np.iinfo(np.int64).min
         for part in self.sets[split]:
@@ -172,7 +172,7 @@ class PuzzleData:
                     ignored = labels == self.ignore_label_id
                     if ignored.all():
                         continue
-                    # What is ignored need be no token.
+                    # Ignored labels need not be tokens.
                     labels = np.where(ignored, labels[~ignored][0], labels)
                 self._require_tokens(split, part, "labels", begin, labels)
                 low, high = min(low, int(labels.min())), max(high, int(labels.max()))
@@ -195,7 +195,7 @@ class PuzzleData:
         )
 
     def _fingerprint(self) -> str:
-        """Of metadata, indices and examples; of large arrays some places only."""
+        """SHA-256 of metadata, indices and examples; of large arrays only some places are read."""
         digest = hashlib.sha256()
         for split, parts in self.sets.items():
             digest.update(self.metadata[split].model_dump_json().encode())
@@ -209,7 +209,7 @@ class PuzzleData:
 
 
 def require_mergeable(folders: Sequence[PuzzleData]) -> None:
-    """Raises ConfigError where folders do not speak the same language."""
+    """Raise ConfigError if the folders differ in sequence length, vocabulary or special ids."""
     first = folders[0]
     for other in folders:
         for name in ("num_capsules", "num_classes", "pad_id", "ignore_label_id", "blank_identifier_id"):
@@ -223,13 +223,13 @@ def require_mergeable(folders: Sequence[PuzzleData]) -> None:
 
 
 def _mean_visit(part: PuzzleSet) -> float:
-    """Examples that a visit of every group shows."""
+    """Examples in a visit of every group, averaged over the draws."""
     sizes, copies = np.diff(part.puzzle_indices), np.diff(part.group_indices)
     return float((sizes / np.repeat(copies, copies)).sum())
 
 
 def _places(array: np.ndarray) -> Iterator[slice]:
-    """All rows of an array, or those at some places of it."""
+    """All rows of a small array, or rows at some places of a large one."""
     rows = max(1, _HASHED_BYTES // max(1, array[:1].nbytes))
     if len(array) <= rows * _HASHED_PLACES:
         yield slice(0, len(array))

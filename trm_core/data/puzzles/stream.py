@@ -1,8 +1,9 @@
 """Batches of training puzzles: endless, shuffled, resumable to the row.
 
-An epoch visits every group (an original puzzle and its copies) once, in a new order; of each it takes one puzzle by
-chance, and all examples of that one in a new order: the sampling of the public TRM and HRM code, but that a puzzle
-whose examples do not fit into a batch goes on in the next one. Every draw is a function of (seed, epoch, group).
+An epoch visits every group (an original puzzle and its copies) once, in a new order; it draws one puzzle of the group
+at random and takes all of that puzzle's examples, again in a new order. This is the sampling of the public TRM and HRM
+code, except that a puzzle whose examples do not fit into a batch continues in the next one. Every draw is a function of
+(seed, epoch, group).
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ _FIELDS = ("sketches", "labels", "puzzles")
 
 @dataclass(frozen=True)
 class _Epoch:
-    """The order of one epoch: G groups, of each a puzzle."""
+    """The order of one epoch: one puzzle from each of G groups."""
 
     number: int
-    groups: np.ndarray  # [G] groups in the order of visit
+    groups: np.ndarray  # [G] groups in visiting order
     first: np.ndarray  # [G] first example of the puzzle that was drawn
-    ends: np.ndarray  # [G] rows of the epoch up to and with it
+    ends: np.ndarray  # [G] rows of the epoch up to and including this puzzle
 
     @property
     def rows(self) -> int:
@@ -60,7 +61,7 @@ class PuzzleStream:
         self._first_puzzle = np.cumsum(self._copies) - self._copies
         self._bounds = np.cumsum([folder.rows[split] for folder in folders])
         self._epoch = self._order(0)
-        self._offset = 0  # rows of this epoch given to all processes
+        self._offset = 0  # rows of this epoch given to all processes so far
 
     @property
     def epoch(self) -> float:
@@ -69,12 +70,12 @@ class PuzzleStream:
 
     @property
     def rows_per_epoch(self) -> int:
-        """Of the epoch under way."""
+        """Rows of the current epoch."""
         return self._epoch.rows
 
     def take(self, n: int, before: int = 0, after: int = 0) -> CapsuleBatch:
-        """The next n rows (n >= 0), of before + n + after that all processes take together: those of lower ranks come
-        before ours.
+        """The next n rows (n >= 0) out of the before + n + after that all processes take together; the rows of lower
+        ranks come before ours.
         """
         rows = self._next(before + n + after)[before : before + n]
         parts = {
@@ -102,8 +103,8 @@ class PuzzleStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state_dict` was taken. Raises CheckpointError if seed or folders are others, because
-        then the position means nothing.
+        """Continue exactly where `state_dict` was taken. Raises CheckpointError if seed or folders differ, because then
+        the position means nothing.
         """
         for key, mine in (("seed", self._seed), ("sources", self._fingerprints())):
             if state[key] != mine:
@@ -118,7 +119,7 @@ class PuzzleStream:
         self._epoch, self._offset = order, offset
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """There is nothing to close."""
 
     def _fingerprints(self) -> list[Any]:
         return [folder.manifest["content_hash"] for folder in self._folders]
@@ -144,13 +145,13 @@ class PuzzleStream:
         return np.concatenate(parts)
 
     def _examples(self, start: int, stop: int) -> np.ndarray:
-        """Rows start .. stop - 1 of the epoch under way."""
+        """Rows start .. stop - 1 of the current epoch."""
         epoch = self._epoch
         places = np.arange(start, stop)
         which = np.searchsorted(epoch.ends, places, side="right")
         begins = np.where(which > 0, epoch.ends[which - 1], 0)
         if len(np.unique(which)) == len(which) and bool((epoch.ends[which] - begins == 1).all()):
-            return epoch.first[which]  # puzzles of one example, as Sudoku and mazes are
+            return epoch.first[which]  # puzzles of one example each, as Sudokus and mazes are
         found = np.empty(len(places), np.int64)
         for visit in np.unique(which):
             here = which == visit
@@ -163,7 +164,7 @@ class PuzzleStream:
 
 
 def batch_of_puzzles(arrays: dict[str, np.ndarray], rows: np.ndarray) -> CapsuleBatch:
-    """A batch of what `PuzzleData.read` gave for these rows."""
+    """A batch from what `PuzzleData.read` gave for these rows."""
     return CapsuleBatch(
         sketches=torch.from_numpy(arrays["sketches"]),
         children=None,

@@ -1,7 +1,7 @@
-"""What a split of puzzles holds, in numbers: tokens, answers, twins, and how far questions and answers belong together.
+"""Statistics of a split of puzzles: tokens, answers, duplicates, and how far answers depend on their questions.
 
-One pass over some or all of its examples; of each 16 bytes of digests are kept. Used by `trm inspect-dataset` and
-`trm diagnose`. Imports no torch.
+One pass over some or all of its examples, which keeps 16 bytes of digests per example. Used by `trm inspect-dataset`
+and `trm diagnose`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trm_core.data.puzzles.reader import PuzzleData
 MOST_TOKENS_IN_PAIRS = 2048
 _PIECE_ROWS = 4096
 _HASH_SEED = 23
-_LEAST_SHARE = 0.01  # of the cells, that a token must have to be counted as telling
+_LEAST_SHARE = 0.01  # share of the cells that a token must fill to be considered
 
 
 @dataclass(frozen=True)
@@ -25,24 +25,24 @@ class Survey:
     """Of n examples of one split. V tokens."""
 
     examples: int
-    inputs: np.ndarray  # [V] how often each token is asked
-    labels: np.ndarray  # [V] and answered
+    inputs: np.ndarray  # [V] how often each token occurs in questions
+    labels: np.ndarray  # [V] and in answers
     ignored: int  # labels to ignore
     unanswered: int  # examples whose labels are all to be ignored
-    copied: int  # examples that ask for nothing: every answer stands in the question
+    copied: int  # examples that ask nothing: every answer is in the question
     questions: np.ndarray  # [n] uint64 digest of inputs and identifier
     answered: np.ndarray  # [n] uint64 digest of inputs and labels
-    told: float  # nats that the token of the question that tells most tells of the answer in its place
-    told_apart: float  # and of the answer of another example
+    told: float  # nats that the most telling question token reveals about the answer at its position
+    told_apart: float  # and about the answer of another example at that position
 
     @property
     def repeated(self) -> int:
-        """Examples whose question and answer an earlier one has, whatever their identifiers."""
+        """Examples whose question and answer occurred before, whatever their identifiers."""
         return self.examples - len(np.unique(self.answered))
 
     @property
     def contradicting(self) -> int:
-        """Examples whose question was asked before, of the same puzzle, with another answer."""
+        """Examples whose question occurred before, for the same puzzle, with another answer."""
         both = np.unique(np.stack([self.questions, self.answered]), axis=1)
         return both.shape[1] - len(np.unique(self.questions))
 
@@ -50,12 +50,12 @@ class Survey:
 def survey(
     data: PuzzleData, split: str, rows: np.ndarray | None = None, on_rows: Callable[[int], None] = lambda done: None
 ) -> Survey:
-    """Look at `rows` [n] of a split, or at all. Tokens have to be those of the vocabulary (`require_labels`)."""
+    """Look at `rows` [n] of a split, or at all of it. Tokens have to be within the vocabulary (`require_labels`)."""
     if rows is None:
         rows = np.arange(data.rows[split])
     V = data.num_classes or 0
     inputs, labels = np.zeros(V, np.int64), np.zeros(V, np.int64)
-    # Pairs of tokens are a table of V x V, which a large vocabulary has neither room nor examples for.
+    # Pairs of tokens fill a table of V x V, for which a large vocabulary has neither room nor enough examples.
     P = V if V <= MOST_TOKENS_IN_PAIRS else 0
     together, apart = np.zeros((P, P)), np.zeros((P, P))
     ignored = unanswered = copied = 0
@@ -88,8 +88,8 @@ def pairs(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
 
 
 def told_by_best(table: np.ndarray) -> float:
-    """How much the token that tells most tells of what stands beside it, in nats: the divergence of what is seen
-    beside it from what is seen at all. Not the mean over all tokens, which would depend on how much is left blank.
+    """How much the most telling token reveals about what stands beside it, in nats: the KL divergence of what is seen
+    beside it from what is seen overall. Not the mean over all tokens, which would depend on how much is left blank.
     """
     total = table.sum()
     if not total:

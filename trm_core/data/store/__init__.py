@@ -1,7 +1,7 @@
 """The capsule file: one HDF5 file with splits, a manifest, and nothing half-written.
 
 `CapsuleWriter` streams rows in; `open_capsules` refuses what it cannot trust and gives a `CapsuleFile` to read from.
-Names are imported on first use: the process that looks at a stranger's file first needs few of them.
+Names are imported on first use: the child process that examines an untrusted file needs few of them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from trm_core.data.store.layout import ATTRIBUTES_HASH, attributes_hash
 from trm_core.errors import DataError
 
 _MAX_TEXT_BYTES = 4096
-_JSON_BYTES = {"rows": _MAX_TEXT_BYTES, "manifest": 16 << 20}  # the largest that are read
+_JSON_BYTES = {"rows": _MAX_TEXT_BYTES, "manifest": 16 << 20}  # larger ones are refused
 _HINT_REBUILD = "build it again from its source with `trm build-capsules`"
 _HINT_FOREIGN = "convert foreign HDF5 with `trm build-capsules FILE --out capsules.h5`"
 
@@ -29,7 +29,7 @@ class Attributes:
 
 
 def read_attributes(path: Path, h5: h5py.File) -> Attributes:
-    """Read and check them. DataError if the file is foreign, too new, incomplete, or its manifest nonsense."""
+    """Read and check them. DataError if the file is foreign, too new or incomplete, or its manifest makes no sense."""
     if "format" not in h5.attrs or _text(path, h5, "format", _MAX_TEXT_BYTES) != FORMAT:
         raise DataError(f"{path}: is HDF5, but not a capsule file (no attribute format = {FORMAT})", hint=_HINT_FOREIGN)
     version = _number(path, h5, "schema_version")
@@ -43,7 +43,7 @@ def read_attributes(path: Path, h5: h5py.File) -> Attributes:
     if "complete" not in h5.attrs or _number(path, h5, "complete") != 1:
         raise DataError(f"{path}: is incomplete: writing it was interrupted", hint=_HINT_REBUILD)
     texts = {name: _text(path, h5, name, limit) for name, limit in _JSON_BYTES.items()}
-    # A file that something else wrote may lack it.
+    # A file written by another program may lack it.
     if ATTRIBUTES_HASH in h5.attrs:
         promised = _text(path, h5, ATTRIBUTES_HASH, _MAX_TEXT_BYTES)
         if attributes_hash(texts["rows"], texts["manifest"]) != promised:

@@ -1,7 +1,9 @@
-"""Rows of one stored dataset, each chunk held against its checksum at the first reading and then at every eighth.
+"""Rows of one stored dataset; each chunk is checked against its checksum at the first reading and every eighth one
+after.
 
-HDF5 computes the checksum of a chunk whenever it reads it, which takes longer than all else that reading does. Where a
-chunk was whole before, its bytes are taken as they are; that a disk goes bad meanwhile is noticed a few epochs later.
+HDF5 computes the checksum of a chunk whenever it reads it, which takes longer than the rest of the read. In between,
+the bytes of a chunk that was intact before are taken as they are, so a disk that goes bad is noticed a few epochs
+later.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ _CHECKSUM_BYTES = 4  # of fletcher32, behind the data of a chunk
 
 
 class CheckedReader:
-    """Reads contiguous rows. One per dataset and open file; it keeps one chunk and a byte for each chunk there is."""
+    """Reads contiguous rows. One per dataset and open file; it holds one chunk, and one byte for every chunk there
+    is.
+    """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
         self._dataset = dataset
@@ -54,7 +58,7 @@ class CheckedReader:
         for number in range(len(out) // size):
             origin = (start + number * size, *(0 for _ in self._dataset.shape[1:]))
             begin = number * length
-            # The checksum spills over where the next chunk is put; the last one has no room for it.
+            # The checksum lands where the next chunk will be put; behind the last chunk there is no room for it.
             room = place[begin : begin + len(self._chunk)]
             fits = len(room) == len(self._chunk)
             mask, data = self._dataset.id.read_direct_chunk(origin, out=room if fits else self._chunk)

@@ -1,6 +1,6 @@
 """Look at one HDF5 dataset without reading it: is it stored in this file, plainly, and as large as it claims?
 
-Used by the guard for every dataset of a stranger's file.
+Used by the guard for every dataset of an untrusted file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The group `encoders` of a capsule file: the arrays of the encoders that it was built with, `encoders/0/components`.
 
 The file's manifest says what they belong to (`encoders`) and what their bytes must be (`encoder_hashes`). They are not
-part of the content hash, which is of the samples: the same samples are the same content whatever made them.
+part of the content hash, which covers the samples: the same samples are the same content, whatever made them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trm_core.errors import DataError
 HASHES = "encoder_hashes"
 DTYPES = ("float32", "float64", "int64", "uint8")
 RANKS = (1, 2)
-MAX_BYTES = 2 << 30  # all arrays of a file together; the largest known is 33 MB for each 64 dimensions
+MAX_BYTES = 2 << 30  # all arrays of a file together; the largest known take 33 MB per 64 dimensions
 _CHUNK_VALUES = 1 << 17
 _NUMBER = re.compile(r"[0-9]|[1-5][0-9]|6[0-3]")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")

@@ -1,9 +1,9 @@
 """Refuse a capsule file that is not complete, not ours, or not honest, before any of its data is read.
 
 An HDF5 file can name other files (external storage, external links, virtual datasets), claim terabytes in a kilobyte,
-or inflate a thousandfold. So the file is walked by hand, as deep as a builder writes and by hard links only: what is
-not expected is refused, and sizes are compared with what is really stored. `inspect_structure` returns what the reader
-needs.
+or inflate a thousandfold. So the file is walked by hand, only as deep as a builder writes and along hard links only:
+anything unexpected is refused, and sizes are compared with what is really stored. `inspect_structure` returns what the
+reader needs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HINT_TRUNCATED = f"copy it again, or {_HINT_REBUILD}"
 _HINT_CONVERT = "convert it with `trm build-capsules FILE --out capsules.h5`"
 _MAX_LINKS = 64
 
-# What h5py raises on malformed structures. DataError, raised by the checks themselves, is none of these.
+# What h5py raises on malformed structures. DataError, which the checks raise, is none of these.
 _H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
 
 
@@ -46,7 +46,7 @@ class Structure:
 
 
 def inspect_structure(path: Path) -> Structure:
-    """Walk the file at `path`. Raises DataError, naming the file, the dataset and the mend, for everything refused."""
+    """Walk the file at `path`. Raises DataError for whatever is refused, with the file, the dataset and a hint."""
     refuse_non_hdf5(path)
     try:
         with h5py.File(path, "r", locking=False) as h5:
@@ -183,7 +183,7 @@ def _hard_links(path: Path, group: Any, where: str) -> list[str]:
 
 
 def _open(path: Path, group: Any, name: str, kind: type, kind_name: str, seen: set[int]) -> Any:
-    """The object behind a hard link, if it is of the right kind and not the same as another one (copies, circles)."""
+    """The object behind a hard link, if it is of the right kind and no other link leads to it (copies, cycles)."""
     opened = h5py.h5o.open(group, name.encode())
     if not isinstance(opened, kind):
         raise DataError(f"{path}: '{name}' is not {kind_name}", hint=_HINT_REBUILD)

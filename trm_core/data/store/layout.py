@@ -48,11 +48,10 @@ class Layout:
 
 
 def chunk_rows(row_bytes: int) -> int:
-    """Rows of one HDF5 chunk: 64, a half, a quarter ... of it where they would exceed 1 MB, more where they would be
-    under 16 KB.
+    """Rows of one HDF5 chunk: 64, halved until they fit into 1 MB, or a multiple of 64 where 64 rows are under 16 KB.
 
-    64 rows is the block that the loader shuffles: it is one read, and no chunk has to be read for two blocks. Tiny
-    chunks would make the index larger than the data.
+    The loader shuffles blocks of 64 rows: a block is then one read, and no chunk has to be read for two blocks. Only
+    tiny rows share larger chunks, because their index would be larger than the data.
     """
     if row_bytes * _BLOCK_ROWS > _CHUNK_BYTES:
         rows = _BLOCK_ROWS

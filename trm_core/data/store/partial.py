@@ -1,8 +1,8 @@
 """The file a writer writes before it is complete: `PATH.partial-<pid>`, locked, renamed at the end or removed.
 
-`PartialFile` is handed to h5py as a Python file object. Why not let HDF5 open the path itself: when a write fails
+`PartialFile` is handed to h5py as a Python file object. HDF5 does not open the path itself because, when a write fails
 (disk full), libhdf5 keeps the unwritten data, fails again at every flush and crashes the process at exit. Here the
-first failure is kept in `error`, later writes are dropped, HDF5 closes in peace, and the writer reports the error.
+first failure is kept in `error`, later writes are dropped, HDF5 closes normally, and the writer reports the error.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class PartialFile:
     # --- end of its life ---
 
     def check(self) -> None:
-        """Raise what has gone wrong in any write so far."""
+        """Raise the first error of the writes so far, if there was one."""
         if self.error is not None:
             raise write_error(self.error, self.path) from self.error
 
@@ -150,11 +150,11 @@ def fsync_folder(folder: Path) -> None:
 
 
 def remove_stale(path: Path) -> list[Path]:
-    """Remove partial files of `path` whose writers are dead (killed), and say which."""
+    """Remove partial files of `path` whose writers were killed; returns them."""
     removed = []
     for partial in path.parent.glob(f"{_escape(path.name)}.partial-*"):
         pid = partial.name.rpartition("-")[2]
-        # A container's processes often have the same pid each time: our own pid may be a dead writer's too.
+        # Processes in a container often get the same pid each time: our own pid may be a dead writer's too.
         if pid.isdecimal() and (int(pid) == os.getpid() or not _alive(int(pid))) and _lock_is_free(partial):
             partial.unlink(missing_ok=True)
             removed.append(partial)

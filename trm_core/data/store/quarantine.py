@@ -1,4 +1,4 @@
-"""Look at a stranger's file in a child process first: a malformed one can crash the HDF5 library, not just fail in it.
+"""Examine an untrusted file in a child process first: a malformed one can crash the HDF5 library, not only fail in it.
 
 The child runs the same guard as this process will. Files that this process wrote or has already probed are not probed
 again (an interpreter with h5py takes about a quarter of a second to start).
@@ -18,8 +18,8 @@ from trm_core.errors import DataError, ExitCode, StoppedEarly
 _TIMEOUT_S = 120
 _MEMORY_BYTES = 4 << 30
 _HINT = "the file is damaged or hostile; build it again from its source"
-# Times that a child is asked anew after it was ended by a signal that says nothing of the file. SLURM sends these to
-# every process of a job: this one got it too, and comes to its own end meanwhile.
+# How often a child that was ended by a signal is started anew, because that says nothing about the file. SLURM signals
+# every process of a job: this process got the signal too and is about to end by itself.
 _AGAIN = 3
 
 _Identity = tuple[int, int, int, int, int]
@@ -28,7 +28,7 @@ _under_way: dict[_Identity, subprocess.Popen[bytes]] = {}
 
 
 def identity(path: Path) -> _Identity:
-    """What tells this file from any other and from itself before a change."""
+    """What distinguishes this file from any other, and from itself before a change."""
     status = os.stat(path)
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
@@ -39,7 +39,7 @@ def trust(path: Path) -> None:
 
 
 def begin(path: Path) -> None:
-    """Start looking at `path`, for an `examine_in_child` that comes later. Raises OSError if it is not there."""
+    """Start examining `path` for an `examine_in_child` that comes later. Raises OSError if it is not there."""
     key = identity(path)
     if key not in _trusted and key not in _under_way:
         _under_way[key] = _start(path)
@@ -68,11 +68,11 @@ def examine_in_child(path: Path) -> None:
 
 
 def _finished(process: subprocess.Popen[bytes], path: Path) -> tuple[subprocess.Popen[bytes], bytes, bytes]:
-    """The child once it is over, and what it wrote. DataError if it does not come back."""
+    """Wait for the child; returns it with what it wrote. DataError if it does not end in time."""
     try:
         output, errors = process.communicate(timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        raise DataError(f"{path}: the HDF5 library does not come back from reading its structure", hint=_HINT) from None
+        raise DataError(f"{path}: the HDF5 library hangs while reading its structure", hint=_HINT) from None
     finally:
         if process.returncode is None:
             process.kill()
@@ -83,7 +83,7 @@ def _finished(process: subprocess.Popen[bytes], path: Path) -> tuple[subprocess.
 def _start(path: Path) -> subprocess.Popen[bytes]:
     command = command_of(__name__, "child", str(path))
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    # Signals to the process group (Ctrl-C) are for this process, which says what becomes of its work.
+    # Signals to the process group (Ctrl-C) are for this process, which decides what becomes of its work.
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Read a capsule file in pieces. `open_capsules` is where every refusal happens; reading later moves bytes only."""
+"""Read a capsule file in pieces. `open_capsules` is where a bad file is refused; later reads only move bytes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SCAN_ROWS = 65536
 _HINT_REBUILD = "build the file again from its source"
 _MERGE_GAP_ROWS = 64  # rows wanted this close together are read in one go, with what lies between
 _MERGE_BYTES = 4 << 20
-_STRETCH_ROWS = 32  # so many consecutive rows are read by themselves
+_STRETCH_ROWS = 32  # this many consecutive rows are read straight into their place
 
 
 def open_capsules(path: str | Path) -> CapsuleFile:
     """Open a capsule file. Only its structure is read.
 
-    Raises DataError, with file, dataset and mend, for anything that is missing, incomplete, foreign or hostile. A file
-    that this process has neither written nor opened before is looked at in a child process first.
+    Raises DataError, naming file and dataset with a hint, for anything missing, incomplete, foreign or hostile. A file
+    that this process has neither written nor opened before is examined in a child process first.
     """
     path = Path(path)
     refuse_non_hdf5(path)
@@ -83,10 +83,9 @@ class CapsuleFile:
         """Arrays of the given rows, in the stored dtypes; all fields by default.
 
         `rows` is a slice (contiguous ones are fast) or an array [n] of row numbers, in any order and with repetitions.
-        `room`: arrays that an earlier call has given and that nobody needs any more; an array of n rows is written into
-        them where they have as many, which spares the system fresh pages.
-        Raises DataError for a split or field the file does not have and for bytes that cannot be read, IndexError for
-        row numbers outside the split.
+        `room`: arrays of an earlier call that nobody needs any more; rows given as an array are written into those that
+        are long enough, which saves the system fresh pages. Raises DataError for a split or field the file does not
+        have and for bytes that cannot be read, IndexError for row numbers outside the split.
         """
         names = self.fields if fields is None else tuple(fields)
         count = self._count(split)
@@ -132,8 +131,8 @@ class CapsuleFile:
             )
 
     def require_labels(self, split: str) -> tuple[int, int]:
-        """The least and the greatest label of a split (the first is larger where there are none). Raises DataError if
-        one is no class: a network cannot even be scored on it.
+        """The smallest and largest label of a split (the first is larger than the second where there are none). Raises
+        DataError if one is outside the classes: a network cannot even be scored on it.
         """
         low, high = np.iinfo(np.int64).max, np.iinfo(np.int64).min
         for start in range(0, self._count(split) if self.has("labels") else 0, _SCAN_ROWS):
@@ -197,7 +196,7 @@ class CapsuleFile:
 
     def _handle(self) -> h5py.File:
         if self._h5 is None or self._owner != os.getpid():
-            # A handle inherited by fork belongs to the parent, which may be using it: leave it alone, open another.
+            # A handle inherited by fork belongs to the parent, which may be using it: leave it alone and open another.
             try:
                 if identity(self.path) != self._identity:
                     raise DataError(f"{self.path}: was changed while in use", hint="run the command again")

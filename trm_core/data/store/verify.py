@@ -1,6 +1,6 @@
 """Read a whole capsule file once and report what is wrong with its contents.
 
-`inspect-dataset` shows the list. The structure was checked when the file was opened; here it is the values: NaN and
+`inspect-dataset` shows the list. The structure was checked when the file was opened; this is about the values: NaN and
 infinity, labels, parents, checksums against the children, and every byte against the content hash of the manifest.
 """
 
@@ -31,8 +31,9 @@ ProblemKind = Literal[
     "no-hash",
 ]
 
-# (relative, absolute) difference that rounding explains. Half precision moves each child by at most 2^-11 of itself, or
-# 2^-25 below its normal range; eight times that is beyond any projection. A wrong seed is off by hundreds more.
+# (relative, absolute) differences that rounding can explain. Half precision moves each child by at most 2^-11 of
+# itself, or 2^-25 below its normal range; several times that is more than any projection adds up to. A wrong seed is
+# off by hundreds of times more.
 _TOLERANCE = {"float16": (8 * 2.0**-11, 8 * 2.0**-24), "float32": (1e-4, 1e-12)}
 
 
@@ -135,7 +136,9 @@ def _verify_checksums(file: CapsuleFile, split: str, progress: Callable[[str, in
 
 
 def strange_checksums(file: CapsuleFile, split: str, rows: np.ndarray) -> np.ndarray:
-    """Those of `rows` [n] of a split whose checksums do not belong to their children; none where nobody can know."""
+    """Those of `rows` [n] of a split whose checksums do not belong to their children; none if that cannot be
+    checked.
+    """
     seed = file.manifest.get("checksum_seed")
     if seed is None or not (file.has("checksums") and file.has("children")):
         return rows[:0]
@@ -149,7 +152,7 @@ def _strange_checksums(file: CapsuleFile, split: str, rows: slice | np.ndarray, 
     children, stored = arrays["children"].astype(np.float32), arrays["checksums"].astype(np.float32)
     expected = checksums(children, file.checksum_dim, seed)
     rms = np.sqrt(np.square(children, dtype=np.float64).mean((2, 3)))[:, :, None]
-    # "not within" and not "beyond": NaN must count as a mismatch.
+    # Tested as "not close" rather than "too far", so that NaN counts as a mismatch.
     close = np.abs(expected - stored) <= relative * (rms + np.abs(stored)) + absolute
     return ~close.all((1, 2))
 

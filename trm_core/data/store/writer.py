@@ -32,7 +32,7 @@ from trm_core.errors import DataError
 # Attributes above 64 KB (a manifest with thousands of class names) need the file format of HDF5 1.8.
 _LIBVER = ("v108", "v108")
 _CACHE_BYTES = 4 << 20
-# Version 2 added the encoders. A file without them is what it was, and versions of trm that know no other read it.
+# Version 2 added the encoders. Files without them are written as version 1, which older versions of trm read too.
 _WITHOUT_ENCODERS = 1
 _HINT_SAMPLE = "remove or repair this sample in the source"
 
@@ -117,7 +117,7 @@ class CapsuleWriter:
 
         Embeddings may be any float or integer dtype and are converted; labels and the like must be integers, the mask
         booleans. Raises DataError that names field and row for a wrong shape or dtype, NaN, infinity, a label below 0
-        other than -100, or parents that are out of range or go in a circle; nothing of the call is written then.
+        other than -100, or parents that are out of range or form a cycle; then nothing of the call is written.
         """
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
@@ -184,7 +184,7 @@ class CapsuleWriter:
                 maxshape=(None, *shape),
                 chunks=(chunk_rows(self.layout.row_bytes(name)), *shape),
                 dtype=self.layout.dtypes[name],
-                fletcher32=True,  # whoever reads a chunk is told when it is not what was written
+                fletcher32=True,  # reading a chunk that is not what was written fails
             )
             self._digests[key] = hashlib.sha256()
         dataset = self._h5[key]
@@ -229,7 +229,7 @@ class CapsuleWriter:
             dataset = self._h5[key]
             hashes[key] = dataset_hash(dataset.dtype.name, dataset.shape, digest.hexdigest())
         counts = {split: self.rows[split] for split in SPLITS if split in self.rows}
-        # Of a manifest that was copied from another file, whose arrays are not here.
+        # Not those of a manifest that was copied from another file, whose arrays are not here.
         own = {name: value for name, value in manifest.items() if name not in (ENCODERS, HASHES)}
         if self._encoders:
             own[ENCODERS] = [dict(record.entry) for record in self._encoders]

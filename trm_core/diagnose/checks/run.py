@@ -136,7 +136,7 @@ def ended(evidence: Evidence) -> Finding:
 
 
 def _go_on(facts: RunFacts) -> str:
-    mended = f"mend what it names, and resume it: trm train --resume {facts.path}"
+    mended = f"fix what it names, and resume it: trm train --resume {facts.path}"
     if facts.status.get("exit_code") != ExitCode.DATA:
         return mended
     # Rebuilt data have their rows in another order, so the position in the old data means nothing.

@@ -1,7 +1,7 @@
-"""ARC tasks as a folder of puzzles: every task a group, the task itself and each of its copies a puzzle.
+"""ARC tasks as a folder of puzzles: every task is a group, in which the task itself and each of its copies is a puzzle.
 
-The training split holds the train pairs of all tasks, and the test pairs of all but the held-out ones; the test split
-holds the test pairs of the held-out tasks, under the identifiers that their train pairs have.
+The training split holds the train pairs of all tasks and the test pairs of all but the held-out ones; the test split
+holds the test pairs of the held-out tasks, under the identifiers of their train pairs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trm_core.data.puzzles.build.write import SplitData, refuse_existing, write_
 from trm_core.data.puzzles.layout import BLANK, SET, TEST_PUZZLES, Manifest, Metadata
 from trm_core.errors import ConfigError
 
-_BLOCK = 128  # copies laid at once; part of what a seed means, since offsets are drawn block by block
+_BLOCK = 128  # copies laid out at once; part of what a seed means, since offsets are drawn block by block
 _MOST = 2**31  # the layout's indices are int32
 
 
@@ -68,8 +68,8 @@ def build_arc(
 ) -> BuiltPuzzles:
     """Write the folder `out` from ARC `sources` (see `arc_source`).
 
-    Of `settings` it heeds seed, workers, augmentations, subsample (training tasks) and test_subset. Only the blocks at
-    hand are held in memory. Raises `DataError` for what is wrong with a source, `ConfigError` for what contradicts it,
+    Of `settings` it uses seed, workers, augmentations, subsample (training tasks) and test_subset. Only the current
+    blocks are held in memory. Raises `DataError` for faults of a source, `ConfigError` for settings that contradict it,
     `UsageError` if `out` exists.
     """
     refuse_existing(out)
@@ -96,7 +96,7 @@ def build_arc(
             symbols=SYMBOLS,
             sources=[str(source) for source in sources],
             seed=settings.seed,
-            # The number of workers changes nothing, and so must not change the folder.
+            # The number of workers changes nothing, so it must not change the folder.
             settings=settings.model_dump(exclude={"seed", "workers"}) | {"test_subset": held_out},
             tool_version=tool_version(),
         ),
@@ -108,7 +108,7 @@ def build_arc(
 
 
 def _without_copies(tasks: list[ArcTask], held_out: str) -> tuple[list[ArcTask], tuple[str, ...]]:
-    """Without the tasks that are copies of held-out ones, whose solutions they would teach; and a note if there are."""
+    """The tasks without copies of held-out ones, whose solutions they would teach; and a note if there were any."""
     forms = {form_of(task.train + task.test): task.name for task in tasks if held_out in task.subsets}
     kept, copies = [], []
     for task in tasks:
@@ -123,7 +123,7 @@ def _without_copies(tasks: list[ArcTask], held_out: str) -> tuple[list[ArcTask],
 
 
 def _subsampled(tasks: list[ArcTask], held_out: str, settings: PuzzleBuildConfig) -> list[ArcTask]:
-    """All held-out tasks, and as many of the others as were asked for, in their order."""
+    """All held-out tasks, and as many of the others as asked for, in their order."""
     others = [number for number, task in enumerate(tasks) if held_out not in task.subsets]
     drawn = {others[index] for index in subsample(len(others), settings.subsample, settings.seed)}
     return [task for number, task in enumerate(tasks) if number in drawn or held_out in task.subsets]
@@ -211,7 +211,7 @@ def _blocks(
         for entry in entries
         for start, stop in ranges(len(entry.copies), _BLOCK)
     ]
-    # Closed here and not by the garbage collector: an exception that is being reported keeps everything alive.
+    # Closed here rather than by the garbage collector: an exception that is being reported keeps everything alive.
     with closing(in_order(work, jobs, settings.workers)) as blocks:
         for inputs, labels in blocks:
             yield inputs, labels

@@ -1,7 +1,7 @@
 """Drawing the augmented copies of an ARC task, and laying their pairs into sequences of tokens.
 
-Everything is drawn from generators keyed by seed, task and purpose, so it depends neither on the other tasks nor on who
-does the work.
+Everything is drawn from generators keyed by seed, task and purpose, so it depends neither on the other tasks nor on
+which process does the work.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from trm_core.data.puzzles.arc_copies import TRANSFORMS, Copy, transformed
 from trm_core.data.puzzles.arc_tokens import FIRST_COLOUR, PAD, SEQUENCE, lay
 from trm_core.data.puzzles.build.seeds import AUGMENT, TRANSLATE, generator
 
-_ROUNDS = 5  # of drawing the copies that are still missing
+_ROUNDS = 5  # of drawing copies that are still missing
 _TURNED = np.array([t in (1, 3, 6, 7) for t in range(TRANSFORMS)])  # transforms that swap height and width
 
 
 @dataclass(frozen=True)
 class Copies:
-    """n copies of a task. transforms: uint8 [n]; colours: uint8 [n, 10]. The first one is the task as it is."""
+    """n copies of a task. transforms: uint8 [n]; colours: uint8 [n, 10]. The first is the task as it is."""
 
     transforms: np.ndarray
     colours: np.ndarray
@@ -44,10 +44,10 @@ class Copies:
 
 
 def draw_copies(name: str, pairs: Sequence[GridPair], count: int, seed: int) -> Copies:
-    """The task `name` itself and `count` copies of its `pairs` that all differ.
+    """The task `name` itself and `count` copies of its `pairs`, all different.
 
-    Copies that repeat an earlier one (a symmetric task in few colours has many) are drawn again a few times, so that
-    there may be fewer.
+    Copies that repeat an earlier one (a symmetric task in few colours has many) are drawn again a few times, so there
+    may be fewer than `count`.
     """
     random = generator(seed, AUGMENT, digest_bytes(name.encode()))
     digest_of = _Digests(pairs)
@@ -73,10 +73,10 @@ def draw_copies(name: str, pairs: Sequence[GridPair], count: int, seed: int) -> 
 def lay_copies(
     name: str, pairs: Sequence[GridPair], copies: Copies, first: int, *, seed: int, translate: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and labels uint8 [n * E, 900] of the E `pairs` of n `copies`, all pairs of a copy together.
+    """Inputs and labels uint8 [n * E, 900] for the E `pairs` of n `copies`, all pairs of a copy together.
 
-    With `translate`, all pairs of a copy but one are moved by a random offset, input and output by the same. `first`
-    is the number of the first copy among all of the task's. A missing output is all padding, which is ignored.
+    With `translate`, all pairs of a copy but one are moved by a random offset, the same for input and output. `first`
+    is the number of the first copy among all of the task's copies. A missing output is all padding, which is ignored.
     """
     count, examples = len(copies), len(pairs)
     tables = np.zeros((count, FIRST_COLOUR + COLOURS), dtype=np.uint8)
@@ -96,7 +96,7 @@ def lay_copies(
 
 
 def _offsets(name: str, pairs: Sequence[GridPair], copies: Copies, first: int, seed: int) -> np.ndarray:
-    """int64 [n, E, 2]: rows and columns to move each pair by, as far as both its grids stay inside."""
+    """int64 [n, E, 2]: rows and columns to move each pair by, such that both its grids stay inside the square."""
     random = generator(seed, TRANSLATE, digest_bytes(name.encode(), str(first).encode()))
     heights, widths = (
         np.array([max(grid.shape[axis] for grid in (p.input, p.output) if grid is not None) for p in pairs])
@@ -114,7 +114,7 @@ def _translate(laid: np.ndarray, offsets: np.ndarray) -> None:
     for copy, number in np.argwhere(offsets.any(axis=-1)).tolist():
         down, right = offsets[copy, number].tolist()
         squares = laid[:, copy, number]
-        # Only end markers can be cut off: they have no room any more.
+        # Only end markers can be cut off, where there is no room for them any more.
         moved = squares[:, : MAX_SIDE - down, : MAX_SIDE - right].copy()
         squares[:] = PAD
         squares[:, down:, right:] = moved
@@ -134,7 +134,7 @@ class _Digests:
         return hashlib.blake2b(b"".join(shown), digest_size=16).digest()
 
     def _transformed(self, transform: int) -> tuple[np.ndarray, list[tuple[bytes, int, int]]]:
-        """All cells of all grids under a transform in a row, and the shapes and the range of cells of each pair."""
+        """All cells of all grids under a transform in a row, with the shapes and the cell range of each pair."""
         cells: list[np.ndarray] = []
         parts: list[tuple[bytes, int, int]] = []
         start = 0

@@ -1,4 +1,4 @@
-"""Which ARC tasks are one under several names: as they are, turned or mirrored, recoloured, in another order."""
+"""Which ARC tasks are the same under several names: unchanged, turned or mirrored, recoloured, or in another order."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from trm_core.data.build.arc import COLOURS, GridPair
 from trm_core.data.puzzles.arc_copies import TRANSFORMS, transformed
 
-_MOST_ORDERS = 720  # ways to name colours that are tried
+_MOST_ORDERS = 720  # colour orders that are tried
 
 
 def form_of(pairs: Sequence[GridPair]) -> str:
-    """The same for all copies of a task; outputs, which may be unknown, are not looked at. A copy passes for another
-    task where too many colours cannot be told apart (`_names`).
+    """The same for all copies of a task; outputs, which may be unknown, are ignored. A copy passes for another task if
+    too many colours cannot be told apart (`_names`).
     """
     inputs = [pair.input for pair in pairs]
 
@@ -30,8 +30,8 @@ def form_of(pairs: Sequence[GridPair]) -> str:
 
 
 def _names(grids: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """What colours 0 to 9 are called: by how often the grids have them, and how often beside themselves. Equals in
-    every order, if there are not too many.
+    """New names for colours 0 to 9, in the order of how often the grids hold them and how often they touch themselves.
+    Ties are yielded in every order, if there are not too many.
     """
 
     def told_by(colour: int) -> tuple[list[int], int]:

@@ -22,7 +22,7 @@ _EVALUATION = "evaluation"
 
 @dataclass(frozen=True)
 class ArcTask:
-    """A checked task of uint8 grids. Test pairs may lack their output. `subsets`: all that it was found in."""
+    """A checked task of uint8 grids. Test pairs may lack their output. `subsets`: all in which it was found."""
 
     name: str
     file: Path
@@ -34,8 +34,8 @@ class ArcTask:
 def read_tasks(sources: Sequence[Path]) -> list[ArcTask]:
     """Every task of every source, in the order of the sources.
 
-    A task found twice is kept once, with what is known of its solutions from both. Raises `DataError` for files that
-    hold no tasks, for tasks that are none, and for two different tasks of one name.
+    A task found twice is kept once, with the solutions known from both. Raises `DataError` for files that hold no
+    tasks, for malformed tasks, and for two different tasks with one name.
     """
     tasks: dict[str, ArcTask] = {}
     for source in dict.fromkeys(map(_challenges_of, sources)):
@@ -52,7 +52,7 @@ def read_tasks(sources: Sequence[Path]) -> list[ArcTask]:
 
 
 def held_out_subset(tasks: Sequence[ArcTask], asked: str | None) -> tuple[str, str]:
-    """The subset whose test pairs are held out, and why it is that one. Raises `ConfigError` if there is none such."""
+    """The subset whose test pairs are held out, and why that one. Raises `ConfigError` if there is no such subset."""
     subsets = list(dict.fromkeys(subset for task in tasks for subset in task.subsets))
     if asked is not None:
         if asked not in subsets:

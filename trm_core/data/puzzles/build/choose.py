@@ -18,7 +18,7 @@ from trm_core.errors import DataError
 
 @dataclass(frozen=True)
 class Finished:
-    """Checked puzzles with all their answers, and the number [M] that symmetric copies share."""
+    """Checked puzzles with all their answers, and numbers [M] that are equal for symmetric copies."""
 
     items: Items
     forms: np.ndarray
@@ -26,7 +26,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The splits; `test` is None where nothing was to be held out. `notes` say what was left out, and why."""
+    """The splits; `test` is None where nothing is held out. `notes` say what was left out, and why."""
 
     train: Finished
     test: Finished | None
@@ -41,7 +41,7 @@ def read_and_choose(
     finish: Callable[[Items], Finished],
     log: Log,
 ) -> tuple[Chosen, list[str]]:
-    """The splits of what files hold, or of what is generated where there are none, and where they come from."""
+    """The splits of the puzzles in files, or of generated ones where there are no files, and where they come from."""
     files = find_files(sources, settings.test_source, log)
     items = read_items(files.train, alphabet, log) if files.train else generate()
     test = read_items(files.test, alphabet, log) if files.test else None
@@ -52,7 +52,7 @@ def read_and_choose(
 def choose(
     items: Items, test: Items | None, settings: PuzzleBuildConfig, finish: Callable[[Items], Finished]
 ) -> Chosen:
-    """Check and split. `finish` is costly: of a large training file with a test file it sees only what is drawn."""
+    """Check and split. `finish` is costly: with a test file it sees only the drawn part of a large training file."""
     if test is not None and test.side != items.side:
         raise DataError(
             f"held-out puzzles of {test.side} x {test.side}, training puzzles of {items.side} x {items.side}",

@@ -57,7 +57,7 @@ def write_chosen(
             "symbols": kind.symbols,
             "sources": sources,
             "seed": settings.seed,
-            # The number of workers changes nothing, and so must not change the folder.
+            # The number of workers changes nothing, so it must not change the folder.
             "settings": settings.model_dump(exclude={"seed", "workers"}) | facts,
             "tool_version": tool_version(),
         }
@@ -67,7 +67,7 @@ def write_chosen(
 
 
 def tool_version() -> str:
-    """Ours, for manifests."""
+    """Our version, for manifests."""
     try:
         return version("trm")
     except PackageNotFoundError:

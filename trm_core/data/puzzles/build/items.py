@@ -1,4 +1,4 @@
-"""Puzzles of one example each, as arrays, with where each was read: so that complaints can name the line."""
+"""Puzzles of one example each, as arrays, with the place where each was read, so that errors can name the line."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BAD = 255
 class Alphabet:
     """What characters mean.
 
-    `side` gives the side of a grid from its number of cells (None for a number that is none), and `codes` the code of
+    `side` gives the side of a grid from its number of cells (None if no grid has that many), and `codes` the code of
     each character in a grid of that side. `expected` says in words which numbers of cells there may be, `characters`
-    which characters; `lines`, whether a puzzle may be a line without a csv around it.
+    which characters; `lines`: whether a file may hold a puzzle per line, without csv.
     """
 
     codes: Callable[[int], dict[str, int]]
@@ -73,7 +73,7 @@ def generated_items(side: int, questions: np.ndarray, answers: np.ndarray) -> It
 
 
 def read_items(paths: Sequence[Path], alphabet: Alphabet, log: Callable[[str], None]) -> Items:
-    """All puzzles of some files; says of each file how it is read."""
+    """All puzzles of some files; logs how each file is read."""
     parts: list[Items] = []
     for number, path in enumerate(paths):
         form = detect(path, lines=alphabet.lines)

@@ -1,4 +1,4 @@
-"""The one entry for all kinds of puzzles."""
+"""The entry point for all kinds of puzzles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trm_core.data.puzzles.build.write import replacing
 from trm_core.errors import UsageError
 
 KINDS = ("sudoku", "maze", "arc")
-# Settings that mean something for some kinds only, and those for puzzles that are generated.
+# Settings for some kinds only, and those for generated puzzles.
 _FOR = {
     "test_source": ("sudoku", "maze"),
     "min_rating": ("sudoku", "maze"),
@@ -38,7 +38,7 @@ def build_puzzles(
 ) -> BuiltPuzzles:
     """Build the puzzle folder `out`. `progress(stage, done, total)` may raise to stop; then nothing is left behind."""
     if kind not in KINDS:
-        raise UsageError(f"{kind}: no kind of puzzles", hint=f"expected {', '.join(KINDS)}")
+        raise UsageError(f"{kind}: not a kind of puzzle", hint=f"expected {', '.join(KINDS)}")
     _check(kind, bool(sources), settings)
     paths = [Path(source) for source in sources]
     with replacing(out, overwrite=overwrite) as place:

@@ -1,4 +1,4 @@
-"""Pieces of a stage in several processes, with a count of what is done."""
+"""The pieces of a stage in several processes, with a count of what is done."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def in_order(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: i
 def run_all(
     work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int, done: Callable[[T], None]
 ) -> list[T]:
-    """All results of `in_order`; `done` hears of each and may raise to end it all."""
+    """All results of `in_order`; `done` is called with each and may raise to stop everything."""
     results: list[T] = []
-    # Closed here and not by the garbage collector: an exception that is being reported keeps everything alive.
+    # Closed here rather than by the garbage collector: an exception that is being reported keeps everything alive.
     with closing(in_order(work, jobs, workers)) as stream:
         for result in stream:
             results.append(result)

@@ -1,4 +1,4 @@
-"""What a build of puzzles ended with: returned by the builders, printed by the CLI."""
+"""The outcome of a puzzle build: returned by the builders, printed by the CLI."""
 
 from __future__ import annotations
 

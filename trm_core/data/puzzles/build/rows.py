@@ -1,4 +1,4 @@
-"""Rows of puzzle files: csv with a column of questions, or plain lines with a question and maybe its answer."""
+"""Rows of puzzle files: csv with a column of questions, or plain lines of a question, optionally with its answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from trm_core.errors import DataError
 
-# Column names of the public collections, ours first.
+# Column names in the public collections, ours first.
 _QUESTION = ("question", "puzzle", "puzzles", "quiz", "quizzes")
 _ANSWER = ("answer", "solution", "solutions")
 _RATING = ("rating", "difficulty")
@@ -36,7 +36,7 @@ class Format:
 
 
 def detect(path: Path, *, lines: bool) -> Format:
-    """Whether `path` is a csv file with a header that we know, or, where `lines` can be puzzles, holds plain lines."""
+    """Whether `path` is a csv file with a known header or, where `lines` allows it, holds plain lines."""
     with _opened(path) as file:
         first = _first_line(path, file)
     header = [name.strip().lower() for name in next(csv.reader([first]), [])]
@@ -51,7 +51,7 @@ def detect(path: Path, *, lines: bool) -> Format:
 
 
 def read_rows(path: Path, form: Format) -> Iterator[Row]:
-    """The puzzles of a file in order. Raises DataError with the line for what is no puzzle."""
+    """The puzzles of a file in order. Raises DataError with the line for anything else."""
     with _opened(path) as file:
         try:
             yield from _csv_rows(path, csv.reader(file), form.header) if form.header else _line_rows(path, file)
@@ -74,7 +74,7 @@ def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[Row]:
         if len(cells) != len(header):
             raise DataError(
                 f"{path}, line {number}: {len(cells)} columns, the header has {len(header)}",
-                hint="mend the line: no column may be missing, and commas within one need quotes",
+                hint="fix the line: no column may be missing, and commas within one need quotes",
             )
         value = float("nan")
         if rating is not None and cells[rating].strip():
@@ -82,7 +82,7 @@ def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[Row]:
                 value = float(cells[rating])
             except ValueError:
                 raise DataError(
-                    f"{path}, line {number}: the rating {cells[rating]!r} is no number", hint="mend the line"
+                    f"{path}, line {number}: the rating {cells[rating]!r} is not a number", hint="fix the line"
                 ) from None
         yield Row(number, cells[question], cells[answer] if answer is not None else "", value)
 

@@ -1,10 +1,10 @@
-"""Random numbers that depend on the seed and on what they are for, and not on who draws first."""
+"""Random numbers that depend only on the seed and their purpose, not on who draws first."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# One number for each use: the same puzzle's grid, digging and copies must not share random numbers.
+# One number per use: the grid, the digging and the copies of a puzzle must not share random numbers.
 SUBSAMPLE, SPLIT, GENERATE, AUGMENT, TRANSLATE = range(5)
 
 

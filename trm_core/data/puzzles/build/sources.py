@@ -18,7 +18,7 @@ class Files:
 
 
 def find_files(sources: Sequence[Path], test_source: str | None, log: Callable[[str], None]) -> Files:
-    """Files are taken as they are; of folders, train.csv and test.csv. `test_source` comes before test.csv."""
+    """Files are taken as they are; of folders, train.csv and test.csv. `test_source` takes precedence over test.csv."""
     train: list[Path] = []
     test: list[Path] = []
     for source in sources:
@@ -38,5 +38,5 @@ def find_files(sources: Sequence[Path], test_source: str | None, log: Callable[[
             log(f"held-out puzzles: {test_source}, and not {', '.join(map(str, test))}")
         test = [Path(test_source)]
     if test and len(test) < sum(source.is_dir() for source in sources) and test_source is None:
-        raise UsageError("some of the folders have a test.csv and others have not", hint="name one with --test-source")
+        raise UsageError("some of the folders have a test.csv and others do not", hint="name one with --test-source")
     return Files(train, test)

@@ -11,7 +11,7 @@ from trm_core.errors import DataError
 def split_by_form(forms: np.ndarray, share: float, seed: int) -> np.ndarray:
     """[M] bool, true for the test split: about `share` of the puzzles, those of one form (`forms` [M]) always together.
 
-    Whole forms are held out in random order as long as they fit; if none fits, the rarest one.
+    Whole forms are held out in random order as long as they fit; if none fits, the rarest one is.
     """
     if share <= 0 or not len(forms):
         return np.zeros(len(forms), dtype=bool)
@@ -24,7 +24,7 @@ def split_by_form(forms: np.ndarray, share: float, seed: int) -> np.ndarray:
     room = max(1, round(share * len(forms)))
     held_out = np.zeros(len(distinct), dtype=bool)
     order = generator(seed, SPLIT).permutation(len(distinct))
-    for form in order[: len(order) - 1]:  # one form at least is trained on
+    for form in order[: len(order) - 1]:  # at least one form is trained on
         if sizes[form] <= room:
             held_out[form] = True
             room -= int(sizes[form])
@@ -34,7 +34,7 @@ def split_by_form(forms: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def subsample(count: int, wanted: int | None, seed: int) -> np.ndarray:
-    """Indices of `wanted` puzzles out of `count`, in their order; all of them where there are no more."""
+    """Indices of `wanted` puzzles out of `count`, in their order; all of them if there are no more."""
     if wanted is None or wanted >= count:
         return np.arange(count)
     return np.sort(generator(seed, SUBSAMPLE).choice(count, wanted, replace=False))

@@ -1,7 +1,7 @@
 """Write a puzzle folder: complete under its final name, or not there at all.
 
 Examples come in blocks, so that a split need not fit into memory. Everything is written into a folder beside the
-output, brought to the disk, and renamed.
+output, fsynced, and renamed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from trm_core.errors import UsageError
 class SplitData:
     """One split with P puzzles in G groups.
 
-    `blocks` gives pairs (inputs, labels), each [n, S] and all n together N; it is read once, in order.
+    `blocks` yields pairs (inputs, labels), each [n, S], N rows in all; it is read once, in order.
     """
 
     metadata: Metadata
@@ -74,11 +74,11 @@ def write_folder(
             _write_json(temporary / IDENTIFIERS, list(identifiers))
             for file_name, content in (files or {}).items():
                 _write_json(temporary / file_name, content)
-            # The manifest last: a folder that has it is whole.
+            # The manifest comes last: a folder that has it is complete.
             _write_json(temporary / MANIFEST, manifest.model_dump(mode="json"))
             for folder in (*(temporary / name for name in splits), temporary):
                 _sync(folder)
-            os.replace(temporary, out)  # over an empty folder too
+            os.replace(temporary, out)  # replaces an empty folder too
             _sync(out.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -87,15 +87,15 @@ def write_folder(
 
 @contextmanager
 def replacing(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """The path to build at, for `out`; two builds of one output are kept apart.
+    """The path at which to build `out`; two builds of one output are kept apart.
 
     With `overwrite` and something at `out`, that is a name beside it, and the finished folder takes `out`'s place at
-    the end. A folder that holds something else than puzzles is never replaced.
+    the end. A folder that holds anything but puzzles is never replaced.
     """
     if not overwrite:
         refuse_existing(out)
     elif _occupied(out) and not (out / IDENTIFIERS).is_file():
-        raise UsageError(f"{out}: holds something else than puzzles; it stays", hint="choose another --out")
+        raise UsageError(f"{out}: holds something other than puzzles; it is left alone", hint="choose another --out")
     with locked(_beside(out, "lock"), lambda message: None, wait=False):
         if not _occupied(out):
             yield out
@@ -117,7 +117,7 @@ def replacing(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise UsageError if there is something at `out`; an empty folder is nothing."""
+    """Raise UsageError if there is something at `out`; an empty folder does not count."""
     if _occupied(out):
         raise UsageError(f"{out}: exists already", hint="choose another --out, or replace it with --overwrite")
 
@@ -136,7 +136,8 @@ def _beside(out: Path, what: str) -> Path:
 def _write_split(folder: Path, name: str, data: SplitData) -> None:
     (folder / name).mkdir()
     count, meta = data.counts.examples, data.metadata
-    # Small integers take a quarter of the disk; appended rather than mapped, since a full disk kills whoever maps.
+    # Small integers take a quarter of the disk space. Appended rather than mapped, because a full disk kills a process
+    # that writes to a map.
     dtype = np.dtype(np.uint8 if max(meta.vocab_size - 1, meta.ignore_label_id or 0) < 256 else np.int32)
     header = {"descr": dtype.str, "fortran_order": False, "shape": (count, meta.seq_len)}
     start = 0

@@ -1,4 +1,4 @@
-"""Mazes from csv files or from nothing -> a puzzle folder."""
+"""Mazes from csv files, or generated -> a puzzle folder."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _generated(settings: PuzzleBuildConfig, progress: Progress, log: Log) -> Ite
 
 
 def _finish(items: Items, workers: int, progress: Progress) -> Finished:
-    """Check what was read, and refuse what is no maze or not solved by its answer."""
+    """Check what was read; refuse what is not a maze or not solved by its answer."""
     found = forms(items.questions, items.side)
     if not items.paths:
         return Finished(items, found)
@@ -80,7 +80,7 @@ def _finish(items: Items, workers: int, progress: Progress) -> Finished:
     refuse(
         items,
         ((index, result) for index, result in enumerate(results) if isinstance(result, str)),
-        hint="mend or remove the line: a maze has one S, one G and a way between, marked o in the solution",
+        hint="fix or remove the line: a maze has one S, one G and a way between, marked o in the solution",
     )
     answers = np.array(results, dtype=np.uint8).reshape(items.questions.shape)
     return Finished(replace(items, answers=answers), found)

@@ -1,4 +1,4 @@
-"""Whether a maze from a file and its answer fit together."""
+"""Whether a maze and its answer fit together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trm_core.data.puzzles.build.maze.grid import FREE, GOAL, START, WALL, WAY, 
 
 
 def solved(question: np.ndarray, answer: np.ndarray, side: int) -> np.ndarray | str:
-    """The answer [cells] of `question` [cells], checked or (where `answer` is all zeros) found; or what is wrong."""
+    """The answer [cells] to `question` [cells], checked or (where `answer` is all zeros) found; or what is wrong."""
     for token, name in ((START, "S"), (GOAL, "G")):
         count = int((question == token).sum())
         if count != 1:

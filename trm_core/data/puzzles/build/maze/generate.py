@@ -1,8 +1,8 @@
-"""Random mazes with one shortest way from S to G.
+"""Random mazes with a single shortest path from S to G.
 
-Corridors run along every second row and column. They grow as a tree, sometimes going on from the newest corner (long
-winding ways) and sometimes from any (many short dead ends); then some walls are opened, so that there are detours to be
-told from the shortest way.
+Corridors run along every second row and column. They grow as a tree, sometimes from the newest corner (long winding
+paths) and sometimes from any corner (many short dead ends); then some walls are opened, so that there are detours to
+tell from the shortest path.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def generate(start: int, stop: int, seed: int, side: int, min_path: int) -> tupl
 
 
 def one_maze(side: int, min_path: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A question and its answer; from S to G there are at least `min_path` cells, those two counted."""
-    # Python's own generator is faster for single numbers; only `random()`, whose numbers are fixed for all versions.
+    """A question and its answer; from S to G there are at least `min_path` cells, both counted."""
+    # Python's own generator is faster for single numbers; only `random()`, whose numbers are the same in all versions.
     random = Random(int(rng.integers(2**63)))
     for _ in range(_MAZES):
         walkable = _corridors(side, random)
@@ -52,7 +52,7 @@ def one_maze(side: int, min_path: int, rng: np.random.Generator) -> tuple[np.nda
 def _corridors(side: int, random: Random) -> list[bool]:
     """[side * side]: where one can walk."""
     draw = random.random
-    # Where the side is even, one row and one column are all wall, on a side that is drawn.
+    # If the side is even, one row and one column are all wall, on a randomly drawn side.
     tops = [int(draw() * 2) if side % 2 == 0 else 0 for _ in range(2)]
     rows, columns = ((side - top + 1) // 2 for top in tops)
     winding, detours = 0.6 + 0.4 * draw(), _DETOURS * draw()

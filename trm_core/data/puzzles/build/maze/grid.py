@@ -1,4 +1,4 @@
-"""A maze as tokens, its ways, and its eight symmetric copies."""
+"""A maze as tokens, its paths, and its eight symmetric copies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ALPHABET = Alphabet(
 
 
 def distances(grid: Sequence[int], side: int, start: int) -> tuple[list[int], list[int]]:
-    """Steps from `start` to each cell (-1: none) and the number of shortest ways there, counted up to 2.
+    """Steps from `start` to each cell (-1: unreachable) and the number of shortest paths there, counted up to 2.
 
     `grid` holds side * side cells, true where one can walk.
     """
@@ -60,7 +60,7 @@ def distances(grid: Sequence[int], side: int, start: int) -> tuple[list[int], li
 
 
 def way_back(steps: Sequence[int], side: int, goal: int) -> list[int]:
-    """The cells strictly between the start of `steps` and `goal`, along a shortest way."""
+    """The cells strictly between the start of `steps` and `goal`, along a shortest path."""
     cell, found = goal, []
     while steps[cell] > 1:
         near = [cell - side, cell + side]

@@ -10,7 +10,7 @@ from trm_core.data.puzzles.build.sudoku.geometry import Geometry
 def symmetric_copies(
     puzzle: np.ndarray, solution: np.ndarray, geometry: Geometry, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`count` random copies of `puzzle` [cells] and, changed alike, `solution` [cells]: two arrays [count, cells]."""
+    """`count` random copies of `puzzle` [cells] and of `solution` [cells], changed alike: two arrays [count, cells]."""
     names = np.zeros((count, geometry.n + 1), dtype=np.uint8)
     names[:, 1:] = _orders(rng, count, geometry.n) + 1
     rows = _line_orders(rng, count, geometry.n // geometry.box_rows, geometry.box_rows)

@@ -1,4 +1,4 @@
-"""Sudokus from files or from nothing -> a puzzle folder."""
+"""Sudokus from files, or generated -> a puzzle folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def build_sudoku(
     geometry = GEOMETRIES[side]
     facts: dict[str, int] = {}
     if side == 4:
-        # All grids of 4 digits are copies of two, so splits cannot keep solutions apart; the reader should know.
+        # All grids of 4 digits are copies of two, so splits cannot keep solutions apart; the user should know.
         answers = [part.items.answers for part in (chosen.train, chosen.test) if part is not None]
         facts["solution_forms"] = len(np.unique(forms(np.concatenate(answers), geometry)))
         note = f"up to symmetry the puzzles have {facts['solution_forms']} solutions, which the splits share"
@@ -83,7 +83,7 @@ def _generated(settings: PuzzleBuildConfig, progress: Progress, log: Log) -> Ite
 
 
 def _finish(items: Items, workers: int, progress: Progress) -> Finished:
-    """Solve what was read; refuse what has no single solution, or another one than the file says."""
+    """Solve what was read; refuse puzzles without a single solution, or with another solution than the file gives."""
     solve_them = bool(items.paths)
     jobs = [(items.questions[a:b], items.side, solve_them) for a, b in ranges(len(items), _CHECKED_AT_ONCE)]
     counter = Counter(progress, "check", len(items))
@@ -104,7 +104,7 @@ def _refuse(items: Items, counts: np.ndarray, answers: np.ndarray) -> None:
     refuse(
         items,
         [(int(index), words.get(int(counts[index]), "the puzzle has several solutions")) for index in bad],
-        hint="mend or remove the line: only puzzles with exactly one solution can be learned and scored",
+        hint="fix or remove the line: only puzzles with exactly one solution can be learned and scored",
     )
 
 

@@ -1,13 +1,13 @@
-"""A number for each Sudoku that all its symmetric copies share: what splits are made by.
+"""A number for each Sudoku that all its symmetric copies share, by which splits are made.
 
 The symmetries are those that keep a puzzle's difficulty: renaming digits, permuting bands, stacks, rows within a band
 and columns within a stack, and transposition where boxes are square.
 
-For 4 digits the number comes from the true canonical form: the smallest of all symmetric copies. For more, where that
-is costly, from refining colours of cells: each cell starts with "clue" or "empty", and again and again takes in the
-colours along its row, its column and its box, and those of the cells with the same digit. Nothing in that depends on
-names or order, so copies always agree; two puzzles that are no copies of each other agree only if refinement cannot
-tell them apart, and then they are kept on the same side of a split for nothing.
+For 4 digits the number comes from the true canonical form, the smallest of all symmetric copies. For more digits, where
+that is costly, it comes from refining colours of cells: each cell starts as "clue" or "empty", and repeatedly takes in
+the colours along its row, its column and its box, and those of the cells with the same digit. Nothing in that depends
+on names or order, so copies always agree; two puzzles that are not copies of each other agree only if refinement cannot
+tell them apart, and then they are kept on the same side of a split needlessly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from trm_core.data.puzzles.build.sudoku.geometry import Geometry
 
-_ROUNDS = 9  # a change anywhere has reached every cell after two; the rest is for those hard to tell apart
+_ROUNDS = 9  # a change reaches every cell within two rounds; the rest is for puzzles that are hard to tell apart
 _BATCH = 500
 
 
@@ -33,7 +33,7 @@ def forms(grids: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 def _refined(grids: np.ndarray, geometry: Geometry) -> np.ndarray:
     count, cells = grids.shape
-    # A digit's cells are summed over through a [M, digits + 1] table; empty cells share no bond.
+    # A digit's cells are summed through a [M, digits + 1] table; empty cells are not linked to each other.
     slots = np.arange(count)[:, None] * (geometry.n + 1) + grids
     empty = grids == 0
     colours = _mix(np.where(empty, np.uint64(1), np.uint64(2)))

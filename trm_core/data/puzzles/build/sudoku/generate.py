@@ -1,7 +1,7 @@
-"""Random Sudokus: a full grid, then clues taken away while one solution is left.
+"""Random Sudokus: a full grid, from which clues are removed as long as it has one solution.
 
-Each puzzle draws its random numbers from its own generator and is decided by exact questions only, so it comes out the
-same in whatever company it is made. Many are dug at once, because the solver is fast on many.
+Each puzzle draws from its own generator and is decided by exact tests only, so it comes out the same whichever others
+are made with it. Many are dug at once, because the solver is fast on many.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trm_core.data.puzzles.build.sudoku.solver import candidates, solve_candidat
 def generate(start: int, stop: int, seed: int, geometry: Geometry, clues: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Puzzles `start` .. `stop` of a seed, each with one solution: (puzzles, solutions), both [stop - start, cells].
 
-    Clues are taken away down to `clues`, or until none can be spared.
+    Clues are removed down to `clues`, or until none can be spared.
     """
     generators = [generator(seed, GENERATE, index) for index in range(start, stop)]
     solutions = np.stack([full_grid(geometry, rng) for rng in generators])
@@ -26,7 +26,7 @@ def generate(start: int, stop: int, seed: int, geometry: Geometry, clues: int | 
 
 def full_grid(geometry: Geometry, rng: np.random.Generator) -> np.ndarray:
     """[cells]: a random solved grid."""
-    # All random numbers at once: the search itself is then plain and fixed.
+    # All random numbers are drawn at once: the search itself is then deterministic.
     ranks = rng.random((geometry.cells, geometry.n)).argsort(axis=1).tolist()
     ties = rng.permutation(geometry.cells).tolist()
     possible = [(1 << geometry.n) - 1] * geometry.cells
@@ -37,7 +37,7 @@ def full_grid(geometry: Geometry, rng: np.random.Generator) -> np.ndarray:
 
 
 def dig(solutions: np.ndarray, orders: np.ndarray, geometry: Geometry, clues: int) -> np.ndarray:
-    """Take clues out of `solutions` [M, cells] in the order `orders` [M, cells] wherever one solution is left."""
+    """Remove clues from `solutions` [M, cells] in the order `orders` [M, cells] wherever one solution is left."""
     puzzles = solutions.copy()
     every = np.arange(len(puzzles))
     for cell in orders.T:
@@ -59,7 +59,7 @@ def dig(solutions: np.ndarray, orders: np.ndarray, geometry: Geometry, clues: in
 def _fill(
     grid: list[int], possible: list[int], peers: tuple[tuple[int, ...], ...], ranks: list[list[int]], ties: list[int]
 ) -> bool:
-    """Fill `grid` by depth-first search at the cell with fewest digits."""
+    """Fill `grid` by depth-first search, always at the cell with the fewest possible digits."""
     cell, fewest = -1, 99
     for other in ties:
         if not grid[other]:

@@ -1,9 +1,9 @@
 """An exact solver that works on many Sudokus at once.
 
-A state holds the digits still possible in each cell as bits. All states of all puzzles lie in one pool; each round
-takes some of them, draws the simple conclusions once in all of them together (a digit known in a cell is possible
-nowhere else in its units; a digit with one place left in a unit goes there), and splits those where nothing changed at
-the cell with fewest digits. That makes a round a few dozen array operations, whatever the number of puzzles.
+A state holds the digits still possible in each cell as bits. All states of all puzzles are in one pool; each round
+takes some of them, applies the simple rules once to all of them together (a digit known in a cell is possible nowhere
+else in its units; a digit with one place left in a unit goes there), and splits those in which nothing changed at the
+cell with the fewest digits. So a round is a few dozen array operations, whatever the number of puzzles.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from trm_core.data.puzzles.build.sudoku.geometry import Geometry
 
-# States per round: enough for the overhead of a round to vanish, few enough to stay in the cache.
+# States per round: enough to make the overhead of a round negligible, few enough to stay in the cache.
 _ROUND = 512
 _POPCOUNT = np.array([bits.bit_count() for bits in range(1 << 9)], dtype=np.int16)
 
@@ -56,7 +56,7 @@ def solve_candidates(possible: np.ndarray, geometry: Geometry, limit: int = 2) -
         after, alive = _conclude(states, geometry)
         single = (after & (after - np.uint16(1))) == 0
         known = single.all(axis=0)
-        # A state is believed solved only when a round finds nothing to object: it checks the singles it starts from.
+        # A state counts as solved only when a round finds no objection: it checks the singles it starts from.
         unchanged = (after == states).all(axis=0)
         solved = alive & known & unchanged
         if solved.any():
@@ -73,7 +73,7 @@ def solve_candidates(possible: np.ndarray, geometry: Geometry, limit: int = 2) -
 
 
 def _take(pool: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """The newest states, so that a search goes deep before it goes wide and the pool stays small."""
+    """The newest states, so that the search goes deep before it goes wide and the pool stays small."""
     taken: list[tuple[np.ndarray, np.ndarray]] = []
     room = _ROUND
     while pool and room:
@@ -89,7 +89,7 @@ def _take(pool: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.nda
 
 
 def _conclude(states: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """One round of conclusions on `states` [cells, M]: the new states, and which of them [M] may have a solution."""
+    """One round of the rules on `states` [cells, M]: the new states, and which of them [M] may have a solution."""
     single = (states & (states - np.uint16(1))) == 0
     known = np.where(single, states, np.uint16(0))
     shape = (len(geometry.units), states.shape[1])
@@ -107,13 +107,13 @@ def _conclude(states: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.nd
     after = np.where(single, states, states & ~(placed[rows] | placed[columns] | placed[boxes]))
     only = after & (lonely[rows] | lonely[columns] | lonely[boxes])
     after = np.where(only != 0, only, after)
-    # Two digits that both have their last place in one cell, or a cell without a digit.
+    # Dead: two digits whose last places are the same cell, or a cell without a digit.
     alive &= ((only & (only - np.uint16(1))) == 0).all(axis=0) & (after != 0).all(axis=0)
     return after, alive
 
 
 def _split(states: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each of `states` [cells, M] once for each digit of its cell with fewest, at least two."""
+    """Each of `states` [cells, M] once for every digit of its cell with the fewest digits (at least two)."""
     choices = _POPCOUNT[states]
     choices[choices < 2] = 99
     cell = choices.argmin(axis=0)
