@@ -232,7 +232,7 @@ def test_a_dry_run_says_why_the_entropy_term_is_off(
 def test_a_dry_run_refuses_what_training_refuses(tmp_path: Path, capsule_file: Path, trained_run: Path) -> None:
     odd = tiny.invoke("train", "--dry-run", "--nproc", "3", *overrides(capsule_file, tmp_path / "run"))
     assert odd.returncode == 3
-    assert "training.global_batch_size=8 cannot be divided among 3 processes" in odd.stderr
+    assert "training.global_batch_size=8 cannot be divided evenly among 3 processes" in odd.stderr
     other = tiny.invoke("train", "--dry-run", "--resume", trained_run, "arch.hidden_size=32")
     assert other.returncode == 3
     assert "arch.hidden_size: 16 -> 32" in other.stderr

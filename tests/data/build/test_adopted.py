@@ -135,8 +135,8 @@ def test_arrays_have_to_have_the_same_form(build: Build, tmp_path: Path) -> None
             (plain, {"dim": 6}, r"children \[4, 2, 6\]"),
             (plain, {"parents": parents}, r"parents \[4\]; of those of"),
             (with_parents, {}, r"of those of .*parents \[4\]"),
-            (plain, {"labels": None}, "has no labels, .* one label for a sample"),
-            (plain, {"labels": np.tile(one[:, None], 4)}, "has a label for each capsule, .* one label for a sample"),
+            (plain, {"labels": None}, "has no labels, .* one label per sample"),
+            (plain, {"labels": np.tile(one[:, None], 4)}, "has one label per capsule, .* one label per sample"),
         )
     ):
         settings: dict[str, Any] = {"labels": one, **changes}
@@ -151,6 +151,8 @@ def test_labels_of_capsules(build: Build, tmp_path: Path) -> None:
     new = build(arrays(tmp_path / "b.npz", labels), name="b.h5", encoders_of=str(first.report.path))
     assert new.manifest["num_classes"] == 3
     assert np.array_equal(new.by_id("labels"), np.where(labels == 7, -100, labels))
-    assert any("4 test capsules have a label that training lacks (7, ...)" in message for message in new.messages)
-    with pytest.raises(DataError, match=r"has one label for a sample, .* a label for each capsule"):
+    assert any(
+        "4 test capsules have a label that is not in the training split (7, ...)" in message for message in new.messages
+    )
+    with pytest.raises(DataError, match=r"has one label per sample, .* one label per capsule"):
         build(arrays(tmp_path / "c.npz", labels[:, 0] % 2), name="x.h5", encoders_of=str(first.report.path))

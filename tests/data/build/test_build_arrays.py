@@ -133,7 +133,7 @@ def test_prices_of_several_files_are_one_list(build: Build, tmp_path: Path) -> N
     first = build(one)
     with pytest.raises(DataError, match="have different prices"):
         build(one, other, name="both.h5")
-    with pytest.raises(DataError, match="its prices are not those of"):
+    with pytest.raises(DataError, match="its prices differ from those of"):
         build(other, name="more.h5", encoders_of=str(first.report.path))
     plain = save(tmp_path / "plain.npz", embeddings(seed=2))
     assert build(plain, name="plain.h5", encoders_of=str(first.report.path)).prices.tolist() == [1, 2, 3]
