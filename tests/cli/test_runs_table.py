@@ -210,7 +210,7 @@ def hostile_folders(root: Path) -> dict[str, str]:
     (root / "no run").mkdir()
     return {
         "bytes": "status.json is missing or damaged",
-        "extends": "extends no other",
+        "extends": "cannot extend another",
         "pipes": "config.yaml: is missing or not a file",
         "unknown-key": "training.sed",
         "loop": "status.json is missing or damaged",

@@ -81,7 +81,7 @@ def find_checkpoint(run: Path, which: str = "latest") -> tuple[Path, list[str]]:
             notes.append(f"going back one checkpoint: {error.message}")
             continue
         if which == HEALTHY and not is_healthy(folder):
-            notes.append(f"going back one checkpoint: {folder} was saved between steps that were not finite")
+            notes.append(f"going back one checkpoint: {folder} was saved right after a step that was not finite")
             continue
         return folder, notes
     raise CheckpointError(

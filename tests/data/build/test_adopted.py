@@ -108,7 +108,7 @@ def test_sources_that_do_not_fit_are_refused(build: Build, tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"its pixels are numbers up to .*, those of .* numbers up to 1"):
         build(tmp_path / "q.npz", name="x.h5", encoders_of=dim)
     np.savez(tmp_path / "r.npz", images=np.random.default_rng(1).random((60, 9, 9)), labels=np.arange(60) % 2)
-    with pytest.raises(DataError, match="not of the size"):
+    with pytest.raises(DataError, match="do not have the size"):
         build(tmp_path / "r.npz", name="x.h5", encoders_of=dim)
     unlabelled = tmp_path / "u.jsonl"
     unlabelled.write_text("\n".join(json.dumps({"text": f"a text of number {n}"}) for n in range(60)))

@@ -76,7 +76,9 @@ def test_labels_of_capsules_that_training_lacks_are_not_scored(build: Build, tmp
     built = build(save(tmp_path / "b.npz", {**arrays, "labels": labels}), name="b.h5")
     assert built.manifest["num_classes"] == 3
     assert built.by_id("labels")[held_out[0]].tolist() == [0, -100, -100]
-    assert any("2 test capsules have a label that training lacks" in message for message in built.messages)
+    assert any(
+        "2 test capsules have a label that is not in the training split" in message for message in built.messages
+    )
 
 
 def test_a_legacy_file_is_converted(build: Build, tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
             "mask": np.tile([False, True], (5, 1)),
             "parents": np.tile([-1, 0], (5, 1)),
         },
-        "mask: row 0 makes padding of the parent",
+        "mask: row 0 marks the parent of a capsule as padding",
     ),
     (
         "prices",
