@@ -45,11 +45,11 @@ def test_one_gpu_is_not_given_to_two_processes(monkeypatch: pytest.MonkeyPatch) 
     assert pick_device("auto", 1)[0] == torch.device("cuda", 0)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     assert pick_device("auto", 0)[0] == torch.device("cuda", 0)
-    with pytest.raises(ConfigError, match="process 1 of this machine has no GPU of its own: there are 1") as told:
+    with pytest.raises(ConfigError, match="local process 1 has no GPU of its own: this machine has 1") as told:
         pick_device("auto", 1)
     assert told.value.hint is not None
     assert "--nproc 1" in told.value.hint
-    with pytest.raises(ConfigError, match="'cuda:0' is one GPU, and there are several processes"):
+    with pytest.raises(ConfigError, match="'cuda:0' is a single GPU, but there are several processes"):
         pick_device("cuda:0", 1)
 
 

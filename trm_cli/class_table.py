@@ -16,11 +16,11 @@ def print_classes(record: dict[str, Any]) -> None:
         policy = name_of_line(entry["policy"], entry["setting"])
         seen = [one for one in entry["classes"] if one["count"]]
         rows = [_cells(one, record["of"]) for one in sorted(seen, key=lambda one: one["right"])]
-        title = f"{policy}: {record['of']} by class, the worst first"
+        title = f"{policy}: {record['of']} by class, worst first"
         table(title, list(rows[0]), [list(row.values()) for row in rows])
         unseen = len(entry["classes"]) - len(seen)
         if unseen:
-            out(f"{unseen} of {len(entry['classes'])} classes are never the label here")
+            out(f"{unseen} of {len(entry['classes'])} classes never occur as a label here")
         _print_matrix(policy, [clean(name) for name in record["names"]], entry["matrix"])
 
 

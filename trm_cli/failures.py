@@ -76,7 +76,7 @@ def failure_unsaid(code: int, message: str | None, hint: str | None) -> Failure:
         return Failure(code, message, hint)
     if code in (ExitCode.STOPPED_EARLY, ExitCode.INTERRUPTED):
         return Failure(code, "stopped before the processes could say more", "run the same command again", "stopped")
-    return Failure(code, f"a process ended with code {code}: what it said of that is on stderr")
+    return Failure(code, f"a process ended with code {code}: its message is on stderr")
 
 
 def _first_line(exception: BaseException) -> str:

@@ -128,7 +128,7 @@ def _print(inspection: Inspection) -> None:
     )
     for pair, count in inspection.across_splits.items():
         first, second = pair.split("/")
-        out(f"{count} samples of {second} stand in {first} too")
+        out(f"{count} samples of {second} also occur in {first}")
     _print_labels(inspection)
     for line in in_words(inspection.expansion_value):
         out(line)

@@ -112,7 +112,7 @@ def options(
         print_version(json)
         raise typer.Exit()
     if json:
-        raise typer.BadParameter("it stands behind the command: trm COMMAND --json", param_hint="--json")
+        raise typer.BadParameter("it goes after the command: trm COMMAND --json", param_hint="--json")
     if context.invoked_subcommand is None:
         raise typer.BadParameter("a command is missing: see trm --help")
 

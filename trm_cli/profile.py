@@ -125,7 +125,7 @@ def show_estimate(prepared: Prepared, json: bool) -> None:
         print_json({"bytes": sizes, "step_peak": found.step_peak, "total": found.total})
         return
     rows = [(name.replace("_", " "), megabytes(size)) for name, size in sizes.items() if name != "snapshot"]
-    rows += [("all in a step", megabytes(found.step_peak)), ("copy of a save", megabytes(found.snapshot))]
+    rows += [("peak of a step", megabytes(found.step_peak)), ("copy of a save", megabytes(found.snapshot))]
     table("memory estimate, MB of tensors", ["owner", "MB"], rows)
 
 
@@ -155,7 +155,7 @@ def show(found: Profile, gains: list[Gain] | None) -> None:
     out(
         f"step: {found.step_ms:.2f} ms ({1e3 / found.step_ms:.1f} steps/s, {1e3 * found.batch / found.step_ms:.0f} "
         f"samples/s), over {found.steps} steps with {found.threads} threads"
-        f"{f' in each of {found.processes} processes' if found.processes > 1 else ''}; with its stages watched "
+        f"{f' in each of {found.processes} processes' if found.processes > 1 else ''}; with its stages timed "
         f"{found.watched_ms:.2f} ms, {100 * found.accounted:.1f} % of them in a named stage"
     )
     table(
@@ -165,7 +165,7 @@ def show(found: Profile, gains: list[Gain] | None) -> None:
     )
     out("")
     table(
-        "operators by their own time",
+        "operators by self time",
         ["operator", "ms", "%", "calls"],
         [(o.name, f"{o.milliseconds:.3f}", f"{100 * o.share:.1f}", f"{o.calls:.0f}") for o in found.operators[:TOP]],
     )
@@ -179,7 +179,7 @@ def show(found: Profile, gains: list[Gain] | None) -> None:
         max(found.memory.timeline[at : at + every], key=lambda point: point[1])
         for at in range(0, len(found.memory.timeline), every)
     ]
-    table("most tensors over time, MB", ["ms", "MB"], [(f"{when:.1f}", megabytes(size)) for when, size in points])
+    table("tensors over time (maxima), MB", ["ms", "MB"], [(f"{when:.1f}", megabytes(size)) for when, size in points])
     out("")
     out(
         f"matrix products: {found.flops / 1e9:.3f} GFLOP a step, {found.flops / 1e6 / found.step_ms:.1f} GFLOP/s, "
@@ -195,7 +195,7 @@ def show_gains(gains: list[Gain]) -> None:
     """Print what was tried, and recommend the overrides that were faster beyond doubt."""
     out("")
     table(
-        "tried, as multiples of the speed now (99 % interval)",
+        "tried, as multiples of the current speed (99 % interval)",
         ["override", "steps/s", "", "samples/s", "", "why", "also"],
         [
             (
@@ -213,7 +213,7 @@ def show_gains(gains: list[Gain]) -> None:
     )
     faster = [gain for gain in gains if gain.recommended]
     if not faster:
-        out("recommended: nothing that was tried is faster for certain")
+        out("recommended: nothing that was tried is reliably faster")
     for gain in sorted(faster, key=lambda gain: -gain.samples[0]):
         price = f"; {gain.change.price}" if gain.change.price else ""
         out(f"recommended: {gain.change.override} ({gain.samples[0]:.2f} times the samples per second{price})")

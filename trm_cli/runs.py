@@ -65,7 +65,7 @@ def _print(runs: Sequence[RunSummary], keys: Sequence[str]) -> None:
         while len(shown) > 1 and not fits([columns[0], *shown], _beside(names, runs, shown)):
             shown.pop()
         if shown:
-            table("what they differ by", [columns[0], *shown], _beside(names, runs, shown))
+            table("what they differ in", [columns[0], *shown], _beside(names, runs, shown))
     for note in _notes(runs, keys[len(shown) :]):
         out(clean(note))
 
@@ -88,12 +88,12 @@ def _title(runs: Sequence[RunSummary]) -> str:
 
 def _notes(runs: Sequence[RunSummary], unshown: Sequence[str]) -> Iterator[str]:
     if any(run.puzzles and run.result for run in runs):
-        yield "of puzzles, the accuracy is the share of those that are right as a whole"
+        yield "for puzzles, the accuracy is the share that are right as a whole"
     if any(run.evaluated is None and run.best_logged for run in runs):
-        yield "~: not evaluated yet; the best while training, on at most 1,000 rows"
+        yield "~: not evaluated yet: the best accuracy during training, on at most 1,000 rows"
     if unshown:
         more = f" and {len(unshown) - MOST_KEYS} more keys (--json)" if len(unshown) > MOST_KEYS else ""
-        yield f"they also differ by {', '.join(unshown[:MOST_KEYS])}{more}"
+        yield f"they also differ in {', '.join(unshown[:MOST_KEYS])}{more}"
     for run in runs:
         if run.evaluated and run.evaluated.step != run.step:
             yield f"{run.path}: evaluated at step {run.evaluated.step}"

@@ -20,8 +20,8 @@ def print_scores(evaluation: dict[str, Any]) -> None:
     out(f"{arc['votes']} votes of {arc['policy']} on {arc['tasks']} tasks with solutions: {shares}")
     for name, what in (
         ("unanswered", "test inputs without a vote"),
-        ("illegal", "answers that are no grid"),
-        ("strangers", "votes on inputs that are none of the tasks'"),
+        ("illegal", "answers that are not a grid"),
+        ("strangers", "votes on inputs that belong to no task"),
     ):
         if arc[name]:
             out(f"note: {arc[name]} {what}")
@@ -43,7 +43,7 @@ def print_table(evaluation: dict[str, Any]) -> None:
         note += f"; {evaluation['selector']} selection peeks at side information about unopened capsules"
     out(note)
     if data["split"] == "validation" and "test" in data["splits"]:
-        out("the file has a test split, too, by which nothing was chosen: trm eval --split test")
+        out("the file also has a test split, which was not used to choose anything: trm eval --split test")
     for name, area in evaluation.get("areas", {}).items():
         out(f"area under accuracy/opened, {name}: {100 * area:.2f} % (mean accuracy over 0 to all capsules open)")
     longest = max(scores, key=lambda score: score["steps"])

@@ -116,8 +116,13 @@ def train_in_processes(nproc: int, loaded: LoadedConfig, resume: str | None, jso
     path, _ = choose_run_path(loaded.config, resume)
     arguments = without_nproc(sys.argv[1:])
     if resume in (None, "auto"):
+<<<<<<< HEAD
         arguments.append(f"training.run_dir={path}")  # the same for all, even if the config does not set it
     start_processes(nproc, json, arguments=arguments, run=path, hint=f"go on with: trm train --resume {path}")
+=======
+        arguments.append(f"training.run_dir={path}")  # one name for all, should there be none yet
+    start_processes(nproc, json, arguments=arguments, run=path, hint=f"continue with: trm train --resume {path}")
+>>>>>>> aa4e9806005962c539ed665d24fda1873adc2c55
 
 
 def load(config: Path | None, overrides: list[str] | None, resume: str | None) -> LoadedConfig:
@@ -163,7 +168,7 @@ def show_dry_run(dry: DryRun, json: bool) -> None:
         print_json({"shapes": shapes, "memory_mb": megabytes, "features": status})
         return
     if prepared.config.data.draw == "halted":
-        shapes["steps per epoch"] = f"at least {shapes['steps per epoch']}: rows that think on take no new sample"
+        shapes["steps per epoch"] = f"at least {shapes['steps per epoch']}: rows that keep thinking take no new sample"
     table("shapes", ["what", "value"], list(shapes.items()))
     table("memory estimate, MB", ["owner", "MB"], list(megabytes.items()))
     table(

@@ -20,15 +20,15 @@ def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
     """
     if local_rank and asked.startswith("cuda:"):
         raise ConfigError(
-            f"device '{asked}' is one GPU, and there are several processes",
-            hint="training.device=cuda gives each a GPU of its own",
+            f"device '{asked}' is a single GPU, but there are several processes",
+            hint="training.device=cuda gives each process its own GPU",
         )
     # All of torchrun's processes see the same GPUs; srun may have given each process its own, which each calls cuda:0.
     if asked in ("auto", "cuda") and torch.cuda.is_available() and by_torchrun():
         count = torch.cuda.device_count()
         if local_rank >= count:
             raise ConfigError(
-                f"process {local_rank} of this machine has no GPU of its own: there are {count}",
+                f"local process {local_rank} has no GPU of its own: this machine has {count}",
                 hint=f"--nproc {count}, or training.device=cpu",
             )
     if asked == "cuda" and torch.cuda.is_available():
@@ -43,7 +43,7 @@ def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
             raise ConfigError(
                 f"device '{asked}' cannot be used: {reason}", hint="training.device=auto or cpu"
             ) from error
-        return device, f"device {asked}: by the config"
+        return device, f"device {asked}: set by the config"
     if torch.cuda.is_available():
         number = local_rank % torch.cuda.device_count()
         return torch.device("cuda", number), f"device cuda:{number}: a GPU is available"

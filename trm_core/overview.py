@@ -164,10 +164,10 @@ def _config(path: Path) -> dict[str, Any]:
     or extends another config.
     """
     if not os.path.isfile(path):
-        raise InvalidConfig([Problem(str(path), "", "is missing, or no file")])
+        raise InvalidConfig([Problem(str(path), "", "is missing or not a file")])
     document = read_document(path)
     if "extends" in document.data:
-        raise InvalidConfig([Problem(document.where(("extends",)), "extends", "the config of a run extends no other")])
+        raise InvalidConfig([Problem(document.where(("extends",)), "extends", "a run's config cannot extend another")])
     if document.problems:
         raise InvalidConfig(document.problems)
     return {key: value for key, value, _ in describe(load_config_dict(document.data, name=str(path)))}

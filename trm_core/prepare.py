@@ -110,7 +110,7 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
     if batch % (place.world_size * parts):
         among = f"{place.world_size} processes" + (f" with training.accumulation_steps={parts}" if parts > 1 else "")
         raise ConfigError(
-            f"training.global_batch_size={batch} cannot be divided among {among}",
+            f"training.global_batch_size={batch} cannot be divided evenly among {among}",
             hint=f"training.global_batch_size={-(-batch // (place.world_size * parts)) * place.world_size * parts}",
         )
     notes: list[str] = []
@@ -133,7 +133,7 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
     for file, _ in files[1:]:
         if not np.array_equal(file.prices, files[0][0].prices):
             raise ConfigError(
-                f"{file.path} and {files[0][0].path} have different prices", hint="build both with one list"
+                f"{file.path} and {files[0][0].path} have different prices", hint="build both with the same prices"
             )
     puzzles = [file for file, _ in files if isinstance(file, PuzzleData)]
     if puzzles:
@@ -145,7 +145,7 @@ def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prep
     if puzzles and not data.eval_path:
         eval_file = next((some for some in puzzles if some.rows.get("test")), puzzles[0])
         if len(puzzles) > 1:
-            notes.append(f"several folders: evaluated on {eval_file.path} alone; data.eval_path names another")
+            notes.append(f"several folders: only {eval_file.path} is evaluated; set data.eval_path to evaluate another")
     if puzzles and data.num_workers:
         notes.append("data.num_workers has no effect on puzzles: they are read from mapped memory")
     require_same_task(files[0][0], eval_file)
@@ -211,7 +211,9 @@ def require_same_task(train: Dataset, other: Dataset) -> None:
                 hint="evaluate on a file built with the same settings",
             )
     if not np.array_equal(train.prices, other.prices):
-        raise ConfigError(f"{other.path} and {train.path} have different prices", hint="build both with one list")
+        raise ConfigError(
+            f"{other.path} and {train.path} have different prices", hint="build both with the same prices"
+        )
     found = Encoding.of(train.manifest).contradiction(Encoding.of(other.manifest))
     if found is not None:
         raise ConfigError(f"{other.path} does not fit {train.path}: {found.why}", hint=found.hint)
@@ -224,8 +226,8 @@ def changes_on_resume(run: Path, config: Config) -> list[str]:
     if step > total:
         raise ConfigError(
             f"{run} is already at step {step}, past training.total_steps={total}",
-            hint=f"training.total_steps={step} ends it there, a larger number trains longer; trm eval {run} evaluates "
-            f"it",
+            hint=f"training.total_steps={step} ends it there, a larger number trains it longer; trm eval {run} "
+            "evaluates it",
         )
     return [f"changed on resume: {text}" for text in changes]
 

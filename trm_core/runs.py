@@ -207,7 +207,7 @@ def train(run: Run) -> None:
         kind = Interrupted if outcome == "interrupted" else StoppedEarly
         raise kind(
             f"stopped at step {trainer.state.step} of {run.total_steps}; the state is saved in {path}",
-            hint=f"go on with: trm train --resume {path}",
+            hint=f"continue with: trm train --resume {path}",
         )
 
 

@@ -95,7 +95,7 @@ def test_a_class_that_is_never_the_label(trained_run: Path, tmp_path: Path) -> N
         h5["test"]["labels"][:] = np.where(labels == 1, 2, labels)
     shown = tiny.invoke("eval", trained_run, "--data", path, "--by-class", "--policy", "never")
     assert shown.returncode == 0, shown.stderr
-    assert "1 of 3 classes are never the label here" in shown.stdout
+    assert "1 of 3 classes never occur as a label here" in shown.stdout
 
 
 def test_capsules_that_have_labels_of_their_own(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_public_checkpoint_is_evaluated_and_trained_on(checkpoint: Path, tmp_p
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"run: {run}\n"
     assert "mixer=mlp" in done.stderr
-    assert "begin by chance: q_head.value_net" in done.stderr
+    assert "initialised at random: q_head.value_net" in done.stderr
     scores = tiny.invoke("eval", str(run), "--json")
     assert scores.returncode == 0, scores.stderr
     assert json.loads(scores.stdout)["step"] == 0
@@ -53,7 +53,7 @@ def test_the_folder_has_to_be_of_the_same_puzzles(checkpoint: Path, tmp_path: Pa
     data = tiny_puzzles.write_puzzles(tmp_path / "data")
     done = tiny.invoke("convert", str(checkpoint), "--data", str(data), "--out", str(other))
     assert done.returncode == 4
-    assert "weight is [9, 32], and [5, 32] in this model" in done.stderr
+    assert "weight is [9, 32], but [5, 32] in this model" in done.stderr
     assert not (other / "checkpoints").exists()
 
 

@@ -103,7 +103,7 @@ def test_another_file(trained_run: Path, tmp_path: Path) -> None:
         ({"m": 0}, "num_children=0"),
         ({"classes": 4}, "num_classes=4"),
         ({"label_rank": 2}, "label_rank=2"),
-        ({"prices": [1.0, 2.0, 0.5, 0.5]}, "has other prices"),
+        ({"prices": [1.0, 2.0, 0.5, 0.5]}, "has other capsule prices"),
     ],
 )
 def test_a_file_that_does_not_fit(changes: dict[str, Any], words: str, trained_run: Path, tmp_path: Path) -> None:

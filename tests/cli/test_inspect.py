@@ -96,13 +96,13 @@ def test_duplicates_across_splits_are_a_problem(tmp_path: Path) -> None:
     assert found.across_splits == {"train/test": 3}
     result = run(path, cwd=tmp_path)
     assert result.returncode == 1
-    assert "3 samples of test stand in train too" in result.stdout
+    assert "3 samples of test also occur in train" in result.stdout
     assert "FAIL  duplicate-across-splits: 75 % of the test samples are also training samples" in result.stdout
     assert "failed: 1 of 9 checks: duplicate-across-splits" in result.stderr
     assert "no problems found" not in result.stdout
     quick = run(path, "--quick", cwd=tmp_path)
     assert quick.returncode == 0
-    assert "3 samples of test stand in train too" in quick.stdout
+    assert "3 samples of test also occur in train" in quick.stdout
     assert "the checks were left out" in quick.stdout
     ignored = run(path, "--ignore", "duplicate-across-splits", cwd=tmp_path)
     assert ignored.returncode == 0

@@ -223,7 +223,7 @@ def test_mistakes_are_told_once_and_keep_their_code(tmp_path: Path, capsule_file
     launcher = Forked("train", *odd, "--nproc", "2", cwd=tmp_path)
     _, err = launcher.communicate()
     assert launcher.returncode == 3
-    assert err.count("cannot be divided among 2 processes") == 1
+    assert err.count("cannot be divided evenly among 2 processes") == 1
     assert not (tmp_path / "odd").exists()
     gone = run_together(2, "train", *overrides(tmp_path / "gone.h5", tmp_path / "run"), cwd=tmp_path)
     assert [one.returncode for one in gone] == [4, 4]

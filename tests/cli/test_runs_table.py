@@ -117,15 +117,15 @@ def test_many_keys_and_narrow_terminals(tmp_path: Path, monkeypatch: pytest.Monk
     lines = tiny.invoke("runs", tmp_path).stdout.splitlines()
     shown = [word for word in lines[1].split() if "." in word]
     assert len(shown) == command.MOST_KEYS
-    also = lines[-1].removeprefix("they also differ by ").split(", ")
+    also = lines[-1].removeprefix("they also differ in ").split(", ")
     assert sorted(shown + also) == sorted(setting.partition("=")[0] for setting in odd)
     monkeypatch.setattr(console, "is_terminal", lambda stream: stream is sys.stdout)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.chdir(tmp_path)
     narrow = tiny.invoke("runs", ".").stdout
-    assert "what they differ by" in narrow
+    assert "what they differ in" in narrow
     assert max(map(len, narrow.splitlines()[:-1])) <= 100
-    assert "they also differ by" in narrow
+    assert "they also differ in" in narrow
 
 
 @pytest.mark.parametrize(
@@ -210,8 +210,8 @@ def hostile_folders(root: Path) -> dict[str, str]:
     (root / "no run").mkdir()
     return {
         "bytes": "status.json is missing or damaged",
-        "extends": "extends no other",
-        "pipes": "config.yaml: is missing, or no file",
+        "extends": "cannot extend another",
+        "pipes": "config.yaml: is missing or not a file",
         "unknown-key": "training.sed",
         "loop": "status.json is missing or damaged",
         "numbers": "evaluation.json is damaged",

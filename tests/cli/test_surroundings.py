@@ -107,11 +107,11 @@ def test_a_run_directory_without_locks(tmp_path: Path, capsule_file: Path, monke
     monkeypatch.setattr(run_dir, "fcntl", type("fcntl", (), {**vars(fcntl), "flock": staticmethod(refuse)}))
     done = tiny.invoke("train", *settings(capsule_file, tmp_path / "run"))
     assert done.returncode == 2
-    assert f"{tmp_path / 'run'} cannot be made, written or locked: Function not implemented" in done.stderr
+    assert f"{tmp_path / 'run'} cannot be created, written or locked: Function not implemented" in done.stderr
 
 
 def test_a_run_directory_that_cannot_be_made_is_said_once(tmp_path: Path, capsule_file: Path) -> None:
     ends = run_together(2, "train", *settings(capsule_file, Path("/proc/version/run")), cwd=tmp_path)
     assert [end.returncode for end in ends] == [2, 2]
-    assert "cannot be made, written or locked" in ends[0].stderr
+    assert "cannot be created, written or locked" in ends[0].stderr
     assert "error:" not in ends[1].stderr

@@ -232,7 +232,7 @@ def test_a_dry_run_says_why_the_entropy_term_is_off(
 def test_a_dry_run_refuses_what_training_refuses(tmp_path: Path, capsule_file: Path, trained_run: Path) -> None:
     odd = tiny.invoke("train", "--dry-run", "--nproc", "3", *overrides(capsule_file, tmp_path / "run"))
     assert odd.returncode == 3
-    assert "training.global_batch_size=8 cannot be divided among 3 processes" in odd.stderr
+    assert "training.global_batch_size=8 cannot be divided evenly among 3 processes" in odd.stderr
     other = tiny.invoke("train", "--dry-run", "--resume", trained_run, "arch.hidden_size=32")
     assert other.returncode == 3
     assert "arch.hidden_size: 16 -> 32" in other.stderr
@@ -311,7 +311,7 @@ def test_without_a_policy_nothing_is_opened(tmp_path: Path, capsule_file: Path) 
     both = [*overrides(capsule_file, tmp_path / "run"), "dqn.enabled=false", "arch.enable_capsule_expansion=true"]
     done = tiny.invoke("train", "--dry-run", *both)
     assert done.returncode == 3
-    assert "dqn.enabled=false leaves nobody to choose EXPAND" in done.stderr
+    assert "dqn.enabled=false leaves nothing to choose EXPAND" in done.stderr
 
 
 def test_the_best_is_the_best_of_what_is_evaluated_now(tmp_path: Path, capsule_file: Path) -> None:
@@ -329,11 +329,11 @@ def test_the_best_is_the_best_of_what_is_evaluated_now(tmp_path: Path, capsule_f
     again = overrides(capsule_file, run, data={"eval_split": "validation"}, **settings)
     second = tiny.invoke("train", "--resume", "auto", *again)
     assert second.returncode == 0, second.stderr
-    assert "the best accuracy so far, 1.0000, is of other rows" in second.stderr
+    assert "the best accuracy so far, 1.0000, was measured on other rows" in second.stderr
     assert (run / "checkpoints" / "best").read_text() == "step_00000006\n"
     same = overrides(capsule_file, tmp_path / "same", data={"eval_split": "train"}, **settings)
     third = tiny.invoke("train", "--resume", "auto", *same)
-    assert "is of other rows" not in third.stderr
+    assert "was measured on other rows" not in third.stderr
     assert (tmp_path / "same" / "checkpoints" / "best").read_text() < "step_00000005"
 
 

@@ -334,7 +334,7 @@ def test_settings_of_a_build_beside_a_path_are_named(tmp_path: Path) -> None:
     given = ["data.path=a.h5", "data.build.folds=5", "data.build.fold=2", "data.puzzles.size=4", "data.build.test=0.1"]
     (note,) = load_config(None, given).notes
     assert note == (
-        "data.build.folds, data.build.fold, data.puzzles.size: no effect, for data.path is given, and nothing is built"
+        "data.build.folds, data.build.fold, data.puzzles.size: no effect, as data.path is given and nothing is built"
     )
     assert load_config(None, given[1:]).notes == []
     base, file = tmp_path / "base.yaml", tmp_path / "own.yaml"

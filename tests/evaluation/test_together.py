@@ -87,7 +87,7 @@ def test_a_file_system_may_lag(trained_run: Path, tmp_path: Path) -> None:
     assert on_ranks(2, tmp_path / "seen", late, str(trained_run), 20.0) == [[60, 1], [60, 3]]
     for code, message in on_ranks(2, tmp_path / "unseen", late, str(trained_run), -1.0):
         assert code == 4
-        assert message.endswith("process 1 sees nothing there, and the first one a checkpoint of step 60")
+        assert message.endswith("process 1 sees nothing there, but the first process a checkpoint of step 60")
 
 
 @pytest.mark.slow

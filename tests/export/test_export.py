@@ -220,7 +220,7 @@ def test_a_form_that_is_not_the_model_leaves_nothing(
         return found | {"logits": found["logits"] + 0.01} if torch.compiler.is_exporting() else found
 
     monkeypatch.setattr(ReasoningStep, "step", other)
-    with pytest.raises(CheckFailed, match=r"torch-export is not the model: outputs differ by up to 0\.01"):
+    with pytest.raises(CheckFailed, match=r"torch-export does not match the model: outputs differ by up to 0\.01"):
         export_run(trained_run, tmp_path / "out", ["torch-export"])
     assert list(tmp_path.iterdir()) == []
 

@@ -124,7 +124,7 @@ def test_what_is_wrong_is_said_before_anything_is_answered(sudoku_run: Path, tra
         ([path, "--model", sudoku_run, "--split", "test"], 2, "has no splits"),
         (["-", "--model", trained_run], 4, "does not hold the encoder"),
         ([path, path, "--model", sudoku_run], 2, "one file or folder of puzzles at a time"),
-        (["-", path, "--model", sudoku_run], 2, "stands alone"),
+        (["-", path, "--model", sudoku_run], 2, "cannot be combined with"),
         (["--model", sudoku_run], 2, "nothing to answer"),
     ]
     for arguments, code, message in cases:

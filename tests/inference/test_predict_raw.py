@@ -272,7 +272,7 @@ def test_what_is_no_such_picture_is_named(picture_run: Path, tmp_path: Path) -> 
         assert message in done.stderr
     done = tiny.invoke("predict", picture_run.parent / "c.h5", good, "--model", picture_run)
     assert done.returncode == 2
-    assert "stands alone" in done.stderr
+    assert "cannot be combined with" in done.stderr
 
 
 def test_a_file_of_answers_is_gone_on_with_and_judged_as_a_whole(text_run: Path, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_command_prints_tables_and_writes_no_run(
     done = tiny.invoke("profile", *overrides(capsule_file), "--no-try", "--steps", "4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("step: ")
-    for text in ("time by stage", "forward: recursion", "operators by their own time", "aten::", "at the peak"):
+    for text in ("time by stage", "forward: recursion", "operators by self time", "aten::", "at the peak"):
         assert text in done.stdout
     assert "\x1b" not in done.stdout
     assert not list(tmp_path.glob("runs*"))

@@ -144,4 +144,4 @@ def test_command(capsule_file: Path) -> None:
     found = json.loads(done.stdout)
     assert found["total"] == sum(found["bytes"].values()) == found["step_peak"] + found["bytes"]["snapshot"]
     text = tiny.invoke("profile", *overrides, "--estimate")
-    assert "all in a step" in text.stdout
+    assert "peak of a step" in text.stdout

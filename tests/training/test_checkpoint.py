@@ -319,8 +319,8 @@ def test_a_checkpoint_under_another_name_is_refused(run: Path) -> None:
     shutil.copytree(older, newer)
     found, notes = checkpoint_verify.find_checkpoint(run)
     assert found == older
-    assert "manifest is that of step 5" in notes[0]
-    with pytest.raises(CheckpointError, match=r"state.json is that of step 5"):
+    assert "manifest is from step 5" in notes[0]
+    with pytest.raises(CheckpointError, match=r"state.json is from step 5"):
         load_checkpoint(newer)
 
 
@@ -408,7 +408,7 @@ def rewrite(folder: Path, **changed: Any) -> None:
     [
         ({"schema_version": 1}, "schema version 1"),
         ({"schema_version": 3}, "schema version 3"),
-        ({"step": 2}, "manifest is that of step 2"),
+        ({"step": 2}, "manifest is from step 2"),
         ({"files": None}, "lists no files"),
         ({"files": []}, "lists no files"),
         ({"files": {}}, "model.safetensors is missing"),

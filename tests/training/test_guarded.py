@@ -76,7 +76,7 @@ def test_whatever_it_raises_is_said_once(call: str, error: BaseException) -> Non
 
 
 @pytest.mark.parametrize(
-    ("call", "words"), [("open", "did not start"), ("log", "has taken nothing"), ("close", "did not finish")]
+    ("call", "words"), [("open", "did not start"), ("log", "has accepted nothing"), ("close", "did not finish")]
 )
 def test_a_sink_that_hangs_is_broken_off(call: str, words: str) -> None:
     sink, began = Sink(call), time.monotonic()

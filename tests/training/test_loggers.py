@@ -92,7 +92,7 @@ def test_a_file_that_was_removed_or_replaced_is_written_on(tmp_path: Path) -> No
     assert steps() == [1, 2, 3]
     assert [line.rpartition(" was ")[2] for line in said] == [
         "removed; its lines are written again",
-        "replaced; new lines follow its own",
+        "replaced; new lines follow those already in it",
     ]
 
 
@@ -103,7 +103,7 @@ def test_lines_of_a_removed_folder_wait(tmp_path: Path) -> None:
     logger.log(1, {"a": 1.0})
     shutil.rmtree(folder)
     logger.log(2, {"a": 2.0})
-    assert "its lines wait in memory" in said[0]
+    assert "its lines are kept in memory" in said[0]
     folder.mkdir()
     logger.close()
     assert (folder / "metrics.jsonl").read_text().count("\n") == 2

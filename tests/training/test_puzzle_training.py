@@ -226,7 +226,7 @@ def test_a_run_whose_data_are_cut_ends_with_the_files_name(tmp_path: Path) -> No
 
 def test_unknown_puzzles_are_refused_where_they_have_an_embedding(data: str, tmp_path: Path) -> None:
     more = write_puzzles(tmp_path / "more", identifiers=7)
-    with pytest.raises(ConfigError, match="has 7 puzzle identifiers, the training puzzles 6"):
+    with pytest.raises(ConfigError, match="has 7 puzzle identifiers, but the training puzzles have 6"):
         make_trainer(data, data={"eval_path": str(more)})
     make_trainer(data, data={"eval_path": str(more)}, arch={"puzzle_emb_ndim": 0})
 

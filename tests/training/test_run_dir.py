@@ -73,7 +73,7 @@ def test_nothing_is_written_through_a_link_or_into_a_pipe(tmp_path: Path, name: 
         (run / name).mkdir()
     else:
         (run / name).symlink_to(secret if kind == "link" else tmp_path / "nothing")
-    with pytest.raises(UsageError, match=f"{name} is not a plain file"), run_dir.locked(run):
+    with pytest.raises(UsageError, match=f"{name} is not a regular file"), run_dir.locked(run):
         pass
     assert secret.read_text() == "kept"
     assert not (tmp_path / "nothing").exists()

@@ -117,7 +117,7 @@ def refused(newest: Path, words: str) -> None:
         ("stream", None, "not subscriptable"),
         ("optimizers", [[{"params": [0]}], [{"params": [0]}]], "numbered in another way"),
         ("best", "0.5", "its best accuracy is '0.5'"),
-        ("step", 61, "is that of step 61"),
+        ("step", 61, "is from step 61"),
     ],
 )
 def test_numbers(newest: Path, key: str, value: Any, words: str) -> None:

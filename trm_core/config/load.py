@@ -151,7 +151,7 @@ def _builds_without_effect(config: Config, final: Mapping[str, Setting]) -> list
     ]
     if not moot:
         return []
-    return [f"{', '.join(moot)}: no effect, for data.path is given, and nothing is built"]
+    return [f"{', '.join(moot)}: no effect, as data.path is given and nothing is built"]
 
 
 def _file_of(setting: Setting) -> str:

@@ -132,7 +132,7 @@ def in_words(value: Mapping[str, Any] | None) -> list[str]:
     )
     peeked = []
     if "checksums" in percent:
-        peeked = [f"from sketches and checksums, at which only the selector checksum peeks: {percent['checksums']}"]
+        peeked = [f"from sketches and checksums, which only the selector checksum peeks at: {percent['checksums']}"]
     if "children" not in percent:
         return [f"there is nothing to open; from the sketches alone: {percent['sketches']}", measured, *peeked]
     lines = [f"what EXPAND can be worth here: {percent['sketches']} -> {percent['children']}", measured, *peeked]

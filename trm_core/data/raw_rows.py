@@ -69,7 +69,7 @@ def of_lines(
     number, first = seen[-1]
     form, read = _form_of(first, wanted)
     if read is None:
-        raise DataError(f"{name}:{number}: is not JSON", hint=f"of {wanted.kind}, give a sample as JSON on each line")
+        raise DataError(f"{name}:{number}: is not JSON", hint=f"for {wanted.kind}, give a sample as JSON on each line")
     log(f"{name}: {form}")
     yield from read(name, chain(seen, rest), wanted)
 

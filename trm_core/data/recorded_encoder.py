@@ -187,7 +187,7 @@ def _modalities(
     """The recorded modalities. Raises `DataError` that names the file."""
     try:
         if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-            raise DataError("its list of encoders is none")
+            raise DataError("it has no proper list of encoders")
         if encoder_model is not None:
             entries = _with_model(entries, encoder_model)
         state: list[dict[str, np.ndarray]] = [{} for _ in entries]

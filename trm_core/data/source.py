@@ -19,7 +19,7 @@ from trm_core.data.build.work import locked
 from trm_core.data.store.reader import open_capsules
 from trm_core.errors import ConfigError, DataError, UsageError
 
-_ANOTHER = "set TRM_CACHE or data.cache_dir to a folder that may be written"
+_ANOTHER = "set TRM_CACHE or data.cache_dir to a writable folder"
 
 
 def cache_folder(data: DataConfig) -> Path:
@@ -56,7 +56,7 @@ def ensure_built(data: DataConfig, *, progress: Progress | None = None, log: Log
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UsageError(f"{path.parent} cannot be made: {error.strerror}", hint=_ANOTHER) from error
+        raise UsageError(f"{path.parent} cannot be created: {error.strerror}", hint=_ANOTHER) from error
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path.parent} cannot be written", hint=_ANOTHER)
     with locked(path.with_name(path.name + ".lock"), say, wait=True):

@@ -80,11 +80,11 @@ def started_workers(count: int, key: str, imports: Sequence[str] = ()) -> Iterat
 
 def _died(key: str, had_begun: bool) -> ResourceError:
     if had_begun:
-        return ResourceError("a worker process died, perhaps for lack of memory", hint=f"use fewer workers: {key}")
+        return ResourceError("a worker process died, perhaps because memory ran out", hint=f"use fewer workers: {key}")
     return ResourceError(
-        "no worker process could start; what it said stands above",
-        hint='a script that starts workers does its work under `if __name__ == "__main__":`; '
-        f"with {key}=0 there are none",
+        "no worker process could start; its error is above",
+        hint='a script that starts workers must do its work under `if __name__ == "__main__":`; '
+        f"with {key}=0 none are started",
     )
 
 

@@ -93,7 +93,7 @@ def peers_watched(place: Place) -> Iterator[None]:
             raise
         raise ResourceError(
             f"rank {place.rank}: another process of this run is gone ({_first_line(error)})",
-            hint="see above or in the log of its machine what ended it; --resume continues from the last checkpoint",
+            hint="the output above or its machine's log says why it ended; --resume continues from the last checkpoint",
         ) from error
 
 

@@ -106,7 +106,7 @@ class SumTree:
             if not np.array_equal(above[: len(sums)], sums) or above[len(sums) :].any():
                 return f"sums of level {number + 1} differ from their blocks"
         if not np.array_equal(self._before[1:], _cumulated(self.levels[-1])):
-            return "the cumulated sums are not those of the top level"
+            return "the cumulative sums are not those of the top level"
         return None
 
     def _touch(self, blocks: Places) -> None:

@@ -171,8 +171,9 @@ class ReplayBuffer:
         # A full ring goes on at its head, which fits no other capacity; one that is not yet full ends at its head.
         if not (0 <= head < capacity and 0 <= young <= filled and filled in (head, capacity)):
             raise CheckpointError(
-                f"the saved replay holds {filled} states and goes on at {head}, this buffer has room for {capacity}",
-                hint="resume with the dqn.buffer_capacity of the run",
+                f"the saved replay holds {filled} states and continues at {head}, but this buffer has room for "
+                f"{capacity}",
+                hint="resume with the run's own dqn.buffer_capacity",
             )
         columns = self._columns()
         for name, mine in columns.items():

@@ -185,8 +185,8 @@ def load_at(step: int, path: Path, device: torch.device, checkpoint: str) -> Tra
             seen = error.message
         if time.monotonic() > until:
             raise CheckpointError(
-                f"{path}: process {rank()} sees {seen}, and the first one a checkpoint of step {step}",
-                hint="the run must be on a file system that all processes share, and must not be in training",
+                f"{path}: process {rank()} sees {seen}, but the first process a checkpoint of step {step}",
+                hint="the run must be on a file system that all processes share, and must not be training meanwhile",
             )
         time.sleep(_LAG_S / 60)
 
@@ -265,8 +265,10 @@ def require_fit(run: TrainedRun, config: Config, file: Dataset) -> None:
     prices = run.data.get("prices")
     if prices is not None and not np.array_equal(np.float32(prices), file.prices):
         raise CheckpointError(
-            f"{file.path} has other prices of capsules than what {run.path} was trained on", hint=_HINT_ALIKE
+            f"{file.path} has other capsule prices than the data {run.path} was trained on", hint=_HINT_ALIKE
         )
     found = Encoding.of_run(run.data).contradiction(Encoding.of(file.manifest))
     if found is not None:
-        raise CheckpointError(f"{file.path} does not fit what {run.path} was trained on: {found.why}", hint=found.hint)
+        raise CheckpointError(
+            f"{file.path} does not fit the data {run.path} was trained on: {found.why}", hint=found.hint
+        )

@@ -84,8 +84,8 @@ def compare_steps(
     found = Verification(form, n, max(by_step), by_step, decisions, differing)
     if not found.holds:
         raise CheckFailed(
-            f"{form} is not the model: outputs differ by up to {found.largest_difference:.3g} (allowed are "
-            f"{TOLERANCE:g}), {decisions} decisions and {differing} of {n} answers are others",
+            f"{form} does not match the model: outputs differ by up to {found.largest_difference:.3g} (allowed: "
+            f"{TOLERANCE:g}), {decisions} decisions and {differing} of {n} answers differ",
             hint="nothing was written; please report this with the run's config.yaml",
         )
     return found

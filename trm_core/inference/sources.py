@@ -49,10 +49,10 @@ class Asked:
             what = "both files and --ask" if self.paths else "nothing to answer"
             raise UsageError(what, hint="name files, or - for stdin, or give a sample with --ask")
         if STDIN in self.paths and len(self.paths) > 1:
-            raise UsageError("- (stdin) stands alone", hint="run the command once for each")
+            raise UsageError("- (stdin) cannot be combined with other sources", hint="run the command once for each")
         for path in self.paths:
             if path != STDIN and not path.exists():
-                hint = "a text itself is given with --ask" if " " in path.name else None
+                hint = "to give the text itself, use --ask" if " " in path.name else None
                 raise DataError(f"{path}: no such file or folder", hint=hint)
 
 
@@ -73,7 +73,7 @@ def open_source(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callab
             return _arrays(path, arrays, predictor.trained)
     _refuse_split(asked)
     if any(path.is_file() and _is_capsule_file(path) for path in paths):
-        raise UsageError("a capsule file stands alone", hint="run the command once for each")
+        raise UsageError("a capsule file cannot be combined with other sources", hint="run the command once for each")
     wanted = _wanted(asked, predictor)
     if texts:
         return raw_texts_source(texts, predictor, wanted)
@@ -109,7 +109,7 @@ def _capsules(path: Path, trained: Trained, split: str | None) -> Source:
     file = open_capsules(path)
     found = None if trained.encoding is None else trained.encoding.contradiction(Encoding.of(file.manifest))
     if found is not None:
-        raise DataError(f"{path} does not fit what the model was trained on: {found.why}", hint=found.hint)
+        raise DataError(f"{path} does not fit the data the model was trained on: {found.why}", hint=found.hint)
     names = [name for name in expected_shapes(trained.model.data) if file.has(name)]
     split = split or next((name for name in ("test", "validation", "train") if file.rows.get(name)), "test")
     if not file.rows.get(split):

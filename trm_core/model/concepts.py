@@ -29,12 +29,12 @@ from trm_core.data.fields import CONTROL_SYMBOLS
 from trm_core.distributed.collectives import all_rows, all_sum, rank, world_size
 from trm_core.keyed_random import Purpose, keyed_uniform
 
+# A code is dead when its average use is at or below this share of the mean use of all codes. A code is placed with the
+# mean use, so an unused one lives about ln(10) / (1 - decay) updates: about 229 at a decay of 0.99.
 DEAD_SHARE = 0.1
-"""A code is dead when its average use is at or below this share of the mean use of all codes. A code is placed with
-the mean use, so an unused one lives ln(10) / (1 - decay) updates: 229 at a decay of 0.99."""
 
+# The largest share of the codes that one update places (at least one code).
 PLACED_SHARE = 1 / 16
-"""Share of the codes that one update places at most (at least one code)."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def freeze(model: nn.Module, patterns: list[str]) -> set[str]:
             )
     frozen = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
     if len(frozen) == len(names):
-        raise ConfigError("training.freeze leaves no parameter to learn", hint="name fewer")
+        raise ConfigError("training.freeze leaves no parameter to train", hint="name fewer")
     for name, parameter in model.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)

@@ -75,7 +75,7 @@ def time_steps(stepper: Stepper, steps: int, log: Callable[[str], None]) -> Timi
     of = stepper.trainer
     steps = -(-whole_intervals(steps, of.config.training.log_interval) // _ROUNDS)
     steps = whole_intervals(steps, of.config.training.log_interval)
-    log(f"timing {_ROUNDS * steps} steps, and as many with their stages watched")
+    log(f"timing {_ROUNDS * steps} steps, and as many with each stage timed")
     clock = StageClock(of.device)
     clean = watched = 0.0
     for _ in range(_ROUNDS):

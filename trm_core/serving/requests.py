@@ -57,7 +57,7 @@ def parse(body: bytes, predictor: Predictor, most_samples: int) -> Question:
         raise DataError(f"{form} is not a list of one or more {'objects' if form == 'samples' else 'raw samples'}")
     if len(given) > most_samples:
         raise DataError(
-            f"{len(given)} samples, and at most {most_samples} are taken at once", hint="send several requests"
+            f"{len(given)} samples, but at most {most_samples} are accepted at once", hint="send several requests"
         )
     if form == "inputs":
         return Question(_encoded(given, record.get("kind"), predictor), **flags)

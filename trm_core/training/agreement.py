@@ -68,7 +68,7 @@ def require_alike(checkpoint: Checkpoint) -> None:
     ]
     raise DivergedError(
         f"step {checkpoint.step}: the processes are no longer alike: {', '.join(unlike[:5])}",
-        hint="go back with --resume; if it happens again, look for different versions or hardware among the machines",
+        hint="return to a checkpoint with --resume; if it happens again, compare versions and hardware of the machines",
     )
 
 

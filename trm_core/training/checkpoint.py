@@ -126,7 +126,7 @@ def load_model(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
     """(step, weights to use, state.json) of a verified checkpoint. Raises CheckpointError."""
     state = read_json(folder / STATE)
     if state.get("step") != step_of(folder):
-        raise CheckpointError(f"{folder / STATE} is that of step {state.get('step')!r:.60}", hint="delete the folder")
+        raise CheckpointError(f"{folder / STATE} is from step {state.get('step')!r:.60}", hint="delete the folder")
     return step_of(folder), _load_tensors(folder / MODEL), state
 
 
@@ -182,5 +182,5 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path} cannot be read: {error}", hint="delete the folder; an older one is used"
+            f"{path} cannot be read: {error}", hint="delete the folder; an older one will be used"
         ) from error

@@ -33,7 +33,7 @@ BEST, HEALTHY = "best", "healthy"
 PREFIX = "step_"
 _JSON_LIMIT = 16 << 20
 _JSON_LEVELS = 20  # deeper values cannot even be shown in a message
-READ_AGAIN = "try again; if it stays so, delete the folder: an older one is used"
+READ_AGAIN = "try again; if this persists, delete the folder: an older one will be used"
 
 
 class UnreadableCheckpoint(CheckpointError):
@@ -174,7 +174,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} cannot be read: {error}", hint="delete the folder; an older one is used"
+            f"{path} cannot be read: {error}", hint="delete the folder; an older one will be used"
         ) from error
     except OSError as error:
         raise UnreadableCheckpoint(f"{path} cannot be read: {error.strerror}", hint=READ_AGAIN) from error

@@ -81,7 +81,7 @@ def find_checkpoint(run: Path, which: str = "latest") -> tuple[Path, list[str]]:
             notes.append(f"going back one checkpoint: {error.message}")
             continue
         if which == HEALTHY and not is_healthy(folder):
-            notes.append(f"going back one checkpoint: {folder} was saved among steps that were not finite")
+            notes.append(f"going back one checkpoint: {folder} was saved right after a step that was not finite")
             continue
         return folder, notes
     raise CheckpointError(
@@ -108,12 +108,12 @@ def _verify(folder: Path, hashes: bool) -> None:
     if version != SCHEMA_VERSION:
         known = isinstance(version, int)
         raise (UnreadableCheckpoint if known else CheckpointError)(
-            f"{folder}: schema version {version!r}, this version of trm reads {SCHEMA_VERSION}",
+            f"{folder}: schema version {version!r}, but this version of trm reads {SCHEMA_VERSION}",
             hint="use the version of trm that wrote it",
         )
     if manifest.get("step") != step_of(folder):
         raise CheckpointError(
-            f"{folder}: its manifest is that of step {manifest.get('step')!r:.60}", hint="restore it from a copy"
+            f"{folder}: its manifest is from step {manifest.get('step')!r:.60}", hint="restore it from a copy"
         )
     files = manifest.get("files")
     if not isinstance(files, dict):

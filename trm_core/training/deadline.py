@@ -18,19 +18,19 @@ def deadline(training: TrainingConfig, environment: Mapping[str, str] = os.envir
     ends = job_end(environment)
     limits = {}
     if ends is not None:
-        why, margin = f"SLURM job {environment['SLURM_JOB_ID']} ends", training.time_margin
+        why, margin = f"before SLURM job {environment['SLURM_JOB_ID']} ends", training.time_margin
         # A job shorter than the margin would stop before its first step, and be requeued forever.
         half = max(0.0, ends - time.time()) / 2
         if margin > half:
-            why += f" (in half of the time that is left, as training.time_margin={margin:g} s is more)"
+            why += f" (halfway through the time left, as training.time_margin={margin:g} s is longer than that)"
         limits[why] = ends - min(margin, half)
     if training.time_limit is not None:
-        limits["training.time_limit is reached"] = time.time() + 3600 * training.time_limit
+        limits["when training.time_limit is reached"] = time.time() + 3600 * training.time_limit
     if not limits:
         return None, "no time limit is known"
     why = min(limits, key=lambda name: limits[name])
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(limits[why]))
-    return limits[why], f"will save and stop at {at}, when {why}"
+    return limits[why], f"will save and stop at {at}, {why}"
 
 
 def job_end(environment: Mapping[str, str]) -> float | None:

@@ -69,7 +69,7 @@ def refuse_drift(saved: Config, now: Config, run: Path) -> list[str]:
     ]
     if refused:
         raise ConfigError(
-            f"the config differs from that of {run} in what its state depends on:\n  "
+            f"the config differs from that of {run} in settings that its state depends on:\n  "
             + "\n  ".join(texts[key] for key in refused),
             hint="resume with the run's own config, or start a new run",
         )

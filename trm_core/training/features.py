@@ -70,12 +70,12 @@ def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0, proces
         )
     if expansion and arch.q_head_num_actions == 2:
         problems.append(
-            "arch.q_head_num_actions=2 leaves no EXPAND: set it to 3, or arch.enable_capsule_expansion=false"
+            "arch.q_head_num_actions=2 has no action EXPAND: set it to 3, or arch.enable_capsule_expansion=false"
         )
     use_dqn = expansion if dqn.enabled == "auto" else dqn.enabled
     if expansion and not use_dqn:
         problems.append(
-            "dqn.enabled=false leaves nobody to choose EXPAND: set it to auto, or arch.enable_capsule_expansion=false"
+            "dqn.enabled=false leaves nothing to choose EXPAND: set it to auto, or arch.enable_capsule_expansion=false"
         )
     if expansion and dqn.expansion_selector == "checksum" and not file.checksum_dim:
         problems.append(f"dqn.expansion_selector=checksum, but {file.path} has no checksums: use cmi or random")
@@ -83,7 +83,9 @@ def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0, proces
         problems.append(f"dqn.expand_count={dqn.expand_count} exceeds the {file.num_capsules} capsules of {file.path}")
     training = config.training
     if training.predictor_steps is not None and not use_dqn:
-        problems.append("training.predictor_steps leaves nothing to learn after it without a policy: set it to null")
+        problems.append(
+            "training.predictor_steps: without a policy, nothing is left to learn after these steps: set it to null"
+        )
     if training.predictor_steps is not None and training.predictor_steps > training.total_steps:
         problems.append(
             f"training.predictor_steps={training.predictor_steps} exceeds training.total_steps={training.total_steps}: "
@@ -157,7 +159,7 @@ def _contradictions(config: Config, file: Dataset, expansion: bool, use_dqn: boo
             "file from text, images or grids"
         )
     if arch.enable_mtp and file.label_rank != 2:
-        yield "arch.enable_mtp=true, but a sample has one answer, so no next position to predict: set it to false"
+        yield "arch.enable_mtp=true, but a sample has one answer, with no next position to predict: set it to false"
     elif arch.enable_mtp and arch.mtp_depth >= file.num_capsules:
         yield f"arch.mtp_depth={arch.mtp_depth} reaches past the {file.num_capsules} capsules: at most one less"
     if memory.enabled:
@@ -191,16 +193,16 @@ def _contradictions(config: Config, file: Dataset, expansion: bool, use_dqn: boo
     if config.training.compile and shutil.which(compiler) is None:
         yield f"training.compile=true, but there is no compiler {compiler}: install it, or set training.compile=false"
     if arch.enable_adaptive_hcycles and arch.H_cycles == 1:
-        yield "arch.enable_adaptive_hcycles=true has nothing to leave with arch.H_cycles=1: set it to false"
+        yield "arch.enable_adaptive_hcycles=true has no loop to leave early with arch.H_cycles=1: set it to false"
     if arch.q_head_type == "attention" and arch.q_head_tokens > file.num_capsules:
         yield f"arch.q_head_tokens={arch.q_head_tokens} exceeds the {file.num_capsules} capsules of {file.path}"
     if arch.mixer == "mlp":
         if file.has("mask"):
             yield f"arch.mixer=mlp mixes padding in, and {file.path} has padding capsules: use attention"
         if arch.enable_hierarchical_attention:
-            yield "arch.enable_hierarchical_attention=true needs attention: set arch.mixer to it"
+            yield "arch.enable_hierarchical_attention=true needs attention: set arch.mixer=attention"
         if expansion and dqn.expansion_selector == "attention":
-            yield "dqn.expansion_selector=attention needs attention: set arch.mixer to it, or use cmi"
+            yield "dqn.expansion_selector=attention needs attention: set arch.mixer=attention, or use cmi"
     if not isinstance(file, PuzzleData):
         if arch.puzzle_emb_ndim:
             yield f"arch.puzzle_emb_ndim={arch.puzzle_emb_ndim} is for puzzles, not for {file.path}: set it to 0"
@@ -213,10 +215,10 @@ def _status(config: Config, file: Dataset, expansion: bool, use_dqn: bool) -> li
     nothing = "a puzzle has nothing to open" if isinstance(file, PuzzleData) else "the file has no children"
     children = f"{file.path.name} has {file.num_children} children per capsule" if file.num_children else nothing
     if arch.enable_capsule_expansion == "auto" and file.num_children and not expansion:
-        children = "dqn.enabled=false leaves nobody to choose it"
-    asked = {"auto": "auto: "}.get(str(arch.enable_capsule_expansion), "by the config; ")
+        children = "dqn.enabled=false leaves nothing to choose it"
+    asked = {"auto": "auto: "}.get(str(arch.enable_capsule_expansion), "set by the config; ")
     off = "halting by the halt logit" if isinstance(file, PuzzleData) else "nothing to buy"
-    why = "EXPAND needs a policy" if expansion else "by the config" if use_dqn else off
+    why = "EXPAND needs a policy" if expansion else "set by the config" if use_dqn else off
     return [
         Feature("enable_capsule_expansion", expansion, asked + children),
         Feature(
@@ -290,7 +292,11 @@ def _puzzle_status(config: Config, shape: DataShape) -> list[Feature]:
         Feature("rope", arch.pos_encodings == "rope", f"positions: {arch.pos_encodings}"),
         Feature("mixer: mlp", arch.mixer == "mlp", arch.mixer),
         Feature("stablemax", arch.probabilities == "stablemax", arch.probabilities),
-        Feature("halt_exploration", held > 0, f"{held:g} of the puzzles are thought about for longer than asked"),
+        Feature(
+            "halt_exploration",
+            held > 0,
+            f"{held:g} of the puzzles must think for a random number of steps before they may halt",
+        ),
     ]
 
 

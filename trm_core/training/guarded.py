@@ -71,7 +71,7 @@ class Guarded:
         except queue.Full:
             self._look()
             if not self.off:
-                self._switch_off(f"it has taken nothing for {self.patience.logging:g} seconds")
+                self._switch_off(f"it has accepted nothing for {self.patience.logging:g} seconds")
 
     def rewind(self, step: int) -> None:
         """Nothing is taken back from third-party sinks; each documents what that means."""

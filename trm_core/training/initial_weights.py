@@ -75,11 +75,11 @@ def read_initial(model: TinyRecursiveModel, path: Path, puzzles: Sequence[Puzzle
     for name, value in weights.items():
         if own[name].shape != value.shape:
             raise CheckpointError(
-                f"{source}: {name} is {list(value.shape)}, and {list(own[name].shape)} in this model",
+                f"{source}: {name} is {list(value.shape)}, but {list(own[name].shape)} in this model",
                 hint=_hint(public),
             )
     parts = sorted({name.split(".")[0] + "." + name.split(".")[1] for name in lacking})
-    return Initial(weights, [*notes, *([f"begin by chance: {', '.join(parts)}"] if parts else [])])
+    return Initial(weights, [*notes, *([f"initialised at random: {', '.join(parts)}"] if parts else [])])
 
 
 def _of_these_puzzles(
@@ -101,10 +101,13 @@ def _of_these_puzzles(
 
 
 def _difference(name: str, own: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
-    return f"has no {name}" if name in own else f"has {name}, which this model has not"
+    return f"has no {name}" if name in own else f"has {name}, which this model does not have"
 
 
 def _hint(public: bool) -> str:
     if public:
-        return "set arch to the network's sizes (trm convert takes them from the checkpoint), and give its own puzzles"
+        return (
+            "set arch to the network's sizes (trm convert takes them from the checkpoint), and give the puzzles it was "
+            "trained on"
+        )
     return "use the arch settings of that run (its config.yaml) and data of the same sizes"

@@ -48,7 +48,7 @@ class Keeper:
         try:
             self.saver.conclude()
         except ResourceError as error:
-            log(f"warning: {error.message}; training goes on, the next save is tried as usual ({error.hint})")
+            log(f"warning: {error.message}; training goes on, and the next save will be tried as usual ({error.hint})")
             self.best = self.best_before if best else self.best
 
     def save(self, log: Log) -> None:
@@ -109,7 +109,9 @@ class Keeper:
         notes.append(f"resuming from {folder.name} (step {saved.step})")
         now = _evaluated(self.about)
         if best is not None and _evaluated(saved.state) != now:
-            notes.append(f"evaluated on {now} from here on: the best accuracy so far, {best:.4f}, is of other rows")
+            notes.append(
+                f"from here on evaluated on {now}: the best accuracy so far, {best:.4f}, was measured on other rows"
+            )
             best = None
         self.best = best
         return [*notes, *inexact]

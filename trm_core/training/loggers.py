@@ -55,7 +55,7 @@ class JsonLines:
             self.failing = False
         except OSError as error:
             if not self.failing:
-                self.warn(f"warning: cannot write {self.path}: {error.strerror}; its lines wait in memory")
+                self.warn(f"warning: cannot write {self.path}: {error.strerror}; its lines are kept in memory")
             self.failing = True
 
     def write_anew(self) -> None:
@@ -67,7 +67,7 @@ class JsonLines:
             self.waiting = self.file.readall() + self.waiting
         self.file.close()
         self.file = file
-        what = "replaced; new lines follow its own" if replaced else "removed; its lines are written again"
+        what = "replaced; new lines follow those already in it" if replaced else "removed; its lines are written again"
         self.warn(f"warning: {self.path} was {what}")
 
     def rewind(self, step: int) -> None:
@@ -81,7 +81,7 @@ class JsonLines:
     def close(self) -> None:
         self.write()
         if self.waiting:
-            self.warn(f"warning: {self.path}: what waited in memory is lost")
+            self.warn(f"warning: {self.path}: the lines kept in memory are lost")
         self.file.close()
 
 

@@ -139,6 +139,6 @@ def _settings(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})", hint="remove it to go without") from error
+        raise CheckpointError(f"{path}: cannot be read ({error})", hint="remove it to do without it") from error
     arch = content.get("arch") if isinstance(content, dict) else None
     return arch if isinstance(arch, dict) else {}

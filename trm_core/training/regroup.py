@@ -66,7 +66,7 @@ def _inexact(ranks: int, saved: int, world_size: int, rows: int) -> list[str]:
             else f"processes {ranks} to {world_size - 1} start with copies of the replay buffers of others"
         )
         notes.append(
-            f"the run had {ranks} processes and has {world_size}: data, schedules and exploration go on as they were; "
-            f"{replay}, rows that changed process lose one reward, dropout draws anew"
+            f"the run had {ranks} processes and has {world_size}: data, schedules and exploration continue unchanged; "
+            f"{replay}, rows that changed process lose one reward, and dropout draws different numbers"
         )
     return notes

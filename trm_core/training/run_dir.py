@@ -130,7 +130,7 @@ def locked(run: Path) -> Iterator[None]:
     hand.
 
     Raises UsageError if another process holds the lock, if the directory cannot be created or locked, or if a file that
-    is written in place is not a plain file.
+    is written in place is not a regular file.
     """
     with ExitStack() as cleanup:
         try:
@@ -147,7 +147,7 @@ def locked(run: Path) -> Iterator[None]:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise UsageError(
-                f"{run} cannot be made, written or locked: {error.strerror}",
+                f"{run} cannot be created, written or locked: {error.strerror}",
                 hint="choose another training.run_dir, on a disk with locks (Lustre: mounted with flock)",
             ) from error
         remove_halves(run, CONFIG, STATUS, METRICS, DATASET, ENVIRONMENT, EVALUATION)
@@ -157,4 +157,4 @@ def locked(run: Path) -> Iterator[None]:
 def _refuse_other_kinds(path: Path) -> None:
     """A run directory may be a stranger's: a write must not reach another file through a link, nor block on a pipe."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UsageError(f"{path} is not a plain file", hint="remove it: it will be written again")
+        raise UsageError(f"{path} is not a regular file", hint="remove it: it will be written again")

@@ -59,7 +59,7 @@ class Saver:
 
     def start(self, checkpoint: Checkpoint, *, best: bool = False) -> None:
         """Copy the state and write it in the background. The previous save must be concluded."""
-        assert self.save is None, f"the save of step {self.step} is not concluded"
+        assert self.save is None, f"the save of step {self.step} is not finished"
         folder = folders.unfinished(self.run, checkpoint.step, self.token)
         if rank() == 0:
             folders.remove_stale(self.run, spared=folder)

@@ -93,13 +93,13 @@ class WandB:
 
         mode = os.environ.get("WANDB_MODE", "online")
         if mode == "disabled":
-            self.warn("warning: Weights & Biases: WANDB_MODE=disabled, so nothing of this run goes there")
+            self.warn("warning: Weights & Biases: WANDB_MODE=disabled, so nothing is sent there")
             return
         online = mode == "online" and wandb_login_exists()
         if mode == "online" and not online:
             self.warn(
                 "warning: Weights & Biases: no login was found (WANDB_API_KEY, .netrc), so this run is logged offline; "
-                f"wandb login, and then: wandb sync {self.folder}/wandb/offline-run-*"
+                f"to upload it: wandb login, then wandb sync {self.folder}/wandb/offline-run-*"
             )
         logging = self.config.logging
         options: dict[str, Any] = {

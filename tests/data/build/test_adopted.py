@@ -108,7 +108,7 @@ def test_sources_that_do_not_fit_are_refused(build: Build, tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"its pixels are numbers up to .*, those of .* numbers up to 1"):
         build(tmp_path / "q.npz", name="x.h5", encoders_of=dim)
     np.savez(tmp_path / "r.npz", images=np.random.default_rng(1).random((60, 9, 9)), labels=np.arange(60) % 2)
-    with pytest.raises(DataError, match="not of the size"):
+    with pytest.raises(DataError, match="do not have the size"):
         build(tmp_path / "r.npz", name="x.h5", encoders_of=dim)
     unlabelled = tmp_path / "u.jsonl"
     unlabelled.write_text("\n".join(json.dumps({"text": f"a text of number {n}"}) for n in range(60)))
@@ -135,8 +135,8 @@ def test_arrays_have_to_have_the_same_form(build: Build, tmp_path: Path) -> None
             (plain, {"dim": 6}, r"children \[4, 2, 6\]"),
             (plain, {"parents": parents}, r"parents \[4\]; of those of"),
             (with_parents, {}, r"of those of .*parents \[4\]"),
-            (plain, {"labels": None}, "has no labels, .* one label for a sample"),
-            (plain, {"labels": np.tile(one[:, None], 4)}, "has a label for each capsule, .* one label for a sample"),
+            (plain, {"labels": None}, "has no labels, .* one label per sample"),
+            (plain, {"labels": np.tile(one[:, None], 4)}, "has one label per capsule, .* one label per sample"),
         )
     ):
         settings: dict[str, Any] = {"labels": one, **changes}
@@ -151,6 +151,8 @@ def test_labels_of_capsules(build: Build, tmp_path: Path) -> None:
     new = build(arrays(tmp_path / "b.npz", labels), name="b.h5", encoders_of=str(first.report.path))
     assert new.manifest["num_classes"] == 3
     assert np.array_equal(new.by_id("labels"), np.where(labels == 7, -100, labels))
-    assert any("4 test capsules have a label that training lacks (7, ...)" in message for message in new.messages)
-    with pytest.raises(DataError, match=r"has one label for a sample, .* a label for each capsule"):
+    assert any(
+        "4 test capsules have a label that is not in the training split (7, ...)" in message for message in new.messages
+    )
+    with pytest.raises(DataError, match=r"has one label per sample, .* one label per capsule"):
         build(arrays(tmp_path / "c.npz", labels[:, 0] % 2), name="x.h5", encoders_of=str(first.report.path))

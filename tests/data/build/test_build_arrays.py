@@ -76,7 +76,9 @@ def test_labels_of_capsules_that_training_lacks_are_not_scored(build: Build, tmp
     built = build(save(tmp_path / "b.npz", {**arrays, "labels": labels}), name="b.h5")
     assert built.manifest["num_classes"] == 3
     assert built.by_id("labels")[held_out[0]].tolist() == [0, -100, -100]
-    assert any("2 test capsules have a label that training lacks" in message for message in built.messages)
+    assert any(
+        "2 test capsules have a label that is not in the training split" in message for message in built.messages
+    )
 
 
 def test_a_legacy_file_is_converted(build: Build, tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_prices_of_several_files_are_one_list(build: Build, tmp_path: Path) -> N
     first = build(one)
     with pytest.raises(DataError, match="have different prices"):
         build(one, other, name="both.h5")
-    with pytest.raises(DataError, match="its prices are not those of"):
+    with pytest.raises(DataError, match="its prices differ from those of"):
         build(other, name="more.h5", encoders_of=str(first.report.path))
     plain = save(tmp_path / "plain.npz", embeddings(seed=2))
     assert build(plain, name="plain.h5", encoders_of=str(first.report.path)).prices.tolist() == [1, 2, 3]
@@ -170,7 +172,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
             "mask": np.tile([False, True], (5, 1)),
             "parents": np.tile([-1, 0], (5, 1)),
         },
-        "mask: row 0 makes padding of the parent",
+        "mask: row 0 marks the parent of a capsule as padding",
     ),
     (
         "prices",

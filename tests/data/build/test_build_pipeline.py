@@ -85,7 +85,7 @@ def test_sigterm_ends_with_75_and_ctrl_c_with_130(tmp_path: Path, start: Callabl
         process.send_signal(number)
         _, err = process.communicate()
         assert process.returncode == code, err
-        assert "run the same command again to go on" in err
+        assert "run the same command again to continue" in err
         assert "Traceback" not in err
     assert not out.exists()
     assert not (tmp_path / "out.h5.lock").exists()

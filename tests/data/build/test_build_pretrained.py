@@ -176,7 +176,7 @@ def test_timm_from_a_local_checkpoint(build: Build, tmp_path: Path) -> None:
     gray = build(write_pictures(tmp_path / "gray"), name="g.h5", **(asked | {"dim": 5}))
     assert gray.report.dim == 5
     for model_name, message in (
-        (str(weights), "does not say of which architecture"),
+        (str(weights), "does not name its architecture"),
         (f"test_vit:{weights}", "does not hold the weights of test_vit"),
         ("no_such_model", "the model cannot be loaded"),
         (str(folder), "holds no config.json"),

@@ -101,7 +101,7 @@ def test_folds_of_groups_are_about_as_large(shuffle: bool, labelled: bool) -> No
     for test in tests:
         assert abs(test.sum() - len(groups) / 5) < len(groups) / 25
         assert not set(groups[test]) & set(groups[~test])
-    assert said[0].startswith("the folds are of 400 groups: ")
+    assert said[0].startswith("the folds divide 400 groups: ")
 
 
 def test_too_few_groups_for_the_folds() -> None:

@@ -338,7 +338,7 @@ def test_pictures_of_a_pretrained_model(
     with pytest.raises(DataError, match=r"a\.safetensors: no such file") as caught:
         RecordedEncoder.of_file(path)
     assert "encoder_model" in str(caught.value.hint)
-    with pytest.raises(DataError, match="the model has other weights than that of the build"):
+    with pytest.raises(DataError, match="the model's weights differ from those used in the build"):
         RecordedEncoder.of_file(path, encoder_model=f"net:{tmp_path / 'c.safetensors'}")
     text = build(write_messages(tmp_path / "m.tsv", 60), name="m.h5", **SMALL)
     with pytest.raises(DataError, match="it has 0 pretrained encoders"):
@@ -496,9 +496,9 @@ def spec_of(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 ATTACKS: list[tuple[Any, str]] = [
-    (lambda m, h5: m["encoders"].clear(), "its list of encoders is none"),
-    (lambda m, h5: m.update(encoders={"0": 1}), "its list of encoders is none"),
-    (lambda m, h5: m.update(encoders=[3]), "its list of encoders is none"),
+    (lambda m, h5: m["encoders"].clear(), "it has no proper list of encoders"),
+    (lambda m, h5: m.update(encoders={"0": 1}), "it has no proper list of encoders"),
+    (lambda m, h5: m.update(encoders=[3]), "it has no proper list of encoders"),
     (lambda m, h5: m["encoders"][0].update(name="os.system"), "the encoder 'os.system' is not known; there are pixels"),
     (lambda m, h5: m["encoders"][0].update(name=["x"]), "name is .*; expected a text"),
     (
@@ -626,7 +626,7 @@ def test_damaged_folders_are_refused(text_file: Path, tmp_path: Path) -> None:
     refused("is not JSON", lambda folder: (folder / DOCUMENT).write_bytes(b"\xff\xfe"))
     refused("no format", lambda folder: (folder / DOCUMENT).write_text("[1]"))
     refused("sha256 differs", lambda f: (f / DOCUMENT).write_text(json.dumps(document_of(f) | {"encoders": []})))
-    refused("its list of encoders is none", rewritten(encoders=[]))
+    refused("it has no proper list of encoders", rewritten(encoders=[]))
     refused("is not a list", rewritten(encoders=None))
     refused("has schema version 2", rewritten(schema_version=2))
     refused("sha256 differs", rewritten(encoder_hashes={}))

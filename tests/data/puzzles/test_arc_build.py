@@ -159,7 +159,7 @@ def test_a_task_in_two_subsets_is_held_out_whole(build: Build, tmp_path: Path) -
     assert shown(built.path, "train")["same"] == pairs(same, "train")
     assert shown(built.path, "test") == {"same": pairs(same, "test")}
     write_subset(tmp_path / "src", "evaluation", {"same": task(2)})
-    with pytest.raises(DataError, match=r"task same: is another one than task same of .*evaluation"):
+    with pytest.raises(DataError, match=r"task same: differs from task same of .*evaluation"):
         build(tmp_path / "src", name="again")
 
 

@@ -77,14 +77,14 @@ OPEN = "S   ### G   ####"  # 4 x 4: the way goes around to the right
         (OPEN, "", None),
         (OPEN.replace("S", " "), "", "has 0 S"),
         (OPEN.replace("# G", "GG "), "", "has 2 G"),
-        (OPEN.replace("S ", "So"), "", "shows the way"),
-        ("S # ### G   ####", "", "no way leads"),
+        (OPEN.replace("S ", "So"), "", "shows the path"),
+        ("S # ### G   ####", "", "no path leads"),
         ("SG  ####    ####", "S   ####    ####", "changes the maze"),
         (OPEN, "Sooo####Gooo####", "changes the maze"),
         (OPEN, "Soo ###oGooo####", "do not lead"),
         ("S   #       G   ", "Sooo#  ooooo" + "Gooo", "steps, the shortest"),
-        ("S   ### G   #   ", "Sooo###oGooo#  o", "not on the way"),
-        ("S               "[:15] + "G", "", "several shortest ways"),
+        ("S   ### G   #   ", "Sooo###oGooo#  o", "not on the path"),
+        ("S               "[:15] + "G", "", "several shortest paths"),
     ],
 )
 def test_answers_are_checked(question: str, answer: str, problem: str | None) -> None:

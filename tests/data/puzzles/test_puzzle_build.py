@@ -199,7 +199,7 @@ def test_unequal_sizes_of_training_and_test(tmp_path: Path) -> None:
         ("sudoku", {"min_path": 9}, UsageError, "min_path is for maze"),
         ("sudoku", {"min_rating": 1, "count": 2, "size": 4}, DataError, "no rating"),
         ("maze", {"size": 3}, ConfigError, "a maze of 3 x 3"),
-        ("maze", {"size": 5, "min_path": 24}, ConfigError, "no shortest way of 24 cells"),
+        ("maze", {"size": 5, "min_path": 24}, ConfigError, "no shortest path of 24 cells"),
         ("arc", {}, UsageError, "no source"),
         ("sudoko", {}, UsageError, "not a kind of puzzle"),
     ],

@@ -54,8 +54,8 @@ def opened(folder: Path, names: list[str] | None) -> PuzzleData:
         (NAMES[:2], None),
         (["<blank>", "<blank>", "puzzle2", "puzzle3"], None),
         (None, None),
-        (["<blank>", "puzzle1", "other", "puzzle3"], "identifier 2 is 'other', another puzzle in training"),
-        ([*NAMES, "puzzle4"], "has 5 puzzle identifiers, the training puzzles 4"),
+        (["<blank>", "puzzle1", "other", "puzzle3"], "identifier 2 is 'other', but another puzzle had it in training"),
+        ([*NAMES, "puzzle4"], "has 5 puzzle identifiers, but the training puzzles have 4"),
     ],
 )
 def test_identifiers_of_another_folder(names: list[str] | None, why: str | None, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_run_of_folders_that_were_built_apart(tmp_path: Path) -> None:
         assert answers[0].read_text() == answers[1].read_text() != ""
     refused = tiny.invoke("eval", str(run), "--data", str(third))
     assert refused.returncode == 4
-    assert "identifier 1 is 'q', another puzzle in training" in refused.stderr
+    assert "identifier 1 is 'q', but another puzzle had it in training" in refused.stderr
     begun = tiny.invoke(
         "train", *tiny.as_overrides(data={"path": other}, arch=ARCH, training={
             "run_dir": tmp_path / "again", "total_steps": 2, "lr_warmup_steps": 1, "init_from": run,

@@ -172,9 +172,9 @@ def test_a_position_that_means_nothing_is_refused() -> None:
     stream.take(4)
     state = stream.state_dict()
     refused(stream, {**state, "seed": 4}, "seed was 4")
-    refused(stream, {**state, "epoch": -1}, "is no position")
-    refused(stream, {**state, "offset": -1}, "is no position")
-    refused(stream, {**state, "offset": 10**15}, "is no position")
+    refused(stream, {**state, "epoch": -1}, "is not a position")
+    refused(stream, {**state, "offset": -1}, "is not a position")
+    refused(stream, {**state, "offset": 10**15}, "is not a position")
     refused(make_stream([[[[2, 2], [1]]]]), state, "sources was")
 
 

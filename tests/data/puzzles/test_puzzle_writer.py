@@ -92,7 +92,10 @@ def test_replacing_swaps_only_when_all_went_well(tmp_path: Path) -> None:
 def test_what_holds_no_puzzles_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("all my work")
-    with pytest.raises(UsageError, match="something else"), replacing(tmp_path / "thesis", overwrite=True):
+    with (
+        pytest.raises(UsageError, match="something other than puzzles"),
+        replacing(tmp_path / "thesis", overwrite=True),
+    ):
         pass
     assert (tmp_path / "thesis" / "chapter.txt").exists()
 

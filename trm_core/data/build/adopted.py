@@ -41,7 +41,7 @@ class Adopted:
         with open_capsules(path) as file:
             if file.task != "classes" or file.num_classes is None:
                 raise DataError(
-                    f"{path}: its targets are concepts, which cannot be found in other samples", hint="build it anew"
+                    f"{path}: its targets are concepts, which cannot be found in other samples", hint="build it again"
                 )
             names = file.manifest.get("class_names")
             return cls(path, encoder, Classes(file.num_classes, names), file.label_rank, file.prices)
@@ -74,14 +74,14 @@ class Adopted:
                     self._require_arrays(reader, own.encoder.shapes)
             if modality.prices is not None and not np.array_equal(modality.prices, self.prices):
                 raise DataError(
-                    f"{modality.paths[0]}: its prices are not those of {self.path}",
-                    hint="leave them out, or give those",
+                    f"{modality.paths[0]}: its prices differ from those of {self.path}",
+                    hint="leave them out, or give the same ones",
                 )
             theirs, ours = modality.encoder.spec().get("height"), own.encoder.spec().get("height")
             if theirs != ours or modality.encoder.spec().get("width") != own.encoder.spec().get("width"):
                 raise DataError(
-                    f"{modality.paths[0]}: its pictures are not of the size of those of {self.path}",
-                    hint="bring them to that size",
+                    f"{modality.paths[0]}: its pictures do not have the size of those of {self.path}",
+                    hint="resize them to that size",
                 )
             modality.encoder = own.encoder
             if isinstance(own.encoder, ArraysEncoder):  # labels per capsule come with the arrays
@@ -94,13 +94,13 @@ class Adopted:
         )
         if here != there:
             raise DataError(
-                f"{reader.path}: a row of its arrays is {here}; of those of {self.path}: {there}",
-                hint="bring them to that form",
+                f"{reader.path}: a row of its arrays is {here}; in {self.path} it is {there}",
+                hint="bring them to those shapes",
             )
         if reader.label_rank != self.label_rank:
-            kinds = ("no labels", "one label for a sample", "a label for each capsule")
+            kinds = ("no labels", "one label per sample", "one label per capsule")
             raise DataError(
-                f"{reader.path}: has {kinds[reader.label_rank]}, {self.path} {kinds[self.label_rank]}",
+                f"{reader.path}: has {kinds[reader.label_rank]}, but {self.path} has {kinds[self.label_rank]}",
                 hint="name the labels with data.build.label; samples without any are for trm predict",
             )
 
@@ -110,20 +110,20 @@ def _require_columns(reader: TableReader, encoder: TableEncoder, path: Path) -> 
     if here != there:
         raise DataError(
             f"{reader.path}: its columns are {', '.join(here)}; those of {path} are {', '.join(there)}",
-            hint="bring them into that order, and name the label with data.build.label",
+            hint="put them in that order, and name the label with data.build.label",
         )
     numeric = {column.name for column in encoder.columns if column.numeric}
     words = [
         column.name for column in reader.columns if column.distinct and not column.numeric and column.name in numeric
     ]
     if words:
-        raise DataError(f"{reader.path}: column {words[0]!r} holds text, and numbers in {path}")
+        raise DataError(f"{reader.path}: column {words[0]!r} holds text here, but numbers in {path}")
 
 
 def _take_scale(reader: NpzImagesReader, scale: float | None, path: Path) -> None:
     if (reader.scale is None) != (scale is None) or (scale is not None and (reader.scale or 0.0) > scale):
         here, there = ("uint8" if one is None else f"numbers up to {one:g}" for one in (reader.scale, scale))
         raise DataError(
-            f"{reader.path}: its pixels are {here}, those of {path} {there}", hint="bring them to one scale"
+            f"{reader.path}: its pixels are {here}, those of {path} {there}", hint="use the same scale for both"
         )
     reader.scale = scale

@@ -228,7 +228,7 @@ def _checked_prices(path: str, array: ArrayFile, capsules: int) -> np.ndarray:
     if array.shape != (capsules,) or array.dtype.kind not in "fiu":
         raise DataError(
             f"{where} is {array.dtype} {list(array.shape)}, expected numbers [{capsules}], one for each capsule",
-            hint="bring them to that form, or leave them out: every price is 1 then",
+            hint="bring them to that form, or leave them out: then every price is 1",
         )
     prices = np.array(list(array.rows()), np.float32)
     if not (np.isfinite(prices) & (prices > 0)).all():
@@ -247,7 +247,7 @@ def mask_fault(content: Mapping[str, np.ndarray]) -> str | None:
         return "has no capsule, only padding"
     parents = content["parents"][mask] if "parents" in content else np.full(1, -1)
     if not mask[parents[parents >= 0]].all():
-        return "makes padding of the parent of a capsule"
+        return "marks the parent of a capsule as padding"
     return None
 
 

@@ -126,7 +126,7 @@ def encode_all(
             if done < len(chunks) and should_stop():
                 raise StoppedEarly(
                     f"stopped after {done} of {len(chunks)} chunks; they are kept in {work.folder}",
-                    hint="run the same command again to go on",
+                    hint="run the same command again to continue",
                 )
     return len(have)
 

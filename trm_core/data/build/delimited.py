@@ -15,7 +15,7 @@ from trm_core.errors import DataError
 
 csv.field_size_limit(1 << 26)
 _PEEK = 200
-_ONE_A_LINE = "an object stands on each line; to make that of a list: jq -c .[] FILE"
+_ONE_A_LINE = "expected one object per line; to convert a list: jq -c .[] FILE"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 

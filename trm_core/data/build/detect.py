@@ -122,7 +122,7 @@ def _rows(path: Path, config: BuildConfig) -> tuple[str, str]:
         return "text", "two columns without a header: label, tab, text"
     if config.text is not None:
         table.column(config.text)
-        return "text", f"its text column {config.text!r} was named"
+        return "text", f"text column {config.text!r}, as named"
     if named := called(table.columns, TEXT_NAMES):
         if len(named) > 1:
             raise DataError(f"{path}: which column is the text: {' or '.join(named)}?", hint=f"give --text {named[0]}")

@@ -118,7 +118,8 @@ def load_or_explain(spec: ModelSpec, load: Callable[[], Any]) -> Any:
     except ConfigError:
         raise
     except Exception as error:
-        where = f"is it a {spec.encoder} model?" if spec.path else "check the name, and the network if it has to be got"
+        unknown = "check the name, and the network if it must be downloaded"
+        where = f"is it a {spec.encoder} model?" if spec.path else unknown
         raise ConfigError(
             f"data.build.encoder_model={spec.name}: the model cannot be loaded ({brief(error)})",
             hint=f"{where}; a local path works without a network",

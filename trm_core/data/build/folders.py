@@ -42,7 +42,7 @@ def files_by_class(path: Path, suffixes: Collection[str], what: str, log: Log) -
         raise DataError(f"{path}: holds no {what}", hint="known suffixes: " + ", ".join(sorted(suffixes)))
     if ignored:
         kinds = ", ".join(suffix for suffix, _ in ignored.most_common(5))
-        log(f"{path}: {ignored.total()} files that are not {what} trm knows were left out ({kinds})")
+        log(f"{path}: {ignored.total()} files were left out, as they are not {what} that trm knows ({kinds})")
     return files
 
 

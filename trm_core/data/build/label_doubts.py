@@ -24,7 +24,7 @@ def say_doubts(names: Sequence[str], codes: np.ndarray, digests: np.ndarray, log
     _say_amounts(names, int(labelled.sum()), log)
     clashing = contradicted(codes[labelled], digests[labelled])
     if clashing:
-        log(f"{clashing} samples equal one that has another label: nothing can tell these apart")
+        log(f"{clashing} samples are identical to one with another label: no model can tell these apart")
 
 
 def _say_alike(names: Sequence[str], log: Log) -> None:
@@ -35,7 +35,7 @@ def _say_alike(names: Sequence[str], log: Log) -> None:
         others = f", and {len(groups) - 1} more" if len(groups) > 1 else ""
         # Names that differ only in their bytes look the same unless escaped.
         shown = " and ".join(map(ascii if len({*map(str.casefold, groups[0])}) > 1 else repr, groups[0][:3]))
-        log(f"labels that differ in case, spaces or encoding of letters alone are different classes: {shown}{others}")
+        log(f"labels that differ only in case, spaces or encoding of letters are different classes: {shown}{others}")
 
 
 def _say_amounts(names: Sequence[str], labelled: int, log: Log) -> None:

@@ -93,7 +93,7 @@ _Opened = tuple[Sequence[Reader], Encoder, np.ndarray | None]
 
 def _digits(paths: list[str], config: BuildConfig, log: Log) -> _Opened:
     if config.image_size not in (None, SIZE):
-        raise ConfigError(f"data.build.image_size={config.image_size}: the digits are {SIZE} x {SIZE} and stay so")
+        raise ConfigError(f"data.build.image_size={config.image_size}: the digits are {SIZE} x {SIZE}, not resized")
     if config.label not in (None, NO_LABELS):
         raise ConfigError(
             f"data.build.label={config.label}: the digits have no columns", hint=f"leave it out, or say {NO_LABELS}"
@@ -132,7 +132,7 @@ def _picture_encoder(shape: tuple[int, int, int], config: BuildConfig, log: Log)
     name = config.encoder
     if name == "auto":
         name = "pixels" if values <= limit else "patch-pca"
-        log(f"encoder {name}: a sub-cell has {values} values, up to {limit} are kept as they are")
+        log(f"encoder {name}: a sub-cell has {values} values (up to {limit} are kept as they are)")
     _check_encoder("pictures", name, ("pixels", "patch-pca", *PICTURE_ENCODERS))
     if name in PICTURE_ENCODERS:
         return PretrainedPictureEncoder(
@@ -207,9 +207,9 @@ def _pass_through(readers: list[ArraysReader], config: BuildConfig) -> _Opened:
     first = readers[0]
     for reader in readers[1:]:
         if reader.shapes != first.shapes or reader.label_rank != first.label_rank:
-            raise DataError(f"{reader.path}: its arrays have other shapes than those of {first.path}: {reader.shapes}")
+            raise DataError(f"{reader.path}: its arrays differ in shape from those of {first.path}: {reader.shapes}")
         if not _same(reader.prices, first.prices):
-            raise DataError(f"{reader.path} and {first.path} have different prices", hint="give both the same")
+            raise DataError(f"{reader.path} and {first.path} have different prices", hint="give both the same prices")
     encoder = ArraysEncoder(first.shapes, first.label_rank)
     for key, there in (
         ("num_capsules", encoder.num_capsules),

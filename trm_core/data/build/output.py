@@ -126,7 +126,10 @@ def write_file(
                 append(name, waiting, is_copy)
         for name, lost in unknown.items():
             if lost:
-                log(f"{len(lost)} {name} capsules have a label that training lacks ({lost[0]}, ...): not scored")
+                log(
+                    f"{len(lost)} {name} capsules have a label that is not in the training split ({lost[0]}, ...): "
+                    "not scored"
+                )
         progress("probe", 0, 1)
         value = measure(sample)
         progress("probe", 1, 1)

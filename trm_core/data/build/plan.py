@@ -170,7 +170,10 @@ def _class_ids(
         for code in (1, 2):
             lost = int(((labels == IGNORE_LABEL) & (raw >= 0) & (split == code)).sum())
             if lost:
-                log(f"{lost} {SPLITS[code]} samples have a label that training lacks ({unknown[0]!r}, ...): not scored")
+                log(
+                    f"{lost} {SPLITS[code]} samples have a label that is not in the training split ({unknown[0]!r}, "
+                    "...): not scored"
+                )
     for code in (1, 2) if given is None else ():
         there = np.bincount(labels[(split == code) & (labels >= 0)], minlength=len(known)) > 0
         if there.any() and not there.all():

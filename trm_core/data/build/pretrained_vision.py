@@ -24,7 +24,9 @@ def load_timm(spec: ModelSpec, device: str) -> Loaded:
     elif spec.path.is_dir():
         for needed in ("config.json", "model.safetensors"):
             if not (spec.path / needed).is_file():
-                raise ConfigError(f"{spec.path}: holds no {needed}", hint="a timm folder has config.json beside it")
+                raise ConfigError(
+                    f"{spec.path}: holds no {needed}", hint="a timm folder holds config.json and model.safetensors"
+                )
         model = timm.create_model(f"local-dir:{spec.path}", pretrained=True, num_classes=0)
     else:
         model = timm.create_model(_architecture(spec), pretrained=False, num_classes=0)
@@ -102,7 +104,7 @@ def _runner(
 def _architecture(spec: ModelSpec) -> str:
     if spec.architecture is None:
         raise ConfigError(
-            f"data.build.encoder_model={spec.name}: a file of weights does not say of which architecture",
+            f"data.build.encoder_model={spec.name}: a file of weights does not name its architecture",
             hint=f"give NAME:{spec.name}, such as resnet18:{spec.name}",
         )
     return spec.architecture
@@ -123,6 +125,6 @@ def _load_safetensors(model: Any, spec: ModelSpec) -> None:
         example = (found.missing_keys + strange)[0]
         raise ConfigError(
             f"{spec.path}: does not hold the weights of {spec.architecture} ({len(found.missing_keys)} missing, "
-            f"{len(strange)} not of it, such as {example})",
-            hint="give the architecture that the file was made with",
+            f"{len(strange)} unexpected, such as {example})",
+            hint="name the architecture that the file was made with",
         )

@@ -48,15 +48,13 @@ def remake_encoder(name: str, spec: Mapping[str, Any], state: State) -> Encoder:
         if encoder.name != name:
             raise DataError(f"the recorded encoder {name} names a model of {encoder.name}")
     except ConfigError as error:  # sizes that contradict each other, a package or a model that is not here
-        hint = (
-            f"{error.hint}; where a model lies elsewhere now: encoder_model=..." if name in PRETRAINED else error.hint
-        )
+        hint = f"{error.hint}; if it was moved, say where with encoder_model=..." if name in PRETRAINED else error.hint
         raise DataError(f"the recorded encoder {name} cannot be made: {error.message}", hint=hint) from error
     try:
         encoder.load_state(state)
     except ConfigError as error:
         raise DataError(
-            f"the recorded encoder {name} cannot be made: the model has other weights than that of the build",
-            hint="say with encoder_model=... where the model of the build is",
+            f"the recorded encoder {name} cannot be made: the model's weights differ from those used in the build",
+            hint="say with encoder_model=... where the model used in the build is",
         ) from error
     return encoder

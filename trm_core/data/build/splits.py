@@ -102,7 +102,7 @@ def _fold_numbers(labels: np.ndarray | None, groups: np.ndarray, config: BuildCo
             f"cannot make {config.folds} folds of {len(firsts)} {what}: {error}", hint="lower data.build.folds"
         ) from None
     if len(firsts) < len(groups):
-        log(f"the folds are of {len(firsts)} groups: repeated samples, and pairs of one task, stay together")
+        log(f"the folds divide {len(firsts)} groups: repeated samples, and pairs of one task, stay together")
     return np.asarray(numbers[first[group]])
 
 

@@ -38,7 +38,7 @@ def separate_twins(
     clash = augmented & np.isin(digests, held_out)
     result[clash] = DROPPED
     if clash.any():
-        log(f"{int(clash.sum())} copies of training samples equal a held-out sample and were left out")
+        log(f"{int(clash.sum())} copies of training samples are identical to a held-out sample and were left out")
     kept = np.flatnonzero(~clash)
     _, together = np.unique(digests[kept], return_inverse=True)
     if groups is not None:
@@ -49,7 +49,7 @@ def separate_twins(
     moved = moved_to != split[kept]
     result[kept] = moved_to
     if moved.any():
-        told = "look the same as one of an earlier split once encoded"
-        told += " and moved there" if groups is None else ", or belong to one that does, and moved there"
+        told = "look the same, once encoded, as one of an earlier split"
+        told += " and were moved there" if groups is None else ", or belong to one that does, and were moved there"
         log(f"{int(moved.sum())} held-out samples {told}")
     return result

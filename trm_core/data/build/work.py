@@ -32,7 +32,7 @@ class WorkDir:
         if folder.exists():
             found = _read_fingerprint(marker)
             if found != fingerprint:
-                log(f"{folder}: left by a build of another source or configuration; starting from the beginning")
+                log(f"{folder}: left by a build with another source or configuration; starting from the beginning")
                 shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not marker.exists():
@@ -104,7 +104,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
-                f"{path}: the disk is full", hint="free some space and run it again: it continues"
+                f"{path}: the disk is full", hint="free some space and run the command again: it will continue"
             ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise UsageError(

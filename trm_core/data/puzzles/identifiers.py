@@ -83,9 +83,9 @@ def numbered_as_trained(data: PuzzleData, trained: int, record: Any) -> PuzzleDa
     end = [*begin[1:], trained][0]
     if len(wrong := _contradictions(_marks(names), known[:end])):
         name = f"identifier {wrong[0]} is {names[wrong[0]]!r:.80}"
-        why = f"{data.path / IDENTIFIERS}: {name}, another puzzle in training"
+        why = f"{data.path / IDENTIFIERS}: {name}, but another puzzle had it in training"
     else:
-        why = f"{data.path} has {data.num_puzzles} puzzle identifiers, the training puzzles {end}"
+        why = f"{data.path} has {data.num_puzzles} puzzle identifiers, but the training puzzles have {end}"
     raise DataError(why, hint="build training and test puzzles together, or train with arch.puzzle_emb_ndim=0")
 
 

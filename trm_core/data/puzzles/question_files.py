@@ -56,7 +56,7 @@ def _lines(text: str, meaning: Meaning, name: str) -> Iterator[Question]:
             yield Question(text_tokens(line, meaning, where))
             continue
         if len(words) > 2:
-            raise DataError(f"{where}: {len(words)} words", hint=f"{expected(meaning)}; maybe its solution behind it")
+            raise DataError(f"{where}: {len(words)} words", hint=f"{expected(meaning)}; its solution may follow")
         labels = text_tokens(words[1], meaning, f"{where}, solution") if len(words) == 2 else None
         yield Question(text_tokens(words[0], meaning, where), labels)
 

@@ -115,7 +115,7 @@ class PuzzleStream:
         epoch, offset = int(state["epoch"]), int(state["offset"])
         order = self._order(max(epoch, 0))
         if epoch < 0 or not 0 <= offset <= order.rows:
-            raise CheckpointError(f"data position: epoch {epoch}, offset {offset} is no position")
+            raise CheckpointError(f"data position: epoch {epoch}, offset {offset} is not a position")
         self._epoch, self._offset = order, offset
 
     def close(self) -> None:

@@ -150,8 +150,8 @@ def _refuse_too_many(entries: list[_Entry], settings: PuzzleBuildConfig) -> None
         examples = _examples(split, entries)
         if examples >= _MOST:
             raise ConfigError(
-                f"data.puzzles.augmentations={settings.augmentations}: makes {examples} {split} examples, "
-                f"the layout holds {_MOST - 1}",
+                f"data.puzzles.augmentations={settings.augmentations} makes {examples} {split} examples, "
+                f"but the layout holds at most {_MOST - 1}",
                 hint="make fewer copies",
             )
 
@@ -163,9 +163,9 @@ def _notes(entries: list[_Entry], settings: PuzzleBuildConfig) -> tuple[str, ...
         for held_out in (True, False)
     )
     notes = {
-        f"{few} of {len(entries)} tasks have fewer than {settings.augmentations} copies that differ": few,
+        f"{few} of {len(entries)} tasks have fewer than {settings.augmentations} distinct copies": few,
         f"{unscored} held-out test pairs have no solution: their labels are ignored, they cannot be scored": unscored,
-        f"{untaught} test pairs of the other subsets have no solution: there is nothing to learn, they are left out": (
+        f"{untaught} test pairs of the other subsets have no solution: nothing to learn, so they are left out": (
             untaught
         ),
     }

@@ -127,7 +127,7 @@ def _united(first: ArcTask, second: ArcTask) -> ArcTask:
     )
     if not same:
         raise DataError(
-            f"{second.file}: task {second.name}: is another one than task {first.name} of {first.file}",
+            f"{second.file}: task {second.name}: differs from task {first.name} of {first.file}",
             hint="leave one of the two sources out: copies of both would share their identifiers",
         )
     test = [one if one.output is not None else other for one, other in zip(first.test, second.test, strict=True)]

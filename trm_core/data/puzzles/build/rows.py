@@ -95,7 +95,7 @@ def _line_rows(path: Path, file: Iterator[str]) -> Iterator[Row]:
         if len(cells) > 2:
             raise DataError(
                 f"{path}, line {number}: {len(cells)} words; a puzzle and, at most, its solution were expected",
-                hint="a line is a puzzle in one word, then maybe a space or comma and its solution",
+                hint="a line is a puzzle without spaces, optionally followed by a space or comma and its solution",
             )
         yield Row(number, cells[0], cells[1] if len(cells) == 2 else "", float("nan"))
 

@@ -28,14 +28,14 @@ def find_files(sources: Sequence[Path], test_source: str | None, log: Callable[[
         if not (source / "train.csv").is_file():
             raise DataError(
                 f"{source}: a folder without train.csv",
-                hint="name a file, or a folder with train.csv and, maybe, test.csv",
+                hint="name a file, or a folder with train.csv and, optionally, test.csv",
             )
         train.append(source / "train.csv")
         if (source / "test.csv").is_file():
             test.append(source / "test.csv")
     if test_source is not None:
         if test:
-            log(f"held-out puzzles: {test_source}, and not {', '.join(map(str, test))}")
+            log(f"held-out puzzles: {test_source}, not {', '.join(map(str, test))}")
         test = [Path(test_source)]
     if test and len(test) < sum(source.is_dir() for source in sources) and test_source is None:
         raise UsageError("some of the folders have a test.csv and others do not", hint="name one with --test-source")

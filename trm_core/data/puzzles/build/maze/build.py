@@ -39,7 +39,7 @@ def build_maze(
     side = chosen.train.items.side
     copies = min(settings.augmentations, _SYMMETRIES)
     if copies < settings.augmentations:
-        note = f"each maze has {_SYMMETRIES} symmetric copies, all of them written; there are no more"
+        note = f"each maze has only {_SYMMETRIES} symmetric copies, and all of them are written"
         chosen = replace(chosen, notes=(*chosen.notes, note))
 
     def copy(index: int, question: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +80,7 @@ def _finish(items: Items, workers: int, progress: Progress) -> Finished:
     refuse(
         items,
         ((index, result) for index, result in enumerate(results) if isinstance(result, str)),
-        hint="fix or remove the line: a maze has one S, one G and a way between, marked o in the solution",
+        hint="fix or remove the line: a maze has one S, one G and a path between them, marked o in the solution",
     )
     answers = np.array(results, dtype=np.uint8).reshape(items.questions.shape)
     return Finished(replace(items, answers=answers), found)

@@ -14,14 +14,14 @@ def solved(question: np.ndarray, answer: np.ndarray, side: int) -> np.ndarray | 
         if count != 1:
             return f"the maze has {count} {name}, expected one"
     if (question == WAY).any():
-        return "the puzzle shows the way (o) already"
+        return "the puzzle already shows the path (o)"
     start, goal = int((question == START).argmax()), int((question == GOAL).argmax())
     steps, ways = distances((question != WALL).tolist(), side, start)
     if steps[goal] < 0:
-        return "no way leads from S to G"
+        return "no path leads from S to G"
     if not answer.any():
         if ways[goal] > 1:
-            return "the maze has several shortest ways, and no solution says which is meant"
+            return "the maze has several shortest paths, and no solution says which is meant"
         answer = question.copy()
         answer[way_back(steps, side, goal)] = WAY
         return answer
@@ -38,7 +38,7 @@ def _objection(question: np.ndarray, answer: np.ndarray, side: int, start: int, 
     if length < 0:
         return "the cells marked o do not lead from S to G"
     if length > shortest:
-        return f"the way in the solution takes {length} steps, the shortest {shortest}"
+        return f"the path in the solution takes {length} steps, the shortest one {shortest}"
     if int(marked.sum()) != length - 1:
-        return "the solution marks cells that are not on the way"
+        return "the solution marks cells that are not on the path"
     return None

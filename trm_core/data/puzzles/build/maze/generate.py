@@ -44,7 +44,7 @@ def one_maze(side: int, min_path: int, rng: np.random.Generator) -> tuple[np.nda
                 answer[way_back(steps, side, goal)] = WAY
                 return question, answer
     raise ConfigError(
-        f"data.puzzles.min_path: {_MAZES} mazes of {side} x {side} had no shortest way of {min_path} cells",
+        f"data.puzzles.min_path: {_MAZES} mazes of {side} x {side} had no shortest path of {min_path} cells",
         hint="expected a smaller number, or a larger data.puzzles.size",
     )
 

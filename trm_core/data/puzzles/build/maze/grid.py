@@ -25,7 +25,7 @@ ALPHABET = Alphabet(
     codes=lambda side: {character: token for token, character in enumerate(CHARACTERS, start=1)},
     side=side_of,
     expected="a square number of characters, row after row",
-    characters="# (wall), space (free), S (start), G (goal) and, in solutions, o (the way)",
+    characters="# (wall), space (free), S (start), G (goal) and, in solutions, o (the path)",
     lines=False,
 )
 
