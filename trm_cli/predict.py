@@ -19,15 +19,9 @@ def command(
             metavar="[DATA]...",
             show_default=False,
             help="Raw samples as the training data had them: texts (.txt, one on each line; a folder, one in each "
-<<<<<<< HEAD
-            ".txt), tables and texts (.csv, .tsv, .jsonl), pictures (files, a folder, .npz, .npy), ARC tasks (.json); "
-            "- is stdin. Or a capsule file, or an .npz with arrays sketches, children, ... Of puzzles: a folder of "
-            "them, or a file or - with Sudoku lines, mazes or ARC JSON.",
-=======
             ".txt), tables and texts (.csv, .tsv, .jsonl), pictures (files, a folder, .npz, .npy), ARC tasks "
             "(.json); - is stdin. Or a capsule file, or an .npz with arrays sketches, children, ... Of puzzles: a "
             "folder of them, or a file or - with Sudoku lines, mazes or ARC JSON.",
->>>>>>> aa4e9806005962c539ed665d24fda1873adc2c55
         ),
     ] = None,
     ask: Annotated[

@@ -116,13 +116,8 @@ def train_in_processes(nproc: int, loaded: LoadedConfig, resume: str | None, jso
     path, _ = choose_run_path(loaded.config, resume)
     arguments = without_nproc(sys.argv[1:])
     if resume in (None, "auto"):
-<<<<<<< HEAD
         arguments.append(f"training.run_dir={path}")  # the same for all, even if the config does not set it
-    start_processes(nproc, json, arguments=arguments, run=path, hint=f"go on with: trm train --resume {path}")
-=======
-        arguments.append(f"training.run_dir={path}")  # one name for all, should there be none yet
     start_processes(nproc, json, arguments=arguments, run=path, hint=f"continue with: trm train --resume {path}")
->>>>>>> aa4e9806005962c539ed665d24fda1873adc2c55
 
 
 def load(config: Path | None, overrides: list[str] | None, resume: str | None) -> LoadedConfig:
