@@ -159,7 +159,7 @@ def test_files_that_are_no_checkpoint(content: Any, message: str, tmp_path: Path
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, Sizes())
     with pytest.raises(
-        CheckpointError, match=r"recursion.low.blocks.0.ffn.gate_up.weight is \[512, 32\], and \[64, 32\]"
+        CheckpointError, match=r"recursion.low.blocks.0.ffn.gate_up.weight is \[512, 32\], but \[64, 32\]"
     ):
         model_of(path, Sizes(), ffn_multiple=32, ffn_expansion=1.0)
     with pytest.raises(CheckpointError, match=r"has no recursion.low.blocks.2"):
