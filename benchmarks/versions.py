@@ -53,21 +53,19 @@ def steps_of(checkout: Path, config: Path, overrides: list[str]) -> Iterator[Cal
     pipe = subprocess.PIPE
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        if said != "ready\n":
+        questions, answers = process.stdin, process.stdout
+        assert questions is not None
+        assert answers is not None
+        if answers.readline() != "ready\n":
             raise SystemExit(f"{checkout} cannot train {config}: see above")
 
         def turn() -> float:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(f"{STEPS}\n")
-            process.stdin.flush()
-            return float(process.stdout.readline()) / STEPS
+            questions.write(f"{STEPS}\n")
+            questions.flush()
+            return float(answers.readline()) / STEPS
 
         yield turn
-        process.stdin.close()
+        questions.close()
 
 
 def commit_of(checkout: Path) -> str:

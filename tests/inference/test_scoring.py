@@ -17,7 +17,7 @@ from trm_core.data.store import open_capsules
 from trm_core.inference import sources
 from trm_core.inference.predictor import Predictor
 
-ROWS = 300
+ROWS = 600
 
 
 @pytest.fixture(scope="module")

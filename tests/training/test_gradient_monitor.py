@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from trm_core.optim.build import build_optimizers
 from trm_core.training.gradient_monitor import GradientMonitor, group_of
 from trm_core.training.metric_registry import describe
-from trm_core.training.metrics import Averages
 
 
 class Small(nn.Module):
@@ -239,27 +238,6 @@ def test_half_precision_gradients_are_measured_in_single() -> None:
     assert float(got["train/grad/max_norm"]) == 128_000, "past the range of float16"
     assert float(got["train/grad/mean"]) == 2000
     assert float(got["train/grad/num_inf"]) == 0
-
-
-@given(st.lists(st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3), min_size=1, max_size=8))
-@settings(max_examples=30, deadline=None)
-def test_a_vector_counts_as_its_names_alone(rows: list[list[float]]) -> None:
-    names = ("a", "b", "c")
-    together, alone = Averages(), Averages()
-    for row in rows:
-        together.add_vector(names, torch.tensor(row))
-        together.add("d", torch.tensor(row[0]), 2.0)
-        together.add("never", torch.tensor(0.0), 0.0)
-        for name, value in zip(names, row, strict=True):
-            alone.add_mean(name, torch.tensor(value))
-        alone.add("d", torch.tensor(row[0]), 2.0)
-    assert together.take() == alone.take()
-    assert together.take() == {}
-
-
-def test_a_vector_has_a_value_for_each_name() -> None:
-    with pytest.raises(AssertionError, match="2 names"):
-        Averages().add_vector(("a", "b"), torch.zeros(3))
 
 
 @pytest.mark.slow

@@ -39,6 +39,9 @@ print(ended.message)
 sys.exit(ended.code)
 """
 
+# As a program starts there, also where the tests themselves run under nohup.
+TERMINAL = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+
 
 def test_a_process_that_starts_after_the_signal_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_REPEAT_S", 0.05)
@@ -60,7 +63,7 @@ def test_a_process_that_starts_after_the_signal_gets_it(monkeypatch: pytest.Monk
 def test_processes_that_die_of_the_signal_have_stopped_as_asked(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    launcher, out, err = launched(tmp_path, ["env", "--default-signal=HUP", sys.executable], "60", number)
+    launcher, out, err = launched(tmp_path, [sys.executable], "60", number, TERMINAL + LAUNCHER)
     assert (launcher, out) == (code, "None\n"), err
 
 
@@ -69,12 +72,14 @@ def test_under_nohup_the_processes_outlive_the_terminal(tmp_path: Path) -> None:
     assert (code, out) == (0, "None\n"), err
 
 
-def launched(folder: Path, python: list[str], seconds: str, number: signal.Signals) -> tuple[int, str, str]:
+def launched(
+    folder: Path, python: list[str], seconds: str, number: signal.Signals, program: str = LAUNCHER
+) -> tuple[int, str, str]:
     """Code, stdout and stderr of a launcher whose two processes live for so long, and which gets a signal meanwhile."""
     # One write each: what two processes print may come out mixed.
     (folder / "sleeper.py").write_text(f"import os, time; os.write(1, b'up\\n'); time.sleep({seconds})")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
-    command = [*python, "-c", LAUNCHER]
+    command = [*python, "-c", program]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=folder) as launcher:
         assert launcher.stdout is not None

@@ -41,3 +41,24 @@ def test_what_is_not_settled_counts_too() -> None:
     averages.add_mean("b", torch.tensor([1, 2]))
     averages.add_vector(("b", "c"), torch.tensor([6.0, 0.5]))
     assert averages.take() == {"a": 2.0, "b": 3.0, "c": 0.5}
+
+
+@given(st.lists(st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3), min_size=1, max_size=8))
+@settings(max_examples=30, deadline=None)
+def test_a_vector_counts_as_its_names_alone(rows: list[list[float]]) -> None:
+    names = ("a", "b", "c")
+    together, alone = Averages(), Averages()
+    for row in rows:
+        together.add_vector(names, torch.tensor(row))
+        together.add("d", torch.tensor(row[0]), 2.0)
+        together.add("never", torch.tensor(0.0), 0.0)
+        for name, value in zip(names, row, strict=True):
+            alone.add_mean(name, torch.tensor(value))
+        alone.add("d", torch.tensor(row[0]), 2.0)
+    assert together.take() == alone.take()
+    assert together.take() == {}
+
+
+def test_a_vector_has_a_value_for_each_name() -> None:
+    with pytest.raises(AssertionError, match="2 names"):
+        Averages().add_vector(("a", "b"), torch.zeros(3))

@@ -143,7 +143,6 @@ def watched_in(of: Trainer) -> list[Watched]:
         Watched(CapsuleBatch, "to", "host to device"),
         Watched(of, "standing", "new samples"),
         Watched(taker.episodes, "begin", "new samples"),
-        Watched(model, "train", f"{FORWARD}: rest"),
         Watched(taker, "differentiate", f"{FORWARD}: rest"),
         Watched(model.recursion, "forward", f"{FORWARD}: recursion", within=FORWARD),
         Watched(model, "read", f"{FORWARD}: heads", within=FORWARD),

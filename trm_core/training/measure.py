@@ -24,6 +24,7 @@ from trm_core.losses import StepResult, cycle_error
 from trm_core.model.carry import Carry
 from trm_core.model.probabilities import log_probabilities
 from trm_core.training.episodes import Decision
+from trm_core.training.metrics import summed
 from trm_core.training.state import TrainingState
 from trm_core.training.upkeep import Upkeep
 
@@ -31,7 +32,7 @@ Pair = tuple[str, Tensor, Tensor | float]
 
 
 def _mean(name: str, values: Tensor) -> Pair:
-    return f"train/{name}", values.detach().double().sum() if values.dim() else values, float(values.numel())
+    return f"train/{name}", *summed(values)
 
 
 def _over(name: str, values: Tensor, rows: Tensor) -> Pair:

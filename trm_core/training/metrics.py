@@ -17,6 +17,11 @@ _SUM, _WEIGHT = 0, 1
 _Half = tuple[str, int]  # of a name's pair
 
 
+def summed(values: Tensor) -> tuple[Tensor, float]:
+    """The sum [] of all elements, and how many there are."""
+    return values.detach().double().sum() if values.dim() else values, float(values.numel())
+
+
 class Averages:
     """Weighted means of named numbers since the last `take`."""
 
@@ -40,7 +45,7 @@ class Averages:
 
     def add_mean(self, name: str, values: Tensor) -> None:
         """Add every element of `values` as one example."""
-        self.add(name, values.detach().double().sum() if values.dim() else values, float(values.numel()))
+        self.add(name, *summed(values))
 
     def add_vector(self, names: tuple[str, ...], values: Tensor) -> None:
         """Add one example of each of `names`: `values` [len(names)]. Costs as much as one name."""

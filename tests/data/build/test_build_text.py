@@ -38,7 +38,7 @@ def test_a_folder_of_texts_for_each_class_is_their_lines(build: Build, tmp_path:
     assert from_files.report.reason == "a folder with 2 folders of texts, one per class"
     assert from_files.manifest["class_names"] == ["ham", "spam"]
     assert from_files.manifest["content_hash"] == from_lines.manifest["content_hash"]
-    assert any("1 texts beside the class folders were left out" in message for message in from_files.messages)
+    assert any("texts beside the class folders are left out (1)" in message for message in from_files.messages)
     concepts = build(folder, name="concepts.h5", label="none", num_concepts=4, **SMALL)
     assert concepts.report.class_names is None
     with pytest.raises(DataError, match="a folder of texts has no column 'kind'"):

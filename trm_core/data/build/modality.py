@@ -21,6 +21,7 @@ from trm_core.data.build.encode_table import group_prices, make_groups, table_en
 from trm_core.data.build.encode_text import HashingSvdEncoder, TfidfSvdEncoder
 from trm_core.data.build.encoders import Encoder, Layout
 from trm_core.data.build.extras import PICTURE_ENCODERS, TEXT_ENCODERS, is_pretrained, model_spec
+from trm_core.data.build.folders import visible
 from trm_core.data.build.images import FolderReader, NpzImagesReader
 from trm_core.data.build.lattice import make_lattice
 from trm_core.data.build.records import NO_LABELS, Log, Reader
@@ -174,7 +175,7 @@ def _text_reader(path: str, config: BuildConfig, log: Log) -> Reader:
 
 
 def _files_of(path: Path) -> list[Path]:
-    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return [file for file in visible(path, "**/*") if file.is_file()] if path.is_dir() else [path]
 
 
 def _arc(paths: list[str], config: BuildConfig, log: Log) -> _Opened:

@@ -73,7 +73,9 @@ class TableReader:
             yield Record(cells, digest_bytes(*(cell.encode() for cell in cells)) if digests else 0, label or None)
 
     def _examine(self, log: Log) -> tuple[list[Column], list[set[str]]]:
-        """The columns, and up to 256 different values of each categorical one. Logs columns that are nearly numeric."""
+        """The columns, and up to 256 different values of each categorical one. Logs columns that are nearly
+        numeric, or have a category of their own in nearly every row.
+        """
         seen: list[set[str]] = [set() for _ in self._indices]
         numeric = [True] * len(self._indices)
         odd = [""] * len(self._indices)

@@ -107,7 +107,7 @@ def text_files(path: Path, log: Log) -> list[tuple[Path, str | None]]:
     files = files_by_class(path, TEXT_SUFFIXES, "texts", log)
     labelled = [one for one in files if one[1] is not None]
     if labelled and len(labelled) < len(files):
-        log(f"{path}: {len(files) - len(labelled)} texts beside the class folders were left out")
+        log(f"{path}: texts beside the class folders are left out ({len(files) - len(labelled)})")
     return labelled or files
 
 
