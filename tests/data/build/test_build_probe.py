@@ -34,7 +34,7 @@ def test_detail_that_decides_is_found_in_the_children_alone(build: Build, tmp_pa
     assert value["checksums"] > 0.85  # six numbers of detail, projected on six
     words = in_words(value)
     assert words[0].startswith("what EXPAND can be worth here: ")
-    assert words[2].endswith(f"peeks: {100 * value['checksums']:.1f} %")
+    assert words[2].endswith(f"peeks at: {100 * value['checksums']:.1f} %")
     assert "paying for detail can help" in words[3]
     without = in_words({**value, "checksums": None})
     assert without == [*words[:2], *words[3:]]
