@@ -9,6 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from trm_core.data.puzzles.identifiers import number_of, recorded_marks
 from trm_core.data.puzzles.questions import Question, question_of
 from trm_core.data.recorded_encoder import RecordedEncoder
 from trm_core.errors import DataError, UsageError
@@ -137,12 +141,36 @@ class Predictor:
 
     def question_sample(self, question: Question, where: str) -> Sample:
         """A puzzle as the model sees it. Raises DataError for an unknown identifier."""
-        number = None if question.puzzle is None else [question.puzzle]
+        number = self.identifier_of(question, where)
         try:
-            (sample,) = samples_of({"tokens": question.tokens[None], "puzzles": number}, self.trained)
+            (sample,) = samples_of(
+                {"tokens": question.tokens[None], "puzzles": None if number is None else [number]}, self.trained
+            )
         except DataError as error:
             raise DataError(f"{where}: {error.message}", hint=error.hint) from error
         return replace(sample, labels=question.labels)
+
+    def identifier_of(self, question: Question, where: str) -> int | None:
+        """The identifier to ask a puzzle with: the one it was given, or else that of its task; None if the model has
+        none for it. Raises DataError for a name that was given and is unknown.
+        """
+        if not self.trained.config.arch.puzzle_emb_ndim or (question.puzzle is None and question.task is None):
+            return None
+        if isinstance(question.puzzle, int):
+            return question.puzzle
+        name = question.puzzle or question.task
+        assert name is not None
+        number = number_of(name, self._marks)
+        if number is None and question.puzzle is not None:
+            raise DataError(
+                f"{where}: the model knows no puzzle called {name[:80]!r}",
+                hint="leave puzzle out to ask with the blank identifier",
+            )
+        return number
+
+    @cached_property
+    def _marks(self) -> NDArray[np.uint32]:
+        return recorded_marks(self.trained.model.data.num_puzzles, self.trained.identifiers)
 
     def stream(
         self,

@@ -22,12 +22,15 @@ from trm_core.inference.predictor import Predictor
 from trm_core.inference.samples import Answer, Sample
 from trm_core.inference.source import Source, identity_of_file
 
+Log = Callable[[str], None]
+
 _BLOCK = 256  # puzzles read at once
+_NAMED = 3  # tasks named in a message
 
 
-def puzzle_source(path: Path, predictor: Predictor, split: str | None) -> Source:
+def puzzle_source(path: Path, predictor: Predictor, split: str | None, log: Log = lambda message: None) -> Source:
     """A folder of puzzles (one `split` of it: test, or train if there is no other), or a file that `question_files`
-    reads. Raises DataError or UsageError.
+    reads. log: told of tasks that the model does not know. Raises DataError or UsageError.
     """
     meaning = _meaning(predictor)
     if is_puzzle_folder(path):
@@ -38,14 +41,14 @@ def puzzle_source(path: Path, predictor: Predictor, split: str | None) -> Source
         raise UsageError(f"{path} has no splits", hint="leave --split out")
     if not path.is_file():
         raise DataError(f"{path}: no such file", hint="a file of puzzles, a folder of them, or - for stdin")
-    return _asked(str(path), lambda: questions_of_file(path, meaning), identity_of_file(path), predictor)
+    return _asked(str(path), lambda: questions_of_file(path, meaning), identity_of_file(path), predictor, log)
 
 
-def puzzle_text_source(text: str, name: str, predictor: Predictor) -> Source:
+def puzzle_text_source(text: str, name: str, predictor: Predictor, log: Log = lambda message: None) -> Source:
     """Puzzles from a text that is called `name` in messages. Raises DataError."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     identity: dict[str, Any] = {"data": name, "split": None, "content_hash": digest}
-    return _asked(name, lambda: questions_of_text(text, _meaning(predictor), name), identity, predictor)
+    return _asked(name, lambda: questions_of_text(text, _meaning(predictor), name), identity, predictor, log)
 
 
 def puzzle_record(sample: Sample, answer: Answer, meaning: Meaning, probabilities: bool = False) -> dict[str, Any]:
@@ -66,16 +69,34 @@ def _meaning(predictor: Predictor) -> Meaning:
 
 
 def _asked(
-    name: str, questions: Callable[[], Iterator[Question]], identity: dict[str, Any], predictor: Predictor
+    name: str, questions: Callable[[], Iterator[Question]], identity: dict[str, Any], predictor: Predictor, log: Log
 ) -> Source:
     def start(first: int) -> Iterator[Sample]:
         for number, question in enumerate(islice(questions(), first, None), start=first):
             yield predictor.question_sample(question, f"{name}, puzzle {number}")
 
-    rows = sum(1 for _ in questions())  # errors are found before anything is answered
+    rows, nameless, strangers = 0, 0, dict[str, None]()
+    for question in questions():  # errors are found before anything is answered
+        if predictor.identifier_of(question, f"{name}, puzzle {rows}") is None:
+            nameless += question.task is None
+            strangers |= {} if question.task is None else {question.task: None}
+        rows += 1
     if not rows:
         raise DataError(f"{name}: no puzzles in it")
+    if _meaning(predictor).kind == "arc" and predictor.trained.config.arch.puzzle_emb_ndim:
+        _tell_guesses(name, nameless, list(strangers), log)
     return Source(name, rows, start, identity, _recorder(predictor), bulk=False)
+
+
+def _tell_guesses(name: str, nameless: int, strangers: list[str], log: Log) -> None:
+    """An ARC task's rule is learned with its identifier: without one the model does not see what is asked."""
+    reasons = [f"{nameless} puzzles name no task"] if nameless else []
+    if strangers:
+        more = f" and {len(strangers) - _NAMED} more" if len(strangers) > _NAMED else ""
+        shown = ", ".join(one[:40] for one in strangers[:_NAMED])
+        reasons.append(f"the model was not trained on {shown}{more}")
+    for reason in reasons:
+        log(f"{name}: {reason}; answers with the blank identifier are guesses")
 
 
 def _folder(data: PuzzleData, predictor: Predictor, split: str | None) -> Source:

@@ -62,7 +62,7 @@ def open_source(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callab
     """
     paths, texts = asked.paths, asked.texts
     if predictor.trained.puzzles is not None:
-        return _puzzles(asked, predictor, stdin)
+        return _puzzles(asked, predictor, stdin, log)
     if len(paths) == 1 and paths[0] != STDIN:
         (path,) = paths
         if path.is_file() and _is_capsule_file(path):
@@ -82,16 +82,16 @@ def open_source(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callab
     return raw_files_source(paths, predictor, wanted, log)
 
 
-def _puzzles(asked: Asked, predictor: Predictor, stdin: BinaryIO) -> Source:
+def _puzzles(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callable[[str], None]) -> Source:
     if asked.texts:
-        return puzzle_text_source("\n".join(asked.texts), "--ask", predictor)
+        return puzzle_text_source("\n".join(asked.texts), "--ask", predictor, log)
     if len(asked.paths) > 1:
         raise UsageError("one file or folder of puzzles at a time", hint="run the command once for each")
     if asked.paths != (STDIN,):
-        return puzzle_source(asked.paths[0], predictor, asked.split)
+        return puzzle_source(asked.paths[0], predictor, asked.split, log)
     if asked.split is not None:
         raise UsageError("stdin has no splits", hint="leave --split out")
-    return puzzle_text_source(whole_text(stdin, "stdin"), "stdin", predictor)
+    return puzzle_text_source(whole_text(stdin, "stdin"), "stdin", predictor, log)
 
 
 def _wanted(asked: Asked, predictor: Predictor) -> Wanted:

@@ -58,6 +58,20 @@ def shift_in(data: PuzzleData, trained: int, record: Any) -> int | None:
     return _place(_marks(data.names or []), data.num_puzzles, *_read(record, trained), trained)
 
 
+def number_of(name: str, marks: np.ndarray) -> int | None:
+    """The number under which a model knows the puzzle of this name, by the marks that `recorded_marks` gave; None where
+    it does not.
+    """
+    (own,) = _marks([name])
+    found = np.flatnonzero(marks == own)
+    return int(found[0]) if own != _NOBODY and len(found) else None
+
+
+def recorded_marks(trained: int, record: Any) -> np.ndarray:
+    """uint32: the mark of the name of each of at most `trained` identifiers; empty where the run recorded none."""
+    return _read(record, trained)[0][:trained]
+
+
 def same_puzzles(folders: Sequence[PuzzleData], trained: int, record: Any) -> tuple[np.ndarray, np.ndarray]:
     """For training folders that are numbered together: (their numbers, the numbers under which a model with embeddings
     of `trained` puzzles, recorded in `record`, knows the same puzzles). Of each folder that is found in the record,

@@ -2,7 +2,8 @@
 
 Sudokus  a puzzle on each line, optionally followed by its solution; or csv with a column question (and answer)
 mazes    drawn over as many lines as the maze is high, with a blank line between; or one per line; or csv
-ARC      JSON: {"input": grid}, a list of those, a task, or tasks by name (their test pairs); or one of them per line
+ARC      JSON: {"input": grid}, a list of those, a task, or tasks by name (their test pairs); or one of them per line;
+         a task alone in a file is called like the file
 tokens   a puzzle on each line, numbers with spaces or commas between them
 """
 
@@ -33,13 +34,15 @@ def questions_of_file(path: Path, meaning: Meaning) -> Iterator[Question]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a text file in UTF-8") from None
-    yield from questions_of_text(text, meaning, str(path))
+    yield from questions_of_text(text, meaning, str(path), path.stem)
 
 
-def questions_of_text(text: str, meaning: Meaning, name: str) -> Iterator[Question]:
-    """The questions in the text of a file called `name`. Raises DataError that names the line."""
+def questions_of_text(text: str, meaning: Meaning, name: str, task: str | None = None) -> Iterator[Question]:
+    """The questions in the text of a file called `name`; task: what an ARC task without a name is called. Raises
+    DataError that names the line.
+    """
     if meaning.kind == "arc" or text.lstrip()[:1] in ("{", "["):
-        yield from _of_json(text, meaning, name)
+        yield from _of_json(text, meaning, name, task)
     elif meaning.kind == "maze":
         yield from _mazes(text, meaning, name)
     else:
@@ -84,9 +87,9 @@ def _mazes(text: str, meaning: Meaning, name: str) -> Iterator[Question]:
         raise DataError(f"{name}: the last maze has {len(drawn)} lines", hint=expected(meaning))
 
 
-def _of_json(text: str, meaning: Meaning, name: str) -> Iterator[Question]:
+def _of_json(text: str, meaning: Meaning, name: str, task: str | None) -> Iterator[Question]:
     try:
-        yield from _of_value(json.loads(text), meaning, name)
+        yield from _of_value(json.loads(text), meaning, name, task)
         return
     except (ValueError, RecursionError) as error:
         lines = [line for line in enumerate(text.splitlines(), start=1) if line[1].strip()]
@@ -97,19 +100,20 @@ def _of_json(text: str, meaning: Meaning, name: str) -> Iterator[Question]:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{name}, line {number}: is not JSON ({str(error)[:100]})") from None
-        yield from _of_value(value, meaning, f"{name}, line {number}")
+        yield from _of_value(value, meaning, f"{name}, line {number}", None)
 
 
-def _of_value(value: Any, meaning: Meaning, where: str) -> Iterator[Question]:
-    """A puzzle, a list of puzzles that are objects, a task, or tasks by name."""
+def _of_value(value: Any, meaning: Meaning, where: str, own_name: str | None) -> Iterator[Question]:
+    """A puzzle, a list of puzzles that are objects, a task (called `own_name`), or tasks by name."""
     if isinstance(value, dict) and "input" not in value and value:
-        tasks = {"the task": value} if "test" in value else value
+        tasks = {own_name: value} if "test" in value else value
         for name, task in tasks.items():
+            called = (name or "the task")[:40]
             pairs = task.get("test") if isinstance(task, dict) else None
             if not isinstance(pairs, list):
-                raise DataError(f"{where}: {name[:40]!r} has no list of test pairs", hint=expected(meaning))
+                raise DataError(f"{where}: {called!r} has no list of test pairs", hint=expected(meaning))
             for number, pair in enumerate(pairs):
-                yield question_of(pair, meaning, f"{where}, {name[:40]}, test pair {number}")
+                yield question_of(pair, meaning, f"{where}, {called}, test pair {number}", name)
     elif isinstance(value, list) and value and isinstance(value[0], (dict, str)):
         for number, one in enumerate(value):
             yield question_of(one, meaning, f"{where}, puzzle {number}")

@@ -20,30 +20,34 @@ _SHOWN = 40  # characters of a text in a message
 
 @dataclass(frozen=True)
 class Question:
-    """tokens: int64 [S]; labels: int64 [S] where the answer is known; puzzle: its identifier, if it has one."""
+    """tokens: int64 [S]; labels: int64 [S] where the answer is known; puzzle: the number or name of its identifier, if
+    it was asked with one; task: the name of the ARC task that it belongs to, where its file says so.
+    """
 
     tokens: np.ndarray
     labels: np.ndarray | None = None
-    puzzle: int | None = None
+    puzzle: int | str | None = None
+    task: str | None = None
 
 
-def question_of(value: Any, meaning: Meaning, where: str) -> Question:
+def question_of(value: Any, meaning: Meaning, where: str, task: str | None = None) -> Question:
     """A text (Sudoku, maze: a line or rows); a list of S tokens; rows of tokens, of colours for ARC, or of digits for
     Sudokus (0: empty); or an object {"input": one of these, "output": the answer, "puzzle": identifier}.
     """
     if not isinstance(value, dict):
-        return Question(_tokens(value, meaning, where))
+        return Question(_tokens(value, meaning, where), task=task)
     unknown = set(value) - {"input", "output", "puzzle"}
     if unknown or "input" not in value:
         what = f"unknown field {min(unknown)[:_SHOWN]!r}" if unknown else "no field 'input'"
         raise DataError(f"{where}: {what}", hint='a puzzle is {"input": ...}, with "output" and "puzzle" if you like')
     output, puzzle = value.get("output"), value.get("puzzle")
-    if puzzle is not None and (type(puzzle) is not int or puzzle < 0):
-        raise DataError(f"{where}: puzzle is {str(puzzle)[:_SHOWN]!r}, expected the number of its identifier")
+    if puzzle is not None and not isinstance(puzzle, str) and (type(puzzle) is not int or puzzle < 0):
+        raise DataError(f"{where}: puzzle is {str(puzzle)[:_SHOWN]!r}, expected the number or name of its identifier")
     return Question(
         _tokens(value["input"], meaning, where),
         None if output is None else _tokens(output, meaning, f"{where}, output"),
         puzzle,
+        task,
     )
 
 
