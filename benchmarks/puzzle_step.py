@@ -66,21 +66,21 @@ class Setting:
         return max(1, self.width // 64)
 
 
-def random_boards(folder: Path, cells: int) -> Path:
-    """A puzzle folder of random cells: only the cost of a step matters here."""
+def random_boards(folder: Path, cells: int, identifiers: int = 1) -> Path:
+    """A puzzle folder of random cells: only the cost or the arithmetic of a step matters here."""
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
         arrays = {
             "inputs": rng.integers(1, VOCABULARY, (ROWS, cells)).astype(np.uint8),
             "labels": rng.integers(2, VOCABULARY, (ROWS, cells)).astype(np.uint8),
-            "puzzle_identifiers": np.zeros(ROWS, np.int32),
+            "puzzle_identifiers": (np.arange(ROWS) % identifiers).astype(np.int32),
             "puzzle_indices": np.arange(ROWS + 1, dtype=np.int32),
             "group_indices": np.arange(ROWS + 1, dtype=np.int32),
         }
         for name, array in arrays.items():
             np.save(folder / split / f"all__{name}.npy", array)
-        metadata = {"pad_id": 0, "ignore_label_id": 0, "blank_identifier_id": 0, "num_puzzle_identifiers": 1}
+        metadata = {"pad_id": 0, "ignore_label_id": 0, "blank_identifier_id": 0, "num_puzzle_identifiers": identifiers}
         metadata |= {"vocab_size": VOCABULARY, "seq_len": cells, "total_groups": ROWS, "total_puzzles": ROWS}
         (folder / split / "dataset.json").write_text(
             json.dumps({**metadata, "mean_puzzle_examples": 1.0, "sets": ["all"]})

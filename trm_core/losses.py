@@ -102,9 +102,8 @@ def term_examples(
     found: dict[str, Tensor | list[Tensor]] = {
         "lm_loss": labelled,
         "q_halt_loss": labelled,
+        "q_continue_loss": labelled,
         "reconstruction_loss": capsules,
-        # A row at its last step has no next step.
-        "q_continue_loss": labelled & (carry.steps < model.max_steps),
         "vq_loss": model.position_mask(carry.capsules),
         "cmi_loss": labelled & carry.pending.opened.any(1),
         "rnd_loss": torch.ones_like(labelled),
@@ -143,17 +142,20 @@ def halt_losses(output: StepOutput, quality: AnswerQuality, labels: Tensor, judg
 def continue_losses(model: TinyRecursiveModel, carry: Carry, output: StepOutput) -> Tensor:
     """[B] BCE with HRM's bootstrapped target (arXiv 2506.21734, section 2): what the next step would be worth.
 
-        target = sigmoid(halt')                 if the next step is the last
+        target = sigmoid(halt')                 if this step is the last
                  sigmoid(max(halt', continue')) otherwise
 
-    The next step is computed without gradient; only this step's continue logit learns.
+    As in the paper and its code, the step before the last one bootstraps from a continue logit too, and the last one
+    learns from a step that no row takes. The next step is computed without gradient; only this step's continue logit
+    learns.
     """
     with torch.no_grad(), nullcontext() if model.memory is None else model.memory.uncounted():
-        steps = carry.steps + 1
+        last = carry.steps >= model.max_steps
+        steps = (carry.steps + 1).clamp(max=model.max_steps)
         following = model(output.z_H, output.z_L, carry.capsules, steps, carry.price, output.q_memory)
         assert following.continue_logit is not None
         going_on = torch.maximum(following.halt_logit, following.continue_logit)
-        target = torch.where(steps >= model.max_steps, following.halt_logit, going_on).sigmoid()
+        target = torch.where(last, following.halt_logit, going_on).sigmoid()
     assert output.continue_logit is not None
     return F.binary_cross_entropy_with_logits(output.continue_logit, target, reduction="none")
 

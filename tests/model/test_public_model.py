@@ -14,6 +14,7 @@ import yaml
 from public_formulas import Sizes
 from torch import Tensor
 
+from trm_core.config import load_config
 from trm_core.errors import CheckpointError
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.data_shape import DataShape
@@ -21,6 +22,7 @@ from trm_core.model.trm import TinyRecursiveModel
 from trm_core.training.initial_weights import PUZZLES, load_initial
 from trm_core.training.public_weights import read_public, settings_of_public
 
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
 STEPS = 5
 NETWORKS = {
     "TRM-Att": Sizes(),
@@ -164,3 +166,22 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         model_of(path, Sizes(), ffn_multiple=32, ffn_expansion=1.0)
     with pytest.raises(CheckpointError, match=r"has no recursion.low.blocks.2"):
         model_of(path, Sizes(), num_layers=3)
+
+
+@pytest.mark.parametrize("name", ["sudoku_att", "sudoku_mlp", "sudoku_hrm", "maze_att", "arc_att"])
+def test_the_papers_configs_begin_as_the_public_code_does(name: str) -> None:
+    """Their normals have the standard deviation that they are meant to have, after they were cut at twice as much."""
+    config = load_config(CONFIGS / f"{name}.yaml", ["arch.hidden_size=128", "arch.puzzle_emb_ndim=128"]).config
+    torch.manual_seed(0)
+    model = TinyRecursiveModel(
+        config, DataShape(64, 0, 0, 0, 40, 2, 64.0, vocab_size=40, num_puzzles=5), with_cmi=False
+    )
+    block = model.recursion.low.blocks[0]
+    matrices = [block.ffn.gate_up.weight, block.ffn.down.weight, model.answer.output.weight]
+    drawn = [(matrix, matrix.shape[1] ** -0.5) for matrix in matrices]
+    drawn.append((model.get_parameter("embedding.tokens.weight"), 128**-0.5))
+    for weights, std in drawn:
+        assert float(weights.std()) == pytest.approx(std, rel=0.03)
+        assert float(weights.abs().max()) == pytest.approx(2 * std / 0.8796, rel=0.01)
+    states = torch.cat([model.first_z_H, model.first_z_L])
+    assert float(states.std()) == pytest.approx(1.0, rel=0.15)

@@ -204,7 +204,7 @@ def test_no_input_carries_the_label() -> None:
 
 
 def test_which_examples_a_term_is_over() -> None:
-    """Rows without a label, padding, last steps and what was not opened are left out, each where it matters."""
+    """Rows without a label, padding and what was not opened are left out, each where it matters."""
     model = tiny.make_model(tiny.make_config(), tiny.make_shape(label_rank=2))
     mask = torch.tensor([[True, False, True, True]] * 4)
     carry = replace(tiny.make_carry(model, mask=mask), steps=torch.tensor([1, 2, 3, 1]))  # of at most 3
@@ -212,11 +212,10 @@ def test_which_examples_a_term_is_over() -> None:
     replayed = make_replayed()
     over = term_examples(model, carry, replayed)
     labelled = torch.tensor([True, False, True, True])
-    for name in ("lm_loss", "q_halt_loss"):
+    for name in ("lm_loss", "q_halt_loss", "q_continue_loss"):
         assert torch.equal(over[name], labelled)
     for name in ("reconstruction_loss", "vq_loss"):
         assert torch.equal(over[name], mask)
-    assert over["q_continue_loss"].tolist() == [True, False, False, True]
     assert over["cmi_loss"].tolist() == [True, False, False, False]  # the others opened nothing that is no padding
     assert over["rnd_loss"].all()
     assert torch.equal(over["dqn_loss"], replayed.weight)
@@ -235,12 +234,13 @@ def test_continue_learns_what_the_next_step_is_worth() -> None:
     carry.labels[3] = IGNORE_LABEL
     output = model(carry.z_H, carry.z_L, carry.capsules, carry.steps, carry.price)
     losses = continue_losses(model, carry, output)
-    following = model(output.z_H, output.z_L, carry.capsules, carry.steps + 1, carry.price)
+    steps = torch.tensor([2, 3, 3, 2])  # no row takes a fourth one
+    following = model(output.z_H, output.z_L, carry.capsules, steps, carry.price)
     assert following.continue_logit is not None
     assert output.continue_logit is not None
-    for row in (0, 1):  # row 2 is at its last step, row 3 has no label
+    for row in (0, 1, 2):  # row 2 is at its last step, row 3 has no label
         halt, going_on = float(following.halt_logit[row].detach()), float(following.continue_logit[row].detach())
-        worth = halt if row == 1 else max(halt, going_on)
+        worth = halt if row == 2 else max(halt, going_on)
         target = 1 / (1 + math.exp(-worth))
         p = 1 / (1 + math.exp(-float(output.continue_logit[row].detach())))
         expected = -target * math.log(p) - (1 - target) * math.log(1 - p)

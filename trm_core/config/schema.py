@@ -83,6 +83,12 @@ class ArchConfig(Section):
         True, description="One network for both levels (TRM); false gives separate H and L networks (HRM)."
     )
     max_steps: Count = Field(8, description="T: reasoning steps after which HALT is forced.")
+    init_scale: Positive = Field(
+        1.0,
+        description="Factor on the initial weights, tokens and states. They are drawn from a normal of 1/sqrt(fan_in) "
+        "that is cut at two standard deviations, which leaves 0.88 of it; 1.137 makes up for that, as the public TRM "
+        "and HRM code do.",
+    )
     residual_init_scale: Positive = Field(
         0.2, description="Initial size of the residual output weights, relative to the usual 1/sqrt(fan_in)."
     )

@@ -16,7 +16,8 @@ FIRST_HALT_LOGIT = -5.0  # of the linear Q-head: no row halts before anything is
 
 
 def initialise(model: nn.Module, arch: ArchConfig) -> None:
-    """Set every parameter. Standard deviations of truncated normals are those before the cut (`truncated_normal_`).
+    """Set every parameter. Standard deviations of truncated normals are those before the cut (`truncated_normal_`), and
+    are multiplied by `init_scale`.
 
     | parameter                          | initial value                                               |
     | ---------------------------------- | ----------------------------------------------------------- |
@@ -36,7 +37,7 @@ def initialise(model: nn.Module, arch: ArchConfig) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            truncated_normal_(module.weight, 1.0 / math.sqrt(module.in_features))
+            truncated_normal_(module.weight, arch.init_scale / math.sqrt(module.in_features))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for module in model.modules():
@@ -47,7 +48,7 @@ def initialise(model: nn.Module, arch: ArchConfig) -> None:
         elif isinstance(module, MemoryBank):
             module.reset_parameters()
     puzzles = isinstance(model.embedding, TokenEmbedding)
-    small = 1.0 / math.sqrt(arch.hidden_size)
+    small = arch.init_scale / math.sqrt(arch.hidden_size)
     linear = arch.q_head_type == "linear"
     for name, parameter in model.named_parameters():
         if name.startswith("embedding.") and puzzles:
@@ -73,4 +74,4 @@ def initialise(model: nn.Module, arch: ArchConfig) -> None:
             nn.init.zeros_(parameter)
     for name, buffer in model.named_buffers():
         if name in ("first_z_H", "first_z_L"):
-            truncated_normal_(buffer, 1.0)
+            truncated_normal_(buffer, arch.init_scale)
