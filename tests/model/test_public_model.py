@@ -173,9 +173,8 @@ def test_the_papers_configs_begin_as_the_public_code_does(name: str) -> None:
     """Their normals have the standard deviation that they are meant to have, after they were cut at twice as much."""
     config = load_config(CONFIGS / f"{name}.yaml", ["arch.hidden_size=128", "arch.puzzle_emb_ndim=128"]).config
     torch.manual_seed(0)
-    model = TinyRecursiveModel(
-        config, DataShape(64, 0, 0, 0, 40, 2, 64.0, vocab_size=40, num_puzzles=5), with_cmi=False
-    )
+    shape = DataShape(64, 0, 0, 0, 40, 2, 64.0, vocab_size=40, num_puzzles=5)
+    model = TinyRecursiveModel(config, shape, with_cmi=False).requires_grad_(False)
     block = model.recursion.low.blocks[0]
     matrices = [block.ffn.gate_up.weight, block.ffn.down.weight, model.answer.output.weight]
     drawn = [(matrix, matrix.shape[1] ** -0.5) for matrix in matrices]
