@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_puzzles
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
@@ -18,6 +19,7 @@ from trm_core.data.batch import CapsuleBatch
 from trm_core.data.store import open_capsules
 from trm_core.data.stream import sequential_batches
 from trm_core.dqn.actions import Action
+from trm_core.errors import StoppedEarly
 from trm_core.evaluation import report
 from trm_core.evaluation.intervals import accuracy_interval
 from trm_core.evaluation.policies import (
@@ -29,9 +31,10 @@ from trm_core.evaluation.policies import (
     Situation,
     ThresholdPolicy,
 )
-from trm_core.evaluation.report import EvaluationData, Evaluator, chance, count_flops, pick_split
+from trm_core.evaluation.report import EvaluationData, Evaluator, chance, count_flops, pick_split, rows_at_once
 from trm_core.evaluation.rollout import Outcome, rollout
 from trm_core.model.capsule_state import CapsuleState
+from trm_core.model.data_shape import DataShape
 from trm_core.model.trm import TinyRecursiveModel
 
 N = 60
@@ -235,6 +238,35 @@ def test_chance_and_split(capsule_file: Path) -> None:
     some = torch.cat([b.rows for b in EvaluationData(file, "train", 50).batches()])
     assert len(some.unique()) == 50
     assert (int(some[0]), int(some[-1])) == (0, 49 * file.rows["train"] // 50), "spread over the split"
+
+
+def test_fewer_large_rows_are_evaluated_at_once(capsule_file: Path) -> None:
+    """A batch of whole ARC grids at the paper's width would need some ten GB."""
+    arch = {**tiny_puzzles.ARCH, "hidden_size": 512, "num_heads": 8, "puzzle_emb_len": 16}
+    with torch.device("meta"):
+        for cells, expected in ((81, 512), (900, 71)):
+            shape = DataShape(cells, 0, 0, 0, 12, 2, float(cells), vocab_size=12, num_puzzles=5)
+            config = tiny.make_config(arch=arch, dqn={"enabled": False})
+            model = TinyRecursiveModel(config, shape, with_cmi=False)
+            assert rows_at_once(model) == expected
+    model, config = setup()
+    evaluator = Evaluator(model, config, EvaluationData(open_capsules(capsule_file), "validation", 33, at_once=10))
+    assert [len(batch) for batch in evaluator.data.batches()] == [10, 10, 10, 3]
+    assert Evaluator(model, config, EvaluationData(open_capsules(capsule_file), "validation")).data.batch == 512
+
+
+def test_a_rollout_can_be_stopped_between_steps() -> None:
+    model, config = setup()
+    asked: list[int] = []
+
+    def stop(rows: int) -> None:
+        asked.append(rows)
+        if len(asked) == 3:
+            raise StoppedEarly("enough")
+
+    with pytest.raises(StoppedEarly):
+        rollout(model, config, batches(N), FixedPolicy(False, 0.02, "never"), PRICES, stop)
+    assert asked == [0, 0, 0], "no batch was through"
 
 
 def test_the_table_does_not_depend_on_the_batch_size(capsule_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ from trm_core.model.rows import take_rows
 from trm_core.model.trm import TinyRecursiveModel
 
 POLICIES = ("learned", "threshold", "random", *PLAIN)
-EVAL_BATCH = 512
+EVAL_BATCH = 512  # rows at once, unless they are large
+_NUMBERS = 2**25  # in the states, or in any other tensor of a batch; activations take some ten times as much
 CURVE_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 # Shares of the price range that the policy was trained on, from its low to its high end.
 CURVE_PLACES = (0.0, 0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
@@ -61,23 +62,39 @@ class EvaluationData:
     file: Dataset
     split: str
     limit: int | None = None
+    at_once: int | None = None  # rows of a batch; None: EVAL_BATCH
+
+    @property
+    def batch(self) -> int:
+        return self.at_once or EVAL_BATCH
 
     def batches(self, part: Part = WHOLE) -> Iterator[CapsuleBatch]:
         """Batches of the split, or of `limit` rows spread over it: neighbours may be copies of one puzzle."""
-        return batches_of(self.file, self.split, EVAL_BATCH, self.limit, part)
+        return batches_of(self.file, self.split, self.batch, self.limit, part)
 
     def numbers(self, part: Part) -> list[range]:
         """The row numbers of each of these batches, counted from the first row that is evaluated."""
         rows = min(self.file.rows[self.split], self.limit or self.file.rows[self.split])
-        return [range(first, min(first + EVAL_BATCH, rows)) for first in part.starts(rows, EVAL_BATCH)]
+        return [range(first, min(first + self.batch, rows)) for first in part.starts(rows, self.batch)]
 
     def labels(self) -> Iterator[torch.Tensor]:
         """The labels of the same batches."""
-        return label_batches(self.file, self.split, EVAL_BATCH, self.limit)
+        return label_batches(self.file, self.split, self.batch, self.limit)
 
     def labelled(self) -> bool:
         """Whether there is a label to compare an answer with."""
         return any(bool((labels != IGNORE_LABEL).any()) for labels in self.labels())
+
+
+def rows_at_once(model: TinyRecursiveModel) -> int:
+    """How many rows to evaluate together, so that a batch of the longest puzzles still fits beside a model that has
+    been trained with small ones.
+    """
+    shape = model.data
+    states = model.positions * model.first_z_H.shape[-1]
+    children = shape.num_capsules * shape.num_children * shape.dim
+    largest = max(states, children, shape.answers * shape.num_classes)
+    return max(1, min(EVAL_BATCH, _NUMBERS // largest))
 
 
 def pick_split(file: Dataset, asked: str) -> tuple[str, str]:
@@ -158,7 +175,8 @@ class Evaluator:
         on_rows: Callable[[int], None] = lambda rows: None,
         thinking: Thinking | None = None,
     ) -> None:
-        self.model, self.config, self.data, self.on_rows = model, config, data, on_rows
+        self.model, self.config, self.on_rows = model, config, on_rows
+        self.data = replace(data, at_once=data.at_once or rows_at_once(model))
         self.thinking = thinking or Thinking()
         self.outcomes: dict[str, Outcome] = {}  # the latest of each policy
         device = next(model.parameters()).device

@@ -87,7 +87,7 @@ def rollout(
     first: int = 0,
 ) -> Outcome:
     """Run `policy` on every row of `batches` (in split order) at its price level. first: the number of their first row
-    among all rows that are evaluated.
+    among all rows that are evaluated. on_batch: told of rows that are through and, with 0, of each step.
     """
     was_training = model.training
     model.eval()
@@ -131,7 +131,7 @@ def _restarted(
     best: Outcome | None = None
     expanded = torch.zeros(len(batch), len(prices), dtype=torch.bool, device=prices.device)
     for latents in Beginnings(model, thinking.restarts).latents:
-        one, opened = _rollout_batch(model, config, batch, policy, prices, first, thinking.max_steps, latents)
+        one, opened = _rollout_batch(model, config, batch, policy, prices, first, thinking.max_steps, latents, on_batch)
         best = one if best is None else best.instead(one, one.halt_logit > best.halt_logit)
         expanded |= opened
         on_batch(len(batch))
@@ -148,6 +148,7 @@ def _rollout_batch(
     first: int,
     max_steps: int | None,
     latents: Latents | None,
+    on_batch: Callable[[int], None],
 ) -> tuple[Outcome, Tensor]:
     """The outcome, and the capsules [B, k] that it opened."""
     device = prices.device
@@ -172,6 +173,7 @@ def _rollout_batch(
     halt_logit = torch.zeros(rows, device=device)
     exact_at = torch.zeros(rows, T, dtype=torch.bool, device=device)
     for t in range(T):
+        on_batch(0)  # a step of large rows takes long enough to be asked to stop meanwhile
         done = torch.full_like(active, t + 1)
         # Steps beyond those of training look to the model like its last one.
         seen_as = done.clamp(max=model.max_steps)
