@@ -244,7 +244,7 @@ def test_fewer_large_rows_are_evaluated_at_once(capsule_file: Path) -> None:
     """A batch of whole ARC grids at the paper's width would need some ten GB."""
     arch = {**tiny_puzzles.ARCH, "hidden_size": 512, "num_heads": 8, "puzzle_emb_len": 16}
     with torch.device("meta"):
-        for cells, expected in ((81, 512), (900, 71)):
+        for cells, expected in ((81, 168), (900, 17)):
             shape = DataShape(cells, 0, 0, 0, 12, 2, float(cells), vocab_size=12, num_puzzles=5)
             config = tiny.make_config(arch=arch, dqn={"enabled": False})
             model = TinyRecursiveModel(config, shape, with_cmi=False)

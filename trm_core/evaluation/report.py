@@ -26,7 +26,7 @@ from trm_core.model.trm import TinyRecursiveModel
 
 POLICIES = ("learned", "threshold", "random", *PLAIN)
 EVAL_BATCH = 512  # rows at once, unless they are large
-_NUMBERS = 2**25  # in the states, or in any other tensor of a batch; activations take some ten times as much
+_NUMBERS = 2**23  # in the states, or in any other tensor of a batch; activations take some ten times as much
 CURVE_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 # Shares of the price range that the policy was trained on, from its low to its high end.
 CURVE_PLACES = (0.0, 0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
