@@ -21,7 +21,7 @@ Sections = dict[str, dict[str, Any]]
 
 ROWS: dict[str, Sections] = {
     "as the public code": {
-        "dqn": {"enabled": "false"},
+        "dqn": {"enabled": "false", "halt_exploration": 0.3, "halt_exploration_draw": "step"},
         "data": {"draw": "batch"},
         "training": {"ema_decay": 0.9},
     },

@@ -272,6 +272,22 @@ def test_a_share_of_the_episodes_may_not_halt_at_once() -> None:
     assert counts.tolist() == pytest.approx([0, 0.6, 0.1, 0.1, 0.1, 0.1], abs=0.03)
 
 
+def test_a_row_may_be_held_anew_at_each_step() -> None:
+    """Also at a step at which no row begins."""
+    config = tiny.make_config(arch={"max_steps": 5}, dqn={"halt_exploration": 0.5, "halt_exploration_draw": "step"})
+    episodes, batch = make_episodes(config), tiny.make_batch(ROWS)
+    carry = episodes.begin(episodes.initial_carry(batch), batch, 0)
+    some = replace(carry, halted=torch.arange(ROWS) < 2)
+    later = [
+        episodes.begin(carry, batch, 1).min_steps,
+        episodes.begin(some, batch.select(torch.arange(2)), 1).min_steps,
+    ]
+    assert torch.equal(*later), "a draw is a function of step and row"
+    assert not torch.equal(later[0], carry.min_steps)
+    kept = Episodes(episodes.model, tiny.make_config(dqn={"halt_exploration": 0.5}), PRICES, None)
+    assert torch.equal(kept.begin(carry, batch, 1).min_steps, carry.min_steps)
+
+
 def test_held_rows_do_anything_but_halt_until_the_end() -> None:
     config = tiny.make_config(
         arch={"max_steps": 3},

@@ -119,6 +119,27 @@ def test_exploration_holds_rows_back(data: str) -> None:
     assert 0.35 < len(held) / len(halted_at) < 0.8
 
 
+def test_exploration_may_be_drawn_anew_at_each_step(data: str) -> None:
+    """Where every row wants to halt, it is held at step t with the share of the draws in 2..T that are above t."""
+    dqn = {"enabled": False, "halt_exploration": 0.6, "halt_exploration_draw": "step"}
+    trainer = make_trainer(data, arch={"max_steps": 5}, dqn=dqn)
+    state = trainer.state
+    reached, halted = torch.zeros(6), torch.zeros(6)
+    for _ in range(120):
+        with torch.no_grad():
+            state.model.q_head.halt_net.bias.fill_(9.0)
+            state.model.q_head.halt_net.weight.zero_()
+        trainer.taker.take(trainer.standing())
+        carry = state.carry
+        assert torch.equal(carry.halted, carry.steps >= carry.min_steps)
+        reached += torch.bincount(carry.steps, minlength=6)
+        halted += torch.bincount(carry.steps[carry.halted], minlength=6)
+    share = halted[1:] / reached[1:]
+    assert share[4] == 1.0
+    few = 0.6 * (1 - 0.6) / reached[1:5]  # at most the variance of a share
+    assert bool(((share[:4] - torch.tensor([0.4, 0.55, 0.7, 0.85])).abs() < 4 * few.sqrt()).all()), share
+
+
 def test_a_policy_learns_on_puzzles_and_never_opens(data: str, tmp_path: Path) -> None:
     """Three outputs asked for are two: there is nothing to EXPAND."""
     run = tmp_path / "run"

@@ -475,6 +475,11 @@ class DQNConfig(Section):
         description="Share of episodes that must think a random number of steps (2..T) before they may halt, with "
         "Q-learning and without.",
     )
+    halt_exploration_draw: Literal["episode", "step"] = Field(
+        "episode",
+        description="When that is drawn: once for each episode, or anew at each step, as the public TRM and HRM code "
+        "does, which holds rows back for fewer steps.",
+    )
     random_open_fraction: Fraction = Field(
         0.5,
         description="Share of episodes that start with a random set of capsules open, each at its own rate, so that "

@@ -108,15 +108,22 @@ class Episodes:
     def begin(self, carry: Carry, batch: CapsuleBatch, step: int) -> Carry:
         """Put the samples of `batch` into the halted rows (one for each) and count the coming step of every row."""
         rows = carry.halted.nonzero().squeeze(1)
-        if len(rows) == 0:
-            return replace(carry, steps=carry.steps + 1)
-        fresh = capsules_of(batch, self.prices)
         total = len(carry.halted)
+        each_step = self.config.dqn.halt_exploration_draw == "step"
+        if len(rows) == 0:
+            min_steps = carry.min_steps
+            if each_step:
+                min_steps = self.steps_before_halt(
+                    *self.draws_of_rows(step, total, Purpose.HOLD_EPISODE, Purpose.HOLD_STEPS)
+                )
+            return replace(carry, steps=carry.steps + 1, min_steps=min_steps)
+        fresh = capsules_of(batch, self.prices)
         fresh = fresh.opened(self.open_at_start(fresh, rows, total, step))
         prices, held, held_for = self.draws_of_rows(
             step, total, Purpose.PRICE, Purpose.HOLD_EPISODE, Purpose.HOLD_STEPS
-        )[:, rows]
-        price = self.model.price_level * self.config.dqn.price_spread ** (2 * prices - 1)
+        )
+        min_steps = self.steps_before_halt(held, held_for)
+        price = self.model.price_level * self.config.dqn.price_spread ** (2 * prices[rows] - 1)
         price = price * price_share_at(self.config.dqn, step)
         z_H, z_L = self.model.first_latents(len(rows))
 
@@ -148,7 +155,7 @@ class Episodes:
             z_H=put(carry.z_H, z_H),
             z_L=put(carry.z_L, z_L),
             steps=carry.steps.masked_fill(halted, 0) + 1,
-            min_steps=put(carry.min_steps, self.steps_before_halt(held, held_for)),
+            min_steps=min_steps if each_step else put(carry.min_steps, min_steps[rows]),
             halted=torch.zeros_like(halted),
             capsules=capsules,
             open_at_start=put(carry.open_at_start, fresh.expanded),
@@ -172,8 +179,8 @@ class Episodes:
         return choose_capsules(1.0 - draws, fresh, wanted, k, dqn.budget)
 
     def steps_before_halt(self, held: Tensor, held_for: Tensor) -> Tensor:
-        """[n] int64: 1, or in a share of the episodes a random number in 2..T, so that late steps are trained too.
-        held, held_for: draws [n] that decide on the episode and on the number.
+        """[B] int64: 1, or for a share of the rows a random number in 2..T, so that late steps are trained too.
+        held, held_for: draws [B] that decide on the row and on the number.
         """
         steps = 2 + (held_for * (self.config.arch.max_steps - 1)).long()
         return torch.where(held < self.config.dqn.halt_exploration, steps, 1)

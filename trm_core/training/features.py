@@ -295,7 +295,8 @@ def _puzzle_status(config: Config, shape: DataShape) -> list[Feature]:
         Feature(
             "halt_exploration",
             held > 0,
-            f"{held:g} of the puzzles must think for a random number of steps before they may halt",
+            f"{held:g} of the puzzles must think for a random number of steps before they may halt (drawn for each "
+            f"{config.dqn.halt_exploration_draw})",
         ),
     ]
 
