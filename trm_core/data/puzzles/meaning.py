@@ -55,9 +55,9 @@ class Meaning:
 
 def meaning_of(data: PuzzleData) -> Meaning:
     """From the folder's manifest or, in a folder of another builder, from the sizes."""
-    found, vocab_size = data.about, data.num_classes or 0
-    if found is None or (found.height * found.width, len(found.symbols)) != (data.num_capsules, vocab_size):
-        return guessed(vocab_size, data.num_capsules, data.blank_identifier_id)
+    found = data.about
+    if found is None:
+        return guessed(data.num_classes or 0, data.num_capsules, data.blank_identifier_id)
     return Meaning(found.kind, found.height, found.width, list(found.symbols), data.blank_identifier_id)
 
 
