@@ -123,11 +123,11 @@ def train_in_processes(nproc: int, loaded: LoadedConfig, resume: str | None, jso
 def load(config: Path | None, overrides: list[str] | None, resume: str | None) -> LoadedConfig:
     """The config of this call; if a run is resumed without --config, that of the run."""
     if config is None and resume not in (None, "auto"):
-        from trm_core.config import load_config
+        from trm_core.config.load import load_recorded
         from trm_core.training.run_dir import CONFIG, require_run
 
         run = require_run(Path(str(resume)))
-        return load_config(run / CONFIG, [*(overrides or []), f"training.run_dir={run}"])
+        return load_recorded(run / CONFIG, [*(overrides or []), f"training.run_dir={run}"])
     return load_from_cli(config, overrides)
 
 

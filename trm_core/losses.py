@@ -29,6 +29,7 @@ from trm_core.model.rows import join_rows
 from trm_core.model.trm import StepOutput, TinyRecursiveModel
 
 Judge = Callable[..., "AnswerQuality"]
+OF_REPLAY = ("dqn_loss", "entropy_bonus")  # terms that a step has only if the caller brings transitions
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,7 @@ class StepLoss(nn.Module):
     def examples(self, carry: Carry, replayed: ReplayedTargets | None) -> dict[str, Tensor | list[Tensor]]:
         """What the terms of this step average over, in the order of their weights."""
         found = term_examples(self.model, carry, replayed)
-        return {name: found[name] for name in self.names if name in found}
+        return {name: found[name] for name in self.names if replayed is not None or name not in OF_REPLAY}
 
     def weights(self, carry: Carry, replayed: ReplayedTargets | None) -> Tensor:
         """[n] the weight of every mean of every term. `forward` divides by their sum over the parts of a batch,

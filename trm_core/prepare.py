@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from trm_core.config import LoadedConfig, load_config
+from trm_core.config import LoadedConfig
 from trm_core.config.aliases import without_effect
-from trm_core.config.load import DEFAULT
+from trm_core.config.load import DEFAULT, load_recorded
 from trm_core.config.schema import Config, LossWeights, WeightedPath
 from trm_core.data.dataset import Dataset, open_dataset, require_mixable, rows_per_epoch
 from trm_core.data.encoding import Encoding
@@ -221,7 +221,7 @@ def require_same_task(train: Dataset, other: Dataset) -> None:
 
 def changes_on_resume(run: Path, config: Config) -> list[str]:
     """Notes on what changes if `run` is resumed with this config. Raises ConfigError if it cannot be."""
-    changes = refuse_drift(load_config(run / CONFIG).config, config, run)
+    changes = refuse_drift(load_recorded(run / CONFIG).config, config, run)
     step, total = max(map(step_of, list_checkpoints(run)), default=0), config.training.total_steps
     if step > total:
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -133,3 +134,21 @@ def test_codes_and_labels(exception: BaseException, code: ExitCode, label: str) 
     failure = failure_of(exception)
     assert (failure.code, failure.label) == (code, label)
     assert "and more" not in failure.message
+
+
+@pytest.mark.parametrize("words", [["eval"], ["diagnose", "all"], ["train", "--resume"]])
+def test_a_config_that_another_version_recorded_is_no_mistake_of_the_user(
+    trained_run: Path, tmp_path: Path, words: list[str]
+) -> None:
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("loss_weights:\n", "loss_weights:\n  coming_loss: 0.0\n"))
+    failure = document(*words, run, code=3)
+    assert "loss_weights.coming_loss: is not a known key" in failure["message"]
+    assert "by another version of trm" in failure["hint"]
+
+
+def test_a_mistake_on_the_command_line_of_a_resume_is_one_of_the_user(trained_run: Path) -> None:
+    failure = document("train", "--resume", trained_run, "training.totl_steps=50", code=3)
+    assert "training.totl_steps" in failure["message"]
+    assert "another version" not in (failure["hint"] or "")

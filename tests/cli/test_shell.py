@@ -5,21 +5,25 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from trm_cli import console
+from trm_cli import build_capsules, console
+from trm_cli import eval as evaluating
 from trm_cli.commands import Built, group_of
 from trm_cli.config_options import load_from_cli, print_config
 from trm_cli.console import print_json, table
 from trm_cli.progress import Rate, progress
+from trm_core.config.schema_keys import choices
 
 HEAVY = ["torch", "wandb", "sklearn", "h5py", "matplotlib", "pydantic"]
 
@@ -192,6 +196,20 @@ def test_every_command_explains_itself() -> None:
         done = run_trm(command, "--help")
         assert done.returncode == 0
         assert "--debug" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("function", "option", "key"),
+    [
+        (build_capsules.command, "encoder", "data.build.encoder"),
+        (build_capsules.command, "kind", "data.build.kind"),
+        (evaluating.command, "selector", "dqn.expansion_selector"),
+    ],
+)
+def test_options_name_all_choices_of_their_keys(function: Callable[..., None], option: str, key: str) -> None:
+    _, about = get_args(get_type_hints(function, include_extras=True)[option])
+    missing = [name for name in choices(key) if name != "auto" and name not in re.findall(r"[\w-]+", about.help)]
+    assert not missing, f"not in the help of --{option}"
 
 
 def test_table_off_a_terminal_keeps_whole_values(capsys: pytest.CaptureFixture[str]) -> None:

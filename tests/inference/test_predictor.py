@@ -311,3 +311,9 @@ def test_names_that_no_capsule_has_are_refused(fields: Any) -> None:
         predictor.predict(masks=np.ones((40, 4), bool), **fields)
     with pytest.raises(DataError, match="no sketches"):
         predictor.predict(**{**fields, "sketches": None})
+
+
+def test_a_stream_says_what_it_takes(predictor: Predictor) -> None:
+    with pytest.raises(UsageError, match="sample 0 of the stream is a str, not a Sample") as caught:
+        next(predictor.stream(["a text"]))  # type: ignore[list-item]
+    assert "predictor.encoded" in (caught.value.hint or "")

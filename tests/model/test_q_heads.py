@@ -7,9 +7,11 @@ import tiny
 import torch
 from torch import Tensor
 
+from trm_core.config.schema_keys import choices
 from trm_core.model.q_head import NUM_SCALARS, QHead, RecurrentValueNet, pool_tokens
+from trm_core.model.trm import TinyRecursiveModel
 
-KINDS = ["mlp", "rnn", "attention"]
+KINDS = [kind for kind in choices("arch.q_head_type") if kind != "linear"]  # a linear one reads the first position
 
 
 def make(kind: str, **arch: object) -> QHead:
@@ -60,6 +62,13 @@ def test_td_reaches_the_value_net_alone(kind: str) -> None:
     assert state.grad is None or not state.grad[:, head.recurrent_width :].any(), "the trunk is not moved"
     assert all(p.grad is not None and bool(p.grad.any()) for p in head.value_net.parameters())
     assert all(p.grad is None for p in head.halt_net.parameters())
+
+
+@pytest.mark.parametrize("kind", choices("arch.q_head_type"))
+def test_no_action_is_preferred_before_anything_is_learned(kind: str) -> None:
+    config = tiny.make_config(arch={"q_head_type": kind, "q_head_tokens": 2})
+    model = TinyRecursiveModel(config, tiny.make_shape(), with_cmi=True)
+    assert not model.q_head.values(states(model.q_head)).any(), "the last layer of its net has to be called output"
 
 
 def test_a_recurrent_head_remembers() -> None:

@@ -263,6 +263,16 @@ def test_a_look_ahead_is_no_use_of_the_memory() -> None:
     assert torch.equal(model.memory.pending, before)
 
 
+def test_a_term_without_examples_is_not_left_out_in_silence() -> None:
+    config = tiny.make_config()
+    model = tiny.make_model(config)
+    loss = StepLoss(model, config)
+    loss.names.append("new_loss")
+    for replayed in (None, make_replayed()):
+        with pytest.raises(KeyError, match="new_loss"):
+            loss(tiny.make_carry(model), replayed, 0)
+
+
 def test_combine_weighs_means() -> None:
     config = tiny.make_config(
         loss_weights={"lm_loss": 2.0, "mtp_loss": 3.0, "dqn_loss": {"low": 0.0, "high": 1.0}},

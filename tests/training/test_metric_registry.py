@@ -146,7 +146,9 @@ def test_the_generated_tables_are_up_to_date() -> None:
     readme = (ROOT / "README.md").read_text()
     assert readme.count(begin) == readme.count(end) == 1
     between = readme.split(begin)[1].split(end)[0]
-    assert between.strip("\n") == readme_table().strip("\n"), f"{again} readme"
+    assert between.strip("\n") == readme_table().strip("\n"), (
+        f"{again} readme, and put what it prints between the markers in README.md"
+    )
     assert all(f"`{metric.name}`" in docs_page() for metric in ALL)
 
 

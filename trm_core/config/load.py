@@ -63,6 +63,19 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> LoadedConfi
     return _resolve([*layers, layer_of_overrides(overrides)], None if path is None else Path(path))
 
 
+def load_recorded(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """As `load_config`, from what a run wrote itself: if that is wrong, it is not the user who mistyped."""
+    try:
+        return load_config(path, overrides)
+    except InvalidConfig as error:
+        if not any(problem.where.startswith(str(path)) for problem in error.problems):
+            raise
+        hint = (
+            f"{path} was written by a run: by another version of trm (environment.json beside it names it), or edited"
+        )
+        raise InvalidConfig(error.problems, hint=hint) from None
+
+
 def load_config_dict(data: Mapping[str, Any], overrides: Sequence[str] = (), *, name: str = "config") -> LoadedConfig:
     """As `load_config`, from plain nested values instead of a file; `name` stands for the file in messages."""
     return _resolve([layer_of_document(Document(name, dict(data))), layer_of_overrides(overrides)], None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trm_core.config import load_config
+from trm_core.config.load import load_recorded
 from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.puzzle_facts import facts_of
 from trm_core.diagnose.read_metrics import read_metrics
@@ -163,7 +163,7 @@ def of_run(path: Path) -> Evidence:
     # Data files from strangers are examined in a separate process. Meanwhile the rest is read here.
     with ThreadPoolExecutor(1) as pool:
         opened = pool.submit(_open_all, files, held_out, about_data)
-        config = load_config(path / run_dir.CONFIG).config
+        config = load_recorded(path / run_dir.CONFIG).config
         metrics = read_metrics(path / run_dir.METRICS, config.training.eval_interval)
         data, others = opened.result()
     found = checkpoint_facts(path, _HASHED_BYTES)

@@ -13,6 +13,8 @@ from trm_core.model.trm import StepOutput, TinyRecursiveModel
 
 # These peek at unopened detail: at the stored checksum, or at the detail itself. Every table says so.
 PEEKING = ("checksum", "variance")
+# Of these, what reads the children themselves: all detail is fetched before the first step, and no graph can do it.
+READING_DETAIL = ("variance",)
 
 
 def selection_scores(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trm_core.config import load_config
+from trm_core.config.load import load_recorded
 from trm_core.config.schema import Config
 from trm_core.errors import CheckpointError
 from trm_core.model.data_shape import DataShape
@@ -42,7 +42,7 @@ def load_run(path: Path, device: torch.device, which: str = "latest") -> Trained
             hint=f"trm predict FILE --model {path} answers with it, and says its accuracy where FILE has labels",
         )
     require_run(path)
-    config = load_config(path / CONFIG).config
+    config = load_recorded(path / CONFIG).config
     folder, notes = find_checkpoint(path, which)
     step, weights, state = load_model(folder)
     try:

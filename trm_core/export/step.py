@@ -26,15 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from trm_core.dqn.actions import Action, act_continues, affordable, greedy, valid_actions
-from trm_core.dqn.selectors import choose_capsules, selection_scores
+from trm_core.dqn.selectors import READING_DETAIL, choose_capsules, selection_scores
 from trm_core.errors import UsageError
 from trm_core.inference.trained import Trained
 from trm_core.model.capsule_state import CapsuleState
 from trm_core.model.q_head import largest_probability
 
 Tensors = dict[str, Tensor]
-# `random` needs a source of numbers, and `variance` the detail of unopened capsules.
-NOT_IN_A_GRAPH = ("random", "variance")
+NOT_IN_A_GRAPH = ("random", *READING_DETAIL)  # `random` needs a source of numbers
 
 
 class ReasoningStep(nn.Module):

@@ -90,8 +90,8 @@ class Engine:
             return []
         fresh = self._begin(samples, latents)
         thoughts = [Thought(key, sample, [], []) for key, sample in zip(keys, samples, strict=True)]
-        if self.policy.selects and self.trained.peeks and self.trained.dqn.expansion_selector == "variance":
-            wanted = fresh.capsules.can_open()  # this selector looks at the detail itself
+        if self.policy.selects and self.trained.reads_detail:
+            wanted = fresh.capsules.can_open()
         else:
             wanted = self.policy.open_first(fresh.capsules)
         fresh, failed = self._fetch(fresh, thoughts, wanted)

@@ -181,10 +181,10 @@ class Predictor:
         trace: bool = False,
         first: int = 0,
     ) -> Iterator[Answer]:
-        """Answers in the order of the samples, in constant memory: at most `batch` rows think at once, and a new one
-        begins as soon as one finishes. None among the samples means that the next has not arrived yet; it is waited for
-        once all others are answered. The first row that fails raises its error. first: the number of the first sample,
-        which keys the draws of a random selector.
+        """Answers in the order of the samples (made by `encoded` or `samples_of`), in constant memory: at most `batch`
+        rows think at once, and a new one begins as soon as one finishes. None among the samples means that the next has
+        not arrived yet; it is waited for once all others are answered. The first row that fails raises its error.
+        first: the number of the first sample, which keys the draws of a random selector.
         """
         for finished in self.stream_finished(samples, policy, batch, trace=trace, first=first):
             if finished.error is not None:
@@ -240,6 +240,12 @@ def _numbered(samples: Iterable[Sample | None], count: int) -> Iterator[_Row | N
     for one in samples:
         if one is None:
             yield None
+        elif not isinstance(one, Sample):
+            raise UsageError(
+                f"sample {key} of the stream is a {type(one).__name__}, not a Sample",
+                hint="for raw samples: stream(predictor.encoded(samples)); for arrays: stream(samples_of(arrays, "
+                "predictor.trained))",
+            )
         else:
             shared = one if count == 1 else remembering(one)
             yield from ((key, number, shared) for number in range(count))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trm_core.config.schema import Config, DQNConfig
 from trm_core.data.encoding import Encoding
 from trm_core.data.puzzles.meaning import Meaning
-from trm_core.dqn.selectors import PEEKING
+from trm_core.dqn.selectors import PEEKING, READING_DETAIL
 from trm_core.errors import UsageError
 from trm_core.evaluation.policies import PLAIN, LearnedPolicy, Policy, ThresholdPolicy
 from trm_core.model.trm import TinyRecursiveModel
@@ -66,6 +66,11 @@ class Trained:
     def peeks(self) -> bool:
         """Whether choosing a capsule looks at side information about its unopened detail."""
         return self.can_expand and self.dqn.expansion_selector in PEEKING
+
+    @property
+    def reads_detail(self) -> bool:
+        """Whether choosing a capsule needs the detail of all, so that it has to be there from the start."""
+        return self.can_expand and self.dqn.expansion_selector in READING_DETAIL
 
     def policy(self, name: str | None = None, price: float | None = None, confidence: float = 0.95) -> Policy:
         """How to act. None: as the model learned to, or by the halt output if it learned no values. price: reward per

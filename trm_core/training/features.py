@@ -112,6 +112,11 @@ def resolve_features(config: Config, file: Dataset, num_puzzles: int = 0, proces
     problems += _contradictions(config, file, expansion, use_dqn)
     if problems:
         raise ConfigError("the config contradicts the data or itself:\n  " + "\n  ".join(problems))
+    if file.num_classes is None and file.label_rank:
+        raise ConfigError(
+            f"{file.path} has labels, but its manifest does not say of how many classes",
+            hint="give CapsuleWriter.close a manifest with num_classes",
+        )
     if file.num_classes is None:
         raise ConfigError(
             f"{file.path} has no labels to train on", hint="build it with --label, or with concept targets"

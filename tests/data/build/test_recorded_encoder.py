@@ -23,9 +23,11 @@ from small_sources import random_table, write_arc, write_messages, write_picture
 from test_build_pretrained import minilm  # noqa: F401
 
 from trm_core.config.schema import BuildConfig
+from trm_core.config.schema_keys import choices
 from trm_core.data.build.extras import ModelSpec
 from trm_core.data.build.pipeline import build_capsules
 from trm_core.data.build.pretrained import Loaded
+from trm_core.data.build.registry import ENCODERS
 from trm_core.data.preprocessing_folder import ARRAYS, DOCUMENT
 from trm_core.data.recorded_encoder import RecordedEncoder
 from trm_core.data.store import CapsuleWriter, EncoderRecord, open_capsules, quarantine
@@ -192,6 +194,11 @@ def test_table(build: Build, tmp_path: Path) -> None:
     check(built, [np.asarray([m["age"], m["colour"], m["weight"]]) for m in mappings])
     grouped = build(source, name="g.h5", groups={"who": ["weight", "colour"]}, label="label")
     check(grouped, [{"weight": m["weight"], "colour": m["colour"]} for m in mappings])
+
+
+def test_every_encoder_that_can_be_chosen_is_found_again() -> None:
+    """A file whose encoder is missing there trains, and then answers no raw sample."""
+    assert set(choices("data.build.encoder")) - {"auto"} <= set(ENCODERS)
 
 
 @pytest.mark.parametrize("dim", [8, 4])

@@ -345,6 +345,26 @@ def test_a_manifest_that_is_none(folder: Path) -> None:
     refused(folder, "trm.json", "kind")
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"height": 3}, "height 3 times width 3 is not seq_len=6"),
+        ({"symbols": ["pad", "a"]}, "has 2 symbols, but vocab_size=5"),
+    ],
+)
+def test_a_manifest_of_another_folder_is_refused(folder: Path, values: dict[str, Any], words: str) -> None:
+    manifest = {"kind": "tokens", "height": 2, "width": 3, "symbols": list("pabcd")}
+    (folder / "trm.json").write_text(json.dumps(manifest))
+    assert open_puzzles(folder).about is not None
+    (folder / "trm.json").write_text(json.dumps(manifest | values))
+    refused(folder, f"trm.json: {words}")
+
+
+def test_all_missing_fields_are_named_at_once(folder: Path) -> None:
+    (folder / "test" / "dataset.json").write_text(json.dumps({"seq_len": 6, "vocab_size": 5, "sets": ["all"]}))
+    refused(folder, "test/dataset.json: has no pad_id, ignore_label_id, blank_identifier_id, num_puzzle_identifiers")
+
+
 def test_what_is_no_puzzle_folder(tmp_path: Path) -> None:
     refused(tmp_path, str(tmp_path), "neither train/dataset.json nor test/dataset.json")
     refused(tmp_path / "nowhere", "is not a puzzle folder")

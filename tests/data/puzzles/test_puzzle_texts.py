@@ -134,6 +134,35 @@ def test_numbers_and_csv(tmp_path: Path) -> None:
     assert question.labels is not None
 
 
+def test_characters_that_a_folder_names_are_read_and_written() -> None:
+    latin = Meaning("tokens", 2, 3, ["<pad>", ".", "a", "b", "c"])
+    tokens = [2, 1, 3, 1, 4, 2]
+    assert read("a.b.ca\n2 1 3 1 4 2\n2,1,3,1,4,2", latin) == [tokens] * 3
+    (question,) = questions_of_text("a.b.ca acbbca", latin, "file")
+    assert question.labels is not None
+    assert readable(question.labels, latin) == "acbbca"
+    assert drawn(tokens, latin) == "a.b\n.ca"
+    for text, message in (("a.b.cx", "the character 'x'"), ("a.b", "3 characters, expected 6")):
+        with pytest.raises(DataError, match=message) as caught:
+            read(text, latin)
+        assert caught.value.hint == "6 numbers from 0 to 4, or 6 characters out of .abc"
+    for symbols in (["<pad>", "1", "2", "3", "4"], ["<pad>", ".", "a", "b", "ten"], ["<pad>", ".", "a", "b", "b"]):
+        plain = Meaning("tokens", 2, 3, symbols)
+        assert readable(tokens, plain) == tokens
+        with pytest.raises(DataError, match="1 tokens, expected 6"):
+            read("a.b.ca", plain)
+
+
+def test_arrays_are_puzzles_too() -> None:
+    tokens = np.array([1, 2, 3, 4, 1, 2], np.int32)
+    for value in (tokens, list(tokens), tokens.reshape(2, 3), list(tokens.reshape(2, 3)), {"input": tokens}):
+        assert question_of(value, NUMBERS, "here").tokens.tolist() == tokens.tolist()
+    grid = np.array([[1, 0], [0, 2]])
+    assert np.array_equal(question_of(grid, ARC, "").tokens, question_of(grid.tolist(), ARC, "").tokens)
+    with pytest.raises(DataError, match=r"position 0: '1\.0' is not a token"):
+        question_of(tokens.astype(float), NUMBERS, "here")
+
+
 def test_a_sudoku_is_valid_if_it_keeps_the_givens_and_breaks_no_rule() -> None:
     def of(question: str, answer: str) -> bool | None:
         return valid(*(question_of(text, SUDOKU, "").tokens for text in (question, answer)), SUDOKU)

@@ -20,13 +20,14 @@ _EMPTY = 1  # token of an empty cell of a Sudoku; a digit d is d + 1
 
 
 def readable(tokens: np.ndarray | Sequence[int], meaning: Meaning) -> Any:
-    """Tokens [S] in a form for JSON. Sudokus and mazes: a string of S characters (? where a token has no symbol). ARC:
-    the grid at the top-left corner, or None if there is none. Puzzles of plain numbers: the tokens.
+    """Tokens [S] in a form for JSON. Sudokus, mazes and others with a character for each token: a string of S
+    characters (? where a token has no symbol). ARC: the grid at the top-left corner, or None if there is none. Else the
+    tokens.
     """
     if meaning.kind == "arc":
         grid = crops(np.asarray(tokens)[None])[0]
         return None if grid is None else grid.tolist()
-    if meaning.kind == "tokens":
+    if not meaning.by_symbols:
         return np.asarray(tokens).tolist()
     return "".join(_character(meaning, int(token)) for token in tokens)
 
@@ -38,7 +39,7 @@ def drawn(tokens: np.ndarray | Sequence[int], meaning: Meaning) -> str:
         return "(no grid)"
     if meaning.kind == "arc":
         return "\n".join(" ".join(map(str, row)) for row in found)
-    if meaning.kind == "tokens":
+    if not meaning.by_symbols:
         return " ".join(map(str, found))
     rows = [found[begin : begin + meaning.width] for begin in range(0, meaning.cells, meaning.width)]
     geometry = GEOMETRIES.get(meaning.width) if meaning.kind == "sudoku" else None

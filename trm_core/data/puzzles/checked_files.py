@@ -66,6 +66,10 @@ class PuzzleSet:
         return array[rows]
 
 
+_LAYOUT = "docs/puzzles.md says what it has to hold; trm build-puzzles writes it"
+_ANOTHER = f"correct it, or remove {MANIFEST} if it is of another folder"
+
+
 def refuse(path: Path, what: str, hint: str = "build the folder again") -> NoReturn:
     raise DataError(f"{path}: {what}", hint=hint)
 
@@ -83,13 +87,20 @@ def _read_json(path: Path) -> Any:
         refuse(path, f"is not JSON ({error})")
 
 
+def _refuse_fields(path: Path, error: ValidationError) -> NoReturn:
+    """Name all missing fields at once, else the first wrong one."""
+    problems = error.errors()
+    missing = [".".join(map(str, one["loc"])) for one in problems if one["type"] == "missing"]
+    if missing:
+        refuse(path, f"has no {', '.join(missing)}", _LAYOUT)
+    refuse(path, f"{'.'.join(map(str, problems[0]['loc'])) or 'it'}: {problems[0]['msg'].lower()}", _LAYOUT)
+
+
 def read_metadata(path: Path) -> Metadata:
     try:
         found = Metadata.model_validate(_read_json(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        refuse(path, f"{where}: {first['msg'].lower()}")
+        _refuse_fields(path, error)
     for name, limit in (("pad_id", found.vocab_size), ("blank_identifier_id", found.num_puzzle_identifiers)):
         if getattr(found, name) >= limit:
             refuse(path, f"{name}={getattr(found, name)} is not below {limit}")
@@ -101,14 +112,21 @@ def read_metadata(path: Path) -> Metadata:
     return found
 
 
-def read_manifest(path: Path) -> Manifest | None:
+def read_manifest(path: Path, about: Metadata) -> Manifest | None:
+    """`trm.json`, if there is one. Raises DataError where it speaks of other sizes than `dataset.json`."""
     if not (path / MANIFEST).is_file():
         return None
     try:
-        return Manifest.model_validate(_read_json(path / MANIFEST))
+        found = Manifest.model_validate(_read_json(path / MANIFEST))
     except ValidationError as error:
-        first = error.errors()[0]
-        refuse(path / MANIFEST, f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg'].lower()}")
+        _refuse_fields(path / MANIFEST, error)
+    if found.height * found.width != about.seq_len:
+        what = f"height {found.height} times width {found.width} is not seq_len={about.seq_len} of {DATASET}"
+        refuse(path / MANIFEST, what, _ANOTHER)
+    if len(found.symbols) != about.vocab_size:
+        what = f"has {len(found.symbols)} symbols, but vocab_size={about.vocab_size} in {DATASET}"
+        refuse(path / MANIFEST, what, _ANOTHER)
+    return found
 
 
 def read_names(path: Path, count: int) -> list[str] | None:

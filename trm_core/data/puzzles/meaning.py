@@ -42,6 +42,19 @@ class Meaning:
         return {symbol: token for token, symbol in enumerate(self.symbols) if token}
 
     @property
+    def by_symbols(self) -> bool:
+        """Whether people write these puzzles as S characters: always for Sudokus and mazes; of other kinds, where the
+        folder names a character of its own for each token. The rest are written as numbers.
+        """
+        if self.kind != "tokens":
+            return self.kind != "arc"
+        shown = self.symbols[1:]
+        characters = all(len(symbol) == 1 and symbol not in " ,;" and symbol.isprintable() for symbol in shown)
+        return (
+            characters and len(set(shown)) == len(shown) and shown != [str(token) for token in range(1, len(shown) + 1)]
+        )
+
+    @property
     def manifest(self) -> Manifest:
         """The same as the manifest of a folder."""
         # Not validated: the schema refuses rows of more than 1000 numbers.
@@ -55,9 +68,9 @@ class Meaning:
 
 def meaning_of(data: PuzzleData) -> Meaning:
     """From the folder's manifest or, in a folder of another builder, from the sizes."""
-    found, vocab_size = data.about, data.num_classes or 0
-    if found is None or (found.height * found.width, len(found.symbols)) != (data.num_capsules, vocab_size):
-        return guessed(vocab_size, data.num_capsules, data.blank_identifier_id)
+    found = data.about
+    if found is None:
+        return guessed(data.num_classes or 0, data.num_capsules, data.blank_identifier_id)
     return Meaning(found.kind, found.height, found.width, list(found.symbols), data.blank_identifier_id)
 
 

@@ -4,7 +4,8 @@ Sudokus  a puzzle on each line, optionally followed by its solution; or csv with
 mazes    drawn over as many lines as the maze is high, with a blank line between; or one per line; or csv
 ARC      JSON: {"input": grid}, a list of those, a task, or tasks by name (their test pairs); or one of them per line;
          a task alone in a file is called like the file
-tokens   a puzzle on each line, numbers with spaces or commas between them
+others   a puzzle on each line, numbers with spaces or commas between them; or characters, like Sudokus, where the
+         folder's trm.json names one for each token
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _lines(text: str, meaning: Meaning, name: str) -> Iterator[Question]:
         if not words:
             continue
         where = f"{name}, line {number}"
-        if meaning.kind == "tokens":
+        if meaning.kind == "tokens" and (not meaning.by_symbols or len(words) == meaning.cells):
             yield Question(text_tokens(line, meaning, where))
             continue
         if len(words) > 2:

@@ -31,8 +31,8 @@ class Question:
 
 
 def question_of(value: Any, meaning: Meaning, where: str, task: str | None = None) -> Question:
-    """A text (Sudoku, maze: a line or rows); a list of S tokens; rows of tokens, of colours for ARC, or of digits for
-    Sudokus (0: empty); or an object {"input": one of these, "output": the answer, "puzzle": identifier}.
+    """A text (Sudoku, maze: a line or rows); a list or array of S tokens; rows of tokens, of colours for ARC, or of
+    digits for Sudokus (0: empty); or an object {"input": one of these, "output": the answer, "puzzle": identifier}.
     """
     if not isinstance(value, dict):
         return Question(_tokens(value, meaning, where), task=task)
@@ -53,12 +53,15 @@ def question_of(value: Any, meaning: Meaning, where: str, task: str | None = Non
 
 def text_tokens(text: str, meaning: Meaning, where: str) -> np.ndarray:
     """int64 [S] from S characters, ignoring line breaks; in Sudokus 0 and . both stand for an empty cell. Puzzles of
-    plain numbers: S numbers with spaces or commas between them.
+    other kinds: S numbers with spaces or commas between them, or characters where `Meaning.by_symbols`.
     """
     if meaning.kind == "arc":
         raise DataError(f"{where}: a text, expected a grid of colours", hint='[[0, 1], [2, 0]] or {"input": [[...]]}')
     if meaning.kind == "tokens":
-        return _numbers(text.replace(",", " ").split(), meaning, where)
+        words = text.replace(",", " ").split()
+        if not meaning.by_symbols or len(words) == meaning.cells:
+            return _numbers(words, meaning, where)
+        text = "".join(words)
     cells = text.replace("\r", "").replace("\n", "")
     if meaning.kind == "sudoku":
         cells = cells.replace("0", ".").replace(" ", "")
@@ -77,11 +80,16 @@ def expected(meaning: Meaning) -> str:
         "sudoku": f"a Sudoku of {size} is a line of digits 1 to {meaning.width}, with . or 0 for empty cells",
         "maze": f"a maze of {size} is drawn with # (wall), space (free), S and G, in {meaning.height} lines or in one",
         "arc": f"a grid is a list of at most {meaning.height} rows of colours 0 to 9",
-        "tokens": f"{meaning.cells} numbers from 0 to {len(meaning.symbols) - 1}",
+        "tokens": f"{meaning.cells} numbers from 0 to {len(meaning.symbols) - 1}"
+        + (f", or {meaning.cells} characters out of {''.join(meaning.symbols[1:])}" if meaning.by_symbols else ""),
     }[meaning.kind]
 
 
 def _tokens(value: Any, meaning: Meaning, where: str) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list):
+        value = [cell.tolist() if isinstance(cell, np.ndarray | np.generic) else cell for cell in value]
     if isinstance(value, str):
         return text_tokens(value, meaning, where)
     rows = isinstance(value, list) and bool(value) and isinstance(value[0], list)

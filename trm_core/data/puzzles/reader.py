@@ -61,7 +61,7 @@ def open_puzzles(path: str | Path) -> PuzzleData:
                 )
     sets = {split: [read_set(path, split, name, found) for name in found.sets] for split, found in metadata.items()}
     return PuzzleData(
-        path.absolute(), metadata, sets, read_manifest(path), read_names(path, first.num_puzzle_identifiers)
+        path.absolute(), metadata, sets, read_manifest(path, first), read_names(path, first.num_puzzle_identifiers)
     )
 
 
