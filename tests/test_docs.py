@@ -96,6 +96,13 @@ def test_every_option_of_trm_exists(page: Path) -> None:
             assert set(OPTION.findall(code)) <= set(options(called[1])), f"{code}: no such option"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_each_command_has_a_line_of_its_own(page: Path) -> None:
+    """A block that was wrapped like prose has prompts within its lines, and still parses up to the first comment."""
+    lines = [line for body in blocks(text_of(page), "console") for line in body.split("\n")]
+    assert [line for line in lines if " $ " in line] == []
+
+
 @pytest.mark.parametrize("page", PRESENT, ids=ids)
 def test_every_command_can_be_parsed(page: Path) -> None:
     for command in prompts(text_of(page)):
