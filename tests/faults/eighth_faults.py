@@ -147,7 +147,7 @@ def fine_tuning_of_nothing(plan: Plan) -> None:
     plan.settings["training.freeze"] = plan.of(
         ["embedding.position"],
         ["embedding.*", "recursion.*"],
-        ["embedding.*", "recursion.*", "first_z_*", "answer.*"],
+        ["embedding.*", "recursion.*", "answer.*"],
     )
 
 
