@@ -19,7 +19,8 @@ SEVERITIES = ("mild", "middle", "severe")
 @dataclass
 class Plan:
     """`settings`: config overrides. `load`: loads the capsules, for faults that change them (`capsules` is then written
-    beside the run). `patches` are active while it trains; `after` is called with the finished run directory.
+    beside the run). `before` is called with the run directory when the capsules are written and `settings` name them;
+    `patches` are active while it trains; `after` is called with the finished run directory.
     """
 
     severity: int
@@ -28,6 +29,7 @@ class Plan:
     load: Callable[[], Capsules | Puzzles]
     capsules: Capsules | Puzzles | None = None
     patches: list[AbstractContextManager[Any]] = field(default_factory=list)
+    before: list[Callable[[Path], None]] = field(default_factory=list)
     after: list[Callable[[Path], None]] = field(default_factory=list)
     processes: int = 1
 

@@ -19,6 +19,7 @@ from tests.faults import (
     code_faults,
     config_faults,
     data_faults,
+    eighth_faults,
     fifth_faults,
     folder_faults,
     fourth_faults,
@@ -53,6 +54,7 @@ FAULTS = {
         fourth_faults,
         fifth_faults,
         seventh_faults,
+        eighth_faults,
     )
     for fault in part.FAULTS
 }
@@ -89,6 +91,9 @@ def run(plan: Plan, path: Path, arguments: list[str]) -> int:
         plan.settings.pop("data.source", None)
         plan.settings["data.path"] = str(beside)
     plan.settings["training.run_dir"] = str(path)
+    if ours:
+        for prepare in plan.before:
+            prepare(path)
     if plan.processes > 1 and ours:
         code = launch(plan.processes, "tests.faults.plant", arguments, path).code
     else:
