@@ -19,6 +19,7 @@ from trm_core.distributed.place import Place, find_place
 from trm_core.distributed.processes import joined, peers_watched
 from trm_core.errors import ExitCode, Interrupted, ResourceError, StoppedEarly, TrmError
 from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
+from trm_core.evaluation.periodic import PERIODIC_ROWS
 from trm_core.evaluation.report import EvaluationData, Evaluator
 from trm_core.model.trm import TinyRecursiveModel
 from trm_core.prepare import Prepared, RunHooks, changes_on_resume, prepare, weights_left_over
@@ -32,7 +33,6 @@ from trm_core.training.stopping import StopFlag
 from trm_core.training.trainer import Hooks, Trainer
 
 _NOT_MET = "stopped while waiting for the other processes"
-_PERIODIC_ROWS = 1000  # rows per evaluation during training; the final one takes all
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def train(run: Run) -> None:
     if prepared.config.training.watch and run.place.rank == 0:
         files = [(file.path, weight) for file, weight in prepared.files]
         loggers.loggers.append(Watch(prepared.config, files, hooks.log, run.place.world_size))
-    sample = EvaluationData(prepared.evaluation.file, prepared.evaluation.split, _PERIODIC_ROWS)
+    sample = EvaluationData(prepared.evaluation.file, prepared.evaluation.split, PERIODIC_ROWS)
     policy = "learned" if prepared.features.dqn else "act"
     compares = from_first_rank(sample.labelled)
     if not compares:

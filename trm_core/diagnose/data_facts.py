@@ -22,7 +22,7 @@ from trm_core.data.puzzles.reader import PuzzleData
 from trm_core.data.store import CapsuleFile, open_capsules
 from trm_core.diagnose.cases import MOST_CASES, Cases, cases_of
 from trm_core.diagnose.copies import Copies, Labelled, near_copies, row_hashes, shared_copies
-from trm_core.diagnose.leak import Leak, leak_of
+from trm_core.diagnose.leak import Betrayal, Leak, betrayal_of, leak_of
 from trm_core.diagnose.linear_probe import (
     Stretch,
     broken_stretch,
@@ -50,7 +50,14 @@ _MAX_CLASSES = 64
 _NEIGHBOURS = 500  # consecutive rows
 _MOST_LABELS = 200_000
 _MOST = 1e18  # its square still fits a float32
-_OF_THE_HELD_OUT = ("labels", "twins", "carried_over", "shift", "probe_held_out")  # the others need only training
+_OF_THE_HELD_OUT = (
+    "labels",
+    "twins",
+    "carried_over",
+    "shift",
+    "probe_held_out",
+    "betrayal",
+)  # the others need only training
 
 Array = NDArray[np.float64]
 
@@ -160,6 +167,11 @@ class DataFacts:
         the file has them.
         """
         return self._sample("train")
+
+    @property
+    def held_out_rows(self) -> dict[str, np.ndarray]:
+        """The same of the held-out split; empty without one."""
+        return {} if self.held_out in (None, "train") else self._sample(str(self.held_out))
 
     @cached_property
     def detail(self) -> float | None:
@@ -333,6 +345,18 @@ class DataFacts:
         """How well a probe of sketches and children separates the classes of training samples; see `told_apart`."""
         cases = self._cases("train")
         return told_apart(cases.opened or cases.closed, cases.labels)
+
+    @cached_property
+    def betrayal(self) -> Betrayal | None:
+        """A dimension of the sketches that tells the label in training alone; None if there is none, or too little to
+        compare.
+        """
+        if self.held_out in (None, "train"):
+            return None
+        own, other = self._cases("train"), self._cases(str(self.held_out))
+        if min(len(own.labels), len(other.labels)) < 60 or not 2 <= len(distinct(own.labels)) <= _MAX_CLASSES:
+            return None
+        return betrayal_of((own.sketches, own.labels), (other.sketches, other.labels), self.file.dim)
 
     @cached_property
     def leak(self) -> Leak | None:

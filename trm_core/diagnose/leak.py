@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trm_core.diagnose.statistics import distinct
+from trm_core.diagnose.statistics import among, distinct
 
 Array = NDArray[np.float64]
 
@@ -49,6 +49,49 @@ def leak_of(sketches: Array, labels: NDArray[np.int64], dim: int) -> Leak:
     ordered = float(alike[best]), float(alike[second])
     by_chance = float(((np.unique(labels, return_counts=True)[1] / len(labels)) ** 2).sum())
     return Leak(told, without, where, ordered, (int(at[0]), int(at[1])), by_chance)
+
+
+@dataclass(frozen=True)
+class Betrayal:
+    """A dimension of the sketches that tells the label of training samples, and not of held-out ones. `train`,
+    `held_out`: share of its variance that lies between the classes.
+    """
+
+    dimension: int
+    train: float
+    held_out: float
+
+
+def betrayal_of(
+    train: tuple[Array, NDArray[np.int64]], held_out: tuple[Array, NDArray[np.int64]], dim: int
+) -> Betrayal | None:
+    """Compare sketches [n, k * dim] and labels [n] of two splits. None unless few dimensions lose most of what they
+    tell while the others keep it: if all do, the splits differ as a whole.
+    """
+    inside, there = between_classes(*train), between_classes(*held_out)
+    lost = (inside - there > 0.4) & (there < 0.5 * inside)
+    dimensions = np.unique(np.flatnonzero(lost) % dim)
+    if not len(dimensions) or len(dimensions) > max(1, 0.1 * dim):
+        return None
+    rest = ~among(np.arange(len(inside)) % dim, dimensions) & (inside > 0.1)
+    if rest.any() and float(there[rest].sum()) < 0.6 * float(inside[rest].sum()):
+        return None
+    worst = int(np.where(lost, inside - there, -1.0).argmax())
+    return Betrayal(worst % dim, float(inside[worst]), float(there[worst]))
+
+
+def between_classes(features: Array, labels: NDArray[np.int64]) -> Array:
+    """[F]: share of the variance of each feature that lies between the classes, less what is expected by chance; 0 for
+    a constant.
+    """
+    classes, y = np.unique(labels, return_inverse=True)
+    n, member = len(labels), np.eye(len(classes))[y]
+    centred = features - features.mean(0)
+    total = (centred**2).sum(0)
+    means = (member.T @ centred) / member.sum(0)[:, None]
+    share = (member.sum(0)[:, None] * means**2).sum(0) / np.maximum(total, 1e-30)
+    adjusted = 1 - (1 - share) * (n - 1) / max(n - len(classes), 1)
+    return np.asarray(np.where(total > 1e-12 * n, np.maximum(adjusted, 0.0), 0.0))
 
 
 def told_by_single_coordinates(features: Array, labels: NDArray[np.int64]) -> tuple[float, list[int]]:

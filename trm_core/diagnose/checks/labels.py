@@ -113,6 +113,19 @@ def labels_leaked(evidence: Evidence) -> Finding:
     leak = evidence.file.leak
     if leak is None:
         return unknown("labels are not classes that single coordinates could tell")
+    betrayal = evidence.file.betrayal
+    if betrayal is not None:
+        return Finding(
+            Verdict.FAIL,
+            f"{100 * betrayal.train:.0f} % of the variance of dimension {betrayal.dimension} of the sketches lies "
+            f"between the classes in training, and {100 * betrayal.held_out:.0f} % in the {evidence.file.held_out} "
+            "split; the other dimensions keep theirs",
+            "likely",
+            {"train": betrayal.train, "held_out": betrayal.held_out, "dimension": float(betrayal.dimension)},
+            "This column knows the labels of the training samples, but not of others: it was computed from them, as "
+            "target encoding does, or is a number that was assigned with them.",
+            advice="leave that column out of the inputs, or fit it on other samples than those it is used for",
+        )
     numbers = {"told": leak.told, "told_without": leak.told_without, "coordinates": float(len(leak.coordinates))}
     text = (
         f"single coordinates of the sketches tell {100 * leak.told:.0f} % of the classes, "

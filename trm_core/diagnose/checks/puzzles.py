@@ -1,4 +1,5 @@
-"""Checks of the answers in puzzle folders: missing, given in the question, contradictory, or moved.
+"""Checks of the answers in puzzle folders: missing, given in the question, contradictory, or moved. Those of capsule
+files: `capsule_answers`.
 
 `trm_core.diagnose.checks.puzzle_splits` compares their splits.
 """
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 from trm_core.data.puzzles.meaning import meaning_of
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.checks.capsule_answers import labels_missing
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.puzzle_examples import Examples, told_at
 from trm_core.diagnose.puzzle_facts import PuzzleFacts
@@ -46,7 +48,9 @@ def judged(
 
 def answers_missing(evidence: Evidence) -> Finding:
     facts = puzzles_of(evidence)
-    if facts is not None and facts.judged is not None and 0 < facts.judged.examples == facts.judged.unanswered:
+    if facts is None:
+        return labels_missing(evidence)
+    if facts.judged is not None and 0 < facts.judged.examples == facts.judged.unanswered:
         return Finding(
             Verdict.FAIL,
             f"every label of the {facts.held_out} puzzles is to be ignored",
@@ -163,7 +167,7 @@ def check(name: str, symptom: str, look: object) -> Check:
 
 
 CHECKS = (
-    check("answers-missing", "puzzles: the loss is 0 in places", answers_missing),
+    check("answers-missing", "the loss is 0 in places, or little is learned", answers_missing),
     check("answers-copied", "puzzles: solved at once, and nothing is learned", answers_copied),
     check("answers-contradict", "puzzles: accuracy stops short of 100 %", answers_contradict),
 )

@@ -13,6 +13,7 @@ from trm_core.diagnose.checks.settings import begun_at, has_policy
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.series import Metrics, Series
 from trm_core.diagnose.statistics import block_means, distinct, median, middle, rising
+from trm_core.evaluation.periodic import PERIODIC_ROWS
 
 _LEAST_BLOCKS, _LINES_OF_BLOCK = 8, 4
 _SETTLED = 100  # steps; before that, allocators, caches and late imports grow in every run
@@ -65,6 +66,35 @@ def logging(evidence: Evidence) -> Finding:
         numbers={"share": share, "interval": float(interval)},
         why="Each line of metrics is measured, written, and passed to every logger. Fewer lines cost less.",
         fix={"training.log_interval": 10 * interval},
+    )
+
+
+def evaluating(evidence: Evidence) -> Finding:
+    """Compare the work of the evaluations with that of the steps between them: passes through the network, of which a
+    training step makes about three for each row (forward, and twice as much backward).
+    """
+    config, rows = evidence.settings, min(evidence.evaluated_rows, PERIODIC_ROWS)
+    training, measured = config.training, median(evidence.metrics["eval/steps"].finite())
+    steps = config.arch.max_steps if math.isnan(measured) else measured
+    between = 3 * training.eval_interval * training.global_batch_size
+    share = rows * steps / (rows * steps + between)
+    text = (
+        f"an evaluation of {rows} rows every {training.eval_interval} steps of {training.global_batch_size} is some "
+        f"{100 * share:.0f} % of the work"
+    )
+    numbers = {"share": share, "rows": float(rows), "interval": float(training.eval_interval)}
+    if not rows:
+        return unknown("the number of rows that are evaluated is not known")
+    if share <= 0.2:
+        return ok(text, **numbers)
+    fitting = math.ceil(rows * steps / (3 * training.global_batch_size) * 19)  # 5 %
+    return Finding(
+        Verdict.FAIL if share > 0.5 else Verdict.WARN,
+        text,
+        "likely",
+        numbers,
+        "Nothing is learned meanwhile. A checkpoint is saved at each evaluation, too.",
+        {"training.eval_interval": max(min(fitting, training.total_steps), training.eval_interval)},
     )
 
 
@@ -222,6 +252,14 @@ CHECKS = (
         ("config", "metrics"),
         loader,
         watched=True,
+    ),
+    Check(
+        "evaluation-frequency",
+        ("speed",),
+        "steps are slow, and there are many evaluations",
+        "ours",
+        ("config", "data"),
+        evaluating,
     ),
     Check(
         "logging-frequency",

@@ -18,6 +18,7 @@ _DIVERGED = re.compile(r"no longer alike")
 _BEFORE, _LEAST, _AFTER = 20, 5, 3  # lines before a start: at most, at least; lines after it
 _BEYOND_NOISE = 4.0  # standard deviations of the lines before
 _LOST = 0.4  # of what was learned: less may be noise or a different batch
+_STARTS = 3  # alike: one may be a mistake that was mended
 _SPACE = re.compile(r"no space|quota|disk", re.IGNORECASE)
 
 
@@ -67,6 +68,30 @@ def lost(evidence: Evidence) -> Finding:
         "It resumed from other weights than those it ended with. Weights may silently not have been loaded "
         "(strict=False), or a high rate threw them off at once.",
         advice="compare the names in the checkpoint with those of the model; resume with trm train --resume RUN",
+    )
+
+
+def never_saved(evidence: Evidence) -> Finding:
+    """The same command again and again, from the same step: each start did again what the last one had lost."""
+    starts, training = evidence.facts.starts, evidence.settings.training
+    last = evidence.facts.last_start
+    again = 0
+    for start in reversed(starts):
+        if not isinstance(last.get("step"), int) or any(start.get(key) != last.get(key) for key in ("step", "command")):
+            break
+        again += 1
+    text = f"{again} of {len(starts)} starts began at step {last.get('step')} with the same command"
+    if again < _STARTS:
+        return ok(text if starts else "no start is recorded")
+    total = training.total_steps
+    return Finding(
+        Verdict.FAIL,
+        f"{text}: nothing was saved in between, with training.checkpoint_interval={training.checkpoint_interval} and "
+        f"training.eval_interval={training.eval_interval}",
+        "likely",
+        {"starts": float(again), "step": float(last["step"])},
+        "What is not saved is lost when a job is killed without a warning, and the next start does it again.",
+        {"training.checkpoint_interval": max(min(training.checkpoint_interval // 10, total // 20), 1)},
     )
 
 
@@ -179,6 +204,14 @@ LOST = Check(
     "ours",
     ("run", "metrics"),
     lost,
+)
+NEVER_SAVED = Check(
+    "never-saved",
+    ("checkpoints", "environment"),
+    "a job starts again and again, and gets nowhere",
+    "ours",
+    ("run", "config"),
+    never_saved,
 )
 TORN = Check(
     "checkpoint-torn",

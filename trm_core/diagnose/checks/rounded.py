@@ -1,0 +1,61 @@
+"""Check that the numbers of a capsule file have not been cut to a few whole ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
+from trm_core.diagnose.checks.puzzles import puzzles_of
+from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.statistics import distinct
+
+_FEW = 20  # values in the whole file
+
+
+def values_cut(evidence: Evidence) -> Finding:
+    """A cast to whole numbers leaves few values, most of them 0. So do categories and counts, but these have no
+    negative values, and means of them, such as sketches, are no whole numbers.
+    """
+    rows = evidence.file.training_rows
+    if puzzles_of(evidence) is not None or not rows:
+        return unknown("tokens are whole numbers")
+    sketches, children = rows["sketches"], rows.get("children")
+    parts = [sketches] if children is None else [sketches, children]
+    if any(np.any(part != np.rint(part)) for part in parts):
+        return ok("there are numbers with decimals")
+    values = distinct(np.concatenate([distinct(part.ravel()) for part in parts]))
+    zero = float((sketches == 0).mean())
+    text = f"all numbers are whole, of {len(values)} values ({values[0]:g} to {values[-1]:g}); {100 * zero:.0f} % are 0"
+    numbers = {"values": float(len(values)), "zero": zero}
+    if not 1 < len(values) <= _FEW or zero < 0.4:
+        return ok(text, **numbers)
+    signed = bool(values[0] < 0)
+    rounded_means = children is not None and _rounded_means(sketches.astype(float), children.astype(float))
+    if not signed and not rounded_means:
+        return ok(text, **numbers)
+    return Finding(
+        Verdict.FAIL,
+        text,
+        "likely",
+        numbers,
+        "What lay between whole numbers is lost, and with it most of what samples differ in. A cast such as "
+        "astype(int8) after too small a factor does this.",
+        advice="store the numbers as float16, or as integers with a factor that leaves a hundred steps and more",
+    )
+
+
+def _rounded_means(sketches: np.ndarray, children: np.ndarray) -> bool:
+    """Whether sketches look like the means of their children, cut to whole numbers."""
+    means = children.mean(2)
+    fractional = float((means != np.rint(means)).mean())
+    return fractional > 0.1 and bool(np.all(np.abs(sketches - means) <= 1.0))
+
+
+CHECK = Check(
+    "values-cut",
+    ("data", "accuracy"),
+    "accuracy stays low, and samples look alike",
+    "ours",
+    ("data",),
+    values_cut,
+)
