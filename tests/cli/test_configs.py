@@ -180,3 +180,18 @@ def switches_on_what_it_says(document: dict[str, Any]) -> None:
         "enable_dqn", "enable_capsule_expansion", "q_head_num_actions: 3", "enable_memory", "enable_adaptive_hcycles",
         "enable_entropy_regularization", "reconstruction",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "groups", "examples"),
+    [
+        ("sudoku_att", 50_000, 1000, 1.0),
+        ("maze_att", 50_000, 1000, 1.0),
+        # Examples of a puzzle on average, as the public builder counts them with 1,000 copies of each task.
+        ("arc_att", 100_000, 960, 4.146),
+        ("arc2_att", 100_000, 1280, 4.333),
+    ],
+)
+def test_a_paper_config_trains_for_the_papers_epochs(name: str, epochs: int, groups: int, examples: float) -> None:
+    training = load_config(CONFIGS[name], []).config.training
+    assert training.total_steps == pytest.approx(epochs * groups * examples / training.global_batch_size, rel=1e-3)

@@ -75,7 +75,7 @@ def files_contradict(evidence: Evidence) -> Finding:
 
 FILES = Check(
     "files-contradict",
-    ("data", "accuracy"),
+    ("accuracy", "config"),
     "accuracy stops short of 100 %, or is below chance, with several training files",
     "ours",
     ("config", "data"),  # not data alone, as such checks look at one file after the other

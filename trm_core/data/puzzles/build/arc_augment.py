@@ -19,7 +19,7 @@ from trm_core.data.puzzles.arc_copies import TRANSFORMS, Copy, transformed
 from trm_core.data.puzzles.arc_tokens import FIRST_COLOUR, PAD, SEQUENCE, lay
 from trm_core.data.puzzles.build.seeds import AUGMENT, TRANSLATE, generator
 
-_ROUNDS = 5  # of drawing copies that are still missing
+_DRAWS = 5  # at most, for each copy that is wanted; as in the public code
 _TURNED = np.array([t in (1, 3, 6, 7) for t in range(TRANSFORMS)])  # transforms that swap height and width
 
 
@@ -46,20 +46,19 @@ class Copies:
 def draw_copies(name: str, pairs: Sequence[GridPair], count: int, seed: int) -> Copies:
     """The task `name` itself and `count` copies of its `pairs`, all different.
 
-    Copies that repeat an earlier one (a symmetric task in few colours has many) are drawn again a few times, so there
-    may be fewer than `count`.
+    Copies that repeat an earlier one (a symmetric task in few colours has many) are drawn again, but there may be fewer
+    than `count`.
     """
     random = generator(seed, AUGMENT, digest_bytes(name.encode()))
     digest_of = _Digests(pairs)
     plain = np.arange(COLOURS, dtype=np.uint8)
     seen = {digest_of(0, plain)}
     transforms, colours = [0], [plain]
-    for _ in range(_ROUNDS):
-        missing = count + 1 - len(transforms)
-        if not missing:
-            break
-        drawn_transforms = random.integers(TRANSFORMS, size=missing)
-        drawn_colours = np.tile(plain, (missing, 1))
+    left = _DRAWS * count
+    while wanted := min(count + 1 - len(transforms), left):
+        left -= wanted
+        drawn_transforms = random.integers(TRANSFORMS, size=wanted)
+        drawn_colours = np.tile(plain, (wanted, 1))
         drawn_colours[:, 1:] = random.permuted(drawn_colours[:, 1:], axis=1)
         for transform, permutation in zip(drawn_transforms.tolist(), drawn_colours, strict=True):
             digest = digest_of(transform, permutation)
