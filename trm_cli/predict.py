@@ -11,6 +11,8 @@ from trm_cli.config_options import JsonOption
 from trm_cli.console import log, out, print_json
 from trm_cli.progress import progress
 
+STDOUT = Path("-")
+
 
 def command(
     data: Annotated[
@@ -37,7 +39,7 @@ def command(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="Write JSON lines to this file; a stopped call continues. Default: stdout; answers.jsonl for a "
+            help="Write JSON lines to this file; a stopped call continues. Default: stdout (-); answers.jsonl for a "
             "capsule file, an .npz of capsules or a puzzle folder.",
         ),
     ] = None,
@@ -135,7 +137,7 @@ def command(
     if show or gif is not None:
         show_thinking(predictor, source, predictor.policy(policy, price, confidence), row, show, gif)
         return
-    if out_ is None and not source.bulk:
+    if out_ == STDOUT or (out_ is None and not source.bulk):
         print_answers(predictor, source, settings, json)
         return
     out_ = out_ or Path("answers.jsonl")

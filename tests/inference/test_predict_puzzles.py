@@ -52,6 +52,20 @@ def test_a_folder_into_a_file(answered: list[dict[str, Any]], texts: list[tuple[
     assert {record["right"] for record in answered} == {True, False}
 
 
+def test_a_folder_may_be_answered_on_stdout(
+    answered: list[dict[str, Any]],
+    sudoku_run: Path,
+    sudoku_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = tiny.invoke("predict", sudoku_folder, "--model", sudoku_run, "--out", "-")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["answer"] for line in done.stdout.splitlines()] == [one["answer"] for one in answered]
+    assert not list(tmp_path.iterdir())
+
+
 def test_lines_of_a_file_are_answered_on_stdout(
     answered: list[dict[str, Any]], texts: list[tuple[str, str]], sudoku_run: Path, tmp_path: Path
 ) -> None:
