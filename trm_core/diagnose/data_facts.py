@@ -354,7 +354,8 @@ class DataFacts:
         if self.held_out in (None, "train"):
             return None
         own, other = self._cases("train"), self._cases(str(self.held_out))
-        if min(len(own.labels), len(other.labels)) < 60 or not 2 <= len(distinct(own.labels)) <= _MAX_CLASSES:
+        classes = max(len(distinct(own.labels)), len(distinct(other.labels)))
+        if min(len(own.labels), len(other.labels)) < 60 + classes or not 2 <= classes <= _MAX_CLASSES:
             return None
         return betrayal_of((own.sketches, own.labels), (other.sketches, other.labels), self.file.dim)
 

@@ -85,7 +85,7 @@ def evaluating(evidence: Evidence) -> Finding:
     numbers = {"share": share, "rows": float(rows), "interval": float(training.eval_interval)}
     if not rows:
         return unknown("the number of rows that are evaluated is not known")
-    if share <= 0.2:
+    if share <= 0.2 or training.eval_interval >= training.total_steps:  # there has to be one at the end
         return ok(text, **numbers)
     fitting = math.ceil(rows * steps / (3 * training.global_batch_size) * 19)  # 5 %
     return Finding(
