@@ -51,8 +51,13 @@ def values_cut(evidence: Evidence) -> Finding:
 
 def _rounded_means(sketches: np.ndarray, children: np.ndarray) -> bool:
     """Whether sketches look like the means of their children, cut to whole numbers. Of children of 0 and 1, a sketch
-    that says whether any or most are 1 is as close to the mean; a mean that was cut is hardly ever above it.
+    that says whether any or most are 1 is as close to the mean; a mean that was cut is hardly ever above it. Capsules
+    whose sketches are always 0, so that nothing about them is free, are left out.
     """
+    told = sketches.any((0, 2))
+    if not told.any():
+        return False
+    sketches, children = sketches[:, told], children[:, told]
     means = children.mean(2)
     fractional = means != np.rint(means)
     if fractional.mean() <= 0.1 or np.any(np.abs(sketches - means) > 1.0):
