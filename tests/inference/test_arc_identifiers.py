@@ -76,6 +76,8 @@ def test_a_name_that_was_given_has_to_be_known(predictor: Predictor) -> None:
     text = json.dumps([PAIR, {**PAIR, "puzzle": "cccc"}])
     with pytest.raises(DataError, match="stdin, puzzle 1: the model knows no puzzle called 'cccc'"):
         puzzle_text_source(text, "stdin", predictor)
+    with pytest.raises(DataError, match="knows no puzzle called ''"):
+        puzzle_text_source(json.dumps([{**PAIR, "puzzle": ""}]), "stdin", predictor)
     with pytest.raises(DataError, match="sample 0: the model knows no puzzle called"):
         predictor.ask([{**PAIR, "puzzle": "cccc"}])
 

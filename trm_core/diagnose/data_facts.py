@@ -50,14 +50,8 @@ _MAX_CLASSES = 64
 _NEIGHBOURS = 500  # consecutive rows
 _MOST_LABELS = 200_000
 _MOST = 1e18  # its square still fits a float32
-_OF_THE_HELD_OUT = (
-    "labels",
-    "twins",
-    "carried_over",
-    "shift",
-    "probe_held_out",
-    "betrayal",
-)  # the others need only training
+# What else there is needs only training.
+_OF_THE_HELD_OUT = ("labels", "twins", "carried_over", "shift", "probe_held_out", "betrayal")
 
 Array = NDArray[np.float64]
 
@@ -354,7 +348,8 @@ class DataFacts:
         if self.held_out in (None, "train"):
             return None
         own, other = self._cases("train"), self._cases(str(self.held_out))
-        if min(len(own.labels), len(other.labels)) < 60 or not 2 <= len(distinct(own.labels)) <= _MAX_CLASSES:
+        classes = max(len(distinct(own.labels)), len(distinct(other.labels)))
+        if min(len(own.labels), len(other.labels)) < 60 + classes or not 2 <= classes <= _MAX_CLASSES:
             return None
         return betrayal_of((own.sketches, own.labels), (other.sketches, other.labels), self.file.dim)
 

@@ -66,7 +66,7 @@ def betrayal_of(
     train: tuple[Array, NDArray[np.int64]], held_out: tuple[Array, NDArray[np.int64]], dim: int
 ) -> Betrayal | None:
     """Compare sketches [n, k * dim] and labels [n] of two splits. None unless few dimensions lose most of what they
-    tell while the others keep it: if all do, the splits differ as a whole.
+    tell while others keep it: if all do, or if there are no others, the splits may differ as a whole.
     """
     inside, there = between_classes(*train), between_classes(*held_out)
     lost = (inside - there > 0.4) & (there < 0.5 * inside)
@@ -74,7 +74,7 @@ def betrayal_of(
     if not len(dimensions) or len(dimensions) > max(1, 0.1 * dim):
         return None
     rest = ~among(np.arange(len(inside)) % dim, dimensions) & (inside > 0.1)
-    if rest.any() and float(there[rest].sum()) < 0.6 * float(inside[rest].sum()):
+    if not rest.any() or float(there[rest].sum()) < 0.6 * float(inside[rest].sum()):
         return None
     worst = int(np.where(lost, inside - there, -1.0).argmax())
     return Betrayal(worst % dim, float(inside[worst]), float(there[worst]))

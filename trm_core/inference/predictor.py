@@ -158,7 +158,7 @@ class Predictor:
             return None
         if isinstance(question.puzzle, int):
             return question.puzzle
-        name = question.puzzle or question.task
+        name = question.task if question.puzzle is None else question.puzzle
         assert name is not None
         number = number_of(name, self._marks)
         if number is None and question.puzzle is not None:

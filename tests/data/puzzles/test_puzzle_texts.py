@@ -153,10 +153,23 @@ def test_characters_that_a_folder_names_are_read_and_written() -> None:
             read("a.b.ca", plain)
 
 
+def test_puzzles_of_one_or_two_cells_in_characters() -> None:
+    """As many words as cells are numbers only if they look like numbers."""
+    one, two = Meaning("tokens", 1, 1, ["<pad>", "a", "b"]), Meaning("tokens", 1, 2, ["<pad>", "a", "b"])
+    assert read("a\n2", one) == [[1], [2]]
+    (question,) = questions_of_text("ab bb", two, "file")
+    assert question.tokens.tolist() == [1, 2]
+    assert question.labels is not None
+    assert question.labels.tolist() == [2, 2]
+    assert read("1 2", two) == [[1, 2]]
+
+
 def test_arrays_are_puzzles_too() -> None:
     tokens = np.array([1, 2, 3, 4, 1, 2], np.int32)
     for value in (tokens, list(tokens), tokens.reshape(2, 3), list(tokens.reshape(2, 3)), {"input": tokens}):
         assert question_of(value, NUMBERS, "here").tokens.tolist() == tokens.tolist()
+    identifiers = np.array([3, 4], np.int32)
+    assert question_of({"input": tokens, "puzzle": identifiers[1]}, NUMBERS, "here").puzzle == 4
     grid = np.array([[1, 0], [0, 2]])
     assert np.array_equal(question_of(grid, ARC, "").tokens, question_of(grid.tolist(), ARC, "").tokens)
     with pytest.raises(DataError, match=r"position 0: '1\.0' is not a token"):

@@ -17,7 +17,7 @@ from typing import Any
 
 from trm_core.data.puzzles.build.rows import detect, read_rows
 from trm_core.data.puzzles.meaning import Meaning
-from trm_core.data.puzzles.questions import Question, expected, question_of, text_tokens
+from trm_core.data.puzzles.questions import Question, expected, in_characters, question_of, text_tokens
 from trm_core.errors import DataError
 
 
@@ -56,7 +56,7 @@ def _lines(text: str, meaning: Meaning, name: str) -> Iterator[Question]:
         if not words:
             continue
         where = f"{name}, line {number}"
-        if meaning.kind == "tokens" and (not meaning.by_symbols or len(words) == meaning.cells):
+        if meaning.kind == "tokens" and not in_characters(words, meaning):
             yield Question(text_tokens(line, meaning, where))
             continue
         if len(words) > 2:

@@ -5,6 +5,7 @@ S: tokens per puzzle. Whatever is wrong is a DataError that names the place and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ def question_of(value: Any, meaning: Meaning, where: str, task: str | None = Non
         what = f"unknown field {min(unknown)[:_SHOWN]!r}" if unknown else "no field 'input'"
         raise DataError(f"{where}: {what}", hint='a puzzle is {"input": ...}, with "output" and "puzzle" if you like')
     output, puzzle = value.get("output"), value.get("puzzle")
+    puzzle = puzzle.item() if isinstance(puzzle, np.generic) else puzzle
     if puzzle is not None and not isinstance(puzzle, str) and (type(puzzle) is not int or puzzle < 0):
         raise DataError(f"{where}: puzzle is {str(puzzle)[:_SHOWN]!r}, expected the number or name of its identifier")
     return Question(
@@ -53,13 +55,13 @@ def question_of(value: Any, meaning: Meaning, where: str, task: str | None = Non
 
 def text_tokens(text: str, meaning: Meaning, where: str) -> np.ndarray:
     """int64 [S] from S characters, ignoring line breaks; in Sudokus 0 and . both stand for an empty cell. Puzzles of
-    other kinds: S numbers with spaces or commas between them, or characters where `Meaning.by_symbols`.
+    other kinds: S numbers with spaces or commas between them, or characters where `in_characters`.
     """
     if meaning.kind == "arc":
         raise DataError(f"{where}: a text, expected a grid of colours", hint='[[0, 1], [2, 0]] or {"input": [[...]]}')
     if meaning.kind == "tokens":
         words = text.replace(",", " ").split()
-        if not meaning.by_symbols or len(words) == meaning.cells:
+        if not in_characters(words, meaning):
             return _numbers(words, meaning, where)
         text = "".join(words)
     cells = text.replace("\r", "").replace("\n", "")
@@ -71,6 +73,11 @@ def text_tokens(text: str, meaning: Meaning, where: str) -> np.ndarray:
         return np.array([meaning.tokens[cell] for cell in cells], dtype=np.int64)
     except KeyError as error:
         raise DataError(f"{where}: the character {error.args[0]!r}", hint=expected(meaning)) from None
+
+
+def in_characters(words: Sequence[str], meaning: Meaning) -> bool:
+    """Whether the words of a line are to be read as characters for cells: S numbers are tokens in any case."""
+    return meaning.by_symbols and not (len(words) == meaning.cells and all(word.isdecimal() for word in words))
 
 
 def expected(meaning: Meaning) -> str:

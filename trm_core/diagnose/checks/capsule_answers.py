@@ -11,14 +11,14 @@ from trm_core.diagnose.copies import row_hashes
 from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.evidence import Evidence
 
-_FEW = 20  # samples that are in two files
+_FEW = 20  # labels, or samples that are in two files: of fewer nothing is said
 
 
 def labels_missing(evidence: Evidence) -> Finding:
     """Labels to be ignored in training, beside the evaluated split. Many in both may be meant so."""
     train, other = (_ignored(rows) for rows in (evidence.file.training_rows, evidence.file.held_out_rows))
     if train is None:
-        return unknown("the file has no labels")
+        return unknown("the file has no labels, or too few")
     text = f"{100 * train:.3g} % of the training labels are to be ignored (-100)"
     text += "" if other is None else f", and {100 * other:.3g} % of the held-out ones"
     numbers = {"ignored": train} | ({} if other is None else {"ignored_held_out": other})
@@ -84,7 +84,11 @@ FILES = Check(
 
 
 def _ignored(rows: dict[str, np.ndarray]) -> float | None:
-    return float((rows["labels"] == IGNORE_LABEL).mean()) if rows.get("labels") is not None else None
+    """Share of the labels that are to be ignored; padding has none. None where there are too few."""
+    if "labels" not in rows:
+        return None
+    labels = rows["labels"][rows["mask"]] if rows["labels"].ndim == 2 and "mask" in rows else rows["labels"]
+    return float((labels == IGNORE_LABEL).mean()) if labels.size >= _FEW else None
 
 
 def _labelled(data: DataFacts) -> tuple[NDArray[np.uint64], NDArray[np.int64]] | None:
@@ -106,16 +110,15 @@ def _agreement(
     *,
     but_itself: bool = False,
 ) -> tuple[float, int]:
-    """(share of the samples that have the label of an equal one among the others, number of samples with an equal one).
-    but_itself: both are the same samples, so each is compared with the next equal one.
+    """(how often samples have the label of an equal one among the others, number of samples that have an equal one).
+    but_itself: both are the same samples, so none is compared with itself.
     """
-    order = np.argsort(others, kind="stable")
-    if but_itself:
-        same = others[order][1:] == others[order][:-1]
-        agree = their_labels[order][1:][same] == their_labels[order][:-1][same]
-        return (float(agree.mean()) if len(agree) else 1.0), len(agree)
-    at = np.searchsorted(others[order], hashes)
-    there = at < len(others)
-    there[there] = others[order][at[there]] == hashes[there]
-    agree = their_labels[order][at[there]] == labels[there]
-    return (float(agree.mean()) if len(agree) else 1.0), len(agree)
+    if not len(hashes) or not len(others):
+        return 1.0, 0
+    mine, theirs = slice(len(hashes)), slice(len(hashes), None)
+    inputs = np.unique(np.concatenate([hashes, others]), return_inverse=True)[1]
+    named = np.unique(np.concatenate([labels, their_labels]), return_inverse=True)[1]
+    both = np.unique(inputs * (named.max() + 1) + named, return_inverse=True)[1]
+    equal, alike = (np.bincount(key[theirs], minlength=key.max() + 1)[key[mine]] - but_itself for key in (inputs, both))
+    there = equal > 0
+    return (float((alike[there] / equal[there]).mean()) if there.any() else 1.0), int(there.sum())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from trm_core.diagnose.check import Check, Finding, Verdict, ok
 from trm_core.diagnose.evidence import Evidence
 
+_SMALL = 64  # rows of a batch; a larger one may well be taken row by row, where no more fits into memory
+
 
 def frozen_untrained(evidence: Evidence) -> Finding:
     training = evidence.settings.training
@@ -28,7 +30,7 @@ def parts_of_one_row(evidence: Evidence) -> Finding:
     text = f"training.global_batch_size={batch} in {parts} parts"
     text += f" for each of {evidence.processes} processes" if evidence.processes > 1 else ""
     numbers = {"rows": rows, "parts": float(parts)}
-    if parts == 1 or rows > 1:
+    if parts == 1 or rows > 1 or batch >= _SMALL:
         return ok(f"{text}: {rows:g} rows at once", **numbers)
     return Finding(
         Verdict.FAIL,

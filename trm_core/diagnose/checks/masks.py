@@ -6,12 +6,15 @@ import numpy as np
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
 from trm_core.diagnose.checks.puzzles import puzzles_of
+from trm_core.diagnose.copies import row_hashes
 from trm_core.diagnose.evidence import Evidence
+from trm_core.diagnose.statistics import distinct
 
 
 def mask_inverted(evidence: Evidence) -> Finding:
     """A sample whose real capsules hold nothing, while its padding holds something, has its mask the other way round.
-    Padding that holds something is harmless by itself, and so are single blank capsules.
+    Padding that holds something is harmless by itself, and so are single blank capsules. Padding that holds the same
+    everywhere, such as -1 beside counts, is no content.
     """
     if puzzles_of(evidence) is not None:
         return unknown("puzzles have no mask")
@@ -22,7 +25,10 @@ def mask_inverted(evidence: Evidence) -> Finding:
     filled = np.any(rows["sketches"] != 0, axis=2)
     if "children" in rows:
         filled |= np.any(rows["children"] != 0, axis=(2, 3))
-    inverted = float((~(filled & real).any(1) & (filled & ~real).any(1)).mean())
+    padding = filled & ~real
+    held = [rows[name][padding] for name in ("sketches", "children") if name in rows]
+    alike = not padding.any() or len(distinct(row_hashes(held))) == 1
+    inverted = 0.0 if alike else float((~(filled & real).any(1) & padding.any(1)).mean())
     numbers = {"inverted": inverted, "padding_filled": float(filled[~real].mean()) if (~real).any() else 0.0}
     text = f"in {100 * inverted:.3g} % of the samples only the padding holds anything"
     if inverted < 0.02:

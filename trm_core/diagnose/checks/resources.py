@@ -70,13 +70,14 @@ def logging(evidence: Evidence) -> Finding:
 
 
 def evaluating(evidence: Evidence) -> Finding:
-    """Compare the work of the evaluations with that of the steps between them: passes through the network, of which a
-    training step makes about three for each row (forward, and twice as much backward).
+    """Compare the work of the evaluations with that of the steps between them, in cycles of the network: H forward for
+    each reasoning step, and in training about two more for the backward pass through the last one.
     """
     config, rows = evidence.settings, min(evidence.evaluated_rows, PERIODIC_ROWS)
     training, measured = config.training, median(evidence.metrics["eval/steps"].finite())
     steps = config.arch.max_steps if math.isnan(measured) else measured
-    between = 3 * training.eval_interval * training.global_batch_size
+    a_step = (config.arch.H_cycles + 2) / config.arch.H_cycles * training.global_batch_size
+    between = a_step * training.eval_interval
     share = rows * steps / (rows * steps + between)
     text = (
         f"an evaluation of {rows} rows every {training.eval_interval} steps of {training.global_batch_size} is some "
@@ -85,9 +86,9 @@ def evaluating(evidence: Evidence) -> Finding:
     numbers = {"share": share, "rows": float(rows), "interval": float(training.eval_interval)}
     if not rows:
         return unknown("the number of rows that are evaluated is not known")
-    if share <= 0.2:
+    if share <= 0.2 or training.eval_interval >= training.total_steps:  # there has to be one at the end
         return ok(text, **numbers)
-    fitting = math.ceil(rows * steps / (3 * training.global_batch_size) * 19)  # 5 %
+    fitting = math.ceil(rows * steps / a_step * 19)  # 5 %
     return Finding(
         Verdict.FAIL if share > 0.5 else Verdict.WARN,
         text,

@@ -72,7 +72,9 @@ def lost(evidence: Evidence) -> Finding:
 
 
 def never_saved(evidence: Evidence) -> Finding:
-    """The same command again and again, from the same step: each start did again what the last one had lost."""
+    """The same command again and again, from the same step: each start did again what the last one had lost. A run that
+    is through, or has saved since, is not stuck any more; its first starts may also have failed at once.
+    """
     starts, training = evidence.facts.starts, evidence.settings.training
     last = evidence.facts.last_start
     again = 0
@@ -81,14 +83,16 @@ def never_saved(evidence: Evidence) -> Finding:
             break
         again += 1
     text = f"{again} of {len(starts)} starts began at step {last.get('step')} with the same command"
-    if again < _STARTS:
+    if again < _STARTS or last["step"] >= training.total_steps:
         return ok(text if starts else "no start is recorded")
     total = training.total_steps
+    saved = [one.step for one in evidence.checkpoints or [] if one.step > last["step"]]
+    over = bool(saved) or evidence.facts.status.get("state") == "done"
     return Finding(
-        Verdict.FAIL,
+        Verdict.WARN if over else Verdict.FAIL,
         f"{text}: nothing was saved in between, with training.checkpoint_interval={training.checkpoint_interval} and "
         f"training.eval_interval={training.eval_interval}",
-        "likely",
+        "possible" if over else "likely",
         {"starts": float(again), "step": float(last["step"])},
         "What is not saved is lost when a job is killed without a warning, and the next start does it again.",
         {"training.checkpoint_interval": max(min(training.checkpoint_interval // 10, total // 20), 1)},
