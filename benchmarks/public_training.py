@@ -1,16 +1,17 @@
 """Train our networks and those of the public TRM and HRM code side by side: how far do they drift apart?
 
     git clone https://github.com/SamsungSAILMontreal/TinyRecursiveModels /tmp/public
-    python -m benchmarks.public_training --public /tmp/public --out benchmarks/results/public_training.json [--steps 60]
+    python -m benchmarks.public_training --public /tmp/public --out benchmarks/results/public_training.json [--steps 24]
 
 Both begin with the same weights and see the same samples. Ours is the whole trainer with the configs of the paper at a
 small width; theirs is what their training loop does for a batch: carry, loss, sign-SGD, AdamAtan2 (ours, as theirs
-needs CUDA). Nothing is random: no exploration, and with the bias of their first halt logit rows think until the last
-step, when new samples begin.
+needs CUDA). Nothing is random: there is no exploration. A third side is theirs with first weights that were nudged by as
+much as rounding would (NUDGE): nobody can be expected to stay closer to theirs than that.
 
-`loss`, `halt_loss`: the largest difference of a step's loss. `drift`: how far the weights are from theirs after the
-last step, relative to how far theirs have moved; `embeddings`: the same of the puzzle embeddings. AdamAtan2 makes steps
-of one size of gradients of any size, so rounding shows wherever a gradient is nearly zero.
+After each step: `loss`, the largest difference of the step's losses (answer, halt, continue); `weights`, how far the
+weights are from theirs, relative to how far theirs have moved; the same for `nudged`. The comparison ends where rows do
+not halt together, as they see other samples from there on. AdamAtan2 makes steps of one size of gradients of any size,
+so rounding shows wherever a gradient is nearly zero.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ def drift(own: dict[str, Tensor], theirs: dict[str, Tensor], first: dict[str, Te
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--public", type=Path, required=True, help="a clone of the public code")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     sys.path.insert(0, str(arguments.public))

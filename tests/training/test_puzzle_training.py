@@ -19,6 +19,7 @@ from torch import Tensor
 from trm_core.distributed.collectives import all_rows
 from trm_core.dqn.actions import Action
 from trm_core.errors import ConfigError
+from trm_core.model.carry import Carry
 from trm_core.prepare import RunHooks, prepare
 from trm_core.training.faults import NotFinite
 from trm_core.training.loggers import AllLoggers
@@ -98,17 +99,22 @@ def test_two_processes_train_what_one_does(data: str, tmp_path: Path, draw: str)
     assert mean == pytest.approx(alone["losses"], rel=1e-9)
 
 
+def step_that_wants_to_halt(trainer: Trainer) -> Carry:
+    """The carry after a step in which every halt logit is high."""
+    head = trainer.state.model.q_head.halt_net
+    with torch.no_grad():
+        head.bias.fill_(9.0)
+        head.weight.zero_()
+    trainer.taker.take(trainer.standing())
+    return trainer.state.carry
+
+
 def test_exploration_holds_rows_back(data: str) -> None:
     """A head that wants to halt at once is let to, but for the share that must think on: 2 to T steps."""
     trainer = make_trainer(data, arch={"max_steps": 5}, dqn={"enabled": False, "halt_exploration": 0.6})
-    state = trainer.state
     halted_at, asked = [], []
     for _ in range(60):
-        with torch.no_grad():
-            state.model.q_head.halt_net.bias.fill_(9.0)
-            state.model.q_head.halt_net.weight.zero_()
-        trainer.taker.take(trainer.standing())
-        carry = state.carry
+        carry = step_that_wants_to_halt(trainer)
         assert not bool((carry.halted & (carry.steps < carry.min_steps)).any())
         assert bool((carry.halted | (carry.steps < carry.min_steps)).all()), "nothing else holds a row"
         halted_at += carry.steps[carry.halted].tolist()
@@ -123,20 +129,15 @@ def test_exploration_may_be_drawn_anew_at_each_step(data: str) -> None:
     """Where every row wants to halt, it is held at step t with the share of the draws in 2..T that are above t."""
     dqn = {"enabled": False, "halt_exploration": 0.6, "halt_exploration_draw": "step"}
     trainer = make_trainer(data, arch={"max_steps": 5}, dqn=dqn)
-    state = trainer.state
     reached, halted = torch.zeros(6), torch.zeros(6)
     for _ in range(120):
-        with torch.no_grad():
-            state.model.q_head.halt_net.bias.fill_(9.0)
-            state.model.q_head.halt_net.weight.zero_()
-        trainer.taker.take(trainer.standing())
-        carry = state.carry
+        carry = step_that_wants_to_halt(trainer)
         assert torch.equal(carry.halted, carry.steps >= carry.min_steps)
         reached += torch.bincount(carry.steps, minlength=6)
         halted += torch.bincount(carry.steps[carry.halted], minlength=6)
     share = halted[1:] / reached[1:]
     assert share[4] == 1.0
-    few = 0.6 * (1 - 0.6) / reached[1:5]  # at most the variance of a share
+    few = 0.6 * (1 - 0.6) / reached[1:5]  # about the variance of a share
     assert bool(((share[:4] - torch.tensor([0.4, 0.55, 0.7, 0.85])).abs() < 4 * few.sqrt()).all()), share
 
 
