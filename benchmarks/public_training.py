@@ -5,8 +5,8 @@
 
 Both begin with the same weights and see the same samples. Ours is the whole trainer with the configs of the paper at a
 small width; theirs is what their training loop does for a batch: carry, loss, sign-SGD, AdamAtan2 (ours, as theirs
-needs CUDA). Nothing is random: there is no exploration. A third side is theirs with first weights that were nudged by as
-much as rounding would (NUDGE): nobody can be expected to stay closer to theirs than that.
+needs CUDA). Nothing is random: there is no exploration. A third side is theirs with first weights that were nudged by
+as much as rounding would (NUDGE): nobody can be expected to stay closer to theirs than that.
 
 After each step: `loss`, the largest difference of the step's losses (answer, halt, continue); `weights`, how far the
 weights are from theirs, relative to how far theirs have moved; the same for `nudged`. The comparison ends where rows do
