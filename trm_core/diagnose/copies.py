@@ -178,5 +178,7 @@ def row_hashes(arrays: Iterable[np.ndarray]) -> NDArray[np.uint64]:
 
 
 def _squares(points: Array, among: Array) -> Array:
-    """[n, N] squared Euclidean distances."""
-    return np.asarray((points**2).sum(1)[:, None] + (among**2).sum(1) - 2 * points @ among.T)
+    """[n, N] squared Euclidean distances: |p|^2 + |q|^2 - 2 p.q as one product, which passes over its result once."""
+    ours = np.concatenate([-2 * points, np.ones_like(points[:, :1]), (points**2).sum(1, keepdims=True)], axis=1)
+    theirs = np.concatenate([among, (among**2).sum(1, keepdims=True), np.ones_like(among[:, :1])], axis=1)
+    return np.asarray(ours @ theirs.T)
