@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +56,27 @@ def test_lines_become_series() -> None:
     assert math.isnan(found["b"].last)
     assert "text" not in found
     assert found.last_step == 2
+
+
+logged = st.dictionaries(
+    st.sampled_from(["a", "b", "", "eval/a"]),
+    st.one_of(st.floats(), st.none(), st.booleans(), st.integers(), st.just(10**400), st.text(), st.lists(st.none())),
+)
+
+
+@given(st.lists(st.tuples(logged, st.one_of(st.integers(0, 9), st.text(max_size=1)), st.booleans())))
+def test_series_hold_the_numbers_of_any_records(records: list[tuple[dict[str, Any], Any, bool]]) -> None:
+    lines = [{"step": step} | values if first else values | {"step": step} for values, step, first in records]
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name != "step" and isinstance(line["step"], int) and isinstance(value, int | float | None):
+                number = math.nan if value is None or abs(value) > sys.float_info.max else float(value)
+                expected.setdefault(name, []).append((line["step"], number))
+    found = from_lines(lines)
+    assert set(found) == set(expected)
+    for name, pairs in expected.items():
+        np.testing.assert_array_equal(np.stack([found[name].steps, found[name].values], 1), np.array(pairs))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's of nothing and of infinity; ours are quiet

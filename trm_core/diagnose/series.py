@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,23 +80,45 @@ class Metrics:
 
 def from_lines(lines: Iterable[Mapping[str, object]], notes: Iterable[str] = ()) -> Metrics:
     """Build series from records {"step": n, name: number or null, ...} in step order; other values are ignored."""
-    steps: dict[str, list[int]] = {}
-    values: dict[str, list[float]] = {}
-    for line in lines:
-        step = line.get("step")
-        if not isinstance(step, int):
-            continue
-        for name, value in line.items():
-            if name == "step" or not (value is None or isinstance(value, (int, float))):
-                continue
-            if name not in steps:
-                steps[name], values[name] = [], []
-            steps[name].append(step)
-            values[name].append(value if isinstance(value, float) else _finite_float(value))
-    return Metrics({name: _series(steps[name], values[name]) for name in steps}, notes)
+    places: dict[tuple[str, ...], list[int]] = {}
+    rows: dict[tuple[str, ...], list[Iterable[object]]] = {}  # of records with the same names, which become columns
+    for place, line in enumerate(lines):
+        if isinstance(line.get("step"), int):
+            names = tuple(line)
+            places.setdefault(names, []).append(place)
+            rows.setdefault(names, []).append(line.values())
+    parts: dict[str, list[_Part]] = {}
+    for names, table in rows.items():
+        columns = dict(zip(names, zip(*table, strict=True), strict=True))
+        steps, where = np.array(columns.pop("step"), np.int64), np.array(places[names], np.int64)
+        for name, column in columns.items():
+            if (part := _part(where, steps, column)) is not None:
+                parts.setdefault(name, []).append(part)
+    return Metrics({name: _joined(found) for name, found in parts.items()}, notes)
 
 
-def _finite_float(value: int | None) -> float:
+_Part = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # places, steps and values
+
+
+def _part(places: NDArray[np.int64], steps: NDArray[np.int64], column: tuple[object, ...]) -> _Part | None:
+    """What a column holds in numbers; None if that is nothing."""
+    if not all(issubclass(kind, _NUMERIC) for kind in set(map(type, column))):
+        kept = [index for index, value in enumerate(column) if isinstance(value, _NUMERIC)]
+        if not kept:
+            return None
+        places, steps, column = places[kept], steps[kept], tuple(column[index] for index in kept)
+    try:
+        values = np.array(column, float)  # null becomes NaN
+    except OverflowError:
+        values = np.array([_finite_float(value) for value in column])
+    values[~np.isfinite(values)] = np.nan
+    return places, steps, values
+
+
+_NUMERIC = (float, int, type(None))
+
+
+def _finite_float(value: Any) -> float:
     """NaN for null and for an integer too large for a float."""
     try:
         return float("nan") if value is None else float(value)
@@ -103,7 +126,10 @@ def _finite_float(value: int | None) -> float:
         return float("nan")
 
 
-def _series(steps: list[int], values: list[float]) -> Series:
-    numbers = np.array(values, float)
-    numbers[~np.isfinite(numbers)] = np.nan
-    return Series(np.array(steps, np.int64), numbers)
+def _joined(parts: list[_Part]) -> Series:
+    """One series of parts whose records alternate in the file."""
+    if len(parts) == 1:
+        return Series(*parts[0][1:])
+    places, steps, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(places)
+    return Series(steps[order], values[order])
