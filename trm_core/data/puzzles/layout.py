@@ -35,7 +35,7 @@ Size = Annotated[int, Field(ge=0, lt=2**31)]
 class Metadata(BaseModel):
     """`dataset.json` of a split. Unknown keys are ignored, as in the public code."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True, defer_build=True)  # most runs that are diagnosed have none
 
     pad_id: Size
     ignore_label_id: Size | None
@@ -52,7 +52,7 @@ class Metadata(BaseModel):
 class Manifest(BaseModel):
     """`trm.json`: what the tokens mean and where they come from."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     format: Literal["trm-puzzles"] = "trm-puzzles"
     version: Literal[1] = 1
