@@ -26,6 +26,14 @@ OverridesArgument = Annotated[
         autocompletion=complete_override,
     ),
 ]
+RunWords = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="RUN KEY=VALUE",
+        help="Run directory; default: the newest under runs/. Overrides of its config, e.g. arch.halt_threshold=1.",
+        show_default=False,
+    ),
+]
 PrintConfigOption = Annotated[
     bool, typer.Option("--print-config", help="Print the resolved config with each value's origin, and stop.")
 ]
@@ -34,6 +42,17 @@ IgnoreOption = Annotated[
     list[str] | None,
     typer.Option("--ignore", metavar="CHECK", help="Skip this check, because what it finds is intended; repeatable."),
 ]
+
+
+def run_and_overrides(words: Sequence[Path] | None) -> tuple[Path | None, list[str]]:
+    """Words in any order -> a run directory, or None, and overrides of its config. Raises UsageError for two runs."""
+    from trm_core.errors import UsageError
+
+    overrides = [word for word in words or () if "=" in str(word) and not word.exists()]
+    runs = [word for word in words or () if word not in overrides]
+    if len(runs) > 1:
+        raise UsageError(f"one run at a time, not {' and '.join(map(str, runs))}")
+    return (runs[0] if runs else None), [str(word) for word in overrides]
 
 
 def load_from_cli(config: Path | None, overrides: Sequence[str] | None) -> LoadedConfig:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trm_cli.class_table import print_classes
-from trm_cli.config_options import JsonOption
+from trm_cli.config_options import JsonOption, RunWords, run_and_overrides
 from trm_cli.console import log, out, print_json
 from trm_cli.processes import start_processes
 from trm_cli.progress import progress
@@ -16,9 +16,7 @@ from trm_cli.score_table import print_scores
 
 
 def command(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="Run directory; default: the newest under runs/.")
-    ] = None,
+    words: RunWords = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -80,8 +78,11 @@ def command(
     """Evaluate a run: accuracy with a 95 % interval, capsules opened, price paid, steps and FLOPs per sample.
 
     Example: trm eval runs/quickstart-... --policy learned,threshold --price 0.002,0.008,0.03 --plot pareto.png
+
+    Example: trm eval runs/quickstart-... dqn.budget=2
     """
     prices = parse_prices(price)
+    run, overrides = run_and_overrides(words)
     if nproc is not None:
         start_processes(nproc, json)
         return
@@ -114,6 +115,7 @@ def command(
         restarts=restarts,
         submission=submission,
         device=device,
+        overrides=overrides,
     )
     with joined(place, log=log), progress("evaluating", total=None) as bar:
         record = evaluate_run(run, request, says, lambda done, total: bar.update(done, total=total), place.local_rank)

@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from trm_cli.config_options import JsonOption
+from trm_cli.config_options import JsonOption, RunWords, run_and_overrides
 from trm_cli.console import log, out, print_json, table
 
 
 def command(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="Run directory; default: the newest under runs/.")
-    ] = None,
+    words: RunWords = None,
     format_: Annotated[
         str,
         typer.Option(
@@ -44,11 +42,13 @@ def command(
     from trm_core.export.export import export_run
     from trm_core.training.run_dir import newest_run
 
+    run, overrides = run_and_overrides(words)
     if run is None:
         run = newest_run()
         log(f"run: {run} (the newest)")
     folder = out_ or Path("exported") / run.name
-    found = export_run(run, folder, [name.strip() for name in format_.split(",")], weights, license_, checkpoint, log)
+    forms = [name.strip() for name in format_.split(",")]
+    found = export_run(run, folder, forms, weights, license_, checkpoint, log, overrides)
     if json:
         print_json(
             {

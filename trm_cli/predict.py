@@ -129,6 +129,8 @@ def command(
         model = newest_run()
         log(f"model: {model} (the newest run)")
     predictor = Predictor.load(model, device, checkpoint, max_steps=max_steps, restarts=restarts)
+    for note in predictor.trained.notes:
+        log(note)
     puzzles = predictor.trained.puzzles is not None
     if asked.paths == (STDIN,) and sys.stdin.isatty():
         log("reading from the terminal; Ctrl-D ends")

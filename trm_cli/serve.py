@@ -75,6 +75,8 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     predictor = Predictor.load(model, device, checkpoint, max_steps=max_steps, restarts=restarts)
+    for note in predictor.trained.notes:
+        log(note)
     limits = Limits(round(max_request_mb * 1e6), max_samples)
 
     def ready(address: str) -> None:

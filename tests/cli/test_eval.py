@@ -170,6 +170,11 @@ def test_damaged_checkpoints(trained_run: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "going back one checkpoint" in done.stderr
     assert json.loads(done.stdout)["step"] == int(older[0].name.removeprefix("step_"))
+    file = json.loads((run / "dataset.json").read_text())["eval"]["path"]
+    for command in (["predict", file, "--model", run, "--out", "-"], ["export", run, "--out", tmp_path / "exported"]):
+        done = tiny.invoke(*command)
+        assert done.returncode == 0, done.stderr
+        assert "going back one checkpoint" in done.stderr
     for folder in older:
         (folder / "state.json").write_text("{}")
     done = tiny.invoke("eval", run)
@@ -177,6 +182,46 @@ def test_damaged_checkpoints(trained_run: Path, tmp_path: Path) -> None:
     assert "no checkpoint that verifies" in done.stderr
     assert str(weights) in done.stderr
     assert done.stdout == ""
+
+
+def test_settings_that_the_weights_fit_may_be_others(trained_run: Path, tmp_path: Path) -> None:
+    greedy = ["--policy", "threshold", "--confidence", "1"]
+    overrides = ["dqn.budget=1", "arch.H_cycles=2"]
+    as_trained = json.loads(tiny.invoke("eval", trained_run, "--json", *greedy).stdout)
+    done = tiny.invoke("eval", *overrides, trained_run, "--json", *greedy)
+    assert done.returncode == 0, done.stderr
+    assert "dqn.budget: None -> 1.0" in done.stderr
+    document = json.loads(done.stdout)
+    assert (as_trained["overrides"], document["overrides"]) == ([], overrides)
+    before, after = as_trained["scores"][0], document["scores"][0]
+    assert (before["opened"], after["opened"]) == (2, 1)
+    assert (before["cycles"], after["cycles"]) == (3, 6)
+
+    folder = tmp_path / "exported"
+    done = tiny.invoke("export", trained_run, "dqn.budget=1", "--out", folder)
+    assert done.returncode == 0, done.stderr
+    file = json.loads((trained_run / "dataset.json").read_text())["eval"]["path"]
+    done = tiny.invoke("predict", file, "--model", folder, *greedy, "--out", tmp_path / "answers.jsonl")
+    assert "1.00 capsules opened" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["arch.hidden_size=8"], 3, "trained with other settings, which cannot be changed any more:"),
+        (["data.path=x.h5"], 3, "what can be changed: arch.H_cycles"),
+        (["arch.max_steps=5"], 3, "there is --max-steps for arch.max_steps"),
+        (["dqn.bugdet=3"], 3, "did you mean dqn.budget?"),
+        (["arch.H_cycles=0"], 3, "arch.H_cycles: expected a whole number"),
+        (["another"], 2, "one run at a time"),
+    ],
+)
+def test_overrides_that_cannot_be(words: list[str], code: int, said: str, trained_run: Path, tmp_path: Path) -> None:
+    for command in (["eval"], ["export", "--out", tmp_path / "folder"]):
+        done = tiny.invoke(*command, trained_run, *words)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert said in done.stderr
+    assert not (tmp_path / "folder").exists()
 
 
 @pytest.mark.parametrize(

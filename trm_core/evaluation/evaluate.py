@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -62,6 +62,7 @@ class EvalRequest:
     restarts: int = 1
     submission: Path | None = None  # ARC: where to write the answers in Kaggle's format
     device: str = "auto"
+    overrides: Sequence[str] = ()  # of the run's config; see `trm_core.evaluation.overrides`
 
 
 def evaluate_run(
@@ -72,12 +73,12 @@ def evaluate_run(
     local_rank: int = 0,
 ) -> dict[str, Any]:
     """The record of the evaluation; when several processes evaluate together, it is complete on rank 0. Raises
-    CheckpointError, DataError or UsageError.
+    CheckpointError, ConfigError, DataError or UsageError.
     """
     if request.checkpoint not in ("latest", "best"):
         raise UsageError(f"no checkpoint '{request.checkpoint}'", hint="latest or best")
     device, _ = pick_device(request.device, local_rank)
-    run = load_alike(path, device, request.checkpoint)
+    run = load_alike(path, device, request.checkpoint, request.overrides)
     for note in run.notes:
         log(note)
     config = with_selector(run, request.selector)
@@ -127,6 +128,7 @@ def evaluate_run(
         "max_steps": request.max_steps or config.arch.max_steps,
         "restarts": request.restarts,
         "price_level": run.model.price_level,
+        "overrides": list(request.overrides),
         "selector": config.dqn.expansion_selector if config.arch.enable_capsule_expansion else None,
         "peeks": config.arch.enable_capsule_expansion and config.dqn.expansion_selector in PEEKING,
         "scores": as_records(scores),
@@ -163,21 +165,21 @@ def evaluate_run(
     return record
 
 
-def load_alike(path: Path, device: torch.device, checkpoint: str) -> TrainedRun:
+def load_alike(path: Path, device: torch.device, checkpoint: str, overrides: Sequence[str] = ()) -> TrainedRun:
     """The run on every process that evaluates it, at the step that the first one finds. Raises CheckpointError."""
-    found = on_every_rank(lambda: None if rank() else load_run(path, device, checkpoint))
+    found = on_every_rank(lambda: None if rank() else load_run(path, device, checkpoint, overrides))
     step = of_first_rank(None if found is None else found.step)
-    return on_every_rank(lambda: load_at(step, path, device, checkpoint) if found is None else found)
+    return on_every_rank(lambda: load_at(step, path, device, checkpoint, overrides) if found is None else found)
 
 
-def load_at(step: int, path: Path, device: torch.device, checkpoint: str) -> TrainedRun:
+def load_at(step: int, path: Path, device: torch.device, checkpoint: str, overrides: Sequence[str] = ()) -> TrainedRun:
     """The run at a step that another process has seen, once this one sees it. Raises CheckpointError if it never
     does.
     """
     until = time.monotonic() + _LAG_S
     while True:
         try:
-            run = load_run(path, device, checkpoint)
+            run = load_run(path, device, checkpoint, overrides)
             if run.step == step:
                 return run
             seen = f"step {run.step}"

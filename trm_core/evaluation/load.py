@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trm_core.config.load import load_recorded
 from trm_core.config.schema import Config
 from trm_core.errors import CheckpointError
+from trm_core.evaluation.overrides import overridden
 from trm_core.model.data_shape import DataShape
 from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
@@ -34,15 +35,17 @@ class TrainedRun:
     notes: list[str]
 
 
-def load_run(path: Path, device: torch.device, which: str = "latest") -> TrainedRun:
-    """Load the newest checkpoint that verifies (or `best`). Raises CheckpointError."""
+def load_run(path: Path, device: torch.device, which: str = "latest", overrides: Sequence[str] = ()) -> TrainedRun:
+    """Load the newest checkpoint that verifies (or `best`). Raises CheckpointError, and ConfigError for overrides that
+    cannot be.
+    """
     if (path / _EXPORTED).is_file() and not (path / CONFIG).is_file():
         raise CheckpointError(
             f"{path} is an exported folder, not a run directory",
             hint=f"trm predict FILE --model {path} answers with it, and says its accuracy where FILE has labels",
         )
     require_run(path)
-    config = load_recorded(path / CONFIG).config
+    config, changed = overridden(path, overrides)
     folder, notes = find_checkpoint(path, which)
     step, weights, state = load_model(folder)
     try:
@@ -57,7 +60,7 @@ def load_run(path: Path, device: torch.device, which: str = "latest") -> Trained
     require_weights(expected, weights, folder / MODEL)
     model = TinyRecursiveModel(config, shape, with_cmi=with_cmi)
     load_weights(model, weights, folder / MODEL)
-    return TrainedRun(path, config, model.to(device).eval(), step, data, notes)
+    return TrainedRun(path, config, model.to(device).eval(), step, data, [*notes, *changed])
 
 
 def require_sizes(shape: DataShape) -> None:

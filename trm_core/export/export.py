@@ -55,9 +55,11 @@ def export_run(
     license_name: str = "other",
     checkpoint: str = "latest",
     log: Callable[[str], None] = lambda message: None,
+    overrides: Sequence[str] = (),
 ) -> Exported:
-    """Write `out`, which must not exist. stored: how the weights are kept. Raises UsageError, CheckpointError,
-    DataError, or CheckFailed if a form differs from the model; then nothing is left behind.
+    """Write `out`, which must not exist. stored: how the weights are kept; overrides: of the run's config. Raises
+    UsageError, ConfigError, CheckpointError, DataError, or CheckFailed if a form differs from the model; then nothing
+    is left behind.
     """
     forms = list(FORMATS) if "all" in formats else [form for form in FORMATS if form in formats]
     unknown = [form for form in formats if form not in (*FORMATS, "all")]
@@ -69,7 +71,9 @@ def export_run(
         raise UsageError(f"{out} exists already", hint="name another --out, or remove it first")
     if "onnx" in forms:
         require_onnx()
-    original = in_float32(load_trained(run, "cpu", checkpoint))
+    original = in_float32(load_trained(run, "cpu", checkpoint, overrides))
+    for note in original.notes:
+        log(note)
     half = out.with_name(f".{out.name}.part")
     shutil.rmtree(half, ignore_errors=True)
     try:

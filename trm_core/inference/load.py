@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,16 @@ from trm_core.inference.folder import CONFIG, read_folder
 from trm_core.inference.trained import Trained
 
 
-def load_trained(path: Path, device: str = "auto", checkpoint: str = "latest") -> Trained:
-    """Load the model at `path`. Raises CheckpointError, DataError or UsageError."""
+def load_trained(
+    path: Path, device: str = "auto", checkpoint: str = "latest", overrides: Sequence[str] = ()
+) -> Trained:
+    """Load the model at `path`; overrides are of a run's config. Raises CheckpointError, ConfigError, DataError or
+    UsageError.
+    """
     place, _ = pick_device(device)
     if (path / CONFIG).is_file():
         return read_folder(path, place)
-    return of_run(load_run(path, place, checkpoint))
+    return of_run(load_run(path, place, checkpoint, overrides))
 
 
 def of_run(run: TrainedRun) -> Trained:
@@ -52,7 +57,9 @@ def of_run(run: TrainedRun) -> Trained:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     class_names = names if isinstance(names, list) else None
-    return Trained(model, run.config, prices, class_names, masked, run.path, about, recorded, encoding=encoding)
+    return Trained(
+        model, run.config, prices, class_names, masked, run.path, about, recorded, encoding=encoding, notes=run.notes
+    )
 
 
 def _of_puzzle_run(run: TrainedRun) -> Trained:
@@ -72,4 +79,6 @@ def _of_puzzle_run(run: TrainedRun) -> Trained:
         parameter.requires_grad_(False)
     prices = np.ones(shape.num_capsules, np.float32)
     known = run.data.get("identifiers")
-    return Trained(run.model, run.config, prices, None, False, run.path, about, puzzles=puzzles, identifiers=known)
+    return Trained(
+        run.model, run.config, prices, None, False, run.path, about, puzzles=puzzles, identifiers=known, notes=run.notes
+    )

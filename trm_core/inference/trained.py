@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Trained:
     puzzles: Meaning | None = None  # what the tokens of a puzzle model mean
     identifiers: Any = None  # which puzzles it has embeddings for, as `identifiers_record` writes it
     encoding: Encoding | None = None  # what the numbers of its training data mean; None: puzzles
+    notes: Sequence[str] = ()  # what its user should know of how it was loaded
     step_limit: int | None = None  # reasoning steps before HALT is forced; None: as trained
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +58,25 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def differences(before: Config, after: Config) -> dict[str, str]:
+    """Settings that differ, by dotted key, as text."""
+    old, new = flatten(before.model_dump(mode="json")), flatten(after.model_dump(mode="json"))
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return {key: f"{key}: {old.get(key)} -> {new.get(key)}" for key in changed}
+
+
+def is_among(key: str, keys: Sequence[str]) -> bool:
+    """Whether `key` is one of `keys`, or in one of the sections among them, which end with a dot."""
+    return any(key == one or (one[-1] == "." and key.startswith(one)) for one in keys)
+
+
 def refuse_drift(saved: Config, now: Config, run: Path) -> list[str]:
     """The allowed changes, as text. Raises ConfigError with every other difference."""
-    before, after = flatten(saved.model_dump(mode="json")), flatten(now.model_dump(mode="json"))
-    changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
-    texts = {key: f"{key}: {before.get(key)} -> {after.get(key)}" for key in changed}
-    refused = [
-        key
-        for key in changed
-        if not any(key == allowed or (allowed[-1] == "." and key.startswith(allowed)) for allowed in MAY_CHANGE)
-    ]
+    found = differences(saved, now)
+    refused = [text for key, text in found.items() if not is_among(key, MAY_CHANGE)]
     if refused:
         raise ConfigError(
-            f"the config differs from that of {run} in settings that its state depends on:\n  "
-            + "\n  ".join(texts[key] for key in refused),
+            f"the config differs from that of {run} in settings that its state depends on:\n  " + "\n  ".join(refused),
             hint="resume with the run's own config, or start a new run",
         )
-    return list(texts.values())
+    return list(found.values())

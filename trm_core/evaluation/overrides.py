@@ -1,0 +1,59 @@
+"""Settings that may be others in evaluation than in training: how long the model thinks, and what it may spend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trm_core.config.load import load_recorded
+from trm_core.config.schema import Config
+from trm_core.errors import ConfigError
+from trm_core.training.drift import differences, is_among
+from trm_core.training.run_dir import CONFIG
+
+# The weights fit whatever these say.
+MAY_DIFFER = (
+    "arch.H_cycles",
+    "arch.L_cycles",
+    "arch.grad_cycles",  # no gradient here, but it must not exceed H_cycles
+    "arch.halt_threshold",
+    "arch.enable_adaptive_hcycles",
+    "arch.hcycle_confidence_threshold",
+    "arch.restart_on_expand",
+    "arch.concept_mix",
+    "arch.hierarchy_bias.",
+    "dqn.budget",
+    "dqn.expand_count",
+    "memory.top_k",
+    "training.precision",
+)
+_OPTIONS = {
+    "arch.max_steps": "--max-steps",
+    "data.eval_path": "--data",
+    "data.eval_split": "--split",
+    "dqn.expansion_selector": "--selector",
+    "training.device": "--device",
+}
+
+
+def overridden(run: Path, overrides: Sequence[str]) -> tuple[Config, list[str]]:
+    """The config of a run with overrides, and what they change, as text. Raises ConfigError for settings that the
+    trained weights depend on or that evaluation does not use.
+    """
+    recorded = load_recorded(run / CONFIG).config
+    if not overrides:
+        return recorded, []
+    config = load_recorded(run / CONFIG, overrides).config
+    found = differences(recorded, config)
+    refused = [key for key in found if not is_among(key, MAY_DIFFER)]
+    if refused:
+        options = [f"{_OPTIONS[key]} for {key}" for key in refused if key in _OPTIONS]
+        raise ConfigError(
+            f"{run} was trained with other settings, which cannot be changed any more:\n  "
+            + "\n  ".join(found[key] for key in refused),
+            hint=f"there is {', '.join(options)}" if options else f"what can be changed: {', '.join(MAY_DIFFER)}",
+        )
+    notes = list(found.values())
+    if config.arch.enable_adaptive_hcycles and not recorded.arch.enable_adaptive_hcycles:
+        notes.append("the halt logit was trained after the last H-cycle only, and now also decides after earlier ones")
+    return config, notes
