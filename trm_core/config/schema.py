@@ -387,7 +387,9 @@ class TrainingConfig(Section):
         description="Start with these weights: a run, or a checkpoint file of the public TRM or HRM code.",
     )
     freeze: list[str] = Field(
-        [], description="Patterns of parameter names that do not learn, e.g. ['embedding.*']; for fine-tuning."
+        [],
+        description="Patterns of parameter names that do not learn, e.g. ['embedding.*']; one that begins with ! "
+        "exempts, as in ['*', '!embedding.puzzles.*']. For fine-tuning.",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",

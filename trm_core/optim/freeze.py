@@ -11,19 +11,21 @@ from trm_core.model.token_embedding import PuzzleEmbedding
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> set[str]:
-    """Switch off the gradient of the parameters whose names match; returns these names. Raises ConfigError if a pattern
-    matches none or nothing is left to learn. Puzzle embeddings learn without being parameters, and are named as if they
-    were.
+    """Switch off the gradient of the parameters whose names match; returns these names. Of patterns that match a name
+    the last one counts; one that begins with ! exempts. Raises ConfigError if a pattern matches none or nothing is left
+    to learn. Puzzle embeddings learn without being parameters, and are named as if they were.
     """
     tables = [f"{name}.weights" for name, module in model.named_modules() if isinstance(module, PuzzleEmbedding)]
     names = [*(name for name, _ in model.named_parameters()), *tables]
+    frozen: set[str] = set()
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
+        matched = fnmatch.filter(names, pattern.removeprefix("!"))
+        if not matched:
             raise ConfigError(
                 f"training.freeze: no parameter is named {pattern}",
                 hint=f"they begin with {', '.join(dict.fromkeys(name.split('.')[0] for name in names))}",
             )
-    frozen = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+        frozen = frozen.difference(matched) if pattern.startswith("!") else frozen.union(matched)
     if len(frozen) == len(names):
         raise ConfigError("training.freeze leaves no parameter to train", hint="name fewer")
     for name, parameter in model.named_parameters():
