@@ -19,7 +19,7 @@ from made_tasks import write, write_subset
 from trm_cli import predict_arc
 from trm_core.data.puzzles.arc_held_out import read_held_out
 from trm_core.data.puzzles.reader import open_puzzles
-from trm_core.errors import DataError
+from trm_core.errors import DataError, UsageError
 from trm_core.evaluation.arc_voting import Votes
 from trm_core.inference import arc_votes
 from trm_core.inference.arc_inputs import arc_inputs
@@ -249,10 +249,13 @@ def test_what_votes_are_not_for(run: Path, data: Path, sudoku_run: Path, trained
 
 
 def test_a_model_must_know_its_tasks_by_name(predictor: Predictor, tmp_path: Path) -> None:
-    file = write(tmp_path / "e1.json", {"test": [PAIR]})
-    nameless = Predictor(replace(predictor.trained, identifiers=None))
+    asked, trained = Asked((write(tmp_path / "e1.json", {"test": [PAIR]}),)), predictor.trained
     with pytest.raises(DataError, match="does not record the names"):
-        arc_inputs(Asked((file,)), nameless, io.BytesIO())
+        arc_inputs(asked, Predictor(replace(trained, identifiers=None)), io.BytesIO())
+    arch = trained.config.arch.model_copy(update={"puzzle_emb_ndim": 0})
+    blind = replace(trained, config=trained.config.model_copy(update={"arch": arch}))
+    with pytest.raises(UsageError, match="has no embeddings of tasks"):
+        arc_inputs(asked, Predictor(blind), io.BytesIO())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
