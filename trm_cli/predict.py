@@ -78,6 +78,15 @@ def command(
             min=1, metavar="K", help="Think K times, from different initial states; the most confident answer counts."
         ),
     ] = 1,
+    votes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="ARC: two attempts at each test input, by the votes of at most N copies of its task that the model "
+            "knows, the task itself among them; --out FILE writes them as Kaggle asks. Policy: never, if not named.",
+        ),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Draw the reasoning about one sample, step by step.")] = False,
     gif: Annotated[Path | None, typer.Option(metavar="FILE", help="The same as an animation, a .gif.")] = None,
     row: Annotated[int, typer.Option(min=0, metavar="N", help="Which sample --show and --gif draw.")] = 0,
@@ -102,11 +111,14 @@ def command(
     Example: tail -f messages.txt | trm predict -
 
     Example: trm predict data.h5 --model exported/digits --out answers.jsonl
+
+    Example: trm predict arc-agi_evaluation_challenges.json --votes 1000 --out submission.json
     """
     import sys
     from contextlib import nullcontext
     from dataclasses import asdict
 
+    from trm_cli.predict_arc import answer_by_votes
     from trm_cli.predict_output import accuracy_line, print_answers, show_thinking
     from trm_core.errors import UsageError
     from trm_core.inference.predictor import Predictor
@@ -116,13 +128,24 @@ def command(
     from trm_core.training.stopping import StopFlag, stop_on_signals
 
     if show or gif is not None:
-        others = {"--out": out_, "--json": json, "--probabilities": probabilities, "--decisions": decisions}
+        others = {
+            "--out": out_,
+            "--json": json,
+            "--votes": votes,
+            "--probabilities": probabilities,
+            "--decisions": decisions,
+        }
         for name, given in others.items():
             if given:
                 raise UsageError(
                     f"{name} is for answers, and --show and --gif draw one sample (--row)",
                     hint="run the command once for each",
                 )
+    if votes is not None and (probabilities or decisions):
+        raise UsageError(
+            f"{'--probabilities' if probabilities else '--decisions'} is for single answers, and --votes counts many",
+            hint="run the command once for each",
+        )
     asked = Asked(tuple(data or ()), tuple(ask or ()), split, kind, column, label)
     asked.require()
     if model is None:
@@ -134,8 +157,11 @@ def command(
     puzzles = predictor.trained.puzzles is not None
     if asked.paths == (STDIN,) and sys.stdin.isatty():
         log("reading from the terminal; Ctrl-D ends")
-    source = open_source(asked, predictor, sys.stdin.buffer, log)
     settings = Settings(policy, price, confidence, batch, probabilities, decisions)
+    if votes is not None:
+        answer_by_votes(predictor, asked, votes, settings, None if out_ == STDOUT else out_, json)
+        return
+    source = open_source(asked, predictor, sys.stdin.buffer, log)
     if show or gif is not None:
         show_thinking(predictor, source, predictor.policy(policy, price, confidence), row, show, gif)
         return

@@ -11,20 +11,25 @@ def print_scores(evaluation: dict[str, Any]) -> None:
     """Print scores and ARC votes. `evaluation`: the contents of evaluation.json."""
     if evaluation["scores"]:
         print_table(evaluation)
-    arc = evaluation.get("arc")
-    if arc is None:
-        return
+    if "arc" in evaluation:
+        for line in vote_lines(evaluation["arc"]):
+            out(line)
+
+
+def vote_lines(arc: dict[str, Any]) -> list[str]:
+    """What ARC votes came to. `arc`: the summary of a `VotingResult`."""
     shares = "their solutions are not known"
     if arc["pass_at"] is not None:
         shares = ", ".join(f"pass@{k} {100 * share:.2f} %" for k, share in arc["pass_at"].items() if int(k) <= 10)
-    out(f"{arc['votes']} votes of {arc['policy']} on {arc['tasks']} tasks with solutions: {shares}")
-    for name, what in (
-        ("unanswered", "test inputs without a vote"),
-        ("illegal", "answers that are not a grid"),
-        ("strangers", "votes on inputs that belong to no task"),
-    ):
-        if arc[name]:
-            out(f"note: {arc[name]} {what}")
+    notes = {
+        "unanswered": "test inputs without a vote",
+        "illegal": "answers that are not a grid",
+        "strangers": "votes on inputs that belong to no task",
+    }
+    return [
+        f"{arc['votes']} votes of {arc['policy']} on {arc['tasks']} tasks with solutions: {shares}",
+        *(f"note: {arc[name]} {what}" for name, what in notes.items() if arc[name]),
+    ]
 
 
 def print_table(evaluation: dict[str, Any]) -> None:

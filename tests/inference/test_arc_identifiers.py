@@ -19,6 +19,7 @@ from trm_core.errors import DataError
 from trm_core.inference.predictor import Predictor
 from trm_core.inference.puzzle_source import puzzle_source, puzzle_text_source
 from trm_core.inference.trained import Trained
+from trm_core.serving.requests import parse
 
 NAMES = ["<blank>", "aaaa", "aaaa|||t1|||0213456789", "bbbb"]
 PAIR = {"input": [[1, 2]], "output": [[2, 1]]}
@@ -86,3 +87,12 @@ def test_the_name_decides_the_answer(predictor: Predictor) -> None:
     by_name, by_number, other = predictor.ask([{**PAIR, "puzzle": name} for name in ("bbbb", 3, "aaaa")])
     assert by_name.halt_logit == pytest.approx(by_number.halt_logit, abs=1e-5)
     assert abs(by_name.halt_logit - other.halt_logit) > 1e-4
+
+
+def test_a_server_takes_names_wherever_it_takes_numbers(predictor: Predictor) -> None:
+    (asked,) = predictor.encoded([PAIR])
+    samples = [{"tokens": asked.sketches.tolist(), "puzzle": name} for name in ("bbbb", NAMES[2], 3, None)]
+    inputs = [{**PAIR, "puzzle": one["puzzle"]} for one in samples]
+    for body in ({"samples": samples}, {"inputs": inputs}):
+        found = parse(json.dumps(body).encode(), predictor, 10).samples
+        assert [sample.puzzle for sample in found] == [3, 2, 3, 0]

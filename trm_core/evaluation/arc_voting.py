@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,17 @@ ATTEMPTS = 2
 _NO_QUESTION = -1
 _ONE = 1 << 40  # probabilities are summed as integers in this unit, so that the order of addition does not matter
 
-Submission = dict[str, list[dict[str, list[list[int]]]]]
+Attempts = dict[str, list[list[int]]]
+Submission = dict[str, list[Attempts]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A grid uint8 [h, w] that was predicted for a test input, its votes and their mean halt probability."""
+
+    grid: np.ndarray
+    votes: int
+    halt_probability: float
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,11 @@ class VotingResult:
     illegal: int
     strangers: int
 
+    def summary(self, policy: str) -> dict[str, Any]:
+        """For JSON: everything but the submission, and the policy by which the predictions were made."""
+        told = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "submission"}
+        return {"policy": policy, **told}
+
 
 @dataclass
 class _Tally:
@@ -52,8 +68,12 @@ class _Tally:
     halt: int = 0
 
     @property
+    def mean(self) -> float:
+        return self.halt / self.votes
+
+    @property
     def rank(self) -> tuple[int, float]:
-        return -self.votes, -self.halt / self.votes
+        return -self.votes, -self.mean
 
 
 @dataclass
@@ -96,6 +116,14 @@ class Votes:
         # The digest breaks ties, so that equally ranked grids do not depend on which came first.
         return sorted(tallies, key=lambda digest: (*tallies[digest].rank, digest))
 
+    def best(self, task: str, question: np.ndarray) -> list[Candidate]:
+        """The first grids of that ranking, as many as there are attempts."""
+        tallies = self._tallies.get((task, digest_array(question)), {})
+        return [
+            Candidate(_unpacked(self._grids[digest]), tallies[digest].votes, tallies[digest].mean / _ONE)
+            for digest in self.ranking(task, question)[:ATTEMPTS]
+        ]
+
     def result(self, tasks: Sequence[HeldOutTask], pass_at: Sequence[int] = PASS_AT) -> VotingResult:
         """Rank, score and assemble the submission. A test input without votes is wrong; one without solution is not
         scored.
@@ -111,7 +139,7 @@ class Votes:
                 known.add((task.name, digest_array(pair.input)))
                 ranking = self.ranking(task.name, pair.input)
                 unanswered += not ranking
-                submission[task.name].append(self._attempts(ranking))
+                submission[task.name].append(attempts_of(self.best(task.name, pair.input)))
                 if pair.output is not None:
                     right.append([digest_array(pair.output) in ranking[:k] for k in pass_at])
             if right:
@@ -128,11 +156,14 @@ class Votes:
             strangers=sum(votes for key, votes in counted.items() if key not in known),
         )
 
-    def _attempts(self, ranking: list[int]) -> dict[str, list[list[int]]]:
-        """The first grids of a ranking; the best one again where there are too few, [[0]] where there are none."""
-        grids = [_unpacked(self._grids[digest]).tolist() for digest in ranking[:ATTEMPTS]] or [[[0]]]
-        grids += [grids[0]] * (ATTEMPTS - len(grids))
-        return {f"attempt_{number}": grid for number, grid in enumerate(grids, start=1)}
+
+def attempts_of(candidates: Sequence[Candidate]) -> Attempts:
+    """The answer to a test input as a submission holds it: the best grid again where there are too few, [[0]] where
+    there are none.
+    """
+    grids = [one.grid.tolist() for one in candidates] or [[[0]]]
+    grids += [grids[0]] * (ATTEMPTS - len(grids))
+    return {f"attempt_{number}": grid for number, grid in enumerate(grids, start=1)}
 
 
 def _packed(grid: np.ndarray) -> bytes:

@@ -139,15 +139,7 @@ def evaluate_run(
     if voting and rank() == 0:
         voter = "never" if "never" in evaluator.outcomes else scores[0].policy
         voted = vote(data, evaluator.outcomes[voter], tasks)
-        record["arc"] = {
-            "policy": voter,
-            "pass_at": voted.pass_at,
-            "tasks": voted.tasks,
-            "votes": voted.votes,
-            "unanswered": voted.unanswered,
-            "illegal": voted.illegal,
-            "strangers": voted.strangers,
-        }
+        record["arc"] = voted.summary(voter)
         if request.submission is not None:
             write_atomic(request.submission, json.dumps(voted.submission))
     if request.curves:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trm_core.data.puzzles.arc_known_copies import KnownCopy, known_copies
 from trm_core.data.puzzles.identifiers import number_of, recorded_marks
 from trm_core.data.puzzles.questions import Question, question_of
 from trm_core.data.recorded_encoder import RecordedEncoder
@@ -167,6 +168,15 @@ class Predictor:
                 hint="leave puzzle out to ask with the blank identifier",
             )
         return number
+
+    @property
+    def knows_names(self) -> bool:
+        """Whether it is recorded which puzzle each identifier stands for."""
+        return bool(len(self._marks))
+
+    def copies_of(self, task: str, most: int) -> list[KnownCopy]:
+        """An ARC task and its copies that the model was trained on, `most` in all; none for a task it does not know."""
+        return known_copies(task, self._marks, most)
 
     @cached_property
     def _marks(self) -> NDArray[np.uint32]:

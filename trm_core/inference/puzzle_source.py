@@ -35,13 +35,18 @@ def puzzle_source(path: Path, predictor: Predictor, split: str | None, log: Log 
     meaning = _meaning(predictor)
     if is_puzzle_folder(path):
         return _folder(open_puzzles(path), predictor, split)
+    require_question_file(path, split)
+    return _asked(str(path), lambda: questions_of_file(path, meaning), identity_of_file(path), predictor, log)
+
+
+def require_question_file(path: Path, split: str | None) -> None:
+    """Raise DataError or UsageError unless this is a file that may hold puzzles."""
     if path.is_dir():
         raise DataError(f"{path}: is not a folder of puzzles", hint="give such a folder, or a file of puzzles")
     if split is not None:
         raise UsageError(f"{path} has no splits", hint="leave --split out")
     if not path.is_file():
         raise DataError(f"{path}: no such file", hint="a file of puzzles, a folder of them, or - for stdin")
-    return _asked(str(path), lambda: questions_of_file(path, meaning), identity_of_file(path), predictor, log)
 
 
 def puzzle_text_source(text: str, name: str, predictor: Predictor, log: Log = lambda message: None) -> Source:
@@ -61,6 +66,19 @@ def puzzle_record(sample: Sample, answer: Answer, meaning: Meaning, probabilitie
     if sample.labels is not None:
         told["right"] = right(sample.labels, tokens, meaning)
     return told | {name: value for name, value in found.items() if name not in ("label", "opened", "spent")}
+
+
+def tell_guesses(name: str, nameless: int, strangers: list[str], log: Log) -> None:
+    """Say which ARC tasks have no identifier. A task's rule is learned with its identifier: without one the model does
+    not see what is asked.
+    """
+    reasons = [f"{nameless} puzzles name no task"] if nameless else []
+    if strangers:
+        more = f" and {len(strangers) - _NAMED} more" if len(strangers) > _NAMED else ""
+        shown = ", ".join(one[:40] for one in strangers[:_NAMED])
+        reasons.append(f"the model was not trained on {shown}{more}")
+    for reason in reasons:
+        log(f"{name}: {reason}; answers with the blank identifier are guesses")
 
 
 def _meaning(predictor: Predictor) -> Meaning:
@@ -84,19 +102,8 @@ def _asked(
     if not rows:
         raise DataError(f"{name}: no puzzles in it")
     if _meaning(predictor).kind == "arc" and predictor.trained.config.arch.puzzle_emb_ndim:
-        _tell_guesses(name, nameless, list(strangers), log)
+        tell_guesses(name, nameless, list(strangers), log)
     return Source(name, rows, start, identity, _recorder(predictor), bulk=False)
-
-
-def _tell_guesses(name: str, nameless: int, strangers: list[str], log: Log) -> None:
-    """An ARC task's rule is learned with its identifier: without one the model does not see what is asked."""
-    reasons = [f"{nameless} puzzles name no task"] if nameless else []
-    if strangers:
-        more = f" and {len(strangers) - _NAMED} more" if len(strangers) > _NAMED else ""
-        shown = ", ".join(one[:40] for one in strangers[:_NAMED])
-        reasons.append(f"the model was not trained on {shown}{more}")
-    for reason in reasons:
-        log(f"{name}: {reason}; answers with the blank identifier are guesses")
 
 
 def _folder(data: PuzzleData, predictor: Predictor, split: str | None) -> Source:

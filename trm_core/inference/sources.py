@@ -82,16 +82,26 @@ def open_source(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callab
     return raw_files_source(paths, predictor, wanted, log)
 
 
-def _puzzles(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callable[[str], None]) -> Source:
+def text_asked(asked: Asked, stdin: BinaryIO) -> tuple[str, str] | None:
+    """The text in which puzzles are asked, and what it is called; None if they are in `asked.paths[0]`. Raises
+    UsageError.
+    """
     if asked.texts:
-        return puzzle_text_source("\n".join(asked.texts), "--ask", predictor, log)
+        return "\n".join(asked.texts), "--ask"
     if len(asked.paths) > 1:
         raise UsageError("one file or folder of puzzles at a time", hint="run the command once for each")
     if asked.paths != (STDIN,):
-        return puzzle_source(asked.paths[0], predictor, asked.split, log)
+        return None
     if asked.split is not None:
         raise UsageError("stdin has no splits", hint="leave --split out")
-    return puzzle_text_source(whole_text(stdin, "stdin"), "stdin", predictor, log)
+    return whole_text(stdin, "stdin"), "stdin"
+
+
+def _puzzles(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callable[[str], None]) -> Source:
+    text = text_asked(asked, stdin)
+    if text is None:
+        return puzzle_source(asked.paths[0], predictor, asked.split, log)
+    return puzzle_text_source(*text, predictor, log)
 
 
 def _wanted(asked: Asked, predictor: Predictor) -> Wanted:

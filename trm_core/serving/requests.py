@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trm_core.data.puzzles.questions import Question as PuzzleQuestion
 from trm_core.errors import DataError
 from trm_core.inference.predictor import Predictor
 from trm_core.inference.samples import Sample, expected_shapes, samples_of
@@ -29,7 +30,8 @@ class Question:
 def parse(body: bytes, predictor: Predictor, most_samples: int) -> Question:
     """{"samples": [{"sketches": [[..]], "children": [[[..]]], ...}], "probabilities": false, "decisions": false}, or
     with "inputs": ["a text", ...] instead of "samples", and "kind" where the training data mixed several. For puzzles:
-    {"samples": [{"tokens": [..], "puzzle": 3}]}, or "inputs" as people write them (see `question_of`).
+    {"samples": [{"tokens": [..], "puzzle": 3}]}, with the number or name of its identifier, or "inputs" as people write
+    them (see `question_of`).
 
     Raises DataError that names the sample and the field.
     """
@@ -61,8 +63,9 @@ def parse(body: bytes, predictor: Predictor, most_samples: int) -> Question:
         )
     if form == "inputs":
         return Question(_encoded(given, record.get("kind"), predictor), **flags)
-    read = _sample if predictor.trained.puzzles is None else _puzzle
-    return Question([read(number, one, predictor.trained) for number, one in enumerate(given)], **flags)
+    if predictor.trained.puzzles is None:
+        return Question([_sample(number, one, predictor.trained) for number, one in enumerate(given)], **flags)
+    return Question([_puzzle(number, one, predictor) for number, one in enumerate(given)], **flags)
 
 
 def _encoded(inputs: list[Any], kind: Any, predictor: Predictor) -> list[Sample]:
@@ -112,20 +115,18 @@ def _sample(number: int, record: Any, trained: Trained) -> Sample:
         raise DataError(f"sample {number}: {error.message}", hint=error.hint) from None
 
 
-def _puzzle(number: int, record: Any, trained: Trained) -> Sample:
+def _puzzle(number: int, record: Any, predictor: Predictor) -> Sample:
     if not isinstance(record, dict):
         raise DataError(f"sample {number} is not an object")
     unknown = set(record) - set(PUZZLE_FIELDS)
     if unknown or "tokens" not in record:
         what = f"unknown field {min(unknown)[:80]!r}" if unknown else "no tokens"
         raise DataError(f"sample {number}: {what}", hint=", ".join(PUZZLE_FIELDS))
-    tokens = _whole(number, "tokens", record["tokens"], (trained.model.data.num_capsules,))
+    tokens = _whole(number, "tokens", record["tokens"], (predictor.trained.model.data.num_capsules,))
     puzzle = record.get("puzzle")
-    numbers = None if puzzle is None else _whole(number, "puzzle", puzzle, ())[None]
-    try:
-        return next(samples_of({"tokens": tokens[None], "puzzles": numbers}, trained))
-    except DataError as error:
-        raise DataError(f"sample {number}: {error.message}", hint=error.hint) from None
+    if puzzle is not None and not isinstance(puzzle, str):
+        puzzle = int(_whole(number, "puzzle", puzzle, ()))
+    return predictor.question_sample(PuzzleQuestion(tokens, puzzle=puzzle), f"sample {number}")
 
 
 def _whole(number: int, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:

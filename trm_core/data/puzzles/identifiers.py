@@ -115,9 +115,13 @@ def _place(
     return None
 
 
+def checksum_of(name: str) -> int:
+    """The CRC-32 of a name. It is the name's mark, but for 0, which marks nobody."""
+    return zlib.crc32(name.encode(errors="surrogatepass"))
+
+
 def _marks(names: list[str]) -> np.ndarray:
-    marks = [_NOBODY if name == BLANK else max(1, zlib.crc32(name.encode(errors="surrogatepass"))) for name in names]
-    return np.array(marks, np.uint32)
+    return np.array([_NOBODY if name == BLANK else max(1, checksum_of(name)) for name in names], np.uint32)
 
 
 def _contradictions(some: np.ndarray, others: np.ndarray) -> np.ndarray:
