@@ -16,10 +16,11 @@ from sklearn.datasets import load_digits
 from tests.faults.capsules import write as write_capsules
 from tests.faults.healthy import messages
 from trm_core.config.schema import Config
+from trm_core.data.build.digits import DigitsReader
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.store import CapsuleWriter
 from trm_core.diagnose.check import Verdict
-from trm_core.diagnose.copies import row_hashes
+from trm_core.diagnose.copies import Copies, Labelled, near_copies, row_hashes
 from trm_core.diagnose.data_facts import DataFacts
 from trm_core.diagnose.evidence import Evidence
 from trm_core.diagnose.linear_probe import broken_stretch, right_in_folds, told_apart
@@ -298,6 +299,27 @@ def test_copies_are_found_whatever_labels_are_like(tmp_path: Path, labels: str) 
         writer.append("validation", copies)
         writer.close({"task": "classes", "num_classes": CLASSES, "kind": "arrays"})
     assert verdicts(tmp_path / "a.h5")["duplicate-across-splits"] is Verdict.FAIL
+
+
+@pytest.mark.parametrize("originals", [40, 150])
+def test_noisy_copies_of_a_few_originals_are_found_although_training_is_full_of_them(originals: int) -> None:
+    """Digits that were multiplied with noise before they were split at random: held-out rows are no nearer to training
+    rows than these are to each other, and a class is a few clusters.
+    """
+    records = list(DigitsReader().records(digests=False))
+    pictures = np.stack([record.content.ravel() for record in records])
+    classes = np.array([int(record.label or 0) for record in records])
+    random = np.random.default_rng(0)
+    drawn = random.choice(random.permutation(len(pictures))[:originals], 1600)
+    noisy = pictures[drawn] + 0.1 * pictures.std() * random.standard_normal((len(drawn), pictures.shape[1]))
+
+    def copies(rows: np.ndarray, labels: np.ndarray) -> Copies:
+        return near_copies(rows[:1400], rows[1400:], Labelled(labels[:1400], labels[1400:]))
+
+    found = copies(noisy.astype(np.float32), classes[drawn])
+    assert found.within > 0.5 * found.near, "training rows lie no further apart, so that tells nothing"
+    assert found.are_copies
+    assert not copies(pictures, classes).are_copies
 
 
 def test_short_texts_are_spread_over_the_splits_as_chance_has_it(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ _NEIGHBOURS = 600  # samples whose nearest neighbour is searched for
 _FEW = 5  # rows: a share of fewer says little
 _FEWEST = 3  # near rows: so many are no coincidence if training rows have nothing in common
 _SEVERAL = 3  # training rows that may have the same capsule
-_ALONE = 1.5  # growth in pairs when the distance doubles; even rows spread along a line have 2
+_ALONE = 1.45  # growth in pairs when the distance doubles; even rows spread along a line have 2
+_WIDER = 1.5  # copies with more noise have their neighbours within this many times the distance
 _MOST_OF_CLASS = 0.5
 _HASH_SEED = 11
 
@@ -37,10 +38,11 @@ class Copies:
     from these because their labels agree and density does not explain them. `beyond_density`: the part of `near` that
     density does not explain. The number of pairs within a distance grows as a power of it (the correlation dimension;
     Grassberger and Procaccia, 1983), here extrapolated from two and four times the distance. `growth`: by what factor
-    the number of pairs grows when the distance doubles; about 1 if each sample is alone with its copies. `agree`: share
-    of near rows whose nearest training row has their label; `agree_any`: the same for a random training row (NaN if too
-    few rows have a label). That labels agree less at larger distances proves nothing: they do wherever classes lie
-    apart. `of_class`: the share of a near row's class that lies within twice the distance.
+    the number of pairs grows when the distance doubles, or one and a half times the distance, whatever is less (noisy
+    copies reach further); about 1 if each sample is alone with its copies. `agree`: share of near rows whose nearest
+    training row has their label; `agree_any`: the same for a random training row (NaN if too few rows have a label).
+    That labels agree less at larger distances proves nothing: they do wherever classes lie apart. `of_class`: the share
+    of a near row's class that lies within twice the distance.
     """
 
     near: float = 0.0
@@ -118,7 +120,8 @@ def near_copies(train: Array, held_out: Array, labels: Labelled | None = None) -
     pairs, double, quadruple = (float((squares < factor**2 * near).mean()) for factor in (1, 2, 4))
     beyond = share * max(0.0, 1 - double**2 / (quadruple * pairs))
     rows = np.flatnonzero(squares.min(1) < near)
-    growth = double / pairs
+    wider, doubled = (float((squares < (factor * _WIDER) ** 2 * near).mean()) for factor in (1, 2))
+    growth = min(double / pairs, doubled / wider)
     if labels is None:
         return Copies(share, within, beyond, growth=growth, rows=len(rows))
     agree = labels.agree(chosen[rows], squares[rows].argmin(1))
