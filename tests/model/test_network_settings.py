@@ -114,7 +114,9 @@ def weights(run: Path) -> dict[str, Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-@pytest.mark.parametrize(("patterns", "says"), [(["embeding.*"], "embedding"), (["*"], "name fewer")])
+@pytest.mark.parametrize(
+    ("patterns", "says"), [(["embeding.*"], "embedding"), (["*", "!embeding.*"], "embedding"), (["*"], "name fewer")]
+)
 def test_patterns_that_freeze_nothing_or_everything(patterns: list[str], says: str) -> None:
     with pytest.raises(ConfigError) as error:
         freeze(tiny.make_model(tiny.make_config()), patterns)

@@ -225,6 +225,13 @@ def test_embeddings_of_other_puzzles_begin_at_the_mean(tmp_path: Path) -> None:
     train("first", path=ours)
     assert "begin at the mean" not in train("again", path=ours, init_from=tmp_path / "first")
     assert "4 puzzle embeddings begin at the mean of the 4" in train("else", path=other, init_from=tmp_path / "first")
+    # As for tasks that the model has not seen: only their embeddings are learned.
+    alone = {"freeze": "['*', '!embedding.puzzles.*']", "puzzle_emb_lr": 0.1, "ema_decay": "null"}
+    train("adapted", path=other, init_from=tmp_path / "first", **alone)
+    before, after = (load_model(find_checkpoint(tmp_path / run, "latest")[0])[1] for run in ("first", "adapted"))
+    moved = {name for name, values in after.items() if not torch.equal(values, before[name])}
+    assert PUZZLES in moved
+    assert {name for name in moved if not name.startswith("q_head.value_net.")} == {PUZZLES}
 
 
 def test_embeddings_are_found_by_the_names_of_puzzles(tmp_path: Path) -> None:
