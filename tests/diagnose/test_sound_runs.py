@@ -251,6 +251,30 @@ def test_one_sample_of_seven_is_no_loss_of_the_policy(rows: int, verdict: Verdic
     assert told("policy-loses", made(run=run_of(evaluation={"scores": scores}))).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("act", "by_step", "rows", "verdict"),
+    [
+        (0.41, [0.4, 0.97, 0.96], 300, Verdict.WARN),  # halts at once
+        (0.70, [0.95, 0.9, 0.7], 300, Verdict.WARN),  # thinks on until right answers are lost
+        (0.95, [0.95, 0.9, 0.7], 300, Verdict.OK),  # and this one halts in time
+        (0.92, [0.95, 0.93, 0.9], 180, Verdict.OK),  # within the noise of so few rows
+        (0.70, [0.95, None, 0.7], 300, Verdict.OK),
+    ],
+)
+def test_halting_that_loses_to_a_fixed_number_of_steps_is_said(
+    act: float, by_step: list[float | None], rows: int, verdict: Verdict
+) -> None:
+    scores = [
+        {"policy": "act", "accuracy": act, "exact_accuracy": act, "rows": rows},
+        {"policy": "never", "accuracy": by_step[-1], "exact_by_step": by_step, "rows": rows},
+    ]
+    found = told("policy-loses", made(run=run_of(evaluation={"scores": scores})))
+    assert found.verdict is verdict
+    if verdict is Verdict.WARN:
+        assert f"trm eval RUN --policy never --max-steps {2 if act == 0.41 else 1}" in found.advice
+        assert "trm eval RUN arch.halt_threshold=0" in found.advice
+
+
 @pytest.mark.parametrize(("steps", "verdict"), [(40, Verdict.UNKNOWN), (150, Verdict.FAIL)])
 def test_one_answer_in_the_first_steps_is_no_collapse(steps: int, verdict: Verdict, capsule_file: Any) -> None:
     """As many as a probe takes: a model whose sketches say little still answers one class."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -226,35 +225,6 @@ def never_expands(evidence: Evidence) -> Finding:
     )
 
 
-def policy_loses(evidence: Evidence) -> Finding:
-    """Compare the learned policy with never opening anything, as measured in evaluation.json."""
-    scores = evidence.facts.evaluation.get("scores")
-    found: dict[str, dict[str, Any]] = {}
-    for score in scores if isinstance(scores, list) else []:
-        if isinstance(score, dict) and isinstance(score.get("accuracy"), (int, float)):
-            found.setdefault(str(score.get("policy")), score)
-    if "learned" not in found or "never" not in found:
-        return unknown("no evaluation.json with a learned policy")
-    learned, never = float(found["learned"]["accuracy"]), float(found["never"]["accuracy"])
-    numbers = {"learned": learned, "never": never}
-    text = f"learned policy {100 * learned:.1f} %, never opening {100 * never:.1f} %"
-    rows = found["never"].get("rows")
-    # Both answer the same samples, so this overestimates the noise between them. Pooled, because if all of a few
-    # samples are right without opening, that policy alone has a deviation of 0.
-    both = (learned + never) / 2
-    noise = 2 * math.sqrt(2 * max(both * (1 - both), 0.0) / rows) if isinstance(rows, int) and rows > 0 else 0.0
-    if learned >= never - max(0.02, noise):
-        return ok(text, **numbers)
-    return Finding(
-        Verdict.WARN,
-        text,
-        "possible",
-        numbers,
-        "What the policy buys makes its answers worse. It needs longer to learn.",
-        advice="train longer, or raise loss_weights.dqn_loss",
-    )
-
-
 CHECKS = (
     Check(
         "dqn-not-learning",
@@ -309,13 +279,5 @@ CHECKS = (
         ("config", "metrics"),
         values_diverge,
         watched=True,
-    ),
-    Check(
-        "policy-loses",
-        ("dqn", "expansion"),
-        "the policy is worse than never opening anything",
-        "ours",
-        ("run",),
-        policy_loses,
     ),
 )
