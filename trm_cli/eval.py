@@ -10,6 +10,7 @@ import typer
 from trm_cli.class_table import print_classes
 from trm_cli.config_options import JsonOption, RunWords, run_and_overrides
 from trm_cli.console import log, out, print_json
+from trm_cli.difficulty_table import print_difficulties
 from trm_cli.processes import start_processes
 from trm_cli.progress import progress
 from trm_cli.score_table import print_scores
@@ -51,6 +52,13 @@ def command(
         bool,
         typer.Option(
             "--by-class", help="Show where the mistakes are: a table by class, for each --policy or the first."
+        ),
+    ] = False,
+    by_difficulty: Annotated[
+        bool,
+        typer.Option(
+            "--by-difficulty",
+            help="Puzzles: show how many are right, and after how many steps, by how many cells are to be filled.",
         ),
     ] = False,
     max_steps: Annotated[
@@ -111,6 +119,7 @@ def command(
         checkpoint=checkpoint,
         curves=plot is not None,
         by_class=by_class,
+        by_difficulty=by_difficulty,
         max_steps=max_steps,
         restarts=restarts,
         submission=submission,
@@ -130,6 +139,8 @@ def command(
         print_scores(record)
         if by_class:
             print_classes(record["by_class"])
+        if by_difficulty:
+            print_difficulties(record["by_difficulty"])
         if plot is not None:
             out(f"plot: {plot}")
     if not record["scores"]:

@@ -23,6 +23,7 @@ from trm_core.dqn.selectors import PEEKING
 from trm_core.errors import CheckpointError, DataError, UsageError
 from trm_core.evaluation.area import curve_area
 from trm_core.evaluation.by_class import by_class, names_of_classes
+from trm_core.evaluation.by_difficulty import by_difficulty, cells_to_fill
 from trm_core.evaluation.load import TrainedRun, load_run
 from trm_core.evaluation.policies import PLAIN
 from trm_core.evaluation.puzzles import can_vote, tasks_of, vote
@@ -58,6 +59,7 @@ class EvalRequest:
     checkpoint: str = "latest"
     curves: bool = False
     by_class: bool = False  # for the named policies, else the first
+    by_difficulty: bool = False  # likewise; puzzles
     max_steps: int | None = None
     restarts: int = 1
     submission: Path | None = None  # ARC: where to write the answers in Kaggle's format
@@ -86,6 +88,7 @@ def evaluate_run(
     require_policies(names, config)
     data = evaluation_data(run, config, request)
     classes = names_of_classes(data, run.model.data.num_classes) if request.by_class else []
+    cells = cells_to_fill(data) if request.by_difficulty else None
     passes = request.restarts * len(names) * len(request.prices or [1]) + request.curves * (
         len(CURVE_THRESHOLDS) + len(CURVE_PLACES)
     )
@@ -110,14 +113,18 @@ def evaluate_run(
     evaluator = Evaluator(run.model, config, data, count, thinking)
     scores: list[Score] = []
     mistakes: list[dict[str, Any]] = []
+    difficulties: list[dict[str, Any]] = []
     if voting and not data.labelled():
         # There is nothing to compare with, as in a competition: only the answers count.
         evaluator.run(PLAIN["never"](run.model.price_level))
     else:
         for score, outcome in evaluator.scored(names, request.prices, request.confidence):
             scores.append(score)
-            if request.by_class and (request.policies or score.policy == names[0]):
+            told = request.policies or score.policy == names[0]
+            if request.by_class and told:
                 mistakes.append(by_class(score, outcome, data, classes))
+            if cells is not None and told:
+                difficulties.append(by_difficulty(score, outcome, cells))
     record: dict[str, Any] = {
         "run": str(path),
         "step": run.step,
@@ -136,6 +143,8 @@ def evaluate_run(
     if request.by_class:
         of = "samples" if data.file.label_rank == 1 else "capsules"
         record["by_class"] = {"of": of, "names": classes, "policies": mistakes}
+    if request.by_difficulty:
+        record["by_difficulty"] = {"of": "cells to fill", "policies": difficulties}
     if voting and rank() == 0:
         voter = "never" if "never" in evaluator.outcomes else scores[0].policy
         voted = vote(data, evaluator.outcomes[voter], tasks)
