@@ -1,5 +1,8 @@
 """SLURM's commands as small scripts on PATH: `srun` starts real processes with the variables of a step's tasks and
 passes signals on to them, `scontrol` notes what it was asked. So the batch scripts run as they are.
+
+Like SLURM 22.05: a signal reaches all processes of a task; when a task fails, the others get TERM at once, and KILL
+after a while; srun returns the highest code, 128 + the signal for a task that one killed, and 1 if memory ran out.
 """
 
 from __future__ import annotations
@@ -28,14 +31,18 @@ while command[0].startswith("-"):
 count = int(os.environ["SLURM_NTASKS"])
 step = {"SLURM_STEP_NUM_TASKS": str(count), "SLURM_STEP_NODELIST": "127.0.0.1"}
 tasks = [
-    subprocess.Popen(command, env={**os.environ, **step, "SLURM_PROCID": str(n), "SLURM_LOCALID": str(n)})
+    subprocess.Popen(
+        command,
+        env={**os.environ, **step, "SLURM_PROCID": str(n), "SLURM_LOCALID": str(n)},
+        start_new_session=True,
+    )
     for n in range(count)
 ]
 
 def forward(number, frame):
     for task in tasks:
         if task.poll() is None:
-            task.send_signal(number)
+            os.killpg(task.pid, number)
 
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(number, forward)
@@ -47,10 +54,12 @@ bad_since = None
 while any(task.poll() is None for task in tasks):
     if bad_since is None and any(task.poll() for task in tasks):
         bad_since = time.monotonic()
+        forward(signal.SIGTERM, None)
     if bad_since is not None and time.monotonic() >= bad_since + float(os.environ["KILL_WAIT"]):
         forward(signal.SIGKILL, None)
     time.sleep(0.01)
-sys.exit(max(128 - task.returncode if task.returncode < 0 else task.returncode for task in tasks))
+codes = [128 - task.returncode if task.returncode < 0 else task.returncode for task in tasks]
+sys.exit(1 if "OUT_OF_MEMORY" in os.environ else max(codes))
 """
 
 SCONTROL = """
@@ -59,8 +68,8 @@ import pathlib, sys
 with open("scontrol", "a") as file:
     file.write(" ".join(sys.argv[1:]) + "\\n")
 answer = pathlib.Path("job")
-if sys.argv[1] == "show" and answer.exists():
-    print(answer.read_text())
+if sys.argv[1] == "show":
+    print(answer.read_text() if answer.exists() else "JobState=RUNNING Reason=None")
 """
 
 
@@ -75,7 +84,7 @@ class Job:
     def signal_task(self, number: signal.Signals, *ranks: int) -> None:
         tasks = (self.folder / "tasks").read_text().split()
         for rank in ranks:
-            os.kill(int(tasks[rank]), number)
+            os.killpg(int(tasks[rank]), number)
 
     def wait_for_step(self, run: Path, step: int) -> None:
         tiny.wait_for_step(self.process, run, step)

@@ -49,7 +49,11 @@ def test_a_signalled_job_saves_queues_itself_and_goes_on(cluster: Cluster, confi
     job.signal_task(signal.SIGUSR1, 0, 1)
     text = job.output.read_text()
     assert job.end() == 75, text
-    assert cluster.asked() == [f"show job {os.getpid()} --oneliner"] * 2 + [f"requeue {os.getpid()}"]
+    assert cluster.asked() == [
+        *[f"show job {os.getpid()} --oneliner"] * 2,
+        f"show job {os.getpid()}",
+        f"requeue {os.getpid()}",
+    ]
     stopped = status(run)
     assert (stopped["state"], stopped["exit_code"]) == ("stopped", 75)
     text = job.output.read_text()
@@ -132,8 +136,58 @@ def test_a_start_that_a_signal_meets_is_made_again(cluster: Cluster, tmp_path: P
     variables = {"TRM_REQUEUE": "1", "SLURM_CPUS_PER_TASK": "5"}
     job = cluster.submit("one_node.sbatch", "c.yaml", tmp_path / "run", tasks=2, **variables)
     assert job.end() == code, job.output.read_text()
-    assert cluster.asked() == [f"requeue {os.getpid()}"] * (code == 75)
+    assert cluster.asked() == [f"show job {os.getpid()}", f"requeue {os.getpid()}"] * (code == 75)
     assert (tmp_path / "cpus").read_text() == "5", "srun has to be told"
+
+
+@pytest.mark.parametrize(
+    ("state", "requeued"),
+    [
+        ("JobState=RUNNING Reason=None", True),
+        ("JobState=COMPLETING Reason=TimeLimit", True),
+        ("JobState=COMPLETING Reason=None", False),
+    ],
+)
+def test_a_cancelled_job_stays_away(cluster: Cluster, tmp_path: Path, state: str, requeued: bool) -> None:
+    """Neither does a job ask for itself that SLURM requeues, as it does one that is preempted: it looks the same."""
+    (tmp_path / "commands" / "trm").write_text("#!/bin/bash\nexit 75\n")
+    (tmp_path / "job").write_text(state)
+    job = cluster.submit("one_node.sbatch", "c.yaml", tmp_path / "run", TRM_REQUEUE="1")
+    assert job.end() == 75, job.output.read_text()
+    assert (f"requeue {os.getpid()}" in cluster.asked()) == requeued
+
+
+def test_a_job_of_a_sweep_requeues_itself_alone(cluster: Cluster, tmp_path: Path) -> None:
+    """SLURM_JOB_ID of an array's last job is the number of the array: requeueing that runs finished jobs again."""
+    (tmp_path / "commands" / "trm").write_text("#!/bin/bash\nexit 75\n")
+    (tmp_path / "sweep.txt").write_text("training.seed=4\n")
+    variables = {"TRM_REQUEUE": "1", "SLURM_ARRAY_JOB_ID": str(os.getpid()), "SLURM_ARRAY_TASK_ID": "0"}
+    job = cluster.submit("sweep.sbatch", "c.yaml", tmp_path / "runs", tmp_path / "sweep.txt", **variables)
+    assert job.end() == 75, job.output.read_text()
+    assert cluster.asked()[-1] == f"requeue {os.getpid()}_0"
+
+
+@pytest.mark.parametrize("others", ["exec sleep 60", "trap 'exit 75' TERM; sleep 60 & wait"])
+def test_the_task_that_fails_gives_the_code(cluster: Cluster, tmp_path: Path, others: str) -> None:
+    """Not those that srun ended because of it, before or after they could handle that: they seem to have been asked to
+    stop, and the job would be requeued forever.
+    """
+    trm = tmp_path / "commands" / "trm"
+    trm.write_text(f"#!/bin/bash\nif [[ $SLURM_PROCID == 1 ]]; then sleep 1; exit 3; fi\n{others}\n")
+    job = cluster.submit("one_node.sbatch", "c.yaml", tmp_path / "runs" / "a", tasks=2, TRM_REQUEUE="1")
+    assert job.end() == 3, job.output.read_text()
+    assert cluster.asked() == []
+    assert not list((tmp_path / "runs").iterdir()), "nothing is left beside the run"
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_task_without_memory_gives_its_code(cluster: Cluster, tmp_path: Path, started: bool) -> None:
+    """Where a cgroup limits a job's memory, srun says 1, whether the run has begun or not."""
+    trm, run = tmp_path / "commands" / "trm", tmp_path / "run"
+    begun = f"mkdir {run}; echo '{{\"exit_code\": null}}' >{run}/status.json; " if started else ""
+    trm.write_text(f"#!/bin/bash\n{begun}kill -KILL $$\n")
+    job = cluster.submit("one_node.sbatch", "c.yaml", run, OUT_OF_MEMORY="1")
+    assert job.end() == 6, job.output.read_text()
 
 
 @pytest.mark.slow
@@ -155,6 +209,7 @@ def test_the_log_of_a_job_is_lines_of_text(cluster: Cluster, config: Path, tmp_p
 def test_a_batch_script_without_srun_is_one_process(tmp_path: Path, capsule_file: Path) -> None:
     overrides = tiny.as_overrides(data={"path": capsule_file}, training={"run_dir": tmp_path / "run"})
     variables = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_NODELIST": "gpu[1-2]"}
+    variables["SLURM_JOB_END_TIME"] = end_in(3600)  # else a scontrol of this machine is asked
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
