@@ -11,7 +11,7 @@ import typer
 
 from trm_cli.console import error, print_json
 from trm_cli.failures import failure_unsaid
-from trm_core.errors import TrmError
+from trm_core.errors import TrmError, UsageError
 
 if TYPE_CHECKING:
     from trm_core.distributed.place import Place
@@ -34,8 +34,12 @@ def start_processes(
     nproc: int, json: bool, *, arguments: list[str] | None = None, run: Path | None = None, hint: str | None = None
 ) -> None:
     """Start this command in N processes, optionally with other arguments. `run`: the run that they train; hint: what to
-    do if one was killed. Raises typer.Exit with the exit code if something went wrong.
+    do if one was killed. Raises typer.Exit with the exit code if something went wrong, and UsageError in a process that
+    is one of several already: each would start a group, and these would train the same run.
     """
+    place = this_process()
+    if place.world_size > 1:
+        raise UsageError(f"--nproc: this is {place.why}", hint="leave --nproc out, or start this command once")
     from trm_core.training.launch import launch, without_nproc
 
     arguments = without_nproc(sys.argv[1:]) if arguments is None else arguments

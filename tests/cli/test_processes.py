@@ -231,6 +231,34 @@ def test_mistakes_are_told_once_and_keep_their_code(tmp_path: Path, capsule_file
     assert not any("Traceback" in one.stderr for one in gone)
 
 
+def test_several_processes_do_not_start_groups_of_their_own(
+    tmp_path: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `srun -n 2 trm train --nproc 2`."""
+    for name, value in (("STEP_NUM_TASKS", 2), ("PROCID", 0), ("LOCALID", 0), ("STEP_NODELIST", "gpu[01-02]")):
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    words = ["train", *overrides(capsule_file, tmp_path / "run"), "--nproc", "2"]
+    monkeypatch.setattr(sys, "argv", ["trm", *words])
+    done = tiny.invoke(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--nproc: this is process 0 of 2, started by srun" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_machine_whose_localhost_is_nowhere_is_told(
+    tmp_path: Path, capsule_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address of a network for examples, which no machine has."""
+    elsewhere = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *names, **settings: elsewhere)
+    words = ["train", *overrides(capsule_file, tmp_path / "run"), "--nproc", "2"]
+    monkeypatch.setattr(sys, "argv", ["trm", *words])
+    done = tiny.invoke(*words)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "the name localhost leads to no address of this machine" in done.stderr
+    assert "/etc/hosts" in done.stderr
+
+
 def test_another_batch_goes_on(tmp_path: Path, capsule_file: Path) -> None:
     arguments = overrides(capsule_file, tmp_path / "run")
     stopped = tiny.invoke("train", *arguments, "training.stop_at_step=10")

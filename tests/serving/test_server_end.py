@@ -19,7 +19,7 @@ import tiny
 from served import SURE, TRM, as_json, start
 
 from trm_core.inference.predictor import Predictor
-from trm_core.serving.server import begin_no_connection, listen
+from trm_core.serving.server import address_of, begin_no_connection, listen
 
 
 def test_a_signal_under_load_drops_nothing(
@@ -130,6 +130,14 @@ def test_no_connection_is_made_after_the_signal_and_none_is_reset() -> None:
     listening.close()
     thread.join()
     assert isinstance(late[0], ConnectionRefusedError)
+
+
+@pytest.mark.parametrize(("host", "written"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_an_address_is_written_as_in_a_browser(host: str, written: str) -> None:
+    if host == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with listen(host, 0) as listening:
+        assert address_of(listening) == f"http://{written}:{listening.getsockname()[1]}"
 
 
 def test_the_address_as_json(trained_run: Path, tmp_path: Path, fields: Any) -> None:

@@ -72,9 +72,9 @@ def serve(
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=5)
     server = Server(config)
     worker.start()
-    host, port = listening.getsockname()[:2]
+    address = address_of(listening)
     try:
-        asyncio.run(_until_stopped(server, worker, listening, app.state, lambda: on_ready(f"http://{host}:{port}")))
+        asyncio.run(_until_stopped(server, worker, listening, app.state, lambda: on_ready(address)))
     finally:
         worker.close()
         listening.close()
@@ -175,6 +175,12 @@ def _hang_up(server: Server) -> None:
     """Hang up on clients that neither finish their request nor read their answer: the end must not wait for them."""
     for connection in list(server.server_state.connections):
         connection.transport.abort()
+
+
+def address_of(listening: socket.socket) -> str:
+    """What clients connect to."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -26,7 +27,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from trm_core.errors import ExitCode
+from trm_core.errors import ExitCode, ResourceError
 from trm_core.training.run_dir import STATUS
 from trm_core.training.stopping import handled_by
 
@@ -55,8 +56,10 @@ def launch(
 ) -> Ended:
     """Run `python -m module arguments` in `processes` processes, which train `run` if they train.
 
-    keep_stdout: process 0 writes to a file, so that the caller knows what was printed and what was not.
+    keep_stdout: process 0 writes to a file, so that the caller knows what was printed and what was not. Raises
+    ResourceError where localhost is nowhere.
     """
+    require_localhost()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     with tempfile.TemporaryDirectory(prefix="trm-") as folder:
@@ -76,6 +79,19 @@ def launch(
         code, message = _watched(config, module, arguments, run)
         kept = [file.read_text(encoding="utf-8", errors="replace") for file in Path(folder).rglob("stdout.log")]
     return Ended(code, message, "".join(kept))
+
+
+def require_localhost() -> None:
+    """Raise ResourceError unless processes of this machine can find each other under the name localhost."""
+    with suppress(OSError):
+        for family, kind, protocol, _, address in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM):
+            with suppress(OSError), socket.socket(family, kind, protocol) as own:
+                own.bind(address)
+                return
+    raise ResourceError(
+        "--nproc: the name localhost leads to no address of this machine",
+        hint="give it one in /etc/hosts: 127.0.0.1, or ::1 where there is only IPv6",
+    )
 
 
 def _watched(config: LaunchConfig, module: str, arguments: list[str], run: Path | None) -> tuple[int, str | None]:
