@@ -59,6 +59,7 @@ def test_a_signalled_job_saves_queues_itself_and_goes_on(cluster: Cluster, confi
     text = job.output.read_text()
     assert "SIGUSR1: saving at step" in text
     assert text.count("run directory:") == 1, "two tasks are one run"
+    assert text.count("stopped: stopped at step") == 1, "both stop, and one says so"
     assert len(list((run / "checkpoints" / f"step_{stopped['step']:08d}").glob("rank*.json"))) == 2
 
     total = f"training.total_steps={stopped['step'] + 3}"

@@ -39,7 +39,8 @@ def joined(
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-    os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.world_size)}
+    # torch reads the environment; with the local rank it also is what `find_place` understands, under srun as well.
+    os.environ |= {"RANK": str(place.rank), "LOCAL_RANK": str(place.local_rank), "WORLD_SIZE": str(place.world_size)}
     os.environ |= {"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port)}
     try:
         _meet(backend, poll, lambda: log(f"waiting at {place.address}:{place.port} for the others: {place.why}"))
