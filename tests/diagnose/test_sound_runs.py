@@ -252,6 +252,34 @@ def test_one_sample_of_seven_is_no_loss_of_the_policy(rows: int, verdict: Verdic
 
 
 @pytest.mark.parametrize(
+    ("changes", "overrides", "verdict"),
+    [
+        ({}, [], Verdict.WARN),
+        ({"setting": 1.0}, [], Verdict.OK),  # what threshold buys is not worth this price
+        ({"spent": 2.0, "steps": 3.0, "accuracy": 0.95}, [], Verdict.OK),
+        ({"rows": 6}, [], Verdict.OK),  # as many right by chance
+        ({}, ["dqn.gamma=0.5"], Verdict.OK),  # what comes later was to count little
+        ({"setting": None}, [], Verdict.OK),
+        ({"spent": "much"}, [], Verdict.OK),
+    ],
+)
+def test_a_policy_that_earns_less_than_a_threshold_has_not_learned(
+    changes: dict[str, Any], overrides: list[str], verdict: Verdict
+) -> None:
+    own = {"policy": "learned", "setting": 0.01, "accuracy": 0.52, "steps": 2.0, "spent": 0.0, "rows": 300} | changes
+    scores = [
+        own,
+        {"policy": "threshold", "setting": 0.95, "accuracy": 0.98, "steps": 3.3, "spent": 2.3, "rows": 300},
+        {"policy": "never", "accuracy": 0.49, "steps": 5.0, "spent": 0.0, "rows": 300},
+    ]
+    found = told("policy-loses", made(overrides, run=run_of(evaluation={"scores": scores})))
+    assert found.verdict is verdict
+    if verdict is Verdict.WARN:
+        # 2.5 for a right answer, 0.01 for a step and for a price unit
+        assert found.numbers["missed"] == pytest.approx(2.5 * 0.46 - 0.01 * 1.3 - 0.01 * 2.3)
+
+
+@pytest.mark.parametrize(
     ("act", "by_step", "rows", "verdict"),
     [
         (0.41, [0.4, 0.97, 0.96], 300, Verdict.WARN),  # halts at once

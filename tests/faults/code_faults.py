@@ -226,7 +226,7 @@ def ranks_diverged(plan: Plan) -> None:
 
 
 FAULTS = (
-    Fault("entropy-collapse", ("entropy-collapse",), entropy_collapse),
+    Fault("entropy-collapse", ("entropy-collapse", "policy-loses"), entropy_collapse),
     Fault("nan", ("nan",), not_finite),
     Fault("dead-layer", ("dead-layer",), dead_layer),
     Fault("exploding-gradients", ("exploding-gradients",), exploding_gradients),
