@@ -207,6 +207,14 @@ def test_what_was_learned_and_lost(since: Any) -> None:
     assert told("accuracy-falls", made(series=series)).verdict is Verdict.WARN
 
 
+@pytest.mark.parametrize(("threshold", "verdict"), [(0.88, Verdict.OK), (0.55, Verdict.WARN)])
+def test_a_policy_that_buys_too_little_is_not_taken_for_memorising(threshold: float, verdict: Verdict) -> None:
+    series = {"train/final_accuracy": (np.arange(1, 201), 0.9), "eval/accuracy": ([200], 0.5)}
+    run = run_of(evaluation={"scores": [{"policy": "threshold", "accuracy": threshold, "rows": 300}]})
+    overrides = ["training.total_steps=200", "training.lr_warmup_steps=20"]
+    assert told("overfitting", made(overrides, series, run=run)).verdict is verdict
+
+
 def test_a_gap_on_few_held_out_rows_may_be_chance(capsule_file: Any) -> None:
     """40 of them: accuracies of 70 % have a standard deviation of 7 points."""
     at = np.arange(1, 201)

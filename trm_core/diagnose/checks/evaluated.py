@@ -19,16 +19,28 @@ def policy_loses(evidence: Evidence) -> Finding:
     """Compare the policy that the run acts by, `learned` or `act`, with fixed rules: its own reward with that of
     `threshold`, and its right answers with those of opening nothing and thinking all T steps, or the best number.
     """
-    found: dict[str, Score] = {}
-    scores = evidence.facts.evaluation.get("scores")
-    for score in scores if isinstance(scores, list) else []:
-        if isinstance(score, dict) and _share(score.get("accuracy")) is not None:
-            found.setdefault(str(score.get("policy")), score)
+    found = _scores(evidence)
     name = "learned" if "learned" in found else "act"
     if name not in found or "never" not in found:
         return unknown("no evaluation.json with a policy of its own")
     missed = _earns_less(evidence, found[name], found.get("threshold"))
     return missed or _answers_less(evidence, name, found[name], found["never"])
+
+
+def reached_by_threshold(evidence: Evidence) -> float | None:
+    """Held-out accuracy where halting waits for confidence, and buys until then; None if it was not evaluated."""
+    found = _scores(evidence) if evidence.has("run") else {}
+    return float(found["threshold"]["accuracy"]) if "threshold" in found else None
+
+
+def _scores(evidence: Evidence) -> dict[str, Score]:
+    """The evaluated policies, by name; the first of each."""
+    found: dict[str, Score] = {}
+    scores = evidence.facts.evaluation.get("scores")
+    for score in scores if isinstance(scores, list) else []:
+        if isinstance(score, dict) and _share(score.get("accuracy")) is not None:
+            found.setdefault(str(score.get("policy")), score)
+    return found
 
 
 def _earns_less(evidence: Evidence, own: Score, threshold: Score | None) -> Finding | None:
