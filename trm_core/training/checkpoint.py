@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trm_core.data.store.partial import fsync_folder
 from trm_core.errors import CheckpointError
 from trm_core.training.checkpoint_folders import (
     MANIFEST,
@@ -102,10 +103,10 @@ def complete(run: Path, step: int, folder: Path, files: Files, *, best: bool = F
     manifest = {"schema_version": SCHEMA_VERSION, "step": step, "best": best, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     fsync(folder / MANIFEST)
-    fsync(folder)
+    fsync_folder(folder)
     replaced = set_aside(final) if final.exists() else None
     folder.rename(final)
-    fsync(final.parent)
+    fsync_folder(final.parent)
     if replaced is not None:
         shutil.rmtree(replaced, ignore_errors=True)
     return final
