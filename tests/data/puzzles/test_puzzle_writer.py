@@ -132,12 +132,8 @@ def test_two_builds_that_no_lock_keeps_apart_are_never_mixed(tmp_path: Path, mon
 def test_what_killed_builds_left_is_removed(tmp_path: Path) -> None:
     out = tmp_path / "p"
     write_folder(out, {"train": split(blocks())}, ["<blank>"], MANIFEST)
-    left = [
-        ".p.tmp.0123456789ab",
-        ".p.new.0123456789ab",
-        "..p.new.0123456789ab.tmp.0123456789ab",
-        ".p.old.0123456789ab",
-    ]
+    token = "0123456789ab"
+    left = [f".p.tmp.{token}", f".p.new.{token}", f"..p.new.{token}.tmp.{token}", f".p.old.{token}"]
     others = [f".p.tmp.tmp.{token}", f".pp.tmp.{token}", f"p.tmp.{token}"]
     for name in left + others:
         (tmp_path / name).mkdir()

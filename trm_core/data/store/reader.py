@@ -15,7 +15,7 @@ from trm_core.data.store.checked import CheckedReader
 from trm_core.data.store.guard import Structure, inspect_structure, refuse_non_hdf5
 from trm_core.data.store.quarantine import examine_in_child, identity
 from trm_core.data.store.verify import Problem, verify_file
-from trm_core.errors import DataError
+from trm_core.errors import DISK_FAILS, DataError
 
 _SCAN_ROWS = 65536
 _HINT_REBUILD = "build the file again from its source"
@@ -171,6 +171,10 @@ class CapsuleFile:
     def close(self) -> None:
         """Close this process's handle; the next read opens it again."""
         if self._h5 is not None and self._owner == os.getpid():
+            # If its disk went away, closing fails, and libhdf5 crashes the process at its end: it closes this instead.
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(nothing, self._h5.id.get_vfd_handle(), inheritable=False)
+            os.close(nothing)
             self._h5.close()
         self._h5 = None
         self._readers = {}
@@ -229,10 +233,15 @@ class CapsuleFile:
                 self._reader(key).read(start, stop, out)
             return out
         except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{self.path}: {key}: rows {start} to {stop} cannot be read ({error})",
-                hint="the file is damaged; build it again from its source",
-            ) from error
+            if isinstance(error, OSError) and error.errno in DISK_FAILS:
+                self.close()
+                what, hint = (
+                    os.strerror(error.errno),
+                    "its disk fails or went away; run the command again when it is back",
+                )
+            else:
+                what, hint = str(error), "the file is damaged; build it again from its source"
+            raise DataError(f"{self.path}: {key}: rows {start} to {stop} cannot be read ({what})", hint=hint) from error
 
     def _read_rows(self, split: str, name: str, index: np.ndarray, room: np.ndarray | None) -> np.ndarray:
         if room is None or len(room) < len(index):
