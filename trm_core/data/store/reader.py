@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class CapsuleFile:
         self.encoder_arrays = structure.encoder_arrays
         self._identity = identity(path)
         self._h5: h5py.File | None = None
+        self._closing: weakref.finalize[..., Any] | None = None
         self._owner = 0
         self._readers: dict[str, CheckedReader] = {}  # of that handle
         self.prices = self._read_prices() if structure.has_prices else np.ones(self.num_capsules, np.float32)
@@ -170,13 +172,9 @@ class CapsuleFile:
 
     def close(self) -> None:
         """Close this process's handle; the next read opens it again."""
-        if self._h5 is not None and self._owner == os.getpid():
-            # If its disk went away, closing fails, and libhdf5 crashes the process at its end: it closes this instead.
-            nothing = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(nothing, self._h5.id.get_vfd_handle(), inheritable=False)
-            os.close(nothing)
-            self._h5.close()
-        self._h5 = None
+        if self._closing is not None:
+            self._closing()
+        self._h5 = self._closing = None
         self._readers = {}
 
     def __enter__(self) -> CapsuleFile:
@@ -186,7 +184,7 @@ class CapsuleFile:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_h5": None, "_readers": {}}
+        return {**self.__dict__, "_h5": None, "_closing": None, "_readers": {}}
 
     def __repr__(self) -> str:
         sizes = f"k={self.num_capsules}, m={self.num_children}, D={self.dim}"
@@ -208,6 +206,7 @@ class CapsuleFile:
             except OSError as error:
                 raise DataError(f"{self.path}: cannot be opened any more ({error})") from error
             self._owner = os.getpid()
+            self._closing = weakref.finalize(self, _close, self._h5, self._owner)
             self._readers = {}
         return self._h5
 
@@ -263,6 +262,18 @@ class CapsuleFile:
                 out[order[begin:end]] = block[wanted[begin:end] - first]
             begin = end
         return out
+
+
+def _close(h5: h5py.File, owner: int) -> None:
+    """At the latest when the process ends. If the disk went away, closing would fail, and libhdf5 would then crash the
+    process at its end; so it closes something else.
+    """
+    if owner != os.getpid() or not h5:
+        return
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, h5.id.get_vfd_handle(), inheritable=False)
+    os.close(nothing)
+    h5.close()
 
 
 def _stretch_end(wanted: np.ndarray, begin: int) -> int:
