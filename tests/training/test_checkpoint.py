@@ -616,3 +616,12 @@ def test_a_file_system_that_cannot_fsync_folders(tmp_path: Path, monkeypatch: py
     saver.start(make(1))
     saver.conclude()
     checkpoint_verify.verify(checkpoints.folder_of(tmp_path, 1))
+
+
+def test_what_an_optimiser_keeps_is_not_mapped_from_the_file(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, keep=2)
+    saver.start(make(1))
+    saver.conclude()
+    kept = load_shared(checkpoints.folder_of(tmp_path, 1), OwnState({}, {})).training
+    assert kept
+    assert f"{tmp_path}/checkpoints/step_00000001/training.safetensors" not in Path("/proc/self/maps").read_text()

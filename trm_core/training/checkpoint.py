@@ -120,7 +120,10 @@ def _faults(folder: Path) -> Any:
 def load_shared(folder: Path, own: OwnState) -> Checkpoint:
     """Read the shared part of a verified checkpoint, to go with a process's own. Raises CheckpointError."""
     step, model, state = load_model(folder)
-    return Checkpoint(step, model, _load_tensors(folder / TRAINING), state, own, folder)
+    # Optimisers keep the tensors they are given, and these are mapped from the file: its disk may go away, and would
+    # go on holding a pruned checkpoint.
+    training = _copied(_load_tensors(folder / TRAINING))
+    return Checkpoint(step, model, training, state, own, folder)
 
 
 def load_model(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
