@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from trm_cli.console import OUT_OF_SPACE, error, print_json
 from trm_core.errors import (
+    DISK_FAILS,
     NEEDS_LESS_MEMORY,
     CheckFailed,
     ExitCode,
@@ -53,6 +54,9 @@ def failure_of(exception: BaseException) -> Failure:
     if _is_out_of_space(exception):
         hint = "free some space and run the command again"
         return Failure(ExitCode.RESOURCES, f"no space left on the disk: {_first_line(exception)}", hint)
+    if isinstance(exception, OSError) and exception.errno in DISK_FAILS:
+        hint = "check the disk, or the mount of the network file system, and run the command again"
+        return Failure(ExitCode.RESOURCES, f"a disk fails: {_first_line(exception)}", hint)
     if isinstance(exception, OSError) and exception.filename is not None:
         # A matter of the file system rather than a bug: a folder without write permission, a file that is a folder.
         return Failure(ExitCode.USAGE, f"cannot use {exception.filename}: {exception.strerror}")

@@ -6,6 +6,7 @@ not a `TrmError` is a bug of ours and ends with exit code 70.
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 
@@ -89,6 +90,9 @@ class Interrupted(TrmError):
 
     exit_code = ExitCode.INTERRUPTED
 
+
+# How a disk fails, or a network file system that went away. EIO is no sign of a damaged file: its disk did not read it.
+DISK_FAILS = (errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO)
 
 NEEDS_LESS_MEMORY = "a smaller training.global_batch_size, arch.hidden_size or dqn.buffer_capacity needs less"
 

@@ -127,6 +127,8 @@ def test_without_json_stdout_stays_empty(tmp_path: Path) -> None:
         (OSError(errno.ENOSPC, "No space left on device"), ExitCode.RESOURCES, "error"),
         (OSError("cannot write (errno = 28, error message = 'No space')"), ExitCode.RESOURCES, "error"),
         (PermissionError(errno.EACCES, "Permission denied", "/root/x"), ExitCode.USAGE, "error"),
+        (OSError(errno.ENOTCONN, "Transport endpoint is not connected"), ExitCode.RESOURCES, "error"),
+        (OSError(errno.ESTALE, "Stale file handle", "/nfs/x"), ExitCode.RESOURCES, "error"),
         (ZeroDivisionError("division by zero\nand more"), ExitCode.INTERNAL, "error"),
     ],
 )

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from no_fsync import refuse_to_fsync_folders
 from safetensors.torch import load_file
 
 from trm_core.errors import CheckpointError, ResourceError
@@ -606,3 +607,21 @@ def test_what_is_evaluated_in_training_is_what_is_saved(trained_run: Path) -> No
     (score,) = json.loads(done.stdout)["scores"]
     for name in ("accuracy", "loss", "opened", "steps"):
         assert score[name] == seen[f"eval/{name}"], name
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_fsync_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    refuse_to_fsync_folders(monkeypatch, code)
+    saver = Saver(tmp_path, keep=2)
+    saver.start(make(1))
+    saver.conclude()
+    checkpoint_verify.verify(checkpoints.folder_of(tmp_path, 1))
+
+
+def test_what_an_optimiser_keeps_is_not_mapped_from_the_file(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, keep=2)
+    saver.start(make(1))
+    saver.conclude()
+    kept = load_shared(checkpoints.folder_of(tmp_path, 1), OwnState({}, {})).training
+    assert kept
+    assert f"{tmp_path}/checkpoints/step_00000001/training.safetensors" not in Path("/proc/self/maps").read_text()

@@ -151,3 +151,17 @@ def test_what_is_no_line_of_metrics_is_dropped(tmp_path: Path) -> None:
     path.write_text("\n".join(['{"step": 1}', *odd, '{"step": 2, "loss": null}', '{"step": 3}']))
     truncate_after(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2, "loss": null}\n'
+
+
+def test_a_disk_that_went_away_does_not_hide_what_ended_the_run(tmp_path: Path) -> None:
+    class Gone(FullForAWhile):
+        def close(self) -> None:
+            super().close()
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    logger, said, _ = waiting_logger(tmp_path / "metrics.jsonl", 0)
+    logger.file.close()
+    logger.file = Gone(tmp_path / "metrics.jsonl", "a+b")
+    logger.file.left = 0
+    logger.close()
+    assert said[-1].endswith("the lines kept in memory are lost")

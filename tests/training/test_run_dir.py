@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,3 +84,34 @@ def test_nothing_is_written_through_a_link_or_into_a_pipe(tmp_path: Path, name: 
 def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     run_dir.write_json(tmp_path / "a.json", {"scores": [{"loss": float("nan"), "more": (float("-inf"), 1.5, None)}]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"scores": [{"loss": None, "more": [None, 1.5, None]}]}
+
+
+def other_machine(step: int) -> str:
+    return json.dumps({"state": "running", "step": step, "pid": 7, "host": "elsewhere"})
+
+
+def test_a_run_that_another_machine_trains_without_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on sshfs, whose locks hold on one machine only."""
+    steps = iter(range(100))
+    monkeypatch.setattr(time, "sleep", lambda _: (tmp_path / run_dir.STATUS).write_text(other_machine(next(steps))))
+    (tmp_path / run_dir.STATUS).write_text(other_machine(0))
+    with (
+        pytest.raises(UsageError, match="in use by process 7 on elsewhere, although its lock is free"),
+        run_dir.locked(tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "waits"),
+    [({}, True), ({"state": "done"}, False), ({"host": platform.node(), "pid": 2**22 + 1}, False)],
+)
+def test_what_a_killed_run_left_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], waits: bool
+) -> None:
+    """Whether the process of another machine lives cannot be seen at once."""
+    (tmp_path / run_dir.STATUS).write_text(json.dumps(json.loads(other_machine(0)) | changes))
+    monkeypatch.setattr(run_dir, "_WATCH_S", 0.2)
+    began = time.monotonic()
+    with run_dir.locked(tmp_path):
+        assert (time.monotonic() - began >= 0.2) == waits

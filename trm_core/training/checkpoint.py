@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trm_core.data.store.partial import fsync_folder
 from trm_core.errors import CheckpointError
 from trm_core.training.checkpoint_folders import (
     MANIFEST,
@@ -102,10 +103,10 @@ def complete(run: Path, step: int, folder: Path, files: Files, *, best: bool = F
     manifest = {"schema_version": SCHEMA_VERSION, "step": step, "best": best, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     fsync(folder / MANIFEST)
-    fsync(folder)
+    fsync_folder(folder)
     replaced = set_aside(final) if final.exists() else None
     folder.rename(final)
-    fsync(final.parent)
+    fsync_folder(final.parent)
     if replaced is not None:
         shutil.rmtree(replaced, ignore_errors=True)
     return final
@@ -119,7 +120,10 @@ def _faults(folder: Path) -> Any:
 def load_shared(folder: Path, own: OwnState) -> Checkpoint:
     """Read the shared part of a verified checkpoint, to go with a process's own. Raises CheckpointError."""
     step, model, state = load_model(folder)
-    return Checkpoint(step, model, _load_tensors(folder / TRAINING), state, own, folder)
+    # Optimisers keep the tensors they are given, and these are mapped from the file: its disk may go away, and would
+    # go on holding a pruned checkpoint.
+    training = _copied(_load_tensors(folder / TRAINING))
+    return Checkpoint(step, model, training, state, own, folder)
 
 
 def load_model(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -82,7 +83,8 @@ class JsonLines:
         self.write()
         if self.waiting:
             self.warn(f"warning: {self.path}: the lines kept in memory are lost")
-        self.file.close()
+        with suppress(OSError):  # as where the disk went away: it must not hide what ended the run
+            self.file.close()
 
 
 def _until(lines: bytes, step: int) -> bytes:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +26,9 @@ EVALUATION = "evaluation.json"
 LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+
+_REFRESH_S = 5.0  # between two writes of the status of a run under way
+_WATCH_S = 15.0
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -92,11 +96,12 @@ def require_run(path: Path) -> Path:
 
 def write_status(run: Path, state: str, step: int, total_steps: int, exit_code: int | None = None, **more: Any) -> None:
     """`state`: running, done, stopped, interrupted, failed."""
-    record = {"state": state, "step": step, "total_steps": total_steps, "exit_code": exit_code, "pid": os.getpid()}
-    write_json(run / STATUS, {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more})
+    record = {"state": state, "step": step, "total_steps": total_steps, "exit_code": exit_code}
+    place = {"pid": os.getpid(), "host": platform.node()}
+    write_json(run / STATUS, {**record, **place, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more})
 
 
-def keep_status(run: Path, total_steps: int, seconds: float = 5.0) -> Callable[[int], None]:
+def keep_status(run: Path, total_steps: int, seconds: float = _REFRESH_S) -> Callable[[int], None]:
     """A function of the step that keeps the status of a run under way fresh, writing at most every `seconds`."""
     due = time.monotonic()
 
@@ -129,8 +134,8 @@ def locked(run: Path) -> Iterator[None]:
     """Create and lock the run directory. The lock dies with its process, so a killed run never has to be unlocked by
     hand.
 
-    Raises UsageError if another process holds the lock, if the directory cannot be created or locked, or if a file that
-    is written in place is not a regular file.
+    Raises UsageError if another process holds the lock or goes on writing without it, if the directory cannot be
+    created or locked, or if a file that is written in place is not a regular file.
     """
     with ExitStack() as cleanup:
         try:
@@ -150,8 +155,39 @@ def locked(run: Path) -> Iterator[None]:
                 f"{run} cannot be created, written or locked: {error.strerror}",
                 hint="choose another training.run_dir, on a disk with locks (Lustre: mounted with flock)",
             ) from error
+        _refuse_unlocked_user(run)
         remove_halves(run, CONFIG, STATUS, METRICS, DATASET, ENVIRONMENT, EVALUATION)
         yield
+
+
+def _refuse_unlocked_user(run: Path) -> None:
+    """Raise UsageError if a process that the lock does not show is training in `run`: the locks of some network file
+    systems (sshfs, NFS mounted with nolock) do not reach other machines. It shows by its status, which stays the same
+    if the process is gone; clocks of two machines are not compared.
+    """
+    before = _status_of_another(run)
+    until = time.monotonic() + _WATCH_S
+    while before is not None and time.monotonic() < until:
+        time.sleep(_WATCH_S / 30)
+        now = _status_of_another(run)
+        if now != before:
+            raise UsageError(
+                f"{run} is in use by process {before.get('pid')} on {before.get('host')}, although its lock is free",
+                hint="wait for it to end, or choose another training.run_dir; this disk's locks stay on one machine",
+            )
+
+
+def _status_of_another(run: Path) -> dict[str, Any] | None:
+    """What status.json says of a run under way whose process is not known to be gone."""
+    try:
+        status = json.loads((run / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(status, dict) or status.get("state") != "running":
+        return None
+    pid, here = status.get("pid"), status.get("host", platform.node()) == platform.node()
+    gone = not isinstance(pid, int) or pid == os.getpid() or not os.path.exists(f"/proc/{pid}")
+    return None if here and gone else status
 
 
 def _refuse_other_kinds(path: Path) -> None:

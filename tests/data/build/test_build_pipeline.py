@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import pickle
 import re
 import signal
@@ -189,6 +191,19 @@ def test_labels_in_only_one_source(build: Build, tmp_path: Path) -> None:
     (tmp_path / "plain.txt").write_text("one two three four five\n\nsix seven eight nine ten\n")
     with pytest.raises(DataError, match=r"plain.txt: has no labels, but another source has"):
         build(write_messages(tmp_path / "m.tsv", 40), tmp_path / "plain.txt", **SMALL)
+
+
+def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS 3 without rpc.statd."""
+
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(UsageError, match=r"b.h5.lock: cannot be locked \(No locks available\)") as caught:
+        build_capsules([str(write_messages(tmp_path / "m.tsv", 40))], tmp_path / "b.h5", BuildConfig(**SMALL))
+    assert "rpc.statd" in str(caught.value.hint)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.tsv"]
 
 
 def test_outputs_that_cannot_be(build: Build, tmp_path: Path) -> None:

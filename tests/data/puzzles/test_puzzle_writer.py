@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from no_fsync import refuse_to_fsync_folders
 
 from trm_core.data.puzzles.build.write import SplitData, replacing, write_folder
 from trm_core.data.puzzles.layout import Manifest, Metadata
@@ -107,3 +110,39 @@ def test_two_builds_of_one_output(tmp_path: Path) -> None:
         replacing(tmp_path / "p", overwrite=False),
     ):
         pass
+
+
+def test_two_builds_that_no_lock_keeps_apart_are_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network file system whose locks do not reach other machines."""
+    out = tmp_path / "p"
+    write_folder(out, {"train": split(blocks(1))}, ["<blank>"], MANIFEST)
+    monkeypatch.setattr("fcntl.flock", lambda descriptor, how: None)
+
+    def other_build_meanwhile() -> Blocks:
+        with replacing(out, overwrite=True) as place:
+            write_folder(place, {"train": split(blocks(2))}, ["<blank>"], MANIFEST)
+        yield from blocks(1)
+
+    with suppress(OSError), replacing(out, overwrite=True) as place:
+        write_folder(place, {"train": split(other_build_meanwhile())}, ["<blank>"], MANIFEST)
+    assert open_puzzles(out).read("train", slice(0, 3))["labels"].max() == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_what_killed_builds_left_is_removed(tmp_path: Path) -> None:
+    out = tmp_path / "p"
+    write_folder(out, {"train": split(blocks())}, ["<blank>"], MANIFEST)
+    token = "0123456789ab"
+    left = [f".p.tmp.{token}", f".p.new.{token}", f"..p.new.{token}.tmp.{token}", f".p.old.{token}"]
+    others = [f".p.tmp.tmp.{token}", f".pp.tmp.{token}", f"p.tmp.{token}"]
+    for name in left + others:
+        (tmp_path / name).mkdir()
+    with replacing(out, overwrite=True) as place:
+        write_folder(place, {"train": split(blocks())}, ["<blank>"], MANIFEST)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["p", *others])
+
+
+def test_a_file_system_that_cannot_fsync_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_fsync_folders(monkeypatch, errno.EINVAL)
+    write_folder(tmp_path / "p", {"train": split(blocks())}, ["<blank>"], MANIFEST)
+    assert open_puzzles(tmp_path / "p").rows == {"train": 3}

@@ -22,6 +22,8 @@ import numpy as np
 from trm_core.data.build.records import Log
 from trm_core.errors import ResourceError, UsageError
 
+NEEDS_LOCKS = "choose a disk with locks (NFS 3: with rpc.statd; Lustre: mounted with flock)"
+
 
 class WorkDir:
     """Chunks of one build, keyed by a fingerprint of everything they depend on."""
@@ -148,4 +150,8 @@ def _acquire(path: Path, log: Log, *, wait: bool) -> int:
                 log(f"waiting for another process that builds {path.with_suffix('').name}")
                 said = True
             time.sleep(0.2)
+        except OSError as error:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            raise UsageError(f"{path}: cannot be locked ({error.strerror})", hint=NEEDS_LOCKS) from error
         os.close(descriptor)

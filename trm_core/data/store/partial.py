@@ -18,6 +18,7 @@ if sys.platform != "win32":
     import fcntl
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # how file systems refuse to fsync a folder
 
 
 def write_error(error: OSError, path: Path) -> TrmError:
@@ -139,12 +140,15 @@ class PartialFile:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
+    """Make a rename in `folder` durable, where the file system can: SMB shares and some FUSE mounts refuse."""
     if sys.platform == "win32":
         return
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise
     finally:
         os.close(fd)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from trm_core.data.store.checked import CheckedReader
 from trm_core.data.store.guard import Structure, inspect_structure, refuse_non_hdf5
 from trm_core.data.store.quarantine import examine_in_child, identity
 from trm_core.data.store.verify import Problem, verify_file
-from trm_core.errors import DataError
+from trm_core.errors import DISK_FAILS, DataError
 
 _SCAN_ROWS = 65536
 _HINT_REBUILD = "build the file again from its source"
@@ -60,6 +61,7 @@ class CapsuleFile:
         self.encoder_arrays = structure.encoder_arrays
         self._identity = identity(path)
         self._h5: h5py.File | None = None
+        self._closing: weakref.finalize[..., Any] | None = None
         self._owner = 0
         self._readers: dict[str, CheckedReader] = {}  # of that handle
         self.prices = self._read_prices() if structure.has_prices else np.ones(self.num_capsules, np.float32)
@@ -170,9 +172,9 @@ class CapsuleFile:
 
     def close(self) -> None:
         """Close this process's handle; the next read opens it again."""
-        if self._h5 is not None and self._owner == os.getpid():
-            self._h5.close()
-        self._h5 = None
+        if self._closing is not None:
+            self._closing()
+        self._h5 = self._closing = None
         self._readers = {}
 
     def __enter__(self) -> CapsuleFile:
@@ -182,7 +184,7 @@ class CapsuleFile:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_h5": None, "_readers": {}}
+        return {**self.__dict__, "_h5": None, "_closing": None, "_readers": {}}
 
     def __repr__(self) -> str:
         sizes = f"k={self.num_capsules}, m={self.num_children}, D={self.dim}"
@@ -204,6 +206,7 @@ class CapsuleFile:
             except OSError as error:
                 raise DataError(f"{self.path}: cannot be opened any more ({error})") from error
             self._owner = os.getpid()
+            self._closing = weakref.finalize(self, _close, self._h5, self._owner)
             self._readers = {}
         return self._h5
 
@@ -229,10 +232,15 @@ class CapsuleFile:
                 self._reader(key).read(start, stop, out)
             return out
         except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{self.path}: {key}: rows {start} to {stop} cannot be read ({error})",
-                hint="the file is damaged; build it again from its source",
-            ) from error
+            if isinstance(error, OSError) and error.errno in DISK_FAILS:
+                self.close()
+                what, hint = (
+                    os.strerror(error.errno),
+                    "its disk fails or went away; run the command again when it is back",
+                )
+            else:
+                what, hint = str(error), "the file is damaged; build it again from its source"
+            raise DataError(f"{self.path}: {key}: rows {start} to {stop} cannot be read ({what})", hint=hint) from error
 
     def _read_rows(self, split: str, name: str, index: np.ndarray, room: np.ndarray | None) -> np.ndarray:
         if room is None or len(room) < len(index):
@@ -254,6 +262,22 @@ class CapsuleFile:
                 out[order[begin:end]] = block[wanted[begin:end] - first]
             begin = end
         return out
+
+
+def _close(h5: h5py.File, owner: int) -> None:
+    """At the latest when the process ends. If the disk went away, closing would fail, and libhdf5 would then crash the
+    process at its end; so it is given something else to close. Other handles of the file share the descriptor.
+    """
+    if owner != os.getpid() or not h5:
+        return
+    descriptor = h5.id.get_vfd_handle()
+    try:
+        os.close(os.dup(descriptor))
+    except OSError:
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, descriptor, inheritable=False)
+        os.close(nothing)
+    h5.close()
 
 
 def _stretch_end(wanted: np.ndarray, begin: int) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from trm_core.data.puzzles.layout import (
     Metadata,
     array_path,
 )
+from trm_core.data.store.partial import fsync_folder
 from trm_core.errors import UsageError
 
 
@@ -64,9 +67,9 @@ def write_folder(
     Raises UsageError if `out` exists and is not empty: `replacing` is for that.
     """
     refuse_existing(out)
-    temporary = _beside(out, "tmp")
+    temporary = _own_name(out, "tmp")
     with disk_errors(out):
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_leftovers(out, "tmp")
         temporary.mkdir(parents=True)
         try:
             for name, data in splits.items():
@@ -77,9 +80,9 @@ def write_folder(
             # The manifest comes last: a folder that has it is complete.
             _write_json(temporary / MANIFEST, manifest.model_dump(mode="json"))
             for folder in (*(temporary / name for name in splits), temporary):
-                _sync(folder)
+                fsync_folder(folder)
             os.replace(temporary, out)  # replaces an empty folder too
-            _sync(out.parent)
+            fsync_folder(out.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return {name: data.counts for name, data in splits.items()}
@@ -100,15 +103,14 @@ def replacing(out: Path, *, overwrite: bool) -> Iterator[Path]:
         if not _occupied(out):
             yield out
             return
-        new, old = _beside(out, "new"), _beside(out, "old")
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_leftovers(out, "tmp|new|old")
+        new, old = _own_name(out, "new"), _own_name(out, "old")
         try:
             yield new
             with disk_errors(out):
                 os.replace(out, old)
                 os.replace(new, out)
-                _sync(out.parent)
+                fsync_folder(out.parent)
         finally:
             if old.exists() and not out.exists():
                 os.replace(old, out)
@@ -131,6 +133,22 @@ def _occupied(out: Path) -> bool:
 def _beside(out: Path, what: str) -> Path:
     out = out.resolve()
     return out.with_name(f".{out.name}.{what}")
+
+
+def _own_name(out: Path, kind: str) -> Path:
+    """A hidden name beside `out` that no other build uses. Where locks do not reach other machines, two builds of one
+    output are not kept apart: then one of them wins, and never a mixture of both.
+    """
+    return _beside(out, f"{kind}.{uuid.uuid4().hex[:12]}")
+
+
+def _remove_leftovers(out: Path, kinds: str) -> None:
+    """Remove what killed builds left under names of these kinds, and what they wrote on the way there."""
+    token = "[0-9a-f]{12}"
+    left = re.compile(rf"\.+{re.escape(out.resolve().name)}\.({kinds})\.{token}(\.tmp\.{token})?")
+    for path in out.resolve().parent.glob(".*"):
+        if left.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_split(folder: Path, name: str, data: SplitData) -> None:
