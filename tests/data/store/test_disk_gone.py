@@ -36,6 +36,6 @@ def test_closing_leaves_other_handles_of_the_file_alone(tmp_path: Path) -> None:
     path = tiny.write_capsules(tmp_path / "a.h5", {"train": 300})
     first, second = open_capsules(path), open_capsules(path)
     first.read("train", slice(0, 1))
-    second.read("train", slice(0, 1))
+    second.read("train", slice(0, 1), ["labels"])
     first.close()
-    assert len(second.read("train", slice(250, 300))["labels"]) == 50
+    assert second.read("train", slice(0, 300), ["sketches"])["sketches"].any()
