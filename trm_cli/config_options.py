@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,7 +49,12 @@ def run_and_overrides(words: Sequence[Path] | None) -> tuple[Path | None, list[s
     """Words in any order -> a run directory, or None, and overrides of its config. Raises UsageError for two runs."""
     from trm_core.errors import UsageError
 
-    overrides = [word for word in words or () if "=" in str(word) and not word.exists()]
+    # os.path.exists: Path.exists fails where a word is longer than a file name may be. No key has a slash.
+    overrides = [
+        word
+        for word in words or ()
+        if "=" in str(word) and "/" not in str(word).partition("=")[0] and not os.path.exists(word)
+    ]
     runs = [word for word in words or () if word not in overrides]
     if len(runs) > 1:
         raise UsageError(f"one run at a time, not {' and '.join(map(str, runs))}")

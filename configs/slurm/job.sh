@@ -28,7 +28,7 @@ train() {
     fi
     if [[ ${recorded:-} =~ ^[1-9][0-9]*$ ]]; then
         code=$recorded
-    elif [[ -e $FAILED ]]; then
+    elif [[ -s $FAILED ]]; then # empty where the disk is full
         code=$(cat "$FAILED")
     elif [[ $code =~ ^(138|140|143)$ ]]; then
         # USR1, USR2 or TERM arrived before a task could handle it: stopped with nothing to save yet.

@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from trm_core.data.store import CapsuleWriter
+from trm_core.evaluation.overrides import overridden
 
 EVERY = ["learned", "threshold", "never", "all", "random", "act"]
 
@@ -214,6 +215,8 @@ def test_settings_that_the_weights_fit_may_be_others(trained_run: Path, tmp_path
         (["dqn.bugdet=3"], 3, "did you mean dqn.budget?"),
         (["arch.H_cycles=0"], 3, "arch.H_cycles: expected a whole number"),
         (["another"], 2, "one run at a time"),
+        (["runs/lr=1"], 2, "one run at a time"),
+        ([f"dqn.bugdet={'0' * 300}"], 3, "did you mean dqn.budget?"),
     ],
 )
 def test_overrides_that_cannot_be(words: list[str], code: int, said: str, trained_run: Path, tmp_path: Path) -> None:
@@ -222,6 +225,22 @@ def test_overrides_that_cannot_be(words: list[str], code: int, said: str, traine
         assert (done.returncode, done.stdout) == (code, "")
         assert said in done.stderr
     assert not (tmp_path / "folder").exists()
+
+
+def test_an_exported_folder_computes_in_float32(trained_run: Path, tmp_path: Path) -> None:
+    done = tiny.invoke("export", trained_run, "training.precision=bfloat16", "--out", tmp_path / "folder")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "always computes in float32" in done.stderr
+    assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("q_continue", [False, True])
+def test_a_threshold_that_the_run_does_not_halt_by_is_said(q_continue: bool, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"arch: {{enable_q_continue: {q_continue}}}\ndqn: {{enabled: false}}\n")
+    notes = overridden(tmp_path, ["arch.halt_threshold=1"])[1]
+    assert notes[0] == "arch.halt_threshold: 3.0 -> 1.0"
+    assert [note for note in notes if "changes nothing" in note] == notes[1:]
+    assert len(notes) == 1 + q_continue
 
 
 @pytest.mark.parametrize(

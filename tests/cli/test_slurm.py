@@ -181,6 +181,13 @@ def test_the_task_that_fails_gives_the_code(cluster: Cluster, tmp_path: Path, ot
     assert not list((tmp_path / "runs").iterdir()), "nothing is left beside the run"
 
 
+def test_a_note_that_a_full_disk_left_empty_is_none(cluster: Cluster, tmp_path: Path) -> None:
+    trm = tmp_path / "commands" / "trm"
+    trm.write_text('#!/bin/bash\n: >"$FAILED"; exit 3\n')
+    job = cluster.submit("one_node.sbatch", "c.yaml", tmp_path / "runs" / "a")
+    assert job.end() == 3, job.output.read_text()
+
+
 @pytest.mark.parametrize("started", [True, False])
 def test_a_task_without_memory_gives_its_code(cluster: Cluster, tmp_path: Path, started: bool) -> None:
     """Where a cgroup limits a job's memory, srun says 1, whether the run has begun or not."""

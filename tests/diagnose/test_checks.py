@@ -639,8 +639,17 @@ def test_a_gpu_that_was_left_idle_is_seen(data: DataFacts) -> None:
 
 
 def test_what_a_stranger_wrote_into_evaluation_json_is_no_bug(data: DataFacts) -> None:
-    for score in ({"policy": "", "accuracy": 1}, {"policy": "never", "accuracy": 7, "rows": 3}, {"policy": 3}):
-        scores = {"scores": [{"policy": "learned", "accuracy": 0.5}, score]}
+    huge, never = 10**400, {"policy": "never", "accuracy": 0.5}
+    strange: list[dict[str, Any]] = [
+        {"policy": "", "accuracy": 1},
+        {"policy": "never", "accuracy": 7, "rows": 3},
+        {"policy": 3},
+        {"policy": "never", "accuracy": huge},
+        {**never, "rows": huge},
+        {**never, "exact_by_step": [huge]},
+    ]
+    for score in strange:
+        scores = {"scores": [{"policy": "learned", "accuracy": 0.5, "exact_accuracy": 0.5}, score]}
         run = RunFacts(data.file.path.parent, {}, {}, {}, scores, ())
         look(BY_ID["policy-loses"], Evidence(run=run))
     one = evidence(data, {}, {})

@@ -287,6 +287,30 @@ def test_a_policy_that_earns_less_than_a_threshold_has_not_learned(
         assert found.numbers["missed"] == pytest.approx(2.5 * 0.46 - 0.01 * 1.3 - 0.01 * 2.3)
 
 
+def test_a_policy_of_puzzles_is_rewarded_for_whole_ones() -> None:
+    scores = [
+        {
+            "policy": name,
+            "setting": 0.01,
+            "accuracy": cells,
+            "exact_accuracy": exact,
+            "steps": 3.0,
+            "spent": 0.0,
+            "rows": 300,
+        }
+        for name, cells, exact in (("learned", 0.96, 0.4), ("threshold", 0.99, 0.9), ("never", 0.96, 0.4))
+    ]
+    for puzzles, verdict in ((True, Verdict.WARN), (False, Verdict.OK)):
+        found = told("policy-loses", made(run=run_of(evaluation={"scores": scores, "puzzles": puzzles})))
+        assert found.verdict is verdict
+
+
+def test_halting_by_the_continue_logit_gets_advice_too() -> None:
+    scores = [{"policy": name, "accuracy": right, "rows": 300} for name, right in (("act", 0.4), ("never", 0.9))]
+    found = told("policy-loses", made(["arch.enable_q_continue=true"], run=run_of(evaluation={"scores": scores})))
+    assert found.advice == "see what others give: trm eval RUN --policy never"
+
+
 @pytest.mark.parametrize(
     ("act", "by_step", "rows", "verdict"),
     [

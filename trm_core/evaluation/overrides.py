@@ -56,4 +56,6 @@ def overridden(run: Path, overrides: Sequence[str]) -> tuple[Config, list[str]]:
     notes = list(found.values())
     if config.arch.enable_adaptive_hcycles and not recorded.arch.enable_adaptive_hcycles:
         notes.append("the halt logit was trained after the last H-cycle only, and now also decides after earlier ones")
+    if "arch.halt_threshold" in found and config.arch.enable_q_continue:
+        notes.append("arch.halt_threshold changes nothing here: this run halts by its continue logit")
     return config, notes

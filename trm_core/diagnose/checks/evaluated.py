@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 from trm_core.diagnose.check import Check, Finding, Verdict, ok, unknown
@@ -56,12 +57,16 @@ def _earns_less(evidence: Evidence, own: Score, threshold: Score | None) -> Find
         return None
     # A right answer earns the difference of the terminal rewards, and its probability itself.
     worth = dqn.reward_terminal_correct - dqn.reward_terminal_incorrect + 1
-    ours, theirs = float(own["accuracy"]), float(threshold["accuracy"])
+    # As HALT is rewarded: a puzzle is right only without a mistake.
+    right = "exact_accuracy" if evidence.facts.evaluation.get("puzzles") is True else "accuracy"
+    ours, theirs = _share(own.get(right)), _share(threshold.get(right))
+    if ours is None or theirs is None:
+        return None
     steps, spent, other_steps, other_spent = (cost or 0.0 for cost in costs)
     earned = worth * ours - dqn.reward_step_penalty * steps - level * spent
     possible = worth * theirs - dqn.reward_step_penalty * other_steps - level * other_spent
     missed = possible - earned
-    if missed <= worth * max(_EARNS_LESS, _noise(ours, theirs, own.get("rows"))):
+    if not missed > worth * max(_EARNS_LESS, _noise(ours, theirs, own.get("rows"))):
         return None
     return Finding(
         Verdict.WARN,  # a symptom, which must not stand before a cause that is no more than likely
@@ -96,7 +101,7 @@ def _answers_less(evidence: Evidence, name: str, own: Score, never: Score) -> Fi
             "answers are right, or the threshold does not suit it."
         )
         tries = [] if evidence.has("config") and evidence.settings.arch.enable_q_continue else ["arch.halt_threshold=0"]
-        tries += [] if steps is None else [f"--policy never --max-steps {steps}"]
+        tries += ["--policy never" if steps is None else f"--policy never --max-steps {steps}"]
         advice = f"see what others give: {' or '.join(f'trm eval RUN {words}' for words in tries)}"
     return Finding(Verdict.WARN, text, "possible", numbers, why, advice=advice)
 
@@ -110,12 +115,13 @@ def _noise(ours: float, theirs: float, rows: object) -> float:
     """Two standard deviations of the difference. Both answer the same samples, so this overestimates it. Pooled,
     because if all of a few samples are right by one rule, that one alone has a deviation of 0.
     """
-    both = (ours + theirs) / 2
-    return 2 * math.sqrt(2 * max(both * (1 - both), 0.0) / rows) if isinstance(rows, int) and rows > 0 else 0.0
+    both, count = (ours + theirs) / 2, _number(rows) or 0.0
+    return 2 * math.sqrt(2 * max(both * (1 - both), 0.0) / count) if count >= 1 else 0.0
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and abs(value) < math.inf else None
+    """None also for an integer too large for a float."""
+    return float(value) if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max else None
 
 
 def _share(value: object) -> float | None:
