@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def test_eval_tells_puzzles_apart_by_the_cells_to_fill(sudoku_run: Path, sudoku_
     printed = tiny.invoke("eval", sudoku_run, "--by-difficulty").stdout
     assert "act: by cells to fill" in printed
     assert "never: by cells to fill" not in printed, "only the first policy, unless some are named"
+
+
+def test_without_answers_there_is_nothing_to_tell(sudoku_run: Path, sudoku_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sudoku_folder, tmp_path / "sudoku")
+    ignored = json.loads((folder / "test" / "dataset.json").read_text())["ignore_label_id"]
+    answers = np.load(folder / "test" / "all__labels.npy")
+    np.save(folder / "test" / "all__labels.npy", np.full_like(answers, ignored))
+    done = tiny.invoke("eval", sudoku_run, "--data", folder, "--by-difficulty")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "test holds no answers to compare with" in done.stderr
 
 
 def test_capsules_have_no_difficulty(trained_run: Path) -> None:

@@ -222,6 +222,7 @@ def test_a_name_may_stand_in_a_puzzle_or_be_that_of_the_file(predictor: Predicto
         ([PAIR], "puzzle 0: names no task"),
         ([{**PAIR, "puzzle": 3}], "puzzle 0: is asked as 3, which is not the name of a task"),
         ([{**PAIR, "puzzle": "e1|||t3|||0213456789"}], "is not the name of a task"),
+        ([{**PAIR, "puzzle": "<blank>"}], "is asked as '<blank>', which is not the name of a task"),
         ([{**PAIR, "puzzle": "cccc"}], "the model knows no puzzle called 'cccc'"),
         ({"e1": {"test": []}}, "no puzzles in it"),
         ({"e1": {"test": [{"input": [2] * 900, "output": [0] * 900}]}}, "output: no grid in the top left corner"),

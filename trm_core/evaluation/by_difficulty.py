@@ -33,7 +33,9 @@ class Group:
 
 
 def cells_to_fill(data: EvaluationData) -> NDArray[np.int64]:
-    """[N] of the evaluated puzzles; -1 for one without labels. Raises UsageError if these are not puzzles."""
+    """[N] of the evaluated puzzles; -1 for one without labels. Raises UsageError if these are not puzzles, or if none
+    has labels.
+    """
     if not isinstance(data.file, PuzzleData):
         raise UsageError(
             f"{data.file.path} holds capsules, whose difficulty nothing tells",
@@ -45,7 +47,12 @@ def cells_to_fill(data: EvaluationData) -> NDArray[np.int64]:
         known = batch.labels != IGNORE_LABEL
         open_ = (known & (batch.labels != batch.sketches)).sum(1)
         found.append(open_.where(known.any(1), -1).numpy())
-    return np.concatenate(found)
+    cells = np.concatenate(found)
+    if not (cells >= 0).any():
+        raise UsageError(
+            f"{data.file.path}: {data.split} holds no answers to compare with", hint="leave --by-difficulty out"
+        )
+    return cells
 
 
 def by_difficulty(score: Score, outcome: Outcome, cells: NDArray[np.int64]) -> dict[str, Any]:

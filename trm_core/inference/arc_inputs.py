@@ -12,6 +12,7 @@ from trm_core.data.build.arc import GridPair
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.puzzles.arc_copies import SEPARATOR
 from trm_core.data.puzzles.arc_tokens import PAD, crops
+from trm_core.data.puzzles.layout import BLANK
 from trm_core.data.puzzles.meaning import Meaning
 from trm_core.data.puzzles.question_files import questions_of_file, questions_of_text
 from trm_core.data.puzzles.questions import Question
@@ -92,7 +93,7 @@ def _questions(asked: Asked, meaning: Meaning, stdin: BinaryIO) -> tuple[str, It
 
 def _task_of(question: Question, where: str) -> str:
     task = question.task if question.puzzle is None else question.puzzle
-    if not isinstance(task, str) or SEPARATOR in task:
+    if not isinstance(task, str) or SEPARATOR in task or task in ("", BLANK):
         what = "names no task" if task is None else f"is asked as {task!r:.60}, which is not the name of a task"
         raise DataError(
             f"{where}: {what}, so it has no copies that could vote",
