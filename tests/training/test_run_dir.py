@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,9 +103,22 @@ def test_a_run_that_another_machine_trains_without_a_lock(tmp_path: Path, monkey
         pass
 
 
+def test_a_status_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / run_dir.STATUS)
+
+    def lock() -> None:
+        with run_dir.locked(tmp_path):
+            pass
+
+    locking = Thread(target=lock, daemon=True)
+    locking.start()
+    locking.join(10)
+    assert not locking.is_alive()
+
+
 @pytest.mark.parametrize(
     ("changes", "waits"),
-    [({}, True), ({"state": "done"}, False), ({"host": platform.node(), "pid": 2**22 + 1}, False)],
+    [({}, True), ({"state": "done"}, False), ({"host": platform.node(), "pid": 1}, False)],
 )
 def test_what_a_killed_run_left_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], waits: bool

@@ -110,7 +110,7 @@ def save_diff(run: Path, found: Repository) -> dict[str, Any]:
         for path in map(run.joinpath, names):
             if not path.exists():
                 path.write_bytes(diff)
-            if path.read_bytes() == diff:
+            if path.is_file() and path.read_bytes() == diff:  # reading a pipe would never end
                 return {**found.record, "diff": path.name, "diff_cut": cut}
     except OSError as error:
         return {**found.record, "incomplete": [*found.record.get("incomplete", []), f"diff: {error.strerror}"]}
