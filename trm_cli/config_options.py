@@ -45,16 +45,17 @@ IgnoreOption = Annotated[
 ]
 
 
+def is_override(word: str) -> bool:
+    """Whether a word among others is KEY=VALUE and not a path: no key has a slash, and no such file is there."""
+    # Path.exists would fail for a word that is longer than a file name may be.
+    return "=" in word and "/" not in word.partition("=")[0] and not os.path.exists(word)
+
+
 def run_and_overrides(words: Sequence[Path] | None) -> tuple[Path | None, list[str]]:
     """Words in any order -> a run directory, or None, and overrides of its config. Raises UsageError for two runs."""
     from trm_core.errors import UsageError
 
-    # os.path.exists: Path.exists fails where a word is longer than a file name may be. No key has a slash.
-    overrides = [
-        word
-        for word in words or ()
-        if "=" in str(word) and "/" not in str(word).partition("=")[0] and not os.path.exists(word)
-    ]
+    overrides = [word for word in words or () if is_override(str(word))]
     runs = [word for word in words or () if word not in overrides]
     if len(runs) > 1:
         raise UsageError(f"one run at a time, not {' and '.join(map(str, runs))}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trm_cli.config_options import ConfigOption, IgnoreOption, JsonOption
+from trm_cli.config_options import ConfigOption, IgnoreOption, JsonOption, is_override
 from trm_cli.findings import as_json, failed, show_findings
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def sort_arguments(words: list[str]) -> tuple[str, Path | None, list[str]]:
     for word in words:
         if word in (*GROUPS, "all") and not is_run(Path(word)):  # a mere folder named `data` does not count
             group = word
-        elif "=" in word and not Path(word).exists():
+        elif is_override(word):
             overrides.append(word)
         elif run is None and Path(word).exists():
             run = Path(word)

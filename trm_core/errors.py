@@ -94,6 +94,7 @@ class Interrupted(TrmError):
 # How a disk fails, or a network file system that went away. EIO is no sign of a damaged file: its disk did not read it.
 DISK_FAILS = (errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO)
 
+WITH_LOCKS = "a disk with locks (NFS 3: with rpc.statd; Lustre: mounted with flock)"
 NEEDS_LESS_MEMORY = "a smaller training.global_batch_size, arch.hidden_size or dqn.buffer_capacity needs less"
 
 

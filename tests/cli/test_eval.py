@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from trm_core.data.store import CapsuleWriter
-from trm_core.evaluation.overrides import overridden
+from trm_core.evaluation.overrides import OF_AN_EVALUATION, overridden
 
 EVERY = ["learned", "threshold", "never", "all", "random", "act"]
 
@@ -209,7 +209,7 @@ def test_settings_that_the_weights_fit_may_be_others(trained_run: Path, tmp_path
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["arch.hidden_size=8"], 3, "trained with other settings, which cannot be changed any more:"),
+        (["arch.hidden_size=8"], 3, "trained with other settings, which cannot be changed here:"),
         (["data.path=x.h5"], 3, "what can be changed: arch.H_cycles"),
         (["arch.max_steps=5"], 3, "there is --max-steps for arch.max_steps"),
         (["dqn.bugdet=3"], 3, "did you mean dqn.budget?"),
@@ -229,7 +229,7 @@ def test_overrides_that_cannot_be(words: list[str], code: int, said: str, traine
 
 def test_an_exported_folder_computes_in_float32(trained_run: Path, tmp_path: Path) -> None:
     done = tiny.invoke("export", trained_run, "training.precision=bfloat16", "--out", tmp_path / "folder")
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert "always computes in float32" in done.stderr
     assert not (tmp_path / "folder").exists()
 
@@ -237,7 +237,7 @@ def test_an_exported_folder_computes_in_float32(trained_run: Path, tmp_path: Pat
 @pytest.mark.parametrize("q_continue", [False, True])
 def test_a_threshold_that_the_run_does_not_halt_by_is_said(q_continue: bool, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(f"arch: {{enable_q_continue: {q_continue}}}\ndqn: {{enabled: false}}\n")
-    notes = overridden(tmp_path, ["arch.halt_threshold=1"])[1]
+    notes = overridden(tmp_path, ["arch.halt_threshold=1"], OF_AN_EVALUATION)[1]
     assert notes[0] == "arch.halt_threshold: 3.0 -> 1.0"
     assert [note for note in notes if "changes nothing" in note] == notes[1:]
     assert len(notes) == 1 + q_continue

@@ -116,6 +116,14 @@ def test_a_status_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert not locking.is_alive()
 
 
+def test_a_run_that_ends_meanwhile_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = tmp_path / run_dir.STATUS
+    status.write_text(other_machine(0))
+    monkeypatch.setattr(time, "sleep", lambda _: status.write_text('{"state": "done"}'))
+    with run_dir.locked(tmp_path):
+        assert json.loads(status.read_text()) == {"state": "done"}
+
+
 @pytest.mark.parametrize(
     ("changes", "waits"),
     [({}, True), ({"state": "done"}, False), ({"host": platform.node(), "pid": 1}, False)],

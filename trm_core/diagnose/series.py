@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_NUMERIC = (float, int, type(None))
+_Part = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # places in the file, steps and values
+
 
 @dataclass(frozen=True)
 class Series:
@@ -97,9 +100,6 @@ def from_lines(lines: Iterable[Mapping[str, object]], notes: Iterable[str] = ())
     return Metrics({name: _joined(found) for name, found in parts.items()}, notes)
 
 
-_Part = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # places, steps and values
-
-
 def _part(places: NDArray[np.int64], steps: NDArray[np.int64], column: tuple[object, ...]) -> _Part | None:
     """What a column holds in numbers; None if that is nothing."""
     if not all(issubclass(kind, _NUMERIC) for kind in set(map(type, column))):
@@ -113,9 +113,6 @@ def _part(places: NDArray[np.int64], steps: NDArray[np.int64], column: tuple[obj
         values = np.array([_finite_float(value) for value in column])
     values[~np.isfinite(values)] = np.nan
     return places, steps, values
-
-
-_NUMERIC = (float, int, type(None))
 
 
 def _finite_float(value: Any) -> float:

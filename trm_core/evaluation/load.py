@@ -11,7 +11,7 @@ import torch
 
 from trm_core.config.schema import Config
 from trm_core.errors import CheckpointError
-from trm_core.evaluation.overrides import overridden
+from trm_core.evaluation.overrides import OF_AN_EVALUATION, overridden
 from trm_core.model.data_shape import DataShape
 from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
@@ -35,9 +35,15 @@ class TrainedRun:
     notes: list[str]
 
 
-def load_run(path: Path, device: torch.device, which: str = "latest", overrides: Sequence[str] = ()) -> TrainedRun:
-    """Load the newest checkpoint that verifies (or `best`). Raises CheckpointError, and ConfigError for overrides that
-    cannot be.
+def load_run(
+    path: Path,
+    device: torch.device,
+    which: str = "latest",
+    overrides: Sequence[str] = (),
+    may_differ: Sequence[str] = OF_AN_EVALUATION,
+) -> TrainedRun:
+    """Load the newest checkpoint that verifies (or `best`). Raises CheckpointError, and ConfigError for overrides of
+    other settings than `may_differ`.
     """
     if (path / _EXPORTED).is_file() and not (path / CONFIG).is_file():
         raise CheckpointError(
@@ -45,7 +51,7 @@ def load_run(path: Path, device: torch.device, which: str = "latest", overrides:
             hint=f"trm predict FILE --model {path} answers with it, and says its accuracy where FILE has labels",
         )
     require_run(path)
-    config, changed = overridden(path, overrides)
+    config, changed = overridden(path, overrides, may_differ)
     folder, notes = find_checkpoint(path, which)
     step, weights, state = load_model(folder)
     try:

@@ -73,11 +73,6 @@ def export_run(
         require_onnx()
     original = in_float32(load_trained(run, "cpu", checkpoint, overrides))
     for note in original.notes:
-        if note.startswith("training.precision: "):
-            raise UsageError(
-                "training.precision: an exported folder always computes in float32",
-                hint="leave it out; --weights says how the weights are stored",
-            )
         log(note)
     half = out.with_name(f".{out.name}.part")
     shutil.rmtree(half, ignore_errors=True)

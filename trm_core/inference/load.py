@@ -13,6 +13,7 @@ from trm_core.data.store import open_capsules
 from trm_core.devices import pick_device
 from trm_core.errors import CheckpointError, DataError
 from trm_core.evaluation.load import TrainedRun, load_run
+from trm_core.evaluation.overrides import OF_A_MODEL
 from trm_core.inference.folder import CONFIG, read_folder
 from trm_core.inference.trained import Trained
 
@@ -26,7 +27,7 @@ def load_trained(
     place, _ = pick_device(device)
     if (path / CONFIG).is_file():
         return read_folder(path, place)
-    return of_run(load_run(path, place, checkpoint, overrides))
+    return of_run(load_run(path, place, checkpoint, overrides, OF_A_MODEL))
 
 
 def of_run(run: TrainedRun) -> Trained:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from trm_core.errors import CheckpointError, ResourceError, UsageError
+from trm_core.errors import WITH_LOCKS, CheckpointError, ResourceError, UsageError
 
 CONFIG = "config.yaml"
 STATUS = "status.json"
@@ -153,7 +153,7 @@ def locked(run: Path) -> Iterator[None]:
                 raise
             raise UsageError(
                 f"{run} cannot be created, written or locked: {error.strerror}",
-                hint="choose another training.run_dir, on a disk with locks (Lustre: mounted with flock)",
+                hint=f"choose another training.run_dir, on {WITH_LOCKS}",
             ) from error
         _refuse_unlocked_user(run)
         remove_halves(run, CONFIG, STATUS, METRICS, DATASET, ENVIRONMENT, EVALUATION)
@@ -170,6 +170,8 @@ def _refuse_unlocked_user(run: Path) -> None:
     while before is not None and time.monotonic() < until:
         time.sleep(_WATCH_S / 30)
         now = _status_of_another(run)
+        if now is None:
+            return  # it has just ended
         if now != before:
             raise UsageError(
                 f"{run} is in use by process {before.get('pid')} on {before.get('host')}, although its lock is free",

@@ -20,9 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from trm_core.data.build.records import Log
-from trm_core.errors import ResourceError, UsageError
-
-NEEDS_LOCKS = "choose a disk with locks (NFS 3: with rpc.statd; Lustre: mounted with flock)"
+from trm_core.errors import WITH_LOCKS, ResourceError, UsageError
 
 
 class WorkDir:
@@ -153,5 +151,5 @@ def _acquire(path: Path, log: Log, *, wait: bool) -> int:
         except OSError as error:
             os.close(descriptor)
             path.unlink(missing_ok=True)
-            raise UsageError(f"{path}: cannot be locked ({error.strerror})", hint=NEEDS_LOCKS) from error
+            raise UsageError(f"{path}: cannot be locked ({error.strerror})", hint=f"choose {WITH_LOCKS}") from error
         os.close(descriptor)
