@@ -7,6 +7,7 @@ provides `command(...)` with typer annotations; `guarded` adds `--debug` and err
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import os
 import signal
@@ -142,6 +143,7 @@ def main() -> None:
         sys.exit(_fail(exception, debug=False, document=False))
     finally:
         _flush()
+        gc.freeze()  # Python would look through all that was imported, several times, before it ends
 
 
 def _look_around() -> None:
