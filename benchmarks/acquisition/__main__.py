@@ -143,7 +143,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--seeds", type=int, nargs="+", help="to train; with --run, of the baselines (default: the runs')"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs/acquisition"), help="where --train puts its runs")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/acquisition"), help="where --train puts its runs, by config"
+    )
     parser.add_argument("--selectors", nargs="+", default=list(SELECTORS), help="of the threshold policy")
     parser.add_argument("--order-rows", type=int, default=512, help="rows on which the fixed order is chosen")
     parser.add_argument("--gdfs", type=Path, help="folder of iancovert/dynamic-selection")
@@ -178,7 +180,9 @@ def execute(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.run:
             path = arguments.run[place]
         else:
-            path = train_seed(arguments.train, arguments.seeds[place], arguments.runs, arguments.overrides)
+            path = train_seed(
+                arguments.train, arguments.seeds[place], arguments.runs / arguments.train.stem, arguments.overrides
+            )
         run = load_run(path, torch.device("cpu"))
         seed = arguments.seeds[place] if arguments.seeds else run.config.training.seed
         seeds.append(one_seed(run, seed, arguments))
