@@ -3,11 +3,13 @@ those of CUDA do.
 
 Within `second_device`, `meta` stands for the GPU: tensors created on `DEVICE` compute in host memory but claim to be
 elsewhere. Operators on tensors from both places are refused, except for zero-dimensional host tensors (unless tensors
-are concatenated) and host indices; so is the numpy view of a tensor that is not in host memory.
+are concatenated) and host indices; so is the numpy view of a tensor that is not in host memory. `waits` collects what
+would make the host wait for a GPU.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -21,6 +23,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 DEVICE = torch.device("meta")
 HOST = torch.device("cpu")
 ACROSS = ("aten.copy_", "aten._to_copy", "aten.set_")
+UNKNOWN_SIZE = ("aten.nonzero.", "aten.masked_select", "aten._unique", "aten.unique", "aten.bincount")
+READ = ("aten._local_scalar_dense", "aten.equal.", "aten.is_nonzero")
 JOINING = ("aten.cat", "aten.stack")
 INDEXING = ("aten.index.Tensor", "aten.index_put", "aten._index_put_impl_")
 
@@ -47,10 +51,12 @@ class Elsewhere(Tensor):
         return False  # torch would not initialise the values of meta tensors
 
     def tolist(self) -> Any:
+        note_wait("tolist")
         return self.held.tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
         if force:
+            note_wait("numpy")
             return self.held.detach().numpy()
         raise TypeError("can't convert a tensor of another device to numpy: use Tensor.cpu() first")
 
@@ -71,6 +77,8 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     name = str(func)
     given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     refuse_mixed(name, given)
+    if waits_for_gpu(name, args, kwargs, given):
+        note_wait(name)
     device = kwargs.get("device")
     if device is not None:
         kwargs = {**kwargs, "device": HOST}
@@ -106,13 +114,55 @@ def refuse_mixed(name: str, given: list[Tensor]) -> None:
         raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found two")
 
 
+_noted: list[str] | None = None
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """What makes the host wait within the context: operators, with the line of ours that called each."""
+    global _noted
+    before, _noted = _noted, []
+    try:
+        yield _noted
+    finally:
+        _noted = before
+
+
+def note_wait(what: str) -> None:
+    if _noted is not None:
+        ours = [frame for frame in traceback.extract_stack() if "/trm_core/" in frame.filename]
+        _noted.append(f"{what} at {ours[-1].filename}:{ours[-1].lineno}: {ours[-1].line}" if ours else what)
+
+
+def waits_for_gpu(name: str, args: Any, kwargs: dict[str, Any], given: list[Tensor]) -> bool:
+    """Whether CUDA would make the host wait until everything queued is done: to read a value, to learn the size of a
+    result, or to copy without `non_blocking`.
+    """
+    there = [isinstance(tensor, Elsewhere) for tensor in given]
+    if name.startswith("aten.copy_"):
+        return there[0] != there[1] and not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
+    if name.startswith("aten._to_copy"):
+        target = kwargs.get("device")
+        crosses = target is not None and (torch.device(target).type == DEVICE.type) != there[0]
+        # A copy to the host is only done once it has been waited for.
+        return crosses and (there[0] or not kwargs.get("non_blocking"))
+    if name.startswith(INDEXING):  # by a mask, whose size is not known, or by numbers that have to be copied
+        which = [tensor for tensor in args[1] if tensor is not None]
+        masked = any(tensor.dtype == torch.bool for tensor in which)
+        return there[0] and (masked or not all(isinstance(tensor, Elsewhere) for tensor in which))
+    return any(there) and name.startswith((*UNKNOWN_SIZE, *READ))
+
+
 @contextmanager
 def second_device() -> Iterator[torch.device]:
     """The device, which exists within the context."""
     make, convert, casting = torch.tensor, torch.as_tensor, torch.autocast
 
     def placed(values: Tensor, device: Any) -> Tensor:
-        return Elsewhere(values) if device is not None and torch.device(device).type == DEVICE.type else values
+        if device is None or torch.device(device).type != DEVICE.type:
+            return values
+        note_wait("a tensor of Python numbers")
+        return Elsewhere(values)
 
     def tensor(data: Any, *, dtype: Any = None, device: Any = None, **others: Any) -> Tensor:
         return placed(make(data, dtype=dtype, **others), device)

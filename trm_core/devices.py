@@ -1,8 +1,9 @@
-"""Which device to compute on."""
+"""Which device to compute on, and how values leave it."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from trm_core.distributed.place import by_torchrun
 from trm_core.errors import ConfigError
@@ -12,6 +13,17 @@ def reduced_precision(device: torch.device) -> str:
     """The reduced `training.precision` that is fast on this device: GPUs before Ampere only emulate bfloat16."""
     emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     return "float16" if emulated else "bfloat16"
+
+
+def on_host(*tensors: Tensor) -> list[Tensor]:
+    """The same bools, integers below 2^53 and floats in host memory. One copy brings them all from a GPU, because each
+    would wait until everything queued before it is done.
+    """
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return list(tensors)
+    together = torch.cat([tensor.detach().flatten().double() for tensor in tensors]).cpu()
+    parts = together.split([tensor.numel() for tensor in tensors])
+    return [part.to(tensor.dtype).view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:

@@ -357,7 +357,8 @@ class StepLoss(nn.Module):
         factors = [
             self.factor(name, step) / term.total.numel() for name, term in terms.items() for _ in term.total.flatten()
         ]
-        return (totals * totals.new_tensor(factors) / divisors.clamp(min=1e-8)).sum()
+        of_terms = torch.tensor(factors, dtype=totals.dtype).to(totals.device, non_blocking=True)
+        return (totals * of_terms / divisors.clamp(min=1e-8)).sum()
 
     def factor(self, name: str, step: int) -> float:
         """The weight of a term at this step."""

@@ -12,7 +12,7 @@ import tiny
 import torch
 from _pytest.mark import ParameterSet
 from tiny_puzzles import ARCH, write_puzzles
-from two_devices import Elsewhere, second_device
+from two_devices import Elsewhere, second_device, waits
 
 from trm_core.data.dataset import open_dataset
 from trm_core.evaluation.report import EvaluationData, Evaluator
@@ -109,6 +109,39 @@ def lives_there(path: Path, settings: Settings, folder: Path) -> None:
         trainer.taker.take(trainer.standing())
 
 
+@pytest.mark.parametrize(
+    ("puzzles", "settings", "allowed"),
+    [
+        (True, {"arch": ARCH, "dqn": {"enabled": False}}, ["agreement", "step"]),
+        (True, {"arch": {**ARCH, "q_head_type": "mlp"}, "dqn": {"enabled": True}}, ["agreement", "step", "devices"]),
+        (False, {}, ["agreement", "step", "devices"]),
+        (False, {"dqn": {"replay": "prioritized"}}, ["agreement", "step", "devices", "devices"]),
+        (False, {"training": {"accumulation_steps": 2}}, ["agreement", "step", "devices"]),
+    ],
+    ids=["halting", "learned halting", "capsules", "prioritised", "accumulated"],
+)
+def test_a_step_waits_for_a_gpu_only_where_it_has_to(
+    tmp_path: Path, puzzles: bool, settings: Settings, allowed: list[str]
+) -> None:
+    """Once to know which rows have halted, once before the weights move, and with Q-learning once for what is stored
+    and once for new priorities. Steps that are logged may wait more often.
+    """
+    rows = {"train": 64, "test": 32}
+    path = write_puzzles(tmp_path / "puzzles") if puzzles else tiny.write_capsules(tmp_path / "a.h5", rows)
+    file = open_dataset(path)
+    config = tiny.make_config(**{**settings, "training": {"log_interval": 100, **settings.get("training", {})}})
+    features = resolve_features(config, file)
+    with second_device() as device:
+        trainer = Trainer(resolved(config, features), features, [(file, 1.0)], device)
+        for _ in range(6):
+            trainer.taker.take(trainer.standing())
+        assert trainer.standing().can_replay == features.dqn
+        for _ in range(3):
+            with waits() as found:
+                trainer.taker.take(trainer.standing())
+            assert sorted(place.split(".py:")[0].split("/")[-1] for place in found) == sorted(allowed), found
+
+
 def test_mixing_is_refused() -> None:
     """What the tests above rest on."""
     with second_device() as device:
@@ -121,3 +154,23 @@ def test_mixing_is_refused() -> None:
         assert (there + torch.tensor(1.0)).tolist() == [2.0, 2.0]
         assert there[torch.tensor([1])].cpu().numpy().tolist() == [1.0]
         assert isinstance(torch.tensor(1.0, device=there.device) * there, Elsewhere)
+
+
+def test_what_waits_for_a_gpu_is_seen() -> None:
+    """What the test of waits rests on."""
+    with second_device() as device:
+        there, here = torch.ones(2, device=device), torch.ones(2)
+        reads = (
+            there.tolist, there.nonzero, there.cpu, there.sum().item, there.unique, lambda: there.numpy(force=True),
+            lambda: there[there > 0], lambda: there[here.long()], lambda: here.to(device), lambda: there.copy_(here),
+            lambda: torch.tensor(1.0, device=device), lambda: torch.bincount(there.long()),
+        )  # fmt: skip
+        for number, read in enumerate(reads):
+            with waits() as found:
+                read()
+            assert len(found) == 1, (number, found)
+        with waits() as found:
+            there[there.long()] + here.to(device, non_blocking=True)
+            there.copy_(here, non_blocking=True)
+            here[here > 0].tolist()
+        assert not found

@@ -59,7 +59,9 @@ class ReplayBuffer:
         return self.index.num_complete
 
     def push(self, states: Tensor, valid: Tensor, step: int) -> Tensor:
-        """Store states [B, S] with their action masks [B, A] over the oldest ones; returns their slots [B]."""
+        """Store states [B, S] with their action masks [B, A] over the oldest ones; returns their slots [B], in host
+        memory.
+        """
         masks, slots, done = _host(valid), np.empty(len(states), np.int64), 0
         for start, end in self.index.push(len(states), step):
             rows = slice(done, done + end - start)
@@ -67,7 +69,7 @@ class ReplayBuffer:
             self.valid[start:end] = masks[rows]
             slots[rows] = np.arange(start, end)
             done = rows.stop
-        return self._tensor(slots)
+        return torch.from_numpy(slots)
 
     def complete(
         self,
@@ -80,7 +82,7 @@ class ReplayBuffer:
         done: Tensor,
     ) -> None:
         """Fill in what was done in the states at `slots` [B], for the rows where `which` [B] holds, whose slots must
-        all differ.
+        all differ. Everything is read in host memory; see `trm_core.devices.on_host`.
 
         next_slots: [B], pushed after `slots`; ignored where done.
         """
@@ -136,13 +138,13 @@ class ReplayBuffer:
         return self._tensor(places), self._tensor(alive)
 
     def ages(self, slots: Tensor) -> Tensor:
-        """[n] training steps between the push of these slots and the newest push."""
+        """[n] training steps between the push of these slots and the newest push; in host memory."""
         born = self.index.born
-        return self._tensor(born[(self.index.head - 1) % self.index.capacity] - born[_host(slots)])
+        return torch.from_numpy(born[(self.index.head - 1) % self.index.capacity] - born[_host(slots)])
 
     def ends(self, slots: Tensor) -> Tensor:
-        """[n] bool: whether the transitions at these slots were stored as the last of their episodes."""
-        return self._tensor(self.index.done[_host(slots)])
+        """[n] bool: whether these slots hold the last transitions of their episodes; in host memory."""
+        return torch.from_numpy(self.index.done[_host(slots)])
 
     def check_valid(self) -> tuple[bool, str]:
         """Whether all invariants hold, and if not, which one. Reads everything: for diagnosis and tests."""
@@ -214,7 +216,7 @@ class ReplayBuffer:
         tensor = torch.from_numpy(array)
         if self.device.type == "cpu":  # a call of `to` would cost as much as the rest
             return tensor
-        return tensor.to(self.device)
+        return tensor.to(self.device, non_blocking=True)  # a copy of its own, which the array need not outlive
 
 
 def _host(tensor: Tensor) -> NDArray[Any]:

@@ -9,6 +9,7 @@ move it by the sign as well. Only the sign counts, so it does not matter whether
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from trm_core.distributed.collectives import all_rows, all_sum
 from trm_core.model.token_embedding import PuzzleEmbedding
@@ -31,13 +32,15 @@ class SparseSignSGD:
         identifiers, gradients = all_rows(identifiers), all_rows(gradients)
         if len(identifiers) == 0 or self.lr == 0:
             return
-        touched, where = identifiers.unique(return_inverse=True)
+        where = equal_ones(identifiers)
         # Every process adds up the rows of all processes, on a GPU in no fixed order. In double precision a sum near 0
         # has the same sign everywhere; in float32 one in some billion does not, and the tables would differ for good.
-        total = weights.new_zeros(len(touched), weights.shape[1], dtype=torch.float64)
+        total = weights.new_zeros(gradients.shape, dtype=torch.float64)
         total.index_add_(0, where, gradients.double())
         lr = self.lr * self.factor
-        weights[touched] = weights[touched] * (1.0 - lr * self.weight_decay) - lr * total.sign().to(weights.dtype)
+        # Where an identifier occurs several times, the same new row is written several times.
+        moved = lr * total[where].sign().to(weights.dtype)
+        weights[identifiers] = weights[identifiers] * (1.0 - lr * self.weight_decay) - moved
 
     def all_finite(self) -> bool:
         """Whether the gradients of all processes are finite. Every process calls it."""
@@ -48,3 +51,13 @@ class SparseSignSGD:
     def forget(self) -> None:
         """Drop what was read, with its gradients: after a step, or instead of one."""
         self.embedding.used.clear()
+
+
+def equal_ones(identifiers: Tensor) -> Tensor:
+    """[n] numbers from 0 on, the same for equal identifiers [n], in their order. `unique` would wait for a GPU, because
+    it has to know how many there are.
+    """
+    ordered, order = identifiers.sort(stable=True)
+    numbers = torch.zeros_like(ordered)
+    numbers[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
+    return torch.empty_like(numbers).scatter_(0, order, numbers)

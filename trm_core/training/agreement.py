@@ -18,7 +18,7 @@ from trm_core.training.checkpoint import Checkpoint
 class Standing:
     """Where all processes stand before a step, from one exchange of a few numbers."""
 
-    rows: int  # new samples that this rank needs now
+    waiting: Tensor  # [n] int64 in host memory: rows of this rank that have halted, each of which needs a new sample
     rows_before: int  # those that lower ranks need
     rows_after: int  # those that higher ranks need
     can_replay: bool  # every rank has enough transitions
@@ -26,12 +26,13 @@ class Standing:
     saved: bool  # every rank has written its part of the checkpoint under way
 
 
-def exchange(rows: int, can_replay: bool, stop: int, saved: bool) -> Standing:
-    """`rows`: new samples that this rank needs. Goes through host memory: no GPU takes part."""
-    everyone = of_each_rank(torch.tensor([rows, can_replay, stop, saved], dtype=torch.int64))
+def exchange(halted: Tensor, can_replay: bool, stop: int, saved: bool) -> Standing:
+    """`halted` [B] bool, of this rank. Goes through host memory: no GPU takes part, once it has told what halted."""
+    waiting = halted.cpu().nonzero().squeeze(1)
+    everyone = of_each_rank(torch.tensor([len(waiting), can_replay, stop, saved], dtype=torch.int64))
     wanted, replays, stops, saves = everyone.T.tolist()
     return Standing(
-        rows=rows,
+        waiting=waiting,
         rows_before=sum(wanted[: rank()]),
         rows_after=sum(wanted[rank() + 1 :]),
         can_replay=all(replays),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
+from trm_core.devices import on_host
 from trm_core.dqn.actions import Action, act_continues, affordable, epsilon_greedy, uniform_valid, valid_actions
 from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.replay import ReplayBuffer
@@ -68,11 +69,9 @@ class Episodes:
         self.curiosity, self.first_row = curiosity, first_row
         self.scale, self.intrinsic_scale = RewardScale(), RewardScale()
 
-    def draws(
-        self, step: int, purpose: Purpose, rows: int, width: int | None = None, first: int | None = None
-    ) -> Tensor:
-        """Draws for `rows` consecutive row numbers from `first` on; by default for this process's global rows."""
-        numbers = torch.arange(rows, device=self.prices.device) + (self.first_row if first is None else first)
+    def draws(self, step: int, purpose: Purpose, rows: int, width: int) -> Tensor:
+        """[rows, width]: draws for each row of this process."""
+        numbers = torch.arange(rows, device=self.prices.device) + self.first_row
         return keyed_uniform(self.config.training.seed, step, purpose, numbers, width)
 
     def draws_of_rows(self, step: int, rows: int, *purposes: Purpose) -> Tensor:
@@ -105,9 +104,12 @@ class Episodes:
             pending=Pending(numbers - 1, numbers, zeros, torch.zeros(rows, k, dtype=torch.bool, device=z_H.device)),
         )
 
-    def begin(self, carry: Carry, batch: CapsuleBatch, step: int) -> Carry:
-        """Put the samples of `batch` into the halted rows (one for each) and count the coming step of every row."""
-        rows = carry.halted.nonzero().squeeze(1)
+    def begin(self, carry: Carry, batch: CapsuleBatch, step: int, rows: Tensor | None = None) -> Carry:
+        """Put the samples of `batch` into the halted rows (one for each) and count the coming step of every row.
+
+        rows: the numbers of the halted rows, if they are known: a GPU has to be waited for to find them.
+        """
+        rows = (carry.halted.nonzero().squeeze(1) if rows is None else rows).to(carry.halted.device, non_blocking=True)
         total = len(carry.halted)
         each_step = self.config.dqn.halt_exploration_draw == "step"
         if len(rows) == 0:
@@ -193,7 +195,7 @@ class Episodes:
         utility = quality.probability if dqn.reward_signal == "probability" else quality.accuracy
         action, valid, exploring = self.choose(carry, result, step)
         opened = torch.zeros_like(capsules.expanded)
-        if bool((action == Action.EXPAND).any()):
+        if self.replay is not None and self.model.q_head.num_actions > Action.EXPAND:
             opened = self.select(carry, result, action, exploring, step)
         reward = step_reward(
             dqn,
@@ -207,27 +209,15 @@ class Episodes:
         terminal = terminal_reward(dqn, quality.right)
         # A row without a label has no utility, so there is nothing to learn from its actions.
         settled, ended = (carry.pending.slot >= 0) & quality.valid, (action == Action.HALT) & quality.valid
-        slots = torch.zeros_like(carry.steps)
         intrinsic = torch.zeros_like(utility)
+        if self.replay is not None and self.curiosity is not None:
+            states = self.model.q_head.readable(output.q_state)
+            intrinsic = self.curiosity.bonus(states)
+            self.curiosity.observe(states)
+        decision = Decision(action, exploring, opened, reward, intrinsic, settled, terminal, ended)
+        slot = torch.zeros_like(carry.steps)
         if self.replay is not None:
-            if self.curiosity is not None:
-                states = self.model.q_head.readable(output.q_state)
-                intrinsic = self.curiosity.bonus(states)
-                self.curiosity.observe(states)
-                self.intrinsic_scale.update(intrinsic[settled])
-            slots = self.replay.push(output.q_state, valid, step)
-            pending = carry.pending
-            # Last step's actions and those that end now, in one call: a call costs more than its rows.
-            self.replay.complete(
-                torch.cat([pending.slot, slots]),
-                torch.cat([settled, ended]),
-                torch.cat([pending.action, action]),
-                torch.cat([reward.total, terminal]),
-                torch.cat([intrinsic, torch.zeros_like(intrinsic)]),
-                torch.cat([slots, slots]),
-                torch.cat([torch.zeros_like(settled), ended]),
-            )
-            self.scale.update(torch.cat([reward.total[settled], terminal[ended]]))
+            slot = self.store(self.replay, carry.pending, output.q_state, valid, decision, step)
         following = replace(
             carry,
             z_H=output.z_H.detach(),
@@ -240,9 +230,43 @@ class Episodes:
             utility=utility,
             accuracy=quality.accuracy,
             loss=quality.loss.detach(),
-            pending=Pending(slots, action, (opened * self.prices).sum(1), opened),
+            pending=Pending(slot, action, (opened * self.prices).sum(1), opened),
         )
-        return following, Decision(action, exploring, opened, reward, intrinsic, settled, terminal, ended)
+        return following, decision
+
+    def store(
+        self, replay: ReplayBuffer, pending: Pending, states: Tensor, valid: Tensor, decision: Decision, step: int
+    ) -> Tensor:
+        """Push the states [B, S], and settle what the decision settles: actions that are `pending`, and those that end
+        now. Returns the slots [B] of the states.
+        """
+        # The buffer keeps its books in host memory.
+        allowed, before, last, action, settled, ended, reward, terminal, intrinsic = on_host(
+            valid,
+            pending.slot,
+            pending.action,
+            decision.action,
+            decision.settled,
+            decision.ended,
+            decision.reward.total,
+            decision.terminal,
+            decision.intrinsic,
+        )
+        slots = replay.push(states, allowed, step)
+        # Both in one call: a call costs more than its rows.
+        replay.complete(
+            torch.cat([before, slots]),
+            torch.cat([settled, ended]),
+            torch.cat([last, action]),
+            torch.cat([reward, terminal]),
+            torch.cat([intrinsic, torch.zeros_like(intrinsic)]),
+            torch.cat([slots, slots]),
+            torch.cat([torch.zeros_like(settled), ended]),
+        )
+        if self.curiosity is not None:
+            self.intrinsic_scale.update(intrinsic[settled])
+        self.scale.update(torch.cat([reward[settled], terminal[ended]]))
+        return slots.to(states.device, non_blocking=True)
 
     def choose(self, carry: Carry, result: StepResult, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Actions [B], which were valid [B, A], and which were exploratory [B]."""

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trm_core.config.schema import Config
+from trm_core.devices import on_host
 from trm_core.dqn.actions import Action
 from trm_core.dqn.learner import ReplayedTargets
 from trm_core.dqn.schedules import beta_at, epsilon_at, price_share_at, temperature_at, weight_at
@@ -60,7 +61,8 @@ def every_step(before: Carry, after: Carry, result: StepResult, decision: Decisi
     yield _over("expansion_cost", (bought * after.capsules.prices).sum(1), halted)
     yield _over("num_open_at_start", after.open_at_start.sum(1), halted)
     yield _over("ponder_cost", after.steps, halted)
-    counts = torch.bincount(action, minlength=3).double()
+    # A GPU has to be waited for with `bincount`, whose result may be longer.
+    counts = (action[:, None] == torch.arange(3, device=action.device)).double().sum(0)
     for number, name in enumerate(("action_0_continue", "action_1_halt", "action_2_expand")):
         yield f"train/{name}", counts[number], float(len(action))
     yield "train/action_expand_pct", 100.0 * counts[Action.EXPAND], float(len(action))
@@ -154,24 +156,26 @@ def now(
     log_q = (q_values / temperature_at(dqn, state.step)).log_softmax(-1)
     yield _mean("q_entropy", -(log_q.exp() * log_q).sum(-1))
     yield _over("dqn_accuracy_improvement", quality.accuracy - before.accuracy, going_on)
-    paid = torch.cat([decision.reward.total[going_on], decision.terminal[decision.ended]])
+    settled, reward, ended, terminal = on_host(going_on, decision.reward.total, decision.ended, decision.terminal)
+    paid = torch.cat([reward[settled], terminal[ended]])
     if len(paid) > 1:
         yield _mean("dqn_reward_std", paid.std())
     if state.curiosity is not None:
         states = model.q_head.readable(output.q_state)
         yield _mean("curiosity_count_mean", state.curiosity.counts[state.curiosity.cells(states)].double())
     if replayed is not None and result.td_error is not None:
-        alive = replayed.weight > 0
-        error = result.td_error[alive]
+        columns = on_host(replayed.weight, replayed.slot, replayed.action, replayed.target, result.td_error)
+        alive = columns[0] > 0
+        slot, action, target, error = (column[alive] for column in columns[1:])
         yield _mean("dqn_td_error_mean", error.abs())
-        yield _mean("dqn_target_mean", replayed.target[alive])
-        ages = state.replay.ages(replayed.slot[alive])
+        yield _mean("dqn_target_mean", target)
+        ages = state.replay.ages(slot)
         yield _mean("dqn_replay_age_mean", ages)
         # A slot of age 0 now holds a state of this step instead of what was replayed.
-        looked = (replayed.action[alive] != Action.HALT) & (ages > 0)
-        yield _over("dqn_ended_early", state.replay.ends(replayed.slot[alive]).float(), looked)
+        looked = (action != Action.HALT) & (ages > 0)
+        yield _over("dqn_ended_early", state.replay.ends(slot).float(), looked)
         for number, name in enumerate(names):
-            yield _over(f"dqn_td_error_{name}", error, replayed.action[alive] == number)
+            yield _over(f"dqn_td_error_{name}", error, action == number)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
+from trm_core.devices import on_host
 from trm_core.distributed.collectives import all_sum, rank, world_size
 from trm_core.dqn.learner import (
     ReplayedTargets,
@@ -29,7 +30,7 @@ from trm_core.dqn.learner import (
 )
 from trm_core.dqn.replay import ReplayBuffer
 from trm_core.dqn.schedules import beta_at
-from trm_core.keyed_random import Purpose
+from trm_core.keyed_random import Purpose, keyed_uniform
 from trm_core.losses import StepLoss, StepResult, joined
 from trm_core.model.carry import Carry
 from trm_core.model.rows import take_rows
@@ -73,7 +74,8 @@ class StepTaker:
             return no_transitions(state.model.q_head.state_width, dqn.sequence_length, self.device)
         divisors = RewardDivisors(state.scale.value, state.intrinsic_scale.value / max(dqn.curiosity_weight, 1e-8))
         networks = (state.model.q_head, state.target.head)
-        draws = self.episodes.draws(step, Purpose.REPLAY, dqn.batch_size, first=rank() * dqn.batch_size)
+        numbers = torch.arange(dqn.batch_size) + rank() * dqn.batch_size
+        draws = keyed_uniform(self.config.training.seed, step, Purpose.REPLAY, numbers)
         batch = state.replay.sample(draws, step, beta_at(self.config, step))
         if dqn.sequence_length == 1:
             return td_targets(*networks, batch, dqn.gamma, divisors)
@@ -86,10 +88,10 @@ class StepTaker:
         """New samples for the rows that halted, from the draw that all processes share."""
         stream = self.state.stream
         if self.config.data.draw == "halted":
-            return stream.take(standing.rows, standing.rows_before, standing.rows_after)
+            return stream.take(len(standing.waiting), standing.rows_before, standing.rows_after)
         before = rank() * self.rows
         batch = stream.take(self.rows, before, (world_size() - 1) * self.rows - before)
-        return batch.select(self.state.carry.halted.cpu().nonzero().squeeze(1))
+        return batch.select(standing.waiting)
 
     def learn(self, policy_only: bool) -> StepLoss | DistributedDataParallel:
         """The loss, wrapped so that all ranks share its gradient. In the policy phase the predictor has none."""
@@ -109,7 +111,7 @@ class StepTaker:
         began = time.perf_counter()
         fresh = self.draw(standing).to(self.device)
         waited = time.perf_counter() - began
-        state.carry = self.episodes.begin(state.carry, fresh, step)
+        state.carry = self.episodes.begin(state.carry, fresh, step, standing.waiting)
         replayed = self.replayed(step, standing.can_replay)
         policy_only = training.predictor_steps is not None and step >= training.predictor_steps
         # No dropout once the predictor is finished: the policy must learn from the states that evaluation will show it.
@@ -119,15 +121,10 @@ class StepTaker:
             # The policy must learn from the states it will meet in use: those of the averaged weights.
             state.average.take_over()
         result = self.differentiate(replayed, policy_only)
-        if bool(all_sum((~result.loss.isfinite()).float())):
-            bad = [name for name, term in result.terms.items() if not bool(term.total.isfinite().all())]
-            rows = ~result.output.logits.isfinite().flatten(1).all(1)
-            where = ", ".join(bad) or ("in another process" if bool(result.loss.isfinite()) else "the sum")
-            raise NotFinite(f"the loss is not finite ({where})", kept, rows)
         if not standing.can_replay:
             # Its gradient is zero, but an optimiser that sees one starts to count steps, decay weights and keep state.
             state.model.q_head.value_net.zero_grad()
-        self.update(step, kept)
+        self.update(step, kept, result)
         if state.replay is not None and standing.can_replay and replayed is not None and result.td_error is not None:
             # Before the decision stores new states, which may take the slots of the transitions just replayed.
             self.reprioritise(state.replay, replayed, result.td_error)
@@ -181,10 +178,10 @@ class StepTaker:
         """Whether a line of metrics is written after `step` steps."""
         return step % self.config.training.log_interval == 0 or step == self.config.training.total_steps
 
-    def update(self, step: int, kept: Carry) -> None:
+    def update(self, step: int, kept: Carry, result: StepResult) -> None:
         """Move the weights, and let the average and the target network follow. Raises NotFinite before that."""
         state = self.state
-        norms = self.norms(kept)
+        norms = self.norms(kept, result)
         if norms is not None:
             self.move(step, norms)
         state.optimizers.zero_grad()
@@ -197,16 +194,20 @@ class StepTaker:
         if state.target is not None:
             self.follow(state.target, step + 1)
 
-    def norms(self, kept: Carry) -> tuple[Tensor, ...] | None:
+    def norms(self, kept: Carry, result: StepResult) -> tuple[Tensor, ...] | None:
         """The norm of each part's gradient; None if it left the range of float16 and the step is to be skipped. Raises
-        NotFinite if it is not finite for another reason.
+        NotFinite if the loss is not finite, or the gradient for another reason.
         """
         optimizers, scale = self.state.optimizers, self.state.loss_scale
         if scale is not None:
             optimizers.divide_gradients(scale.value)
         measured = None if self.gradients is None else self.gradients.measure()
         norms = optimizers.norms() if measured is None else measured.totals
-        finite = bool(torch.stack(norms).isfinite().all())
+        lost = all_sum((~result.loss.isfinite()).float())
+        # Both questions at once, since a GPU's answer comes only when all that was queued before is done.
+        loss_broken, finite = torch.stack([lost > 0, torch.stack(norms).isfinite().all()]).tolist()
+        if loss_broken:
+            raise loss_not_finite(result, kept)
         if scale is not None:
             finite = finite and (optimizers.puzzles is None or optimizers.puzzles.all_finite())
             self.averages.add_mean("train/loss_scale", torch.tensor(scale.value))
@@ -267,8 +268,16 @@ class StepTaker:
         """Pass the TD errors of the replayed transitions to the buffer, if it uses them."""
         dqn = self.config.dqn
         if dqn.replay == "prioritized" or dqn.td_error_threshold > 0:
-            alive = replayed.weight > 0
-            replay.update_priorities(replayed.slot[alive], td_error[alive])
+            slots, weights, errors = on_host(replayed.slot, replayed.weight, td_error)
+            replay.update_priorities(slots[weights > 0], errors[weights > 0])
+
+
+def loss_not_finite(result: StepResult, kept: Carry) -> NotFinite:
+    """The fault, which names the terms that are not finite."""
+    bad = [name for name, term in result.terms.items() if not bool(term.total.isfinite().all())]
+    where = ", ".join(bad) or ("in another process" if bool(result.loss.isfinite()) else "the sum")
+    rows = ~result.output.logits.isfinite().flatten(1).all(1)
+    return NotFinite(f"the loss is not finite ({where})", kept, rows)
 
 
 def shared_by_ranks(loss: StepLoss) -> DistributedDataParallel:

@@ -84,7 +84,7 @@ class Trainer:
         state = self.state
         can_replay = state.replay is not None and state.replay.num_ready(state.step) >= self.config.dqn.buffer_min_size
         saved = self.keeper is not None and self.keeper.saver.finished
-        return exchange(int(state.carry.halted.sum()), can_replay, stop, saved)
+        return exchange(state.carry.halted, can_replay, stop, saved)
 
     def run(self, logger: MetricsLogger, stop: StopFlag, hooks: Hooks) -> str:
         """Train. Returns 'done', 'stopped' (state saved) or 'interrupted' (state saved)."""
