@@ -100,7 +100,7 @@ def make(fault: str | None, severity: str | None, base: str, seed: int, out: Pat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", nargs="+", default=[], choices=["healthy", *ALL])
+    parser.add_argument("--only", nargs="+", default=[], choices=["healthy", *ALL], metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=2)
     asked = parser.parse_args()
