@@ -34,6 +34,7 @@ ROOT = Path(__file__).parent.parent
 CURIOSITY, REGROUP = "tests/dqn/test_curiosity.py", "tests/training/test_regroup.py"
 ACTIONS, LEARNING = "tests/dqn/test_actions.py", "tests/dqn/test_rewards_and_learning.py"
 PRIORITIES, REPLAY = "tests/dqn/test_priorities.py", "tests/dqn/test_replay.py"
+EPISODES, EMULATED = "tests/training/test_episodes.py", "tests/training/test_two_devices.py"
 CHECKPOINT, SAVED = "tests/training/test_checkpoint.py", "tests/training/test_saved_state.py"
 TESTS = {  # the fastest first
     "trm_core/dqn/actions.py": (ACTIONS, LEARNING),
@@ -44,6 +45,7 @@ TESTS = {  # the fastest first
     "trm_core/dqn/replay_index.py": (REPLAY,),
     "trm_core/dqn/learner.py": (LEARNING,),
     "trm_core/dqn/schedules.py": (CURIOSITY, LEARNING),
+    "trm_core/training/episodes.py": (EPISODES, EMULATED),
     "trm_core/training/checkpoint.py": (CHECKPOINT, REGROUP),
     "trm_core/training/checkpoint_folders.py": (CHECKPOINT, REGROUP),
     "trm_core/training/checkpoint_verify.py": (CHECKPOINT, REGROUP),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trm_core.config import LoadedConfig
     from trm_core.prepare import DryRun
     from trm_core.runs import RunResult
+    from trm_core.training.estimate import MemoryEstimate
     from trm_core.training.stopping import StopFlag
 
 
@@ -132,8 +133,8 @@ def load(config: Path | None, overrides: list[str] | None, resume: str | None) -
 
 
 def show_dry_run(dry: DryRun, json: bool) -> None:
-    """Print what the run would do."""
-    prepared, shape, memory = dry.prepared, dry.prepared.features.shape, dry.memory
+    """Print what the run would do; how much memory it takes comes last, as it takes longest to find out."""
+    prepared, shape = dry.prepared, dry.prepared.features.shape
     inputs = {
         "capsules k": shape.num_capsules,
         "width D": shape.dim,
@@ -156,18 +157,23 @@ def show_dry_run(dry: DryRun, json: bool) -> None:
         "steps per epoch": round(dry.steps_per_epoch, 1),
         "device": str(prepared.device),
     }
-    megabytes = {name: round(getattr(memory, name) / 1e6, 1) for name in memory.__dataclass_fields__}
-    megabytes["total"] = round(memory.total / 1e6, 1)
     if json:
         status = [{"feature": f.name, "on": f.on, "reason": f.reason} for f in prepared.features.status]
-        print_json({"shapes": shapes, "memory_mb": megabytes, "features": status})
+        print_json({"shapes": shapes, "memory_mb": megabytes(dry.memory()), "features": status})
         return
     if prepared.config.data.draw == "halted":
         shapes["steps per epoch"] = f"at least {shapes['steps per epoch']}: rows that keep thinking take no new sample"
     table("shapes", ["what", "value"], list(shapes.items()))
-    table("memory estimate, MB", ["owner", "MB"], list(megabytes.items()))
     table(
         "features",
         ["feature", "on", "why"],
         [(f.name, "on" if f.on else "off", f.reason) for f in prepared.features.status],
     )
+    log("estimating memory")
+    table("memory estimate, MB", ["owner", "MB"], list(megabytes(dry.memory()).items()))
+
+
+def megabytes(memory: MemoryEstimate) -> dict[str, float]:
+    """The estimate by owner, and its total."""
+    owners = {name: round(getattr(memory, name) / 1e6, 1) for name in memory.__dataclass_fields__}
+    return {**owners, "total": round(memory.total / 1e6, 1)}

@@ -99,8 +99,13 @@ class DryRun:
 
     prepared: Prepared
     parameters: int
-    memory: MemoryEstimate
     steps_per_epoch: float  # a lower bound: a row that goes on thinking takes no new sample
+    processes: int
+
+    def memory(self) -> MemoryEstimate:
+        """What training will take. Computed only now, as it takes some seconds."""
+        features, device = self.prepared.features, self.prepared.device.type
+        return estimate_memory(self.prepared.config, features, device, self.processes)
 
 
 def prepare(config: Config, hooks: RunHooks, place: Place | None = None) -> Prepared:
@@ -247,9 +252,5 @@ def dry_run(loaded: LoadedConfig, hooks: RunHooks, processes: int = 1, resume: s
         for note in read_initial(model, Path(config.training.init_from), prepared.puzzles).notes:
             hooks.log(note)
     rows = sum(rows_per_epoch(file, "train") for file, _ in prepared.files)
-    return DryRun(
-        prepared,
-        sum(p.numel() for p in model.parameters()),
-        estimate_memory(config, prepared.features, prepared.device.type, processes),
-        rows / config.training.global_batch_size,
-    )
+    parameters = sum(p.numel() for p in model.parameters())
+    return DryRun(prepared, parameters, rows / config.training.global_batch_size, processes)
