@@ -254,6 +254,28 @@ def test_prices_are_log_uniform_around_the_level() -> None:
     assert bool((fixed.price == fixed.price[0]).all())
 
 
+def test_prices_rise_to_their_level_at_first() -> None:
+    batch, ratios = tiny.make_batch(ROWS), []
+    for warmup in (0, 4):
+        episodes = make_episodes(tiny.make_config(dqn={"price_warmup_steps": warmup}))
+        ratios.append([episodes.begin(episodes.initial_carry(batch), batch, step).price for step in range(6)])
+    for step, (level, rising) in enumerate(zip(*ratios, strict=True)):
+        assert torch.allclose(rising, level * min((step + 1) / 4, 1.0)), step
+
+
+def test_nothing_is_open_at_the_start_where_expansion_is_off() -> None:
+    dqn = {"random_open_fraction": 1.0}
+    batch = tiny.make_batch(ROWS)
+    for expansion in (True, False):
+        config = tiny.make_config(arch={"enable_capsule_expansion": expansion}, dqn=dqn)
+        episodes = make_episodes(config)
+        for step in range(5):
+            carry = episodes.begin(episodes.initial_carry(batch), batch, step)
+            if carry.capsules.expanded.any():
+                break
+        assert bool(carry.capsules.expanded.any()) == expansion
+
+
 def test_a_share_of_the_episodes_starts_with_a_random_set_open() -> None:
     _, carry = many(random_open_fraction=0.5)
     share = carry.capsules.num_opened.float() / tiny.K
