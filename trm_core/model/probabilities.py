@@ -19,7 +19,9 @@ def log_probabilities(logits: Tensor, kind: Probabilities) -> Tensor:
     logits = logits.float()
     if kind == "softmax":
         return logits.log_softmax(-1)
-    # Not sign(x) * log1p(|x|), which has no gradient at 0, where many heads start.
-    scores = torch.where(logits < 0, -(-logits).clamp(min=0.0).log1p(), logits.clamp(min=0.0).log1p())
+    # Not by abs or clamp: at 0, where many heads start, these have no gradient, or one that depends on torch's version.
+    negative = logits < 0
+    size = torch.where(negative, -logits, logits).log1p()
+    scores = torch.where(negative, -size, size)
     # s(x) of a large negative logit is small but does not vanish, so the sum is never 0.
     return scores - torch.logsumexp(scores, -1, keepdim=True)
