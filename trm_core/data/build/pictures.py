@@ -14,7 +14,8 @@ import numpy as np
 from trm_core.errors import DataError
 
 # What Pillow raises on purpose, and what its decoders run into in damaged files (TypeError in TIFF, RuntimeError in
-# AVIF, struct.error and IndexError in PNG, ...): it takes some of them for damage itself, but only while it opens a file.
+# AVIF, struct.error and IndexError in PNG, ...): some of it Pillow takes for damage itself, but only while it opens a
+# file.
 _MEANT = (OSError, SyntaxError, ValueError)
 _DAMAGE = (*_MEANT, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError, struct.error)
 
