@@ -283,6 +283,19 @@ def test_a_model_must_know_its_tasks_by_name(predictor: Predictor, tmp_path: Pat
         arc_inputs(asked, Predictor(blind), io.BytesIO())
 
 
+def test_two_tasks_with_one_name_are_refused(run: Path, tmp_path: Path) -> None:
+    one = json.dumps({"test": [PAIR]})
+    file = tmp_path / "f.json"
+    for text, where in (
+        (f'{{"e1": {one}, "e1": {one}}}', "f.json: "),
+        (f'{one}\n{{"e1": 0, "e1": {one}}}', "line 2: "),
+    ):
+        file.write_text(text)
+        done = tiny.invoke("predict", file, "--model", run)
+        assert done.returncode == 4
+        assert f"{where}an object has the key 'e1' twice" in done.stderr
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_stops_between_answers(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int

@@ -178,6 +178,7 @@ def test_nothing_of_a_long_stream_is_read_ahead_without_end() -> None:
         (b"fine\nna\xefve\n", [], 4, "stdin:2: is not UTF-8 text"),
         (b"\x89PNG\r\n\x1a\n", [], 4, "stdin is a picture"),
         ('{"text": "a b"}\n{"text"\n', [], 4, "stdin:2: no JSON"),
+        ('{"text": "a"}\n{"text": "b", "text": "c"}\n', [], 4, "stdin:2: an object has the key 'text' twice"),
         ("a,b\none,two,three\n", ["--column", "a"], 4, "stdin:2: has 3 fields, the header has 2"),
         ("a,b\none,two\n", ["--column", "c"], 4, "stdin:2: has no column 'c'"),
         (

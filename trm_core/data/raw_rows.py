@@ -17,6 +17,7 @@ from trm_core.data.build.delimited import csv_header, csv_rows
 from trm_core.data.build.records import called, class_text, silent
 from trm_core.data.build.tables import LABEL_COLUMNS, is_missing
 from trm_core.data.build.text import TEXT_NAMES
+from trm_core.data.unique_keys import parsed
 from trm_core.errors import DataError
 
 
@@ -98,7 +99,7 @@ def json_lines(name: str, lines: Iterable[tuple[int, str]], wanted: Wanted) -> I
     for number, line in _filled(lines):
         where = f"{name}:{number}"
         try:
-            value = json.loads(line)
+            value = parsed(line, where)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: no JSON: {str(error)[:100]}") from None
         yield from arc_samples(value, where, wanted) if wanted.kind == "arc" else [of_value(value, where, wanted)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from trm_core.data.unique_keys import parsed
 from trm_core.errors import DataError
 
 csv.field_size_limit(1 << 26)
@@ -205,7 +206,7 @@ def looks_labelled(lines: list[str]) -> bool:
 def parse_object(path: Path, number: int, line: str) -> dict[str, object]:
     """One line of a jsonl file as an object. Raises `DataError` with file and line."""
     try:
-        record = json.loads(line)
+        record = parsed(line, f"{path}:{number}")
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}:{number}: is not JSON ({error})", hint=_ONE_A_LINE) from None
     if not isinstance(record, dict):
