@@ -74,11 +74,13 @@ def test_every_form_of_stdin_is_the_same_texts(text_run: Path) -> None:
     )
     table = "label,text\n" + "\n".join(f'{label},"{text}"' for label, text in pairs)
     odd = "kind,words\n" + "\n".join(f'{label},"{text}"' for label, text in pairs)
+    named = "sep=;\nlabel;text\n" + "\n".join(f'{label};"{text}"' for label, text in pairs)
     labelled = "\n".join("\t".join(pair) for pair in pairs)
     found = {
         "a text on each line": records(asked(plain, "--model", text_run)),
         "JSON": records(asked(objects, "--model", text_run)),
         "csv": records(asked(table, "--model", text_run)),
+        "csv of Excel": records(asked(named, "--model", text_run)),
         "other csv": records(asked(odd, "--model", text_run, "--column", "words", "--label", "kind")),
         "a label, a tab": records(asked(labelled, "--model", text_run)),
     }
