@@ -89,7 +89,9 @@ def command(
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Draw the reasoning about one sample, step by step.")] = False,
     gif: Annotated[Path | None, typer.Option(metavar="FILE", help="The same as an animation, a .gif.")] = None,
-    row: Annotated[int, typer.Option(min=0, metavar="N", help="Which sample --show and --gif draw.")] = 0,
+    row: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Which sample --show and --gif draw; default: the first, 0.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows processed at once; does not change the answers.")] = 64,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write the probability of every class.")
@@ -141,6 +143,8 @@ def command(
                     f"{name} is for answers, and --show and --gif draw one sample (--row)",
                     hint="run the command once for each",
                 )
+    elif row is not None:
+        raise UsageError("--row says which sample --show and --gif draw", hint="add one of them, or leave --row out")
     if votes is not None and (probabilities or decisions):
         raise UsageError(
             f"{'--probabilities' if probabilities else '--decisions'} is for single answers, and --votes counts many",
@@ -163,7 +167,7 @@ def command(
         return
     source = open_source(asked, predictor, sys.stdin.buffer, log)
     if show or gif is not None:
-        show_thinking(predictor, source, predictor.policy(policy, price, confidence), row, show, gif)
+        show_thinking(predictor, source, predictor.policy(policy, price, confidence), row or 0, show, gif)
         return
     if out_ == STDOUT or (out_ is None and not source.bulk):
         print_answers(predictor, source, settings, json)

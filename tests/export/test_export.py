@@ -70,6 +70,16 @@ def test_the_folder_is_whole(exported: Path) -> None:
     assert "/" not in json.loads((exported / CONFIG).read_text())["about"]["data"]
 
 
+def test_the_card_names_what_was_overridden(exported: Path, trained_run: Path, tmp_path: Path) -> None:
+    overrides = ["dqn.budget=1", "arch.H_cycles=2", "arch.L_cycles=1"]
+    done = tiny.invoke("export", trained_run, *overrides, "--out", tmp_path / "other")
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "other" / "README.md").read_text()
+    said = "Exported with other settings than it was trained with:"
+    assert f"{said}\n\n- arch.H_cycles: 1 -> 2\n- dqn.budget: None -> 1.0\n\n" in card
+    assert said not in (exported / "README.md").read_text()
+
+
 def test_the_folder_answers_as_the_run_does(exported: Path, trained_run: Path, fields: Any) -> None:
     of_run, of_folder = (Predictor.load(path, device="cpu").predict(**fields) for path in (trained_run, exported))
     for a, b in zip(of_run, of_folder, strict=True):

@@ -216,6 +216,26 @@ def test_a_name_may_stand_in_a_puzzle_or_be_that_of_the_file(predictor: Predicto
     assert asked[1].pair.output is None
 
 
+def test_an_input_that_comes_again_is_asked_once(run: Path, data: Path, tmp_path: Path) -> None:
+    """In the task itself, as a submission has an answer for each, and in another line."""
+    (one, two), (three,) = (read["test"] for read in json.loads((data / "test_puzzles.json").read_text()).values())
+    plain = answers_of(data / "test_puzzles.json", "--model", run, "--votes", "100", "--batch", "4")
+    asked = [("e1", one), ("e1", two), ("e1", one), ("e2", three), ("e1", two), ("e2", one)]
+    file = tmp_path / "lines.jsonl"
+    file.write_text("\n".join(json.dumps({**pair, "puzzle": task}) for task, pair in asked))
+    found = answers_of(file, "--model", run, "--votes", "100", "--batch", "4")
+    assert found["arc"]["votes"] + found["arc"]["illegal"] == 4 * COPIES, "e2 was asked about an input of e1 as well"
+    assert [(answer["task"], answer["test"]) for answer in found["answers"]] == [
+        ("e1", 0), ("e1", 1), ("e1", 2), ("e2", 0), ("e1", 3), ("e2", 1),
+    ]  # fmt: skip
+
+    def told(number: int, answers: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in answers["answers"][number].items() if name not in ("row", "test")}
+
+    for number, as_in in enumerate((0, 1, 0, 2, 1)):
+        assert told(number, found) == told(as_in, plain)
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
@@ -243,6 +263,10 @@ def test_what_votes_are_not_for(run: Path, data: Path, sudoku_run: Path, trained
         ((file, "--model", run, "--decisions"), "--decisions is for single answers"),
         ((file, "--model", run, "--show"), "--votes is for answers, and --show"),
         ((file, "--model", run, "--split", "test"), "has no splits"),
+        ((file, "--model", run, "--column", "x"), "--column is for raw samples, not for puzzles"),
+        ((file, "--model", run, "--label", "x"), "--label is for raw samples, not for puzzles"),
+        ((file, "--model", run, "--kind", "arc"), "--kind is for raw samples, not for puzzles"),
+        ((file, "--model", run, "--row", "0"), "--row says which sample --show and --gif draw"),
         ((file, "--model", run, "--out", tmp_path / "none" / "s.json"), "there is no folder"),
     ):
         done = tiny.invoke("predict", *arguments, "--votes", "3")
@@ -257,6 +281,19 @@ def test_a_model_must_know_its_tasks_by_name(predictor: Predictor, tmp_path: Pat
     blind = replace(trained, config=trained.config.model_copy(update={"arch": arch}))
     with pytest.raises(UsageError, match="has no embeddings of tasks"):
         arc_inputs(asked, Predictor(blind), io.BytesIO())
+
+
+def test_two_tasks_with_one_name_are_refused(run: Path, tmp_path: Path) -> None:
+    one = json.dumps({"test": [PAIR]})
+    file = tmp_path / "f.json"
+    for text, where in (
+        (f'{{"e1": {one}, "e1": {one}}}', "f.json: "),
+        (f'{one}\n{{"e1": 0, "e1": {one}}}', "line 2: "),
+    ):
+        file.write_text(text)
+        done = tiny.invoke("predict", file, "--model", run)
+        assert done.returncode == 4
+        assert f"{where}an object has the key 'e1' twice" in done.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

@@ -74,11 +74,13 @@ def test_every_form_of_stdin_is_the_same_texts(text_run: Path) -> None:
     )
     table = "label,text\n" + "\n".join(f'{label},"{text}"' for label, text in pairs)
     odd = "kind,words\n" + "\n".join(f'{label},"{text}"' for label, text in pairs)
+    named = "sep=;\nlabel;text\n" + "\n".join(f'{label};"{text}"' for label, text in pairs)
     labelled = "\n".join("\t".join(pair) for pair in pairs)
     found = {
         "a text on each line": records(asked(plain, "--model", text_run)),
         "JSON": records(asked(objects, "--model", text_run)),
         "csv": records(asked(table, "--model", text_run)),
+        "csv of Excel": records(asked(named, "--model", text_run)),
         "other csv": records(asked(odd, "--model", text_run, "--column", "words", "--label", "kind")),
         "a label, a tab": records(asked(labelled, "--model", text_run)),
     }
@@ -178,6 +180,7 @@ def test_nothing_of_a_long_stream_is_read_ahead_without_end() -> None:
         (b"fine\nna\xefve\n", [], 4, "stdin:2: is not UTF-8 text"),
         (b"\x89PNG\r\n\x1a\n", [], 4, "stdin is a picture"),
         ('{"text": "a b"}\n{"text"\n', [], 4, "stdin:2: no JSON"),
+        ('{"text": "a"}\n{"text": "b", "text": "c"}\n', [], 4, "stdin:2: an object has the key 'text' twice"),
         ("a,b\none,two,three\n", ["--column", "a"], 4, "stdin:2: has 3 fields, the header has 2"),
         ("a,b\none,two\n", ["--column", "c"], 4, "stdin:2: has no column 'c'"),
         (

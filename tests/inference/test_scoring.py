@@ -122,6 +122,8 @@ def test_another_question_does_not_go_on(trained_run: Path, large: Path, tmp_pat
     ("arguments", "code", "message"),
     [
         (["--split", "nothing"], 2, "no split 'nothing'"),
+        (["--label", "y"], 2, "--label is for raw samples, not for a capsule file"),
+        (["--row", "3"], 2, "--row says which sample --show and --gif draw"),
         (["--policy", "best"], 2, "choose from learned"),
         (["--price", "-1"], 2, "not above 0"),
         (["--model", "nowhere"], 4, "nowhere is not a run directory"),

@@ -115,7 +115,14 @@ def weights(run: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("patterns", "says"), [(["embeding.*"], "embedding"), (["*", "!embeding.*"], "embedding"), (["*"], "name fewer")]
+    ("patterns", "says"),
+    [
+        (["embeding.*"], "embedding"),
+        (["*", "!embeding.*"], "embedding"),
+        (["*"], "name fewer"),
+        (["!q_head.*", "!answer.*"], 'training.freeze=["*", "!q_head.*", "!answer.*"]'),
+        (["answer.*", "!answer.*"], "leave it out"),
+    ],
 )
 def test_patterns_that_freeze_nothing_or_everything(patterns: list[str], says: str) -> None:
     with pytest.raises(ConfigError) as error:

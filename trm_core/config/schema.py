@@ -389,7 +389,7 @@ class TrainingConfig(Section):
     freeze: list[str] = Field(
         [],
         description="Patterns of parameter names that do not learn, e.g. ['embedding.*']; one that begins with ! "
-        "exempts, as in ['*', '!embedding.puzzles.*']. For fine-tuning.",
+        "exempts from what those before it froze, as in ['*', '!embedding.puzzles.*']. For fine-tuning.",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",

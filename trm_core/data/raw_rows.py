@@ -13,10 +13,11 @@ from typing import Any
 
 from trm_core.data.build.arc import PARTS, RawTask, concept_of, looks_like_arc
 from trm_core.data.build.arrays import class_name
-from trm_core.data.build.delimited import csv_header, csv_rows
+from trm_core.data.build.delimited import announced, csv_header, csv_rows
 from trm_core.data.build.records import called, class_text, silent
 from trm_core.data.build.tables import LABEL_COLUMNS, is_missing
 from trm_core.data.build.text import TEXT_NAMES
+from trm_core.data.unique_keys import parsed
 from trm_core.errors import DataError
 
 
@@ -49,7 +50,7 @@ class Wanted:
 def of_lines(
     name: str, lines: Iterable[tuple[int, str]], wanted: Wanted, log: Callable[[str], None] = silent
 ) -> Iterator[Raw]:
-    """The samples in numbered lines. Their form is told by the first line that is not blank:
+    """The samples in numbered lines. Their form is told by the first line that is not blank (nor Excel's line sep=;):
 
     JSON lines  where it is a JSON object (for kinds other than text: anything of JSON)
     csv         a table; of texts, where `wanted.column` names their column or the line is a header with a usual name
@@ -62,11 +63,12 @@ def of_lines(
     seen: list[tuple[int, str]] = []
     for seen_line in rest:
         seen.append(seen_line)
-        if seen_line[1].strip():
+        if seen_line[1].strip() and announced(seen_line[1]) is None:
             break
-    else:
+    first = [line for _, line in seen if line.strip()]
+    if not first:
         return
-    number, first = seen[-1]
+    number = seen[-1][0]
     form, read = _form_of(first, wanted)
     if read is None:
         raise DataError(f"{name}:{number}: is not JSON", hint=f"for {wanted.kind}, give a sample as JSON on each line")
@@ -77,12 +79,15 @@ def of_lines(
 _Lines = Iterable[tuple[int, str]]
 
 
-def _form_of(line: str, wanted: Wanted) -> tuple[str, Callable[[str, _Lines, Wanted], Iterator[Raw]] | None]:
-    """The form of lines that begin with this one, and the function that reads them (None where no form fits)."""
+def _form_of(first: list[str], wanted: Wanted) -> tuple[str, Callable[[str, _Lines, Wanted], Iterator[Raw]] | None]:
+    """The form of lines that begin with these, of which the last one tells it, and the function that reads them (None
+    where no form fits).
+    """
+    line = first[-1]
     if _is_json(line, wanted.kind):
         return "a sample as JSON on each line", json_lines
     if wanted.kind == "table" or (wanted.kind == "text" and (wanted.column is not None or _is_header(line))):
-        return "csv with a header", partial(_csv, line)
+        return "csv with a header", partial(_csv, first)
     if wanted.kind == "text":
         label, tab, _ = line.partition("\t")
         if tab and wanted.is_class(label.strip()):
@@ -98,7 +103,7 @@ def json_lines(name: str, lines: Iterable[tuple[int, str]], wanted: Wanted) -> I
     for number, line in _filled(lines):
         where = f"{name}:{number}"
         try:
-            value = json.loads(line)
+            value = parsed(line, where)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: no JSON: {str(error)[:100]}") from None
         yield from arc_samples(value, where, wanted) if wanted.kind == "arc" else [of_value(value, where, wanted)]
@@ -162,8 +167,8 @@ def _is_header(line: str) -> bool:
     return words and any(name in cells for name in TEXT_NAMES)
 
 
-def _csv(header: str, name: str, lines: _Lines, wanted: Wanted) -> Iterator[Raw]:
-    delimiter, columns = csv_header(name, [header])
+def _csv(first: list[str], name: str, lines: _Lines, wanted: Wanted) -> Iterator[Raw]:
+    delimiter, columns = csv_header(name, first)
     for number, values in csv_rows(name, columns, delimiter, lines):
         yield of_value(dict(zip(columns, values, strict=True)), f"{name}:{number}", wanted)
 

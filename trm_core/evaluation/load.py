@@ -33,6 +33,7 @@ class TrainedRun:
     step: int
     data: dict[str, Any]  # `dataset.json`: paths, split, hashes
     notes: list[str]
+    changed: list[str]  # what overrides change of what it was trained with, as text; also among the notes
 
 
 def load_run(
@@ -66,7 +67,7 @@ def load_run(
     require_weights(expected, weights, folder / MODEL)
     model = TinyRecursiveModel(config, shape, with_cmi=with_cmi)
     load_weights(model, weights, folder / MODEL)
-    return TrainedRun(path, config, model.to(device).eval(), step, data, [*notes, *changed])
+    return TrainedRun(path, config, model.to(device).eval(), step, data, [*notes, *changed], changed)
 
 
 def require_sizes(shape: DataShape) -> None:

@@ -72,6 +72,7 @@ def model_card(
         )
         + f". Trained for {trained.about.get('step', '?')} steps. Weights are stored as {stored}.",
         "",
+        *_changed(trained),
         f"## Measured on the {measured}",
         "",
         *(_puzzle_table(scores) if shape.tokens else _capsule_table(scores)),
@@ -93,6 +94,16 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _changed(trained: Trained) -> Iterator[str]:
+    """The overrides of the export: whoever reads about the run elsewhere would take its settings for these."""
+    changed = trained.about.get("changed")
+    if changed:
+        yield "Exported with other settings than it was trained with:"
+        yield ""
+        yield from (f"- {one}" for one in changed)
+        yield ""
 
 
 def _capsule_table(scores: list[dict[str, Any]]) -> Iterator[str]:

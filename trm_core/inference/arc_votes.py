@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from trm_core.data.build.arc import GridPair
+from trm_core.data.build.records import digest_array
 from trm_core.data.puzzles.arc_held_out import HeldOutTask
 from trm_core.data.puzzles.arc_known_copies import KnownCopy
 from trm_core.data.puzzles.arc_tokens import lay
@@ -22,6 +23,8 @@ from trm_core.inference.samples import Answer, Sample
 from trm_core.inference.scoring import Settings
 
 VOTER = "never"  # the policy whose answers vote unless another is asked for, as in an evaluation
+
+_Key = tuple[str, int]  # a task, and the digest of a test input
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,13 @@ def vote_on(
     on_row: Callable[[], None] = lambda: None,
 ) -> Iterator[Voted]:
     """Ask every test input as `most` copies of its task show it, at most, and count them in `votes`. A task that the
-    model does not know is asked once, with the blank identifier. on_row: told of every answer; what it raises stops.
+    model does not know is asked once, with the blank identifier. An input that comes again gets the answer that it got.
+    on_row: told of every answer; what it raises stops.
     """
     drawn: deque[tuple[list[KnownCopy], list[np.ndarray]]] = deque()
 
     def samples() -> Iterator[Sample]:
-        for one in inputs:
+        for one in _different(inputs):
             copies = _asked_as(predictor, one.task, most)
             shown = [lay(known.copy.apply(one.pair.input)).reshape(-1) for known in copies]
             drawn.append((copies, shown))
@@ -76,7 +80,11 @@ def vote_on(
 
     policy = predictor.policy(settings.policy or VOTER, settings.price, settings.confidence)
     answers = predictor.stream(samples(), policy, settings.batch)
+    voted: dict[_Key, Voted] = {}
     for one in inputs:
+        if (known_as := _key(one)) in voted:
+            yield replace(voted[known_as], input=one)
+            continue
         # Only what is counted is kept: the probabilities of a thousand copies would be tens of megabytes.
         predictions, halt = [], []
         for answer in answers:
@@ -88,13 +96,14 @@ def vote_on(
         copies, shown = drawn.popleft()
         before = votes.illegal
         votes.add([known.name for known in copies], np.stack(shown), np.stack(predictions), np.array(halt))
-        yield Voted(one, votes.best(one.task, one.pair.input), len(copies), votes.illegal - before)
+        voted[known_as] = Voted(one, votes.best(one.task, one.pair.input), len(copies), votes.illegal - before)
+        yield voted[known_as]
 
 
 def rows_of(predictor: Predictor, inputs: Sequence[ArcInput], most: int) -> int:
     """How many rows the model has to think about for that."""
     copies = {task: len(_asked_as(predictor, task, most)) for task in {one.task for one in inputs}}
-    return sum(copies[one.task] for one in inputs)
+    return sum(copies[one.task] for one in _different(inputs))
 
 
 def result_of(votes: Votes, inputs: Sequence[ArcInput]) -> VotingResult:
@@ -103,6 +112,18 @@ def result_of(votes: Votes, inputs: Sequence[ArcInput]) -> VotingResult:
     for one in inputs:
         tasks.setdefault(one.task, []).append(one.pair)
     return votes.result([HeldOutTask(name, pairs) for name, pairs in tasks.items()])
+
+
+def _different(inputs: Sequence[ArcInput]) -> list[ArcInput]:
+    """Each test input of a task once, where it first comes."""
+    first: dict[_Key, ArcInput] = {}
+    for one in inputs:
+        first.setdefault(_key(one), one)
+    return list(first.values())
+
+
+def _key(one: ArcInput) -> _Key:
+    return one.task, digest_array(one.pair.input)
 
 
 def _asked_as(predictor: Predictor, task: str, most: int) -> list[KnownCopy]:

@@ -48,6 +48,7 @@ def of_run(run: TrainedRun) -> Trained:
         "data": str(recorded),
         "split": run.data["eval"]["split"],
         "kind": file.manifest.get("kind"),
+        **_changed(run),
     }
     prices, masked = file.prices, file.has("mask")
     encoding = Encoding.of(file.manifest)
@@ -75,6 +76,7 @@ def _of_puzzle_run(run: TrainedRun) -> Trained:
         "data": run.data["eval"]["path"],
         "split": run.data["eval"]["split"],
         "kind": f"puzzles: {puzzles.kind}",
+        **_changed(run),
     }
     for parameter in run.model.parameters():
         parameter.requires_grad_(False)
@@ -83,3 +85,7 @@ def _of_puzzle_run(run: TrainedRun) -> Trained:
     return Trained(
         run.model, run.config, prices, None, False, run.path, about, puzzles=puzzles, identifiers=known, notes=run.notes
     )
+
+
+def _changed(run: TrainedRun) -> dict[str, list[str]]:
+    return {"changed": run.changed} if run.changed else {}

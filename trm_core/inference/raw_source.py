@@ -20,6 +20,7 @@ from trm_core.data.build.records import Log
 from trm_core.data.fields import IGNORE_LABEL
 from trm_core.data.raw_files import raw_samples
 from trm_core.data.raw_rows import Raw, Wanted, arc_samples, of_lines, of_value
+from trm_core.data.unique_keys import parsed
 from trm_core.errors import DataError, UsageError
 from trm_core.inference.predictor import BATCH, Predictor
 from trm_core.inference.samples import Sample, samples_of
@@ -137,7 +138,7 @@ def _arriving(stream: BinaryIO, wanted: Wanted, log: Log) -> Iterator[Raw | None
 def _arc_text(text: str, wanted: Wanted) -> Iterator[Raw]:
     """One JSON document, or one on each line."""
     try:
-        document = json.loads(text)
+        document = parsed(text, "stdin")
     except (ValueError, RecursionError):
         yield from of_lines("stdin", enumerate(text.splitlines(), start=1), wanted)
         return
@@ -161,7 +162,7 @@ def _of_argument(text: str, where: str, wanted: Wanted) -> Iterator[Raw]:
         yield Raw(text, where, where if wanted.kind == "text" else text)
         return
     try:
-        value = json.loads(text)
+        value = parsed(text, where)
     except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{where}: is not JSON ({str(error)[:100]})", hint=f"a sample of {wanted.kind} is given as JSON"

@@ -55,6 +55,12 @@ class Asked:
                 hint = "to give the text itself, use --ask" if " " in path.name else None
                 raise DataError(f"{path}: no such file or folder", hint=hint)
 
+    def refuse_of_samples(self, what: str) -> None:
+        """Raise UsageError for an option that only raw samples have, where `what` is asked."""
+        for name, given in (("--kind", self.kind), ("--column", self.column), ("--label", self.label)):
+            if given is not None:
+                raise UsageError(f"{name} is for raw samples, not for {what}", hint=f"leave {name} out")
+
 
 def open_source(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callable[[str], None]) -> Source:
     """A capsule file, an npz with sketches, or raw samples as `raw_files` reads them and, from stdin, `raw_rows`. For a
@@ -66,10 +72,12 @@ def open_source(asked: Asked, predictor: Predictor, stdin: BinaryIO, log: Callab
     if len(paths) == 1 and paths[0] != STDIN:
         (path,) = paths
         if path.is_file() and _is_capsule_file(path):
+            asked.refuse_of_samples("a capsule file")
             return _capsules(path, predictor.trained, asked.split)
         arrays = open_arrays(path) if path.suffix.lower() == ".npz" and path.is_file() else {}
         if "sketches" in arrays:
             _refuse_split(asked)
+            asked.refuse_of_samples("arrays of capsules")
             return _arrays(path, arrays, predictor.trained)
     _refuse_split(asked)
     if any(path.is_file() and _is_capsule_file(path) for path in paths):
@@ -86,6 +94,7 @@ def text_asked(asked: Asked, stdin: BinaryIO) -> tuple[str, str] | None:
     """The text in which puzzles are asked, and what it is called; None if they are in `asked.paths[0]`. Raises
     UsageError.
     """
+    asked.refuse_of_samples("puzzles")
     if asked.texts:
         return "\n".join(asked.texts), "--ask"
     if len(asked.paths) > 1:

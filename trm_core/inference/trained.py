@@ -32,7 +32,7 @@ class Trained:
     class_names: list[str] | None
     masked: bool  # the training data had padding capsules
     source: Path  # where it was loaded from
-    about: dict[str, Any] = field(default_factory=dict)  # step, data, split, kind
+    about: dict[str, Any] = field(default_factory=dict)  # step, data, split, kind; changed: by overrides
     preprocessing: Path | None = None  # the capsule file or folder that holds the encoder of raw samples
     puzzles: Meaning | None = None  # what the tokens of a puzzle model mean
     identifiers: Any = None  # which puzzles it has embeddings for, as `identifiers_record` writes it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 
 from torch import nn
 
@@ -12,8 +13,9 @@ from trm_core.model.token_embedding import PuzzleEmbedding
 
 def freeze(model: nn.Module, patterns: list[str]) -> set[str]:
     """Switch off the gradient of the parameters whose names match; returns these names. Of patterns that match a name
-    the last one counts; one that begins with ! exempts. Raises ConfigError if a pattern matches none or nothing is left
-    to learn. Puzzle embeddings learn without being parameters, and are named as if they were.
+    the last one counts; one that begins with ! exempts. Raises ConfigError if a pattern matches none, if they freeze
+    nothing, or if nothing is left to learn. Puzzle embeddings learn without being parameters, and are named as if they
+    were.
     """
     tables = [f"{name}.weights" for name, module in model.named_modules() if isinstance(module, PuzzleEmbedding)]
     names = [*(name for name, _ in model.named_parameters()), *tables]
@@ -26,6 +28,14 @@ def freeze(model: nn.Module, patterns: list[str]) -> set[str]:
                 hint=f"they begin with {', '.join(dict.fromkeys(name.split('.')[0] for name in names))}",
             )
         frozen = frozen.difference(matched) if pattern.startswith("!") else frozen.union(matched)
+    if patterns and not frozen:
+        only = all(pattern.startswith("!") for pattern in patterns)
+        raise ConfigError(
+            "training.freeze freezes nothing: "
+            + ("all its patterns are exceptions, and they" if only else "its exceptions")
+            + " exempt from what the patterns before them froze",
+            hint=f"to train nothing else: training.freeze={json.dumps(['*', *patterns])}" if only else "leave it out",
+        )
     if len(frozen) == len(names):
         raise ConfigError("training.freeze leaves no parameter to train", hint="name fewer")
     for name, parameter in model.named_parameters():

@@ -123,6 +123,17 @@ def test_settings_that_do_not_fit(build: Build, tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text('{"a": \n [1,,2]}')
     with pytest.raises(DataError, match=r"broken.json:2: is not JSON"):
         build(tmp_path / "broken.json")
+    (tmp_path / "twice.json").write_text(
+        '{"task": {"train": [{"input": [[1]], "output": [[2]], "input": [[3]]}], "test": []}}'
+    )
+    with pytest.raises(DataError, match=r"twice.json: an object has the key 'input' twice"):
+        build(tmp_path / "twice.json")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_task(build: Build, tmp_path: Path) -> None:
+    file = write_arc(tmp_path / "arc")
+    file.write_text("\ufeff" + file.read_text())
+    assert build(file, num_concepts=16).report.kind == "arc"
 
 
 @pytest.mark.skipif("TRM_TEST_DATA" not in os.environ, reason="TRM_TEST_DATA names no folder with arc/")

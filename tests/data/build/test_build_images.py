@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import re
 import shutil
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ import pytest
 from built_file import Build
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, features
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 from small_sources import AS_STORED, write_pictures, write_turned
@@ -128,8 +133,6 @@ def test_a_folder_of_pictures_in_pixels_and_patches(build: Build, tmp_path: Path
 
 
 def test_patch_pca_is_fitted_on_the_training_split_alone(build: Build, tmp_path: Path) -> None:
-    from PIL import Image
-
     folder = write_pictures(tmp_path / "pictures", per_class=20)
     first = build(folder, name="a.h5", num_capsules=4, num_children=4, encoder="patch-pca", dim=4)
     held_out = np.sort(np.concatenate([first.splits["validation"]["ids"], first.splits["test"]["ids"]]))
@@ -173,6 +176,38 @@ def test_a_broken_picture_is_named(build: Build, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
 
 
+def tiff_with_text_for_a_number() -> bytes:
+    """Of the place where its pixels begin it says that it is text."""
+    before = as_file("TIFF")
+    after = re.sub(struct.pack("<H", 273) + b"[\3\4]\0", struct.pack("<HH", 273, 2), before)
+    assert after != before
+    return after
+
+
+def avif_without_its_picture() -> bytes:
+    if not features.check("avif"):
+        pytest.skip("this Pillow knows no AVIF")
+    return as_file("AVIF").replace(b"av01", b"av0X")
+
+
+def as_file(form: str) -> bytes:
+    written = io.BytesIO()
+    Image.new("L", (12, 12)).save(written, form)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("damaged", "says"), [(tiff_with_text_for_a_number, "TypeError: "), (avif_without_its_picture, "RuntimeError: ")]
+)
+def test_whatever_pillow_raises_the_picture_is_named(
+    build: Build, tmp_path: Path, damaged: Callable[[], bytes], says: str
+) -> None:
+    folder = write_pictures(tmp_path / "pictures")
+    (folder / "light" / "odd.tif").write_bytes(damaged())
+    with pytest.raises(DataError, match=rf"odd.tif: cannot be decoded as an image \({says}"):
+        build(folder, num_capsules=4, num_children=4)
+
+
 def test_pictures_beside_the_class_folders_are_not_lost(build: Build, tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "pictures")
     for number, file in enumerate(sorted((folder / "dark").iterdir())[:3]):
@@ -213,8 +248,6 @@ def test_split_folders_are_not_classes(build: Build, tmp_path: Path) -> None:
 
 
 def test_more_than_eight_bits_are_refused_and_not_cut_off(build: Build, tmp_path: Path) -> None:
-    from PIL import Image
-
     for label in ("a", "b"):
         (tmp_path / "deep" / label).mkdir(parents=True)
         pixels = np.linspace(500, 40_000, 64).reshape(8, 8).astype(np.uint16)
@@ -227,8 +260,6 @@ def test_more_than_eight_bits_are_refused_and_not_cut_off(build: Build, tmp_path
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_what_is_drawn_in_transparency_is_seen(build: Build, tmp_path: Path, mode: str) -> None:
     """Black on nothing is black on white."""
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, 2, (20, 8, 8), dtype=np.uint8) * 255
     for number, alpha in enumerate(drawn):
@@ -266,8 +297,6 @@ def test_a_folder_of_turned_photos_is_that_of_upright_ones(build: Build, tmp_pat
 
 
 def test_broken_notes_of_a_camera_cost_no_picture(tmp_path: Path) -> None:
-    from PIL import Image
-
     pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.webp", exif=b"Exif\0\0no TIFF header", lossless=True)
     with pytest.raises(SyntaxError), Image.open(tmp_path / "a.webp") as picture:

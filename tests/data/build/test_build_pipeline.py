@@ -252,6 +252,11 @@ UNREADABLE: list[tuple[str, bytes, str]] = [
     ("prose.csv", b"a,label\nthis is a long story,x\nthat is a long one too,y\n", "is this text or a table"),
     ("line.jsonl", b'{"text": "a b", "label": 1}\n[1]\n', r"line.jsonl:2: is list, expected an object"),
     ("broken.jsonl", b'{"text": "a b", "label": 1}\n{"text"\n', r"broken.jsonl:2: is not JSON"),
+    (
+        "twice.jsonl",
+        b'{"text": "a b", "label": 1}\n{"text": "a b", "label": 1, "text": "c"}\n',
+        "twice.jsonl:2: an object has the key 'text' twice",
+    ),
     ("text.jsonl", b'{"text": {"en": "a b"}, "label": 1}\n', r"text.jsonl:1: field 'text' holds an object"),
     (
         "label.jsonl",

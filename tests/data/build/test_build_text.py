@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +210,21 @@ def test_no_words_at_all(build: Build, tmp_path: Path) -> None:
     source.write_text("label,text\n" + "a,\nb,\n" * 20)
     with pytest.raises(DataError, match="hold no words"):
         build(source)
+
+
+def test_a_field_that_only_late_lines_have_is_one(build: Build, tmp_path: Path) -> None:
+    """A label, found by its usual name, and a text that is named."""
+    source = tmp_path / "late.jsonl"
+
+    def write(early: str, late: str, values: Sequence[str]) -> None:
+        texts = [{early: f"what is said here as number {n}"} for n in range(250)]
+        rows = texts[:210] + [{**text, late: value} for text, value in zip(texts[210:], values, strict=True)]
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("text", "label", "ab" * 20)
+    built = build(source)
+    assert built.manifest["class_names"] == ["a", "b"]
+    assert "210 samples have no label: they are kept and never scored" in built.messages
+    write("body", "remark", [f"it was remarked that {word}{n}" for n in range(20) for word in ("good", "bad")])
+    remarks = build(source, name="other.h5", text="remark")
+    assert sum(remarks.report.counts.values()) == 250

@@ -37,6 +37,16 @@ def test_a_name_may_be_broken_over_two_lines(tmp_path: Path) -> None:
     assert next(table.rows()) == (3, _ROWS[0])
 
 
+@pytest.mark.parametrize("first", ["sep=;\r\n", "\ufeffsep=;\n", '"sep=;"\n', "\nSEP=;\n"])
+def test_a_line_that_names_the_delimiter_is_no_row(build: Build, tmp_path: Path, first: str) -> None:
+    plain = build(_table(tmp_path / "plain.csv", "a,ge;sex;label"), name="plain.h5")
+    table = _table(tmp_path / "named.csv", f"{first}a,ge;sex;label")
+    assert build(table).manifest["content_hash"] == plain.manifest["content_hash"]
+    assert next(open_delimited(table).rows()) == (2 + first.count("\n"), _ROWS[0])
+    tabs = _table(tmp_path / "named.tsv", "sep=;\na,b,c,d\te;sex;label")
+    assert open_delimited(tabs).columns == ("a,b,c,d\te", "sex", "label")
+
+
 @pytest.mark.parametrize(
     ("content", "message", "hint"),
     [
@@ -45,6 +55,7 @@ def test_a_name_may_be_broken_over_two_lines(tmp_path: Path) -> None:
         ("größe;label\n1;x\n".encode("cp1252"), "is not UTF-8", "windows-1252"),
         (b"a;label\r1;x\r2;y\r", "carriage return", "tr "),
         (b";;\n1;2;3\n", "no names of columns", "header"),
+        (b"sep=;\n", "has no line below the one that names the delimiter", "header"),
         (b"made by a program\n\na,label\n1,x\n", "has 2 fields, the header has 1", "header is the first line"),
     ],
 )

@@ -16,6 +16,7 @@ import numpy as np
 
 from trm_core.data.build.folders import visible
 from trm_core.data.build.records import NO_LABELS, Log, Record, digest_array
+from trm_core.data.unique_keys import parsed
 from trm_core.errors import ConfigError, DataError
 
 MAX_SIDE = 30
@@ -121,9 +122,11 @@ def looks_like_arc(document: Any) -> bool:
 
 
 def load_json(path: Path) -> Any:
-    """A whole JSON file. Raises `DataError` with line and column of what is wrong."""
+    """A whole JSON file. Raises `DataError` with line and column of what is wrong, or with the key that an object has
+    twice.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parsed(path.read_text(encoding="utf-8-sig"), str(path))
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not UTF-8 text") from None
     except json.JSONDecodeError as error:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from trm_core.data.unique_keys import parsed
 from trm_core.errors import DataError
 
 csv.field_size_limit(1 << 26)
 _PEEK = 200
 _ONE_A_LINE = "expected one object per line; to convert a list: jq -c .[] FILE"
+_ANNOUNCED = re.compile(r'"?sep=([^\w"])"?', re.IGNORECASE)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -116,7 +118,7 @@ def csv_rows(
     """(line number, values) of the rows below the header. Empty rows, which spreadsheets write below a table, are left
     out, and so are empty fields beyond the last column. Raises `DataError` with file and line.
     """
-    reader = csv.reader((line + "\n" for _, line in lines), delimiter=delimiter, strict=True)
+    reader = csv.reader((line + "\n" for line in _unannounced(lines)), delimiter=delimiter, strict=True)
     try:
         next(row for row in reader if any(cell.strip() for cell in row))  # the header
         for row in reader:
@@ -132,6 +134,22 @@ def csv_rows(
             yield reader.line_num, tuple(row)
     except csv.Error as error:
         raise DataError(f"{name}:{reader.line_num}: {error}", hint="check the quotes in this line") from None
+
+
+def announced(line: str) -> str | None:
+    """The delimiter that a first line such as sep=;, written for Excel, names; None for any other line."""
+    found = _ANNOUNCED.fullmatch(line)
+    return None if found is None else found[1]
+
+
+def _unannounced(lines: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """The lines, of which the first that is not blank becomes so where it names the delimiter: those below keep their
+    numbers.
+    """
+    begun = False
+    for _, line in lines:
+        yield line if begun or announced(line) is None else ""
+        begun = begun or bool(line.strip())
 
 
 def open_delimited(path: Path) -> Delimited:
@@ -151,9 +169,13 @@ def open_delimited(path: Path) -> Delimited:
 
 def csv_header(name: str, filled: list[str], tabs: bool = False) -> tuple[str, tuple[str, ...]]:
     """(delimiter, names of the columns) from the first lines that are not blank, without nameless columns at the end.
-    Raises `DataError` if there is no header.
+    The first of them may be Excel's, which names the delimiter. Raises `DataError` if there is no header.
     """
-    delimiter = "\t" if tabs else max(",;\t|", key=_unquoted_header(filled).count)
+    named = announced(filled[0])
+    filled = filled if named is None else filled[1:]
+    if not filled:
+        raise DataError(f"{name}: has no line below the one that names the delimiter", hint="add a header line")
+    delimiter = named or ("\t" if tabs else max(",;\t|", key=_unquoted_header(filled).count))
     try:
         header, *below = csv.reader((line + "\n" for line in filled), delimiter=delimiter)
     except csv.Error as error:
@@ -205,7 +227,7 @@ def looks_labelled(lines: list[str]) -> bool:
 def parse_object(path: Path, number: int, line: str) -> dict[str, object]:
     """One line of a jsonl file as an object. Raises `DataError` with file and line."""
     try:
-        record = json.loads(line)
+        record = parsed(line, f"{path}:{number}")
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}:{number}: is not JSON ({error})", hint=_ONE_A_LINE) from None
     if not isinstance(record, dict):

@@ -121,7 +121,7 @@ def _rows(path: Path, config: BuildConfig) -> tuple[str, str]:
     if table.form == "labelled-lines":
         return "text", "two columns without a header: label, tab, text"
     if config.text is not None:
-        table.column(config.text)
+        table.of_all_lines().column(config.text)
         return "text", f"text column {config.text!r}, as named"
     if named := called(table.columns, TEXT_NAMES):
         if len(named) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,12 @@ from typing import Any
 import numpy as np
 
 from trm_core.errors import DataError
+
+# What Pillow raises on purpose, and what its decoders run into in damaged files (TypeError in TIFF, RuntimeError in
+# AVIF, struct.error and IndexError in PNG, ...): some of it Pillow takes for damage itself, but only while it opens a
+# file.
+_MEANT = (OSError, SyntaxError, ValueError)
+_DAMAGE = (*_MEANT, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError, struct.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ def open_picture(path: Path) -> Iterator[Any]:
     """Pillow's picture, of which only the header has been read. Raises `DataError` for what cannot be decoded, also in
     the body of the `with`, and for more than 8 bits per channel.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as opened:
@@ -47,8 +54,11 @@ def open_picture(path: Path) -> Iterator[Any]:
             yield opened
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}", hint="remove the file, or scale it down first") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: cannot be decoded as an image ({error})", hint="remove or replace it") from None
+    except _DAMAGE as error:
+        why = (
+            str(error) if isinstance(error, OSError | SyntaxError | ValueError) else f"{type(error).__name__}: {error}"
+        )
+        raise DataError(f"{path}: cannot be decoded as an image ({why})", hint="remove or replace it") from None
 
 
 def upright_size(picture: Any) -> tuple[int, int]:
@@ -87,7 +97,7 @@ def _orientation(picture: Any) -> Any:
 
     try:
         return picture.getexif().get(Base.Orientation, 1)
-    except (OSError, SyntaxError, ValueError):  # broken metadata: the pixels may be sound
+    except _DAMAGE:  # broken metadata: the pixels may be sound
         return 1
 
 

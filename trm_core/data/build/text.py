@@ -26,7 +26,7 @@ class RowTextReader:
 
     def __init__(self, path: str, label: str | None, text: str | None, log: Log) -> None:
         self.path = path
-        self._table: Delimited = labelled_lines(Path(path)) or open_delimited(Path(path))
+        self._table: Delimited = labelled_lines(Path(path)) or open_delimited(Path(path)).of_all_lines()
         if text is None:
             text = next(iter(called(self._table.columns, TEXT_NAMES)), None)
             if text is None:

@@ -10,7 +10,6 @@ others   a puzzle on each line, numbers with spaces or commas between them; or c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from trm_core.data.puzzles.build.rows import detect, read_rows
 from trm_core.data.puzzles.meaning import Meaning
 from trm_core.data.puzzles.questions import Question, expected, in_characters, question_of, text_tokens
+from trm_core.data.unique_keys import parsed
 from trm_core.errors import DataError
 
 
@@ -90,7 +90,7 @@ def _mazes(text: str, meaning: Meaning, name: str) -> Iterator[Question]:
 
 def _of_json(text: str, meaning: Meaning, name: str, task: str | None) -> Iterator[Question]:
     try:
-        yield from _of_value(json.loads(text), meaning, name, task)
+        yield from _of_value(parsed(text, name), meaning, name, task)
         return
     except (ValueError, RecursionError) as error:
         lines = [line for line in enumerate(text.splitlines(), start=1) if line[1].strip()]
@@ -98,7 +98,7 @@ def _of_json(text: str, meaning: Meaning, name: str, task: str | None) -> Iterat
             raise DataError(f"{name}: is not JSON ({str(error)[:100]})", hint=expected(meaning)) from None
     for number, line in lines:
         try:
-            value = json.loads(line)
+            value = parsed(line, f"{name}, line {number}")
         except (ValueError, RecursionError) as error:
             raise DataError(f"{name}, line {number}: is not JSON ({str(error)[:100]})") from None
         yield from _of_value(value, meaning, f"{name}, line {number}", None)
