@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from trm_core.config.schema import Config
 from trm_core.dqn.actions import Action
+from trm_core.dqn.curiosity import Curiosity
 from trm_core.dqn.replay import ReplayBuffer
 from trm_core.dqn.rewards import RewardScale
 from trm_core.losses import AnswerQuality, StepResult
@@ -155,6 +157,47 @@ def test_rewards_are_settled_one_step_later(seed: int, signal: str, epsilon: flo
     assert episodes.scale.count == len(rewards)
     assert (episodes.scale.squares / len(rewards)) ** 0.5 == pytest.approx(float(rewards.std(correction=0)), rel=1e-4)
     assert drawn == sum(row[-1].episode + 1 for row in history)
+
+
+def test_curiosity_rewards_the_action_that_led_to_a_state() -> None:
+    config = tiny.make_config(arch={"max_steps": 4}, dqn={"enable_curiosity": True, "buffer_dtype": "float32"})
+    episodes = make_episodes(config)
+    read, replay = episodes.model.q_head.readable, episodes.replay
+    assert replay is not None
+    torch.manual_seed(0)
+    episodes.curiosity = Curiosity(config.dqn, read(scripted(0).output.q_state).shape[1])
+    twin, paid = copy.deepcopy(episodes.curiosity), []
+    carry = episodes.initial_carry(tiny.make_batch(ROWS))
+    for step in range(10):
+        before = episodes.begin(carry, tiny.make_batch(int(carry.halted.sum()), seed=step), step)
+        result = scripted(step)
+        bonus = twin.bonus(read(result.output.q_state))
+        twin.observe(read(result.output.q_state))
+        carry, decision = episodes.decide(before, result, step)
+        settled = before.pending.slot >= 0
+        assert torch.allclose(replay.read(before.pending.slot[settled]).intrinsic, bonus[settled])
+        assert not replay.read(carry.pending.slot[decision.ended]).intrinsic.any(), "nothing follows a HALT"
+        paid.append(bonus[settled].double())
+    assert episodes.intrinsic_scale.count == len(torch.cat(paid)) > 20
+    spread = (episodes.intrinsic_scale.squares / episodes.intrinsic_scale.count) ** 0.5
+    assert spread == pytest.approx(float(torch.cat(paid).std(correction=0)), rel=1e-4)
+
+
+def test_rows_that_are_held_count_as_exploring_without_q_learning_too() -> None:
+    config = tiny.make_config(arch={"max_steps": 3}, dqn={"enabled": False, "halt_exploration": 0.5})
+    episodes = make_episodes(config, dqn=False)
+    carry = episodes.initial_carry(tiny.make_batch(ROWS))
+    kinds = set()
+    for step in range(12):
+        before = episodes.begin(carry, tiny.make_batch(int(carry.halted.sum()), seed=step), step)
+        result = scripted(step)
+        carry, decision = episodes.decide(before, result, step)
+        wants_to_go_on = result.output.halt_logit <= 0
+        held = (before.steps < before.min_steps) & (before.steps < 3)
+        assert torch.equal(decision.exploring, held & ~wants_to_go_on)
+        assert torch.equal(carry.halted, ~held & (~wants_to_go_on | (before.steps >= 3)))
+        kinds |= set(zip(held.tolist(), wants_to_go_on.tolist(), strict=True))
+    assert len(kinds) == 4
 
 
 def running_carry(episodes: Episodes, steps: int = 3, seed: int = 5) -> Carry:
