@@ -183,7 +183,8 @@ def show(found: Profile, gains: list[Gain] | None) -> None:
     out("")
     out(
         f"matrix products: {found.flops / 1e9:.3f} GFLOP a step, {found.flops / 1e6 / found.step_ms:.1f} GFLOP/s, "
-        f"{100 * found.utilisation:.1f} % of the {found.rate / 1e9:.0f} GFLOP/s of a large float32 product here"
+        f"{100 * found.utilisation:.1f} % of the {found.rate / 1e9:.0f} GFLOP/s of a large product in "
+        f"{found.precision} here"
     )
     for path in found.traces:
         out(f"trace: {path}")
