@@ -59,6 +59,7 @@ def command(
         start_processes(nproc, json)
         return
 
+    from trm_core.distributed.collectives import on_every_rank
     from trm_core.distributed.place import find_place
     from trm_core.distributed.processes import joined
     from trm_core.prepare import RunHooks, prepare
@@ -69,7 +70,7 @@ def command(
     with joined(place, log=log):
         with progress("building", total=None) as bar:
             hooks = RunHooks(log=log, on_build=lambda stage, done, total: bar.update(done, total=total, label=stage))
-            prepared = prepare(loaded.config, hooks if place.rank == 0 else RunHooks(), place)
+            prepared = on_every_rank(lambda: prepare(loaded.config, hooks if place.rank == 0 else RunHooks(), place))
         if estimate:
             if place.rank == 0:
                 show_estimate(prepared, json)
@@ -183,7 +184,8 @@ def show(found: Profile, gains: list[Gain] | None) -> None:
     out("")
     out(
         f"matrix products: {found.flops / 1e9:.3f} GFLOP a step, {found.flops / 1e6 / found.step_ms:.1f} GFLOP/s, "
-        f"{100 * found.utilisation:.1f} % of the {found.rate / 1e9:.0f} GFLOP/s of a large float32 product here"
+        f"{100 * found.utilisation:.1f} % of the {found.rate / 1e9:.0f} GFLOP/s of a large product in "
+        f"{found.precision} here"
     )
     for path in found.traces:
         out(f"trace: {path}")

@@ -27,8 +27,8 @@ def on_host(*tensors: Tensor) -> list[Tensor]:
 
 
 def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
-    """The device for `training.device`, and why it was chosen. With several processes, each takes a GPU of its own.
-    Raises ConfigError for a device that does not exist here or that another process has.
+    """The device for `training.device`, and why it was chosen; a GPU becomes the current one. With several processes,
+    each takes a GPU of its own. Raises ConfigError for a device that cannot be used here or that another process has.
     """
     if local_rank and asked.startswith("cuda:"):
         raise ConfigError(
@@ -43,20 +43,23 @@ def pick_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
                 f"local process {local_rank} has no GPU of its own: this machine has {count}",
                 hint=f"--nproc {count}, or training.device=cpu",
             )
+    why = "set by the config"
+    if asked == "auto":
+        asked, why = ("cuda", "a GPU is available") if torch.cuda.is_available() else ("cpu", "no GPU is available")
     if asked == "cuda" and torch.cuda.is_available():
         asked = f"cuda:{local_rank % torch.cuda.device_count()}"
-    if asked != "auto":
-        try:
-            device = torch.device(asked)
-            # Sums of metrics and prices are kept in double precision, which Apple's mps does not have.
-            torch.zeros(1, device=device, dtype=torch.float64)
-        except (RuntimeError, AssertionError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(
-                f"device '{asked}' cannot be used: {reason}", hint="training.device=auto or cpu"
-            ) from error
-        return device, f"device {asked}: set by the config"
-    if torch.cuda.is_available():
-        number = local_rank % torch.cuda.device_count()
-        return torch.device("cuda", number), f"device cuda:{number}: a GPU is available"
-    return torch.device("cpu"), "device cpu: no GPU is available"
+    try:
+        device = torch.device(asked)
+        # This build of torch may have no kernels for the GPU, or another process may have it for itself. Sums of
+        # metrics and prices are kept in double precision, which Apple's mps does not have.
+        torch.zeros(1, device=device, dtype=torch.float64)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device '{asked}' cannot be used: {reason}",
+            hint="training.device=cpu" if why != "set by the config" else "training.device=auto or cpu",
+        ) from error
+    if device.type == "cuda":
+        # What is not told a device (kernels of other packages, questions about "the" GPU) takes the current one.
+        torch.cuda.set_device(device)
+    return device, f"device {asked}: {why}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import tiny
@@ -29,6 +30,37 @@ def test_counts_what_torch_counts(learns: bool) -> None:
     with FlopCounterMode(display=False) as oracle, torch.set_grad_enabled(learns):
         work()
     assert counter.total == oracle.get_total_flops() > 10_000
+
+
+class Halves(nn.Module):
+    """Two products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).relu())
+
+
+def test_compiled_networks_are_counted_as_they_are_written() -> None:
+    """The compiler would take the counter's method for a function to compile, once per operator and shape."""
+    graphs: list[Any] = []
+
+    def remember(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    layer, x = Halves(), torch.randn(5, 4)
+    layer.compile(backend=remember)
+    layer(x)
+    assert len(graphs) == 1
+    with flops_counted() as counter:
+        layer(x)
+        layer(x[:3])
+    assert counter.total == 2 * (5 + 3) * (4 * 3 + 3 * 2)
+    layer(x)
+    assert len(graphs) == 1
 
 
 def test_evaluation_does_not_import_the_compiler() -> None:

@@ -12,8 +12,11 @@ import torch
 from forked import run_together
 from ranks import on_ranks
 
+import trm_core.prepare
+from trm_cli import profile
+from trm_core.devices import pick_device
 from trm_core.distributed.collectives import rank
-from trm_core.errors import CheckpointError, StoppedEarly, TrmError
+from trm_core.errors import CheckpointError, ConfigError, StoppedEarly, TrmError
 from trm_core.evaluation import evaluate, report
 from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
 from trm_core.evaluation.load import load_run
@@ -62,6 +65,31 @@ def stopped(number: int, world: int, run: str, stops: int) -> list[Any]:
 def test_one_that_has_to_stop_stops_all(trained_run: Path, tmp_path: Path, stops: int) -> None:
     found = on_ranks(2, tmp_path / "ranks", stopped, str(trained_run), stops)
     assert found == [[75, "told to stop"]] * 2
+
+
+def without_gpu(number: int, world: int, run: str, command: str) -> list[Any]:
+    """What each of two processes ends with if the second has no GPU of its own."""
+
+    def choose(*arguments: Any) -> Any:
+        if rank() == 1:
+            raise ConfigError("no GPU of its own")
+        return pick_device("cpu")
+
+    evaluate.pick_device = trm_core.prepare.pick_device = choose
+    try:
+        if command == "eval":
+            evaluate_run(Path(run), EvalRequest(policies=["never"]))
+        else:
+            profile.command([], Path(run) / "config.yaml")
+    except TrmError as error:
+        return [int(error.exit_code), error.message]
+    return []
+
+
+@pytest.mark.parametrize("command", ["eval", "profile"])
+def test_a_process_without_a_gpu_ends_all_with_the_reason(trained_run: Path, tmp_path: Path, command: str) -> None:
+    """The first process would be left waiting for it otherwise, and report that another one is gone."""
+    assert on_ranks(2, tmp_path / "ranks", without_gpu, str(trained_run), command) == [[3, "no GPU of its own"]] * 2
 
 
 def late(number: int, world: int, run: str, lag: float) -> list[Any]:

@@ -140,6 +140,20 @@ def test_without_a_compiler_the_config_says_so(capsule_file: Path, monkeypatch: 
     assert "training.compile=true, but there is no compiler no-such-compiler" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arch", [{"pos_encodings": "rope"}, {"mixer": "mlp", "pos_encodings": "none"}], ids=["attention", "mixer"]
+)
+def test_a_network_is_compiled_as_a_whole(arch: dict[str, Any]) -> None:
+    """In pieces, nothing would be fused across them, and a GPU would wait for Python between them."""
+    network = tiny.make_model(tiny.make_config(arch={**ARCH, **arch})).recursion.low.eval()
+    network.compile(backend="eager", fullgraph=True)  # raises where it would have to be cut
+    x = torch.randn(2, tiny.K, network.blocks[0].ffn.gate_up.in_features)
+    for learns in (False, True):
+        with torch.set_grad_enabled(learns):
+            compiled = network(x.clone().requires_grad_(learns), None)
+            assert torch.allclose(compiled, network.forward(x.clone().requires_grad_(learns), None), atol=1e-5)
+
+
 @pytest.mark.slow
 def test_compiled_training_takes_the_same_path(capsule_file: Path, tmp_path: Path) -> None:
     """Rounding apart, for as long as no decision turns on it; and names of the weights do not change."""

@@ -16,16 +16,19 @@ import tiny
 import torch
 from forked import Forked, run_together
 from torch.autograd import DeviceType
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import trm_core.training.step
 from trm_core.config.schema import Config
 from trm_core.data.batch import CapsuleBatch
 from trm_core.prepare import RunHooks, prepare
 from trm_core.profiling import changes as profiling_changes
+from trm_core.profiling import rate as profiling_rate
 from trm_core.profiling.attach import Watched, attached
 from trm_core.profiling.changes import changes
 from trm_core.profiling.operators import times_of
 from trm_core.profiling.profile import Profile, Timing, profile_steps, time_steps, whole_intervals
+from trm_core.profiling.rate import matrix_rate
 from trm_core.profiling.stages import STAGES, StageClock, watched_in
 from trm_core.profiling.steps import Stepper
 
@@ -176,6 +179,29 @@ def test_command_prints_tables_and_writes_no_run(
         assert text in done.stdout
     assert "\x1b" not in done.stdout
     assert not list(tmp_path.glob("runs*"))
+
+
+class Products(TorchDispatchMode):
+    """Collects the dtypes of matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.mm.default:
+            self.dtypes.add(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_share_is_of_a_product_in_the_precision_of_the_run(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU multiplies bfloat16 many times as fast as float32: a share of the latter would be above 1."""
+    monkeypatch.setattr(profiling_rate, "_SIZE", {"cpu": 8})
+    monkeypatch.setattr(profiling_rate, "_SECONDS", 0.001)
+    with Products() as products:
+        assert matrix_rate(torch.device("cpu"), precision) > 0
+    assert products.dtypes == {getattr(torch, precision)}
 
 
 @pytest.mark.slow

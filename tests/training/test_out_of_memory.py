@@ -19,7 +19,7 @@ from trm_core.runs import RunHooks, prepare
 from trm_core.training import what_fits
 from trm_core.training.features import Features
 from trm_core.training.memory_breakdown import available_memory, bytes_by_owner
-from trm_core.training.out_of_memory import memory_explained
+from trm_core.training.out_of_memory import explain, memory_explained
 from trm_core.training.trainer import Trainer
 from trm_core.training.what_fits import fit, fit_by_child, override_that_fits, parts_that_fit
 
@@ -184,6 +184,20 @@ def test_a_gpu_says_what_was_measured(capsule_file: Path, monkeypatch: pytest.Mo
     assert "measured, activations as the rest of the measured peak" in raised.value.message
     assert "activations 7.7," in raised.value.message
     assert "0.1 available on the GPU" in raised.value.message or "0.2 available on the GPU" in raised.value.message
+
+
+@pytest.mark.parametrize(("unused", "told"), [("30.00 GiB", True), ("20.00 MiB", False)])
+def test_free_memory_in_pieces_is_told(capsule_file: Path, unused: str, told: bool) -> None:
+    """The allocator of a GPU says so, in a text of which the user sees nothing else."""
+    trainer, features = make_trainer(capsule_file)
+    error = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.00 GiB is "
+        f"free. Of the allocated memory 40.00 GiB is allocated by PyTorch, and {unused} is reserved by PyTorch but "
+        "unallocated. If reserved but unallocated memory is large try setting ..."
+    )
+    found = explain(error, trainer.config, features, torch.device("cpu"), trainer.state, (10**9, "of a test"))
+    assert ("PYTORCH_ALLOC_CONF=expandable_segments:True" in found.message) == told
+    assert (f"{unused} more are reserved but free" in found.message) == told
 
 
 def test_other_errors_pass(capsule_file: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -17,6 +18,8 @@ from two_devices import Elsewhere, second_device, waits
 from trm_core.data.dataset import open_dataset
 from trm_core.evaluation.report import EvaluationData, Evaluator
 from trm_core.evaluation.rollout import Thinking
+from trm_core.inference.predictor import Predictor
+from trm_core.inference.trained import Trained
 from trm_core.training import measure
 from trm_core.training.checkpoint import snapshot
 from trm_core.training.features import resolve_features, resolved
@@ -107,6 +110,29 @@ def lives_there(path: Path, settings: Settings, folder: Path) -> None:
         assert all(score.rows for score in table)
         trainer.state.restore(snapshot(trainer.state.to_checkpoint({}), 0))
         trainer.taker.take(trainer.standing())
+
+
+@pytest.mark.parametrize("policy", ["learned", "threshold", pytest.param("all", marks=pytest.mark.slow)])
+def test_answers_are_the_same_on_another_device(policy: str) -> None:
+    """Those of `trm predict` and `trm serve`, whose rows come and go, and fetch detail from the host."""
+    config = tiny.make_config(arch={"enable_capsule_expansion": True}, dqn={"enabled": True})
+    model = tiny.make_model(config).eval()
+    data, random = model.data, np.random.default_rng(0)
+    fields = {
+        "sketches": random.normal(size=(9, data.num_capsules, data.dim)).astype(np.float32),
+        "children": random.normal(size=(9, data.num_capsules, data.num_children, data.dim)).astype(np.float32),
+    }
+
+    def answers() -> list[tuple[Any, ...]]:
+        trained = Trained(model, config, np.ones(data.num_capsules, np.float32), None, False, Path("nowhere"))
+        found = Predictor(trained, restarts=2).predict(policy=policy, batch=4, trace=True, **fields)
+        return [(one.prediction, one.steps, one.opened) for one in found]
+
+    on_host = answers()
+    with second_device() as device:
+        model.to(device)
+        assert isinstance(model.first_z_H, Elsewhere)
+        assert answers() == on_host
 
 
 @pytest.mark.parametrize(

@@ -49,11 +49,15 @@ def joined(
             f"rank {place.rank} cannot reach the others at {place.address}:{place.port}: {_first_line(error)}",
             hint="set MASTER_ADDR to rank 0's machine and MASTER_PORT to a port that is free on it",
         ) from error
+    left_in_order = False
     try:
         with peers_watched(place):
             yield
+        left_in_order = True
     finally:
-        if dist.is_initialized():
+        # Leaving NCCL waits until all have left. After an error the others may be waiting for this process in the
+        # middle of a step, and its end is what tells them.
+        if dist.is_initialized() and (left_in_order or backend == "gloo"):
             dist.destroy_process_group()
 
 

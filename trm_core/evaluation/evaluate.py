@@ -79,7 +79,7 @@ def evaluate_run(
     """
     if request.checkpoint not in ("latest", "best"):
         raise UsageError(f"no checkpoint '{request.checkpoint}'", hint="latest or best")
-    device, _ = pick_device(request.device, local_rank)
+    device, _ = on_every_rank(lambda: pick_device(request.device, local_rank))
     run = load_alike(path, device, request.checkpoint, request.overrides)
     for note in run.notes:
         log(note)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -36,5 +38,13 @@ def flops_counted() -> Iterator[FlopCounter]:
 
     The formulas know plain attention, not the fused attention of CPUs.
     """
-    with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
+    with sdpa_kernel(SDPBackend.MATH), _nothing_compiled(), FlopCounter() as counter:
         yield counter
+
+
+def _nothing_compiled() -> AbstractContextManager[object]:
+    """Compiled networks run as they are written: the compiler would compile the counter itself, for every operator and
+    shape that it meets.
+    """
+    loaded = "torch._dynamo" in sys.modules  # otherwise nothing is compiled, and this would import it
+    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()

@@ -61,7 +61,8 @@ def as_on(device: str) -> Iterator[None]:
 
 
 def _by_hand(x: Tensor) -> bool:
-    return (_DEVICE.get() or x.device.type) == "cpu" and not torch.compiler.is_compiling()
+    # In this order: the compiler cannot read a context variable, and would cut every layer into pieces there.
+    return not torch.compiler.is_compiling() and (_DEVICE.get() or x.device.type) == "cpu"
 
 
 def _learns(x: Tensor) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trm_core.devices import reduced_precision
 from trm_core.optim.uncompiled import Muon, Uncompiled
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: fast for small singular values, ends within 0.3 of 1
@@ -75,7 +76,10 @@ class Float32Muon(Uncompiled):
 
 
 def muon(params: list[nn.Parameter], **settings: Any) -> tuple[torch.optim.Optimizer, str]:
-    """torch's Muon on a GPU, the float32 one elsewhere; and the reason for the choice."""
-    if params[0].device.type == "cuda":
-        return Muon(params, adjust_lr_fn="match_rms_adamw", **settings), "torch.optim.Muon: on a GPU"
-    return Float32Muon(params, **settings), "Muon with its iteration in float32: not on a GPU"
+    """torch's Muon on a GPU with arithmetic for bfloat16, the float32 one elsewhere; and the reason for the choice."""
+    device = params[0].device
+    if device.type != "cuda":
+        return Float32Muon(params, **settings), "Muon with its iteration in float32: not on a GPU"
+    if reduced_precision(device) != "bfloat16":
+        return Float32Muon(params, **settings), "Muon with its iteration in float32: this GPU only emulates bfloat16"
+    return Muon(params, adjust_lr_fn="match_rms_adamw", **settings), "torch.optim.Muon: on a GPU"

@@ -47,7 +47,8 @@ class Profile(Timing):
     operators: list[Operator]
     memory: MemoryUse
     flops: float  # of a step
-    rate: float  # floating-point operations per second of a large product on this machine
+    rate: float  # floating-point operations per second of a large product on this machine, in `precision`
+    precision: str  # `training.precision`
     threads: int
     processes: int  # training together; everything but `batch` is of one process
     batch: int  # rows of all processes
@@ -108,7 +109,8 @@ def profile_steps(stepper: Stepper, steps: int, trace: Path | None, log: Callabl
         operators=operators,
         memory=memory,
         flops=flops_of_step(stepper),
-        rate=matrix_rate(of.device),
+        rate=matrix_rate(of.device, of.config.training.precision),
+        precision=of.config.training.precision,
         threads=torch.get_num_threads(),
         processes=world_size(),
         batch=of.config.training.global_batch_size,

@@ -20,12 +20,13 @@ def flops_of_step(stepper: Stepper) -> float:
     return counter.total
 
 
-def matrix_rate(device: torch.device) -> float:
-    """Floating-point operations per second of a large float32 matrix product on this machine, with torch's current
-    number of threads. The best of many, because other load on the machine can only slow it down.
+def matrix_rate(device: torch.device, precision: str) -> float:
+    """Floating-point operations per second of a large matrix product on this machine, in the precision of the recursion
+    (`training.precision`) and with torch's current number of threads. The best of many, because other load on the
+    machine can only slow it down.
     """
     size = _SIZE.get(device.type, 1024)
-    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device).to(getattr(torch, precision)) for _ in range(2))
     best, begin = float("inf"), time.perf_counter()
     a @ b  # untimed: the first product also starts threads
     while time.perf_counter() - begin < _SECONDS:

@@ -65,14 +65,27 @@ def explain(
             sizes["activations"] = fit.needs["activations"]
             what += ", activations estimated"
     asked = re.search(r"(?:tried|unable) to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+    unused = re.search(r"([\d.]+ \w+) is reserved by PyTorch but unallocated", str(error))
+    pieces = ""
+    if asked and unused and _bytes(unused[1]) >= _bytes(asked[1]):
+        pieces = (
+            f"\n{unused[1]} more are reserved but free, in pieces that are too small: "
+            "PYTORCH_ALLOC_CONF=expandable_segments:True in the environment may help before anything is made smaller"
+        )
     largest_first = sorted(sizes.items(), key=lambda item: -item[1])
     parts = ", ".join(f"{owner} {_mb(size)}" for owner, size in largest_first if size > 0)
     known = f"tensors ({what}), MB: {parts}; {_mb(sum(sizes.values()))} in all, " if sizes else "MB: "
     return ResourceError(
         f"out of memory on {device}, {when}{f', allocating {asked[1]}' if asked else ''}\n"
-        f"{known}{_mb(usable)} available {limit}",
+        f"{known}{_mb(usable)} available {limit}{pieces}",
         hint=fit.hint,
     )
+
+
+def _bytes(size: str) -> float:
+    """Of a size as CUDA's allocator writes it: 20.00 GiB."""
+    number, unit = size.split()
+    return float(number) * 1024 ** ("KMGT".find(unit[0]) + 1)
 
 
 def _mb(size: float) -> str:
