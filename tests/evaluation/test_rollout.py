@@ -248,7 +248,7 @@ def test_fewer_large_rows_are_evaluated_at_once(capsule_file: Path) -> None:
             shape = DataShape(cells, 0, 0, 0, 12, 2, float(cells), vocab_size=12, num_puzzles=5)
             config = tiny.make_config(arch=arch, dqn={"enabled": False})
             model = TinyRecursiveModel(config, shape, with_cmi=False)
-            assert rows_at_once(model) == expected
+            assert rows_at_once(model, 1) == expected
     model, config = setup()
     evaluator = Evaluator(model, config, EvaluationData(open_capsules(capsule_file), "validation", 33, at_once=10))
     assert [len(batch) for batch in evaluator.data.batches()] == [10, 10, 10, 3]

@@ -16,7 +16,7 @@ from tiny_puzzles import ARCH, write_puzzles
 from two_devices import Elsewhere, second_device, waits
 
 from trm_core.data.dataset import open_dataset
-from trm_core.evaluation.report import EvaluationData, Evaluator
+from trm_core.evaluation.report import EvaluationData, Evaluator, rows_at_once
 from trm_core.evaluation.rollout import Thinking
 from trm_core.inference.predictor import Predictor
 from trm_core.inference.trained import Trained
@@ -180,6 +180,14 @@ def test_mixing_is_refused() -> None:
         assert (there + torch.tensor(1.0)).tolist() == [2.0, 2.0]
         assert there[torch.tensor([1])].cpu().numpy().tolist() == [1.0]
         assert isinstance(torch.tensor(1.0, device=there.device) * there, Elsewhere)
+
+
+def test_a_gpu_evaluates_as_many_rows_together_as_it_has_trained() -> None:
+    config = tiny.make_config()
+    assert rows_at_once(tiny.make_model(config), 5000) == 512
+    with second_device() as device:
+        model = tiny.make_model(config).to(device)
+        assert [rows_at_once(model, trained) for trained in (8, 5000)] == [512, 5000]
 
 
 def test_what_waits_for_a_gpu_is_seen() -> None:

@@ -86,15 +86,17 @@ class EvaluationData:
         return any(bool((labels != IGNORE_LABEL).any()) for labels in self.labels())
 
 
-def rows_at_once(model: TinyRecursiveModel) -> int:
+def rows_at_once(model: TinyRecursiveModel, trained: int) -> int:
     """How many rows to evaluate together, so that a batch of the longest puzzles still fits beside a model that has
-    been trained with small ones.
+    been trained with small ones. trained: rows of a training step. A GPU, which few rows leave idle, takes as many,
+    because it has held all that their gradient needs.
     """
     shape = model.data
     states = model.positions * model.first_z_H.shape[-1]
     children = shape.num_capsules * shape.num_children * shape.dim
     largest = max(states, children, shape.answers * shape.num_classes)
-    return max(1, min(EVAL_BATCH, _NUMBERS // largest))
+    fit = max(1, min(EVAL_BATCH, _NUMBERS // largest))
+    return fit if model.first_z_H.device.type == "cpu" else max(fit, trained)
 
 
 def pick_split(file: Dataset, asked: str) -> tuple[str, str]:
@@ -176,7 +178,7 @@ class Evaluator:
         thinking: Thinking | None = None,
     ) -> None:
         self.model, self.config, self.on_rows = model, config, on_rows
-        self.data = replace(data, at_once=data.at_once or rows_at_once(model))
+        self.data = replace(data, at_once=data.at_once or rows_at_once(model, config.training.global_batch_size))
         self.thinking = thinking or Thinking()
         self.outcomes: dict[str, Outcome] = {}  # the latest of each policy
         device = next(model.parameters()).device
