@@ -31,8 +31,8 @@ Array = NDArray[np.floating]
 @dataclass(frozen=True)
 class Copies:
     """`near`: share of the held-out rows so similar to a training row that they may be the same sample; `within`: the
-    same for training rows compared with other training rows. Both include rows that are equal. `rows`: how many
-    held-out rows are near.
+    same for training rows compared with other training rows (not looked at, and 0, if no held-out row is near). Both
+    include rows that are equal. `rows`: how many held-out rows are near.
 
     Where rows lie densely, such as those of a table with few columns, many are near to unrelated ones. Copies are told
     from these because their labels agree and density does not explain them. `beyond_density`: the part of `near` that
@@ -109,14 +109,15 @@ def near_copies(train: Array, held_out: Array, labels: Labelled | None = None) -
         return Copies()
     near = (_NEAR * typical) ** 2
     chosen = np.linspace(0, len(held_out) - 1, min(len(held_out), _NEIGHBOURS)).astype(int)
-    own = train[np.linspace(0, len(train) - 1, min(len(train), _NEIGHBOURS)).astype(int)]
-    squares = _squares(own, train)
-    np.put_along_axis(squares, squares.argmin(1)[:, None], np.inf, axis=1)  # leave out each row itself, its nearest
-    within = float((squares.min(1) < near).mean())
     squares = _squares(held_out[chosen], train)
     share = float((squares.min(1) < near).mean())
     if not share:
-        return Copies(share, within)
+        return Copies()
+    own = train[np.linspace(0, len(train) - 1, min(len(train), _NEIGHBOURS)).astype(int)]
+    own_squares = _squares(own, train)
+    itself = own_squares.argmin(1)[:, None]  # its nearest, which is left out
+    np.put_along_axis(own_squares, itself, np.inf, axis=1)
+    within = float((own_squares.min(1) < near).mean())
     pairs, double, quadruple = (float((squares < factor**2 * near).mean()) for factor in (1, 2, 4))
     beyond = share * max(0.0, 1 - double**2 / (quadruple * pairs))
     rows = np.flatnonzero(squares.min(1) < near)
