@@ -65,10 +65,15 @@ PUZZLES: dict[str, Settings] = {
         "dqn": {"enabled": True},
         "training": {"predictor_steps": 3},
     },
+    "only new puzzles": {
+        "arch": ARCH,
+        "dqn": {"enabled": False},
+        "training": {"freeze": ["*", "!embedding.puzzles.*"]},
+    },
 }
 
 
-SOON = ("plain", "no monitor", "all parts")
+SOON = ("plain", "no monitor", "all parts", "only new puzzles")
 
 
 def cases(settings: dict[str, Settings]) -> list[ParameterSet]:
