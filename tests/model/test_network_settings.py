@@ -120,7 +120,7 @@ def weights(run: Path) -> dict[str, Tensor]:
         (["embeding.*"], "embedding"),
         (["*", "!embeding.*"], "embedding"),
         (["*"], "name fewer"),
-        (["!q_head.*", "!answer.*"], 'training.freeze=["*", "!q_head.*", "!answer.*"]'),
+        (["!q_head.*", "!answer.*"], """'training.freeze=["*", "!q_head.*", "!answer.*"]'"""),
         (["answer.*", "!answer.*"], "leave it out"),
     ],
 )

@@ -65,10 +65,15 @@ PUZZLES: dict[str, Settings] = {
         "dqn": {"enabled": True},
         "training": {"predictor_steps": 3},
     },
+    "only new puzzles": {
+        "arch": ARCH,
+        "dqn": {"enabled": False},
+        "training": {"freeze": ["*", "!embedding.puzzles.*"]},
+    },
 }
 
 
-SOON = ("plain", "no monitor", "all parts")
+SOON = ("plain", "no monitor", "all parts", "only new puzzles")
 
 
 def cases(settings: dict[str, Settings]) -> list[ParameterSet]:
@@ -143,8 +148,9 @@ def test_answers_are_the_same_on_another_device(policy: str) -> None:
         (False, {}, ["agreement", "step", "devices"]),
         (False, {"dqn": {"replay": "prioritized"}}, ["agreement", "step", "devices", "devices"]),
         (False, {"training": {"accumulation_steps": 2}}, ["agreement", "step", "devices"]),
+        (False, {"dqn": {"enable_curiosity": True}}, ["agreement", "step", "devices"]),
     ],
-    ids=["halting", "learned halting", "capsules", "prioritised", "accumulated"],
+    ids=["halting", "learned halting", "capsules", "prioritised", "accumulated", "curious"],
 )
 def test_a_step_waits_for_a_gpu_only_where_it_has_to(
     tmp_path: Path, puzzles: bool, settings: Settings, allowed: list[str]

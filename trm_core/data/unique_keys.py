@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from trm_core.errors import DataError
@@ -31,8 +32,8 @@ def parsed(text: str, where: str) -> Any:
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+        often = Counter(key for key, _ in pairs)
+        raise _TwiceError(next(key for key, count in often.items() if count > 1))
     return found
 
 

@@ -56,4 +56,6 @@ class Curiosity(nn.Module):
     @torch.no_grad()
     def observe(self, states: Tensor) -> None:
         """Count the states of this step, those of all ranks. Every rank calls it."""
-        self.counts += all_sum(torch.bincount(self.cells(states), minlength=len(self.counts)))
+        cells = self.cells(states)
+        # A GPU has to be waited for with `bincount`, whose result may be longer.
+        self.counts += all_sum(torch.zeros_like(self.counts).index_add_(0, cells, torch.ones_like(cells)))

@@ -52,11 +52,13 @@ class Optimizers:
             torch._foreach_div_(gradients, by)
 
     def norms(self) -> tuple[Tensor, Tensor]:
-        """The gradient norm of each part: model, policy. If a part has no gradient: 0, on the same device."""
+        """The gradient norm of each part: model, policy. If a part has no gradient: 0, on the weights' device."""
         model, policy = (
             [p.grad for p in part if p.grad is not None] for part in (self.model_params, self.policy_params)
         )
-        nothing = (model or policy or [torch.zeros(())])[0].new_zeros(())
+        # Those of frozen weights, too: puzzle embeddings, which are none of them, may be all that learns.
+        weights = (weight for optimizer in self.all for group in optimizer.param_groups for weight in group["params"])
+        nothing = next(weights).new_zeros(())
         norm = nn.utils.get_total_norm
         return norm(model) if model else nothing, norm(policy) if policy else nothing
 

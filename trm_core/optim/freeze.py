@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import shlex
 
 from torch import nn
 
@@ -30,11 +31,12 @@ def freeze(model: nn.Module, patterns: list[str]) -> set[str]:
         frozen = frozen.difference(matched) if pattern.startswith("!") else frozen.union(matched)
     if patterns and not frozen:
         only = all(pattern.startswith("!") for pattern in patterns)
+        override = shlex.quote(f"training.freeze={json.dumps(['*', *patterns])}")
         raise ConfigError(
             "training.freeze freezes nothing: "
             + ("all its patterns are exceptions, and they" if only else "its exceptions")
             + " exempt from what the patterns before them froze",
-            hint=f"to train nothing else: training.freeze={json.dumps(['*', *patterns])}" if only else "leave it out",
+            hint=f"to train nothing else: {override}" if only else "leave it out",
         )
     if len(frozen) == len(names):
         raise ConfigError("training.freeze leaves no parameter to train", hint="name fewer")

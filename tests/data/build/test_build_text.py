@@ -228,3 +228,14 @@ def test_a_field_that_only_late_lines_have_is_one(build: Build, tmp_path: Path) 
     write("body", "remark", [f"it was remarked that {word}{n}" for n in range(20) for word in ("good", "bad")])
     remarks = build(source, name="other.h5", text="remark")
     assert sum(remarks.report.counts.values()) == 250
+
+
+def test_what_the_first_lines_have_is_not_replaced_by_a_late_field(build: Build, tmp_path: Path) -> None:
+    """Such as a note in one line, whose name comes first among the usual ones."""
+    source = tmp_path / "late.jsonl"
+    rows = [{"sentence": f"what is said here as number {n}", "category": "ab"[n % 2]} for n in range(250)]
+    rows[-1] |= {"text": "look at this one again", "label": "odd"}
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    built = build(source)
+    assert f"{source}: text column 'sentence'" in built.messages
+    assert built.manifest["class_names"] == ["a", "b"]

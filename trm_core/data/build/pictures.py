@@ -55,9 +55,7 @@ def open_picture(path: Path) -> Iterator[Any]:
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}", hint="remove the file, or scale it down first") from None
     except _DAMAGE as error:
-        why = (
-            str(error) if isinstance(error, OSError | SyntaxError | ValueError) else f"{type(error).__name__}: {error}"
-        )
+        why = str(error) if isinstance(error, _MEANT) else f"{type(error).__name__}: {error}"
         raise DataError(f"{path}: cannot be decoded as an image ({why})", hint="remove or replace it") from None
 
 

@@ -26,9 +26,12 @@ class RowTextReader:
 
     def __init__(self, path: str, label: str | None, text: str | None, log: Log) -> None:
         self.path = path
-        self._table: Delimited = labelled_lines(Path(path)) or open_delimited(Path(path)).of_all_lines()
+        first = labelled_lines(Path(path)) or open_delimited(Path(path))
+        self._table: Delimited = first.of_all_lines()
+        # A usual name that only later lines have counts if the first lines have none.
+        seen = (first.columns, self._table.columns)
         if text is None:
-            text = next(iter(called(self._table.columns, TEXT_NAMES)), None)
+            text = next((name for columns in seen for name in called(columns, TEXT_NAMES)), None)
             if text is None:
                 raise DataError(
                     f"{path}: which column is the text? There are: {', '.join(self._table.columns)}",
@@ -36,7 +39,8 @@ class RowTextReader:
                 )
             log(f"{path}: text column {text!r}")
         self._text = self._table.column(text)
-        found = label_among(self._table.columns, label, [name for name in LABEL_NAMES if name != text])
+        usual = [name for name in LABEL_NAMES if name != text]
+        found = next(filter(None, (label_among(columns, label, usual) for columns in seen)), None)
         if found is None or label is None:
             log(f"{path}: " + (f"label column {found!r}" if found else "no label column: concepts are the targets"))
         self._label = None if found is None else self._table.column(found)
