@@ -274,6 +274,14 @@ ROWS: tuple[Row, ...] = (
         unit=" s",
     ),
     Row(
+        "trm diagnose RUN with 100,000 logged steps",
+        "python -c pass",
+        "start",
+        seconds_more("light", "trm diagnose, long log - python -c pass", "seconds"),
+        1.0,
+        unit=" s",
+    ),
+    Row(
         "trm train --dry-run",
         "import torch",
         "start",

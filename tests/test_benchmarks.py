@@ -339,7 +339,7 @@ def test_loader_build_start_and_growth_at_a_tiny_size(
     config = tmp_path / "tiny.yaml"
     config.write_text(json.dumps({**tiny.BASE, "data": {"path": str(capsule_file)}}))
     monkeypatch.setattr(start_of, "QUICKSTART", config)
-    start = run(tmp_path, "start", "--rounds", "1", "--heavy-rounds", "1", "--run", trained_run)
+    start = run(tmp_path, "start", "--rounds", "1", "--heavy-rounds", "1", "--lines", "300", "--run", trained_run)
     assert start["light"]["trm --help - python -c pass"]["seconds"]["difference"] > 0
     plot = tmp_path / "growth.png"
     growth = run(tmp_path, "growth", "--quick", "--rounds", "1", "--only", "B", "replay capacity", "--plot", plot)

@@ -30,6 +30,7 @@ from trm_core.errors import ConfigError, DataError, UsageError
 from trm_core.evaluation.report import EvaluationData, pick_split
 from trm_core.model.shapes_only import shapes_only
 from trm_core.model.trm import TinyRecursiveModel
+from trm_core.optim.freeze import require_more_than_exceptions
 from trm_core.training.checkpoint_folders import list_checkpoints, step_of
 from trm_core.training.drift import refuse_drift
 from trm_core.training.estimate import MemoryEstimate, estimate_memory
@@ -241,8 +242,11 @@ def dry_run(loaded: LoadedConfig, hooks: RunHooks, processes: int = 1, resume: s
     """Do everything up to the first step, without writing a run directory. Refuses what training would refuse."""
     run, going_on = choose_run_path(loaded.config, resume)
     prepared = prepare(loaded.config, hooks, Place(world_size=processes))
-    for change in changes_on_resume(run, prepared.config) if going_on else ():
-        hooks.log(change)
+    if going_on:
+        for change in changes_on_resume(run, prepared.config):
+            hooks.log(change)
+    else:
+        require_more_than_exceptions(prepared.config.training.freeze)
     for note in [*prepared.notes, *weights_left_over(loaded, prepared)]:
         hooks.log(note)
     config, shape = prepared.config, prepared.features.shape

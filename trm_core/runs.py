@@ -22,6 +22,7 @@ from trm_core.evaluation.evaluate import EvalRequest, evaluate_run
 from trm_core.evaluation.periodic import PERIODIC_ROWS
 from trm_core.evaluation.report import EvaluationData, Evaluator
 from trm_core.model.trm import TinyRecursiveModel
+from trm_core.optim.freeze import require_more_than_exceptions
 from trm_core.prepare import Prepared, RunHooks, changes_on_resume, prepare, weights_left_over
 from trm_core.training import run_dir
 from trm_core.training.deadline import deadline
@@ -128,6 +129,8 @@ def begin(path: Path, prepared: Prepared, going_on: bool, stop: StopFlag, hooks:
     if going_on:
         for change in changes_on_resume(path, config):
             hooks.log(change)
+    else:
+        require_more_than_exceptions(config.training.freeze)
     about = {
         "shape": asdict(prepared.features.shape),
         "cmi": prepared.features.cmi,

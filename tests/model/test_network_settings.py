@@ -120,11 +120,9 @@ def weights(run: Path) -> dict[str, Tensor]:
         (["embeding.*"], "embedding"),
         (["*", "!embeding.*"], "embedding"),
         (["*"], "name fewer"),
-        (["!q_head.*", "!answer.*"], """'training.freeze=["*", "!q_head.*", "!answer.*"]'"""),
-        (["answer.*", "!answer.*"], "leave it out"),
     ],
 )
-def test_patterns_that_freeze_nothing_or_everything(patterns: list[str], says: str) -> None:
+def test_patterns_that_match_nothing_or_everything(patterns: list[str], says: str) -> None:
     with pytest.raises(ConfigError) as error:
         freeze(tiny.make_model(tiny.make_config()), patterns)
     assert "training.freeze" in error.value.message

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import tiny
 import torch
+import yaml
 
 from trm_core.training.initial_weights import load_initial
 
@@ -32,6 +35,30 @@ def test_nothing_left_to_learn_after_the_predictor_is_refused(capsule_file: Path
     )
     assert done.returncode == 3
     assert "training.freeze leaves nothing to learn" in done.stderr
+
+
+def test_exceptions_alone_freeze_nothing_and_are_refused_unless_a_run_began_with_them(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    exceptions = """training.freeze=["!q_head.*", "!answer.*"]"""
+    hint = """'training.freeze=["*", "!q_head.*", "!answer.*"]'"""
+    for ways in ((), ("--dry-run",)):
+        done = tiny.invoke("train", *ways, *tiny.as_overrides(data={"path": data_of(trained_run)}), exceptions)
+        assert done.returncode == 3
+        assert "training.freeze freezes nothing" in done.stderr
+        assert hint in done.stderr
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["training"]["freeze"] = ["!q_head.*", "!answer.*"]
+    config["training"]["run_dir"] = str(run)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    longer = config["training"]["total_steps"] + 1
+    done = tiny.invoke("train", "--resume", run, f"training.total_steps={longer}", "--dry-run")
+    assert done.returncode == 0, done.stderr
+
+
+def data_of(run: Path) -> str:
+    return str(json.loads((run / "dataset.json").read_text())["train"][0]["path"])
 
 
 def test_evaluation_data_without_parents_are_refused_at_once(tmp_path: Path) -> None:
