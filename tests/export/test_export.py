@@ -75,7 +75,7 @@ def test_the_card_names_what_was_overridden(exported: Path, trained_run: Path, t
     done = tiny.invoke("export", trained_run, *overrides, "--out", tmp_path / "other")
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "other" / "README.md").read_text()
-    said = "Exported with other settings than it was trained with:"
+    said = "Overrides of the export:"
     assert f"{said}\n\n- arch.H_cycles: 1 -> 2\n- dqn.budget: None -> 1.0\n\n" in card
     assert said not in (exported / "README.md").read_text()
 

@@ -100,7 +100,7 @@ def _changed(trained: Trained) -> Iterator[str]:
     """The overrides of the export: whoever reads about the run elsewhere would take its settings for these."""
     changed = trained.about.get("changed")
     if changed:
-        yield "Exported with other settings than it was trained with:"
+        yield "Overrides of the export:"
         yield ""
         yield from (f"- {one}" for one in changed)
         yield ""

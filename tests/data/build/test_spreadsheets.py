@@ -37,7 +37,7 @@ def test_a_name_may_be_broken_over_two_lines(tmp_path: Path) -> None:
     assert next(table.rows()) == (3, _ROWS[0])
 
 
-@pytest.mark.parametrize("first", ["sep=;\r\n", "\ufeffsep=;\n", '"sep=;"\n', "\nSEP=;\n"])
+@pytest.mark.parametrize("first", ["sep=;\r\n", "\ufeffsep=;\n", '"sep=;"\n', "\nSEP=;\n", "sep=;;; \n"])
 def test_a_line_that_names_the_delimiter_is_no_row(build: Build, tmp_path: Path, first: str) -> None:
     plain = build(_table(tmp_path / "plain.csv", "a,ge;sex;label"), name="plain.h5")
     table = _table(tmp_path / "named.csv", f"{first}a,ge;sex;label")

@@ -17,7 +17,7 @@ from trm_core.errors import DataError
 csv.field_size_limit(1 << 26)
 _PEEK = 200
 _ONE_A_LINE = "expected one object per line; to convert a list: jq -c .[] FILE"
-_ANNOUNCED = re.compile(r'"?sep=([^\w"])"?', re.IGNORECASE)
+_ANNOUNCED = re.compile(r'"?sep=([^\w"])\1* *"?', re.IGNORECASE)  # spreadsheets pad it to the width of the table
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
