@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import trm_core.prepare
 from trm_core.devices import pick_device, reduced_precision
 from trm_core.distributed import processes
 from trm_core.distributed.place import Place
-from trm_core.distributed.processes import joined, peers_watched
+from trm_core.distributed.processes import joined, peers_watched, stdout_kept_clean
 from trm_core.errors import ConfigError, ResourceError, is_out_of_memory
 from trm_core.optim import muon
 from trm_core.prepare import RunHooks, prepare
@@ -105,6 +106,13 @@ def test_a_failed_process_does_not_wait_for_the_others(
     with joined(place):
         pass
     assert left[-1:] == ["in order"]
+
+
+def test_what_a_library_says_while_processes_meet_is_no_result(capfd: pytest.CaptureFixture[str]) -> None:
+    with stdout_kept_clean():
+        os.write(1, b"[Gloo] Rank 0 is connected\n")
+    os.write(1, b"{}\n")
+    assert capfd.readouterr() == ("{}\n", "[Gloo] Rank 0 is connected\n")
 
 
 @pytest.mark.parametrize(

@@ -76,16 +76,29 @@ def _meet(backend: str, poll: Callable[[], None], say: Callable[[], None]) -> No
             errors.append(error)
 
     meeting = Thread(target=meet, name="meeting", daemon=True)
-    meeting.start()
-    due: float | None = time.monotonic() + _SILENCE_S
-    while meeting.is_alive():
-        poll()
-        if due is not None and time.monotonic() >= due:
-            say()
-            due = None
-        meeting.join(_POLL_S)
+    with stdout_kept_clean():
+        meeting.start()
+        due: float | None = time.monotonic() + _SILENCE_S
+        while meeting.is_alive():
+            poll()
+            if due is not None and time.monotonic() >= due:
+                say()
+                due = None
+            meeting.join(_POLL_S)
     if errors:
         raise errors[0]
+
+
+@contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """What libraries write to stdout, where only results belong, goes to stderr. Gloo of torch 2.10 greets peers."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextmanager
