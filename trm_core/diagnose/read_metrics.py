@@ -26,7 +26,7 @@ from trm_core.diagnose.series import Metrics, from_lines
 WHOLE = 8 * 2**20
 HEAD = 2**18
 TAIL = 2**19
-MIDDLE = 1000  # lines between head and tail, unless they would exceed `WHOLE` bytes
+MIDDLE = 800  # lines between head and tail, unless they would exceed `WHOLE` bytes
 EVALUATIONS = 200
 LONGEST = 2**18  # length of a line that is looked up by offset
 _PIECE = 2**13  # holds the rest of a typical line and the next one
