@@ -129,8 +129,8 @@ def rows_seen(rank: int, world: int, data: str) -> list[Any]:
     for step in range(6):
         standing = trainer.standing()
         state, rows = trainer.state, trainer.taker.rows
-        fresh = state.stream.take(standing.rows, standing.rows_before, standing.rows_after)
-        carry = trainer.taker.episodes.begin(state.carry, fresh, step)
+        fresh = state.stream.take(len(standing.waiting), standing.rows_before, standing.rows_after)
+        carry = trainer.taker.episodes.begin(state.carry, fresh, step, standing.waiting)
         opened = carry.capsules.expanded.sum(1).tolist()
         seen.append(list(zip(carry.capsules.sketches[:, 0, 0].tolist(), carry.price.tolist(), opened, strict=True)))
         numbers = torch.arange(rows) + rank * rows
