@@ -39,7 +39,7 @@ DIAGNOSE_LONG = "trm diagnose, long log"
 
 
 def lengthened(run: Path, folder: Path, lines: int) -> Path:
-    """A copy of the run that has logged `lines` steps: its own lines of training again and again."""
+    """A copy of the run that has logged `lines` steps: its own lines again and again."""
     shutil.copytree(run, folder)
     logged = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
     with (folder / METRICS).open("w") as file:

@@ -88,8 +88,8 @@ class EvaluationData:
 
 def rows_at_once(model: TinyRecursiveModel, trained: int) -> int:
     """How many rows to evaluate together, so that a batch of the longest puzzles still fits beside a model that has
-    been trained with small ones. trained: rows of a training step. A GPU, which few rows leave idle, takes as many,
-    because it has held all that their gradient needs.
+    been trained with small ones. trained: rows whose gradient was computed at once. A GPU, which few rows leave idle,
+    takes as many, since it has held what their gradient needs.
     """
     shape = model.data
     states = model.positions * model.first_z_H.shape[-1]
@@ -97,6 +97,11 @@ def rows_at_once(model: TinyRecursiveModel, trained: int) -> int:
     largest = max(states, children, shape.answers * shape.num_classes)
     fit = max(1, min(EVAL_BATCH, _NUMBERS // largest))
     return fit if model.first_z_H.device.type == "cpu" else max(fit, trained)
+
+
+def trained_at_once(config: Config) -> int:
+    """Rows whose gradient each process computes at once, if as many train as now evaluate."""
+    return config.training.global_batch_size // (world_size() * config.training.accumulation_steps)
 
 
 def pick_split(file: Dataset, asked: str) -> tuple[str, str]:
@@ -178,7 +183,7 @@ class Evaluator:
         thinking: Thinking | None = None,
     ) -> None:
         self.model, self.config, self.on_rows = model, config, on_rows
-        self.data = replace(data, at_once=data.at_once or rows_at_once(model, config.training.global_batch_size))
+        self.data = replace(data, at_once=data.at_once or rows_at_once(model, trained_at_once(config)))
         self.thinking = thinking or Thinking()
         self.outcomes: dict[str, Outcome] = {}  # the latest of each policy
         device = next(model.parameters()).device
